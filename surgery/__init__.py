@@ -1,0 +1,66 @@
+"""Declarative architecture surgery for language models.
+
+A recipe says what to change in a decoder, a plan says what that means for one model to the byte,
+applying it gives an adapter, and verifying proves that both of its paths are what they should be.
+The names below are loaded when they are first used, so that `import surgery` costs nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from surgery.adapter import load_adapter, save_adapter, write_adapter
+    from surgery.apply import apply_plan, trainable_parameters
+    from surgery.compose import load_recipe
+    from surgery.diagnostic import Diagnostic, SurgeryError
+    from surgery.model import find_model
+    from surgery.paths import multimodal_path, text_path
+    from surgery.plan import make_plan, plan_recipe
+    from surgery.read import read_anatomy
+    from surgery.verify import verify_adapter
+
+__all__ = [
+    "Diagnostic",
+    "SurgeryError",
+    "apply_plan",
+    "find_model",
+    "load_adapter",
+    "load_recipe",
+    "make_plan",
+    "multimodal_path",
+    "plan_recipe",
+    "read_anatomy",
+    "save_adapter",
+    "text_path",
+    "trainable_parameters",
+    "verify_adapter",
+    "write_adapter",
+]
+
+_HOMES: Final = {
+    "Diagnostic": "diagnostic",
+    "SurgeryError": "diagnostic",
+    "apply_plan": "apply",
+    "find_model": "model",
+    "load_adapter": "adapter",
+    "load_recipe": "compose",
+    "make_plan": "plan",
+    "multimodal_path": "paths",
+    "plan_recipe": "plan",
+    "read_anatomy": "read",
+    "save_adapter": "adapter",
+    "text_path": "paths",
+    "trainable_parameters": "apply",
+    "verify_adapter": "verify",
+    "write_adapter": "adapter",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'surgery' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"surgery.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

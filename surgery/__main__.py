@@ -1,0 +1,5 @@
+"""`python -m surgery`."""
+
+from surgery.commands import main
+
+main()

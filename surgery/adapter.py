@@ -1,0 +1,262 @@
+"""The adapter folder: written disk to disk, saved from memory, loaded onto its base.
+
+It is a PEFT adapter, so that plain `peft` opens it; the recipe, the plan and the card lie beside
+the weights. A recipe that trains the base in place has a plain checkpoint instead.
+"""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from surgery.apply import open_adapter
+from surgery.checkpoint import Checkpoint, Progress
+from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.document import first_difference, recipe_of
+from surgery.edit import AddedTensor
+from surgery.identity import identify, refuse_other_base, refuse_other_model
+from surgery.model import find_model
+from surgery.plan import Plan, make_plan, plan_recipe
+from surgery.read import read_anatomy
+from surgery.sidefiles import (
+    ADAPTER_WEIGHTS,
+    PLAN_FILE,
+    adapter_name,
+    base_files,
+    side_files,
+    weight_bytes,
+)
+from surgery.splice import (
+    NewTensor,
+    check_free_space,
+    copy_file,
+    io_errors,
+    staged_folder,
+    write_safetensors,
+)
+from surgery.start import kaiming_uniform
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def write_adapter(
+    plan: Plan,
+    out: Path,
+    *,
+    checksum: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> None:
+    """Carry a plan out disk to disk; the model is never loaded.
+
+    Args:
+        plan: made by `plan_recipe`, so that it knows where the base is.
+        out: the folder to make.
+        checksum: whether the fingerprint covers every byte of the base.
+        overwrite: replace a folder that `surgery` wrote before.
+        progress: told of the bytes of each step; they add up to `weight_bytes(plan)`.
+
+    Raises:
+        SurgeryError: A301 to A305 for the disk, A404 for a start that needs the weights.
+    """
+    assert plan.files is not None
+    _refuse_starts_from_weights(plan)
+    checkpoint = plan.files.checkpoint()
+    fingerprint = identify(plan.files, plan.anatomy, checksum=checksum)
+    needed = weight_bytes(plan)
+    check_free_space(out, needed)
+    with staged_folder(out, overwrite=overwrite) as folder:
+        if plan.in_place:
+            _copy_base(plan, checkpoint, folder, progress)
+        else:
+            write_safetensors(
+                folder / ADAPTER_WEIGHTS, _new_tensors(plan, checkpoint), progress=progress
+            )
+        _write_side_files(plan, fingerprint, folder)
+
+
+def save_adapter(
+    plan: Plan, model: "PreTrainedModel", out: Path, *, overwrite: bool = False
+) -> None:
+    """Save a model in memory that a plan was applied to, as the same folder with its weights of now.
+
+    Args:
+        plan: what was applied.
+        model: what `apply_plan` returned.
+        out: the folder to make.
+        overwrite: replace a folder that `surgery` wrote before.
+
+    Raises:
+        SurgeryError: A301 to A305 for the disk.
+    """
+    fingerprint = identify(plan.files, plan.anatomy) if plan.files else None
+    with staged_folder(out, overwrite=overwrite) as folder:
+        model.save_pretrained(folder)
+        _write_side_files(plan, fingerprint, folder)
+
+
+def read_plan(folder: Path, base: str | None = None) -> tuple[Plan, dict[str, Any]]:
+    """Return the plan of an adapter folder, made anew, and its document as it was written.
+
+    Args:
+        folder: an adapter folder.
+        base: another place of the base than the plan names.
+
+    Raises:
+        SurgeryError: A402, if the folder is none; A401, if the base isn't the adapter's.
+    """
+    document = _document(folder)
+    recipe = recipe_of(json.dumps(document), str(folder / PLAN_FILE))
+    plan = plan_recipe(recipe.model_copy(update={"model": base or document["model"]["source"]}))
+    assert plan.files is not None
+    found = identify(plan.files, plan.anatomy, checksum=_has_checksum(document))
+    refuse_other_base(document["model"]["fingerprint"] or {}, found, plan.anatomy.source)
+    return plan, document
+
+
+def load_plan(file: Path) -> Plan:
+    """Read a plan that `surgery plan --out` saved, and make sure that it still means the same.
+
+    Raises:
+        SurgeryError: P210, if the file is no plan, or if the model or this version would now give
+            another one.
+    """
+    with io_errors(file):
+        text = file.read_text(encoding="utf-8")
+    recipe = recipe_of(text, str(file))
+    plan = plan_recipe(recipe, weights=True)
+    assert plan.files is not None
+    made = json.loads(side_files(plan, identify(plan.files, plan.anatomy))[PLAN_FILE])
+    difference = first_difference(json.loads(text), made)
+    if difference:
+        raise SurgeryError(_plan_is_stale(file, difference))
+    return plan
+
+
+def load_adapter(
+    folder: str | Path,
+    model: "PreTrainedModel | None" = None,
+    *,
+    base: str | None = None,
+    trainable: bool = False,
+) -> "PreTrainedModel":
+    """Open an adapter folder on its base, with both paths.
+
+    Args:
+        folder: what `surgery apply` or `save_adapter` wrote.
+        model: the base in memory; loaded from disk unless given.
+        base: another place of the base than the plan names.
+        trainable: whether what the plan trains requires gradients.
+
+    Raises:
+        SurgeryError: A402, if the folder is none; A401, if the base isn't the adapter's.
+    """
+    folder = Path(folder)
+    if model is None:
+        plan, document = read_plan(folder, base)
+        assert plan.files is not None
+        model = load_base(str(plan.files.folder if not plan.in_place else folder))
+    else:
+        document = _document(folder)
+        recipe = recipe_of(json.dumps(document), str(folder / PLAN_FILE))
+        plan = make_plan(recipe, read_anatomy(model))
+        source = model.config.name_or_path or type(model).__name__
+        refuse_other_model(document["model"]["fingerprint"], model, source)
+    return open_adapter(plan, model, folder, trainable=trainable)
+
+
+def load_base(folder: str) -> "PreTrainedModel":
+    """Load a model from safetensors, in the type that its tensors have on disk."""
+    from transformers import AutoModelForCausalLM
+
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        folder, dtype="auto", use_safetensors=True
+    )
+    return model
+
+
+def _document(folder: Path) -> dict[str, Any]:
+    try:
+        document: dict[str, Any] = json.loads((folder / PLAN_FILE).read_bytes())
+        return {**document, "model": {**document["model"]}}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SurgeryError(_not_an_adapter(folder, error)) from error
+
+
+def _has_checksum(document: dict[str, Any]) -> bool:
+    return bool((document["model"]["fingerprint"] or {}).get("checksum"))
+
+
+def _new_tensors(plan: Plan, checkpoint: Checkpoint) -> list[NewTensor]:
+    added = (tensor for edit in plan.edits for tensor in edit.tensors)
+    return [_new_tensor(plan, tensor, checkpoint) for tensor in added]
+
+
+def _new_tensor(plan: Plan, tensor: AddedTensor, checkpoint: Checkpoint) -> NewTensor:
+    name, dtype, shape = adapter_name(tensor), tensor.dtype, tensor.shape
+    if tensor.start == "copy":
+        return NewTensor(name, dtype, shape, checkpoint.tensors[tensor.name])
+    if tensor.start == "zeros":
+        return NewTensor(name, dtype, shape, partial(_zeros, tensor))
+    return NewTensor(name, dtype, shape, partial(_kaiming, plan.recipe.seed, tensor))
+
+
+def _zeros(tensor: AddedTensor) -> bytes:
+    return bytes(4 * tensor.size)
+
+
+def _kaiming(seed: int, tensor: AddedTensor) -> bytes:
+    module = tensor.name.removesuffix(".lora_A.weight")
+    rank, inputs = tensor.shape
+    return kaiming_uniform(seed, module, (rank, inputs)).astype("<f4").tobytes()
+
+
+def _copy_base(plan: Plan, checkpoint: Checkpoint, folder: Path, progress: Progress | None) -> None:
+    """Copy, not link: who later saves into a linked folder would write into the base."""
+    assert plan.files is not None
+    index = plan.files.folder / "model.safetensors.index.json"
+    for file in (*base_files(plan.files), *([index] if index.exists() else [])):
+        copy_file(file, folder / file.name)
+    for file in checkpoint.files:
+        copy_file(file, folder / file.name, progress)
+
+
+def _write_side_files(plan: Plan, fingerprint: dict[str, Any] | None, folder: Path) -> None:
+    for name, content in side_files(plan, fingerprint).items():
+        (folder / name).write_bytes(content)
+
+
+def _refuse_starts_from_weights(plan: Plan) -> None:
+    edit = next((e for e in plan.edits if any(t.start == "weights" for t in e.tensors)), None)
+    if edit:
+        raise SurgeryError(plan.recipe.locate([_starts_from_weights(edit.operation)]))
+
+
+def _starts_from_weights(operation: str) -> Diagnostic:
+    return Diagnostic(
+        code="A404",
+        what=f"the start of `{operation}` is computed from the base's weights",
+        why="DoRA, PiSSA and their like load and decompose the weights, and this command only "
+        "moves bytes",
+        fix="take that option out, or call `apply_plan` on the loaded model and `save_adapter`",
+        key=f"operations.{operation}.peft",
+    )
+
+
+def _plan_is_stale(file: Path, difference: str) -> Diagnostic:
+    return Diagnostic(
+        code="P210",
+        what=f"`{file}` no longer says what would be done",
+        why=f"`{difference}` is different now: the model's files or this program's version changed",
+        fix="make it again with `surgery plan RECIPE --out plan.json`, and compare",
+    )
+
+
+def _not_an_adapter(folder: Path, error: Exception) -> Diagnostic:
+    return Diagnostic(
+        code="A402",
+        what=f"`{folder}` is not a folder that `surgery apply` wrote",
+        why=f"its {PLAN_FILE} can't be read: {error}",
+        fix="name an adapter folder; `surgery apply RECIPE --out DIR` makes one",
+    )

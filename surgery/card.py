@@ -1,0 +1,86 @@
+"""The model card of an adapter folder: what it is, how to open it, and on which base."""
+
+from typing import Any
+
+from surgery.model import BUILTIN
+from surgery.plan import Plan
+from surgery.summary import summary_line
+
+_PEFT = """\
+```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+{imported}
+base = AutoModelForCausalLM.from_pretrained({base})
+{check}model = PeftModel.from_pretrained(base, "FOLDER")  # multimodal path
+with model.disable_adapter():  # text path: the untouched base
+    ...
+```
+"""
+
+_SURGERY = """\
+```python
+from surgery import load_adapter, text_path
+
+model = load_adapter("FOLDER")  # refuses another base
+with text_path(model):
+    ...
+```
+"""
+
+_IN_PLACE = """\
+```python
+from transformers import AutoModelForCausalLM
+
+model = AutoModelForCausalLM.from_pretrained("FOLDER")
+```
+
+Every weight trains in place, so this folder has no text path of its own: the text path is the
+stored original, `{source}`.
+"""
+
+
+def model_card(plan: Plan, fingerprint: dict[str, Any] | None) -> str:
+    """Return the text of README.md.
+
+    Args:
+        plan: what was applied.
+        fingerprint: of the base, or None where its weights are not here.
+    """
+    source, recipe = plan.anatomy.source, plan.recipe
+    parts = [
+        f"---\nbase_model: {source}\nlibrary_name: {'transformers' if plan.in_place else 'peft'}\n"
+        "tags: [surgery]\n---\n",
+        f"# {recipe.name} on {source}\n",
+        f"{recipe.description}.\n" if recipe.description else "",
+        f"{summary_line(plan)}\n",
+        "## Open it\n",
+        _opening(plan, fingerprint),
+        "## How it was made\n",
+        f"`surgery apply {recipe.name}`; the resolved recipe is `recipe.yaml`, every edit with its "
+        "count is in `plan.json`.\n",
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def _opening(plan: Plan, fingerprint: dict[str, Any] | None) -> str:
+    source = plan.anatomy.source
+    if plan.in_place:
+        return _IN_PLACE.format(source=source)
+    builtin = source.startswith(BUILTIN)
+    peft = _PEFT.format(
+        imported="from surgery import find_model\n" if builtin else "",
+        base=f'find_model("{source}").folder' if builtin else f'"{source}"',
+        check=_check(fingerprint),
+    )
+    said = "Plain PEFT can't know whether the base is the right one; the `assert` does.\n"
+    return f"{peft}\n{said}\nWith `surgery`:\n\n{_SURGERY}"
+
+
+def _check(fingerprint: dict[str, Any] | None) -> str:
+    probe = (fingerprint or {}).get("probe")
+    if not probe:
+        return ""
+    name, values = probe["tensor"], probe["values"]
+    start = f'base.get_parameter("{name}").flatten()[:{len(values)}].tolist()'
+    return f"assert {start} == {values}  # the right base\n"

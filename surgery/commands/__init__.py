@@ -1,0 +1,84 @@
+"""The command line: one file a command, found by its name.
+
+A module here defines `command`, a function that typer turns into the command of the module's name,
+or `group`, a typer app with commands of its own. Nothing heavy is imported before a command runs.
+"""
+
+import os
+import sys
+from typing import Final
+
+import typer
+
+from surgery.diagnostic import EXIT_ENVIRONMENT, EXIT_INTERRUPTED, SurgeryError
+from surgery.discover import modules_in
+
+EXIT_BUG: Final = 70  # EX_SOFTWARE of sysexits.h
+
+_EPILOG: Final = "Example: surgery apply recipes/genieblue_skip.yaml model=Qwen/Qwen2.5-3B rank=16"
+
+
+def build_app() -> typer.Typer:
+    """Return the app with every command of this folder."""
+    app = typer.Typer(
+        name="surgery",
+        help="Architecture surgery for language models, by recipe.",
+        epilog=_EPILOG,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_options)
+    for module in modules_in("surgery.commands"):
+        name = module.__name__.rpartition(".")[2].replace("_", "-")
+        if hasattr(module, "group"):
+            app.add_typer(module.group, name=name)
+        else:
+            app.command(name, epilog=getattr(module, "EPILOG", None))(module.command)
+    return app
+
+
+def main() -> None:
+    """Run the command line; a user's mistake ends in sentences and an exit code, not a traceback."""
+    try:
+        build_app()()
+    except SurgeryError as error:
+        _fail(error)
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_ENVIRONMENT)
+    except Exception as error:
+        if _debugging():
+            raise
+        reason = str(error).strip().splitlines()
+        sys.stderr.write(
+            f"error: this is a bug in surgery: {type(error).__name__}: {reason[0] if reason else ''}\n"
+            "  fix: run it again as `surgery --debug …` and report the traceback\n"
+        )
+        sys.exit(EXIT_BUG)
+
+
+def _options(
+    version: bool = typer.Option(False, "--version", help="Print the version.", is_eager=True),
+    debug: bool = typer.Option(False, "--debug", help="Show tracebacks."),
+) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        print(f"surgery {installed('surgery')}")
+        raise typer.Exit
+
+
+def _debugging() -> bool:
+    return "--debug" in sys.argv
+
+
+def _fail(error: SurgeryError) -> None:
+    if _debugging():
+        raise error
+    from surgery.reporters.diagnostics import print_diagnostics
+
+    print_diagnostics(error.diagnostics)
+    sys.exit(error.exit_code)

@@ -1,0 +1,24 @@
+"""`surgery explain`."""
+
+from typing import Annotated
+
+import typer
+
+EPILOG = "Example: surgery explain P204"
+
+
+def command(
+    code: Annotated[str, typer.Argument(help="A code such as P204; `all` lists them.")],
+) -> None:
+    """Print the page of a code: what it means, an example, and what to do."""
+    from rich.markdown import Markdown
+
+    from surgery.explain import all_pages, page_of
+    from surgery.reporters.terminal import out
+
+    if code == "all":
+        for name, title in all_pages().items():
+            typer.echo(f"{name}  {title}")
+        return
+    text = page_of(code)
+    out().print(Markdown(text) if out().is_terminal else text, soft_wrap=True)

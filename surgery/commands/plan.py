@@ -1,0 +1,50 @@
+"""`surgery plan`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from surgery.commands._arguments import (
+    Format,
+    Overrides,
+    Recipe,
+    RemoteCode,
+    Revision,
+    with_revision,
+)
+
+EPILOG = "Example: surgery plan genieblue_skip model=Qwen/Qwen2.5-3B placement=post rank=16"
+
+
+def command(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    output_format: Format = "human",
+    out: Annotated[Path | None, typer.Option(help="Save the plan as JSON here.")] = None,
+    revision: Revision = None,
+    trust_remote_code: RemoteCode = False,
+) -> None:
+    """Show what a recipe would change in a model, to the byte. No weight is touched."""
+    from surgery.compose import load_recipe
+    from surgery.identity import identify
+    from surgery.plan import plan_recipe
+    from surgery.sidefiles import PLAN_FILE, side_files, weight_bytes
+    from surgery.staging import io_errors
+
+    composed = load_recipe(recipe, with_revision(overrides, revision))
+    plan = plan_recipe(composed, trust_remote_code=trust_remote_code)
+    assert plan.files is not None
+    if output_format == "json" or out:
+        document = side_files(plan, identify(plan.files, plan.anatomy))[PLAN_FILE].decode()
+    if out:
+        with io_errors(out):
+            out.write_text(document, encoding="utf-8")
+    if output_format == "json":
+        typer.echo(document, nl=False)
+        return
+    from surgery.reporters.diagnostics import print_diagnostics
+    from surgery.reporters.plan_table import print_plan
+
+    print_plan(plan, weight_bytes(plan))
+    print_diagnostics(plan.notes)

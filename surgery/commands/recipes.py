@@ -1,0 +1,60 @@
+"""`surgery recipes list|show|copy|schema`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+group = typer.Typer(
+    help="List, show and copy the packaged recipes; print the JSON Schema.", no_args_is_help=True
+)
+_Name = Annotated[str, typer.Argument(help="A packaged recipe, such as genieblue_skip.")]
+
+
+@group.command("list")
+def list_recipes() -> None:
+    """List the packaged recipes with what each one does."""
+    from surgery.compose import load_recipe, packaged_recipes
+    from surgery.reporters.recipe_table import print_recipes
+
+    print_recipes([load_recipe(name) for name in packaged_recipes()])
+
+
+@group.command(epilog="Example: surgery recipes show lora")
+def show(name: _Name) -> None:
+    """Print a recipe as it is written."""
+    from surgery.compose import find_recipe
+
+    typer.echo(find_recipe(name).read_text(encoding="utf-8"), nl=False)
+
+
+@group.command(epilog="Example: surgery recipes copy genieblue_skip mine.yaml")
+def copy(
+    name: _Name,
+    to: Annotated[
+        Path | None, typer.Argument(help="A new file or a folder; here unless given.")
+    ] = None,
+) -> None:
+    """Copy a recipe to start your own from; it still starts from the packaged base."""
+    from surgery.compose import find_recipe
+    from surgery.diagnostic import Diagnostic, SurgeryError
+    from surgery.staging import io_errors
+
+    source = find_recipe(name)
+    target = to or Path()
+    target = target / source.name if target.is_dir() else target
+    if target.exists():
+        what = f"`{target}` is already there"
+        raise SurgeryError(Diagnostic("A301", what, fix="name another file"))
+    with io_errors(target):
+        target.write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
+    typer.echo(f"wrote {target}; try: surgery plan {target}")
+
+
+@group.command()
+def schema() -> None:
+    """Print the JSON Schema by which an editor completes a recipe."""
+    from surgery.document import to_json
+    from surgery.recipe import recipe_schema
+
+    typer.echo(to_json(recipe_schema()), nl=False)

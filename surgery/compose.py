@@ -1,0 +1,178 @@
+"""A recipe file and `key=value` overrides to a `Recipe`, composed by Hydra.
+
+Hydra merges files and overrides and OmegaConf resolves `${…}`; what results is plain data that the
+schema judges. Each of their many errors leaves here as a diagnostic with a place. With the sweep,
+this is the only place that starts Hydra.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import ValidationError
+
+from surgery.complaint import code_imports, from_hydra, from_pydantic, nearest, yaml_faults
+from surgery.diagnostic import Diagnostic, SurgeryError, raise_errors
+from surgery.override import Override, read_override, span_of
+from surgery.recipe import Recipe
+from surgery.source import Place, SourceMap, map_sources
+
+HYDRA_VERSION_BASE: Final = "1.3"
+
+
+def recipes_folder() -> Path:
+    """Where the packaged recipes are: inside an installed wheel, or at the root of a checkout."""
+    installed = Path(__file__).parent / "recipes"
+    return installed if installed.is_dir() else Path(__file__).parents[1] / "recipes"
+
+
+def packaged_recipes() -> dict[str, Path]:
+    """The packaged recipes by name, `base` left out, which is only there to start from."""
+    files = sorted(recipes_folder().glob("*.yaml"))
+    return {file.stem: file for file in files if file.stem != "base"}
+
+
+def search_path() -> str:
+    """The setting by which Hydra finds packaged recipes as parents of a user's own."""
+    return f"hydra.searchpath=[file://{recipes_folder()}]"
+
+
+def find_recipe(recipe: str | Path) -> Path:
+    """Return the file that is meant by `NAME`, `NAME.yaml`, `recipes/NAME.yaml` or a path.
+
+    Raises:
+        SurgeryError: R112, with the nearest names.
+    """
+    given = Path(recipe).expanduser()
+    for file in (given, given.with_name(f"{given.name}.yaml")):
+        if file.is_file() and file.suffix == ".yaml":
+            return file.resolve()
+    packaged = recipes_folder() / f"{given.name.removesuffix('.yaml')}.yaml"
+    if packaged.is_file() and str(given.parent) in (".", "recipes"):
+        return packaged
+    raise SurgeryError(_no_such_recipe(given))
+
+
+def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe with overrides.
+
+    Args:
+        recipe: a packaged name, or a path to a `.yaml` file.
+        overrides: `key=value` as on the command line; a bare key may be a knob.
+
+    Raises:
+        SurgeryError: R101 to R116, all that is wrong with it at once.
+    """
+    file = find_recipe(recipe)
+    raise_errors(yaml_faults(file))
+    with _searching(file.parent):
+        files = merged_files(file)
+        read = read_overrides(files, overrides)
+        usable = [item for item in read if isinstance(item, Override) and not item.choices]
+        places = [_place(n, item) for n, item in enumerate(read, 1) if isinstance(item, Override)]
+        sources = map_sources(files, places)
+        wrong = [*_unusable(read), *code_imports(sources)]
+        return _validated(file, _composed(file, usable, sources), sources, wrong)
+
+
+def merged_files(file: Path) -> list[Path]:
+    """The files that Hydra merges for a recipe, in order; parents first.
+
+    Raises:
+        SurgeryError: R111 or R113, where a parent is missing or is not YAML.
+    """
+    sources = map_sources([file], [])
+    try:
+        loader = GlobalHydra.instance().config_loader()
+        listed = loader.compute_defaults_list(file.stem, [search_path()], RunMode.RUN).defaults
+    except (HydraException, OmegaConfBaseException, RecursionError) as error:
+        raise SurgeryError(from_hydra(error, sources, packaged_recipes())) from error
+    names = [entry.config_path for entry in listed if entry.config_path]
+    files = [_beside(file, name) for name in names if not name.startswith("hydra/")]
+    files = [found for found in files if found]
+    raise_errors(fault for parent in files for fault in yaml_faults(parent))
+    return files
+
+
+def read_overrides(files: Sequence[Path], typed: Sequence[str]) -> list[Override | Diagnostic]:
+    """Read overrides for the recipe that `files` make; the knobs are those that the files name."""
+    written = map_sources(files, []).keys
+    knobs = [path[1] for path in written if len(path) == 2 and path[0] == "knobs"]
+    return [read_override(n, text, knobs) for n, text in enumerate(typed, start=1)]
+
+
+@contextlib.contextmanager
+def _searching(folder: Path) -> Iterator[None]:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(config_dir=str(folder), version_base=HYDRA_VERSION_BASE):
+        yield
+
+
+def _beside(file: Path, name: str) -> Path | None:
+    folders = (file.parent, recipes_folder())
+    candidates = (folder / f"{name}.yaml" for folder in folders)
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
+
+
+def _place(number: int, item: Override) -> Place:
+    key = span_of(number, item.typed, value=False)
+    return Place(item.path, key, span_of(number, item.typed, value=True))
+
+
+def _unusable(read: Sequence[Override | Diagnostic]) -> list[Diagnostic]:
+    wrong = [item for item in read if isinstance(item, Diagnostic)]
+    sweeps = [
+        _is_a_sweep(n, item)
+        for n, item in enumerate(read, start=1)
+        if isinstance(item, Override) and item.choices
+    ]
+    return [*wrong, *sweeps]
+
+
+def _composed(file: Path, overrides: list[Override], sources: SourceMap) -> dict[str, Any]:
+    try:
+        config = compose(file.stem, [*(item.hydra for item in overrides), search_path()])
+        content: Any = OmegaConf.to_container(config, resolve=True)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise SurgeryError(from_hydra(error, sources, packaged_recipes())) from error
+    return {str(key): value for key, value in content.items()}
+
+
+def _validated(
+    file: Path, content: dict[str, Any], sources: SourceMap, wrong: list[Diagnostic]
+) -> Recipe:
+    data = {**content, "name": file.stem}
+    try:
+        recipe = Recipe.model_validate(data)
+    except ValidationError as error:
+        raise SurgeryError([*wrong, *from_pydantic(error, data, sources)]) from error
+    raise_errors(wrong)
+    return recipe.with_sources(sources)
+
+
+def _no_such_recipe(given: Path) -> Diagnostic:
+    names = packaged_recipes()
+    yml = given.suffix == ".yml"
+    return Diagnostic(
+        code="R112",
+        what=f"there is no recipe `{given}`",
+        why="a recipe's file ends in .yaml" if yml else "no such file, and no packaged recipe",
+        fix=f"rename it to {given.stem}.yaml" if yml else nearest(given.stem, names),
+    )
+
+
+def _is_a_sweep(number: int, item: Override) -> Diagnostic:
+    return Diagnostic(
+        code="R115",
+        what=f"`{item.typed}` has several values",
+        why="this command takes one value for each key",
+        fix=f"choose one, quote a value that has a comma, or run `surgery sweep … {item.typed}`",
+        span=span_of(number, item.typed, value=True),
+    )

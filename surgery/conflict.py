@@ -1,0 +1,101 @@
+"""What can't stand together in one plan, and would otherwise fail in silence."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from surgery.diagnostic import Diagnostic
+from surgery.edit import AddLora, Edit, SwapBlock
+from surgery.recipe import Recipe
+
+
+def conflicts(edits: Sequence[Edit], in_place: bool, recipe: Recipe) -> list[Diagnostic]:
+    """Everything that speaks against carrying out the edits together.
+
+    Args:
+        edits: all edits of a plan.
+        in_place: whether base weights train.
+        recipe: for the places and for the words of the remedy.
+    """
+    if not edits and not in_place:
+        return [_does_nothing()]
+    found = [*_copied_twice(edits), *_adapted_twice(edits), *_lora_on_copies(edits)]
+    found += _differing_options(edits)
+    return [*found, _in_place_beside_edits()] if edits and in_place else found
+
+
+def _copied_twice(edits: Sequence[Edit]) -> Iterator[Diagnostic]:
+    counts = Counter(edit.path for edit in edits if isinstance(edit, SwapBlock))
+    twice = [path for path, count in counts.items() if count > 1]
+    if twice:
+        second = [e for e in edits if isinstance(e, SwapBlock) and e.path == twice[0]][1]
+        yield Diagnostic(
+            code="P205",
+            what=f"{len(twice)} blocks are copied by two operations, {twice[0]} first",
+            why="only one copy can take a block's place",
+            fix="give the operations blocks of their own",
+            key=f"operations.{second.operation}.blocks",
+        )
+
+
+def _adapted_twice(edits: Sequence[Edit]) -> Iterator[Diagnostic]:
+    counts = Counter(edit.path for edit in edits if isinstance(edit, AddLora))
+    twice = [path for path, count in counts.items() if count > 1]
+    if twice:
+        second = [e for e in edits if isinstance(e, AddLora) and e.path == twice[0]][1]
+        yield Diagnostic(
+            code="P205",
+            what=f"{len(twice)} matrices get LoRA from two operations, {twice[0]} first",
+            why="one adapter holds one pair for each matrix",
+            fix="give the operations blocks or modules of their own",
+            key=f"operations.{second.operation}.blocks",
+        )
+
+
+def _lora_on_copies(edits: Sequence[Edit]) -> Iterator[Diagnostic]:
+    copied = {edit.block: edit for edit in edits if isinstance(edit, SwapBlock)}
+    overlap = [e for e in edits if isinstance(e, AddLora) and e.block in copied]
+    if overlap:
+        blocks = sorted({edit.block for edit in overlap})
+        first = overlap[0]
+        yield Diagnostic(
+            code="P204",
+            what=f"`{first.operation}` puts LoRA on {len(blocks)} blocks that "
+            f"`{copied[first.block].operation}` copies, block {blocks[0]} first",
+            why="a copied block trains in full, and PEFT would drop its LoRA without a word",
+            fix=f"set `operations.{first.operation}.blocks: rest`",
+            key=f"operations.{first.operation}.blocks",
+        )
+
+
+def _differing_options(edits: Sequence[Edit]) -> Iterator[Diagnostic]:
+    loras = [edit for edit in edits if isinstance(edit, AddLora)]
+    other = next((edit for edit in loras if edit.options != loras[0].options), None)
+    if other:
+        yield Diagnostic(
+            code="P209",
+            what=f"`{loras[0].operation}` and `{other.operation}` have different `peft` options",
+            why="one adapter has one set of them; only rank and alpha may differ by matrix",
+            fix="give both the same `peft:`",
+            key=f"operations.{other.operation}.peft",
+        )
+
+
+def _in_place_beside_edits() -> Diagnostic:
+    return Diagnostic(
+        code="P207",
+        what="`train` names weights of the base beside operations that add parts",
+        why="a base weight that trains in place takes the untouched text path away",
+        fix="train the operations alone, `duplicate` the blocks that should train, "
+        "or take the operations out",
+        key="train",
+    )
+
+
+def _does_nothing() -> Diagnostic:
+    return Diagnostic(
+        code="P211",
+        what="this recipe changes nothing",
+        why="it has no edit, and it trains no weight of the base",
+        fix="add an operation, or name what trains in `train`",
+        key="train",
+    )

@@ -1,0 +1,124 @@
+"""What `surgery` says when something is wrong: one type for recipe errors, plan conflicts and findings.
+
+A stage collects all its diagnostics and raises them together in one `SurgeryError`, so that a user
+mends a recipe in one go. The first letter of a code names its family, and the family gives the
+exit code: R recipe and P plan are the user's text (2), M model and A adapter files are the
+environment (3), V is a verification that answered "no" (1).
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, Literal
+
+EXIT_DONE: Final = 0
+EXIT_NO: Final = 1
+EXIT_USAGE: Final = 2
+EXIT_ENVIRONMENT: Final = 3
+EXIT_INTERRUPTED: Final = 130
+
+_EXIT_BY_FAMILY: Final = {
+    "R": EXIT_USAGE,
+    "P": EXIT_USAGE,
+    "M": EXIT_ENVIRONMENT,
+    "A": EXIT_ENVIRONMENT,
+    "V": EXIT_NO,
+}
+
+Severity = Literal["error", "warning", "note"]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A place in a file or in a command-line override.
+
+    Args:
+        file: the path as the user would type it, or `<override 3>`.
+        line: 1-based.
+        column: 1-based.
+        text: the whole line, for the excerpt.
+        width: characters to underline, at least 1.
+    """
+
+    file: str
+    line: int
+    column: int
+    text: str
+    width: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
+
+    def excerpt(self) -> str:
+        """The line and a row of carets under the part that is meant."""
+        gutter = f"{self.line:>5} | "
+        blank = " " * (len(gutter) - 2) + "| "
+        return f"{gutter}{self.text}\n{blank}{' ' * (self.column - 1)}{'^' * max(1, self.width)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnostic:
+    """One thing to tell the user.
+
+    Args:
+        code: a letter and three digits; `surgery explain CODE` prints its page.
+        what: one sentence without a full stop.
+        why: the reason, where `what` doesn't show it.
+        fix: the remedy.
+        span: the place, where there is one.
+        severity: only errors stop a command.
+        key: dotted name of the recipe's key that is meant, such as `operations.copies.blocks`;
+            the recipe turns it into `span`.
+    """
+
+    code: str
+    what: str
+    why: str = ""
+    fix: str = ""
+    span: Span | None = None
+    severity: Severity = "error"
+    key: str = ""
+
+    def __str__(self) -> str:
+        place = f"{self.span}: " if self.span else ""
+        lines = [f"{place}{self.severity}[{self.code}]: {self.what}"]
+        if self.span and self.severity != "note":
+            lines.append(self.span.excerpt())
+        if self.why:
+            lines.append(f"  why: {self.why}")
+        if self.fix:
+            lines.append(f"  fix: {self.fix}")
+        if self.severity == "error":
+            lines.append(f"  see: surgery explain {self.code}")
+        return "\n".join(lines)
+
+
+class SurgeryError(Exception):
+    """One or more diagnostics that stop the work.
+
+    Args:
+        diagnostics: at least one; the exit code is the family's of the first error.
+    """
+
+    def __init__(self, diagnostics: Diagnostic | Iterable[Diagnostic]) -> None:
+        given = [diagnostics] if isinstance(diagnostics, Diagnostic) else diagnostics
+        self.diagnostics: tuple[Diagnostic, ...] = tuple(given)
+        super().__init__(self.diagnostics)
+
+    def __str__(self) -> str:
+        return "\n".join(str(diagnostic) for diagnostic in self.diagnostics)
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code that a command ends with: 1, 2 or 3."""
+        return _EXIT_BY_FAMILY[self.diagnostics[0].code[0]]
+
+
+def raise_errors(diagnostics: Iterable[Diagnostic]) -> None:
+    """Raise all of `diagnostics` together if any of them is an error.
+
+    Raises:
+        SurgeryError: with the errors alone.
+    """
+    errors = [diagnostic for diagnostic in diagnostics if diagnostic.severity == "error"]
+    if errors:
+        raise SurgeryError(errors)

@@ -1,0 +1,116 @@
+"""A plan as text for machines: what `plan --format json` prints, `--out` saves and an adapter holds.
+
+It is one document wherever it appears, and `apply plan.json` makes it anew and compares.
+"""
+
+import json
+from importlib.metadata import version
+from typing import Any, Final
+
+from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.plan import Plan
+from surgery.recipe import Recipe
+
+FORMAT_VERSION: Final = "1.0"
+
+
+def plan_document(
+    plan: Plan, adapter_bytes: int, written_bytes: int, fingerprint: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Return a plan as plain data; the keys are the same for every recipe.
+
+    Args:
+        plan: what to show.
+        adapter_bytes: size of the weight files, headers included.
+        written_bytes: size of all that applying the plan writes.
+        fingerprint: of the base, or None where its weights are not here.
+    """
+    return {
+        "format_version": FORMAT_VERSION,
+        "surgery": version("surgery"),
+        "recipe": plan.recipe.resolved(),
+        "model": {
+            "source": plan.anatomy.source,
+            "revision": plan.recipe.revision,
+            "model_type": plan.anatomy.model_type,
+            "blocks": plan.anatomy.count,
+            "fingerprint": fingerprint,
+        },
+        "edits": [
+            {
+                "operation": edit.operation,
+                "op": edit.op,
+                "block": edit.block,
+                "path": edit.path,
+                "parameters": edit.parameters,
+                "trainable": plan.trainable_of(edit),
+            }
+            for edit in plan.edits
+        ],
+        "parameters": _counts(plan),
+        "stages": [{"name": s.name, "trainable": plan.trainable_in(s)} for s in plan.stages],
+        "bytes": {"adapter": adapter_bytes, "written": written_bytes},
+        "diagnostics": [diagnostic_document(note) for note in plan.notes],
+    }
+
+
+def _counts(plan: Plan) -> dict[str, Any]:
+    total = plan.base + plan.added
+    return {
+        "base": plan.base,
+        "added": plan.added,
+        "trainable": plan.trainable,
+        "frozen": total - plan.trainable,
+        "total": total,
+        "by": plan.by_operation(),
+    }
+
+
+def diagnostic_document(diagnostic: Diagnostic) -> dict[str, str]:
+    """Return a diagnostic as plain data.
+
+    It names the recipe's key and no file, so that a plan that is read back says the same.
+    """
+    names = ("code", "severity", "what", "why", "fix", "key")
+    return {name: getattr(diagnostic, name) for name in names}
+
+
+def to_json(document: dict[str, Any]) -> str:
+    """Return a document as the text that is printed and saved, with a newline at the end."""
+    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+
+
+def recipe_of(text: str, file: str) -> Recipe:
+    """Read the recipe back out of a saved plan.
+
+    Raises:
+        SurgeryError: P210, where the file is no plan of this version.
+    """
+    try:
+        document = json.loads(text)
+        known = document["format_version"] == FORMAT_VERSION
+        return Recipe.model_validate_json(json.dumps(document["recipe"]) if known else "")
+    except (ValueError, KeyError, TypeError) as error:
+        raise SurgeryError(_not_a_plan(file)) from error
+
+
+def first_difference(saved: Any, made: Any, path: str = "") -> str | None:
+    """Name the first key at which two documents differ, or None."""
+    if isinstance(saved, dict) and isinstance(made, dict):
+        keys = dict.fromkeys((*saved, *made))
+        pairs = ((f"{path}.{key}", saved.get(key), made.get(key)) for key in keys)
+    elif isinstance(saved, list) and isinstance(made, list) and len(saved) == len(made):
+        pairs = ((f"{path}.{i}", a, b) for i, (a, b) in enumerate(zip(saved, made, strict=True)))
+    else:
+        return None if saved == made else path.lstrip(".")
+    differences = (first_difference(a, b, name) for name, a, b in pairs)
+    return next((name for name in differences if name), None)
+
+
+def _not_a_plan(file: str) -> Diagnostic:
+    return Diagnostic(
+        code="P210",
+        what=f"`{file}` is not a plan that this version can carry out",
+        why=f"a plan is a JSON document with format_version {FORMAT_VERSION} and its recipe",
+        fix="make it with `surgery plan RECIPE --out plan.json`",
+    )

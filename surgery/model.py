@@ -1,0 +1,169 @@
+"""What `model:` names: a built-in model, a folder, or a hub id; and the files behind it.
+
+No torch here. Weights are read only from safetensors; a folder with a config and no weights is a
+shape, which is enough to inspect, plan and lint.
+"""
+
+import difflib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from surgery.checkpoint import Checkpoint, read_checkpoint
+from surgery.diagnostic import Diagnostic, SurgeryError
+
+BUILTIN_FOLDER: Final = Path(__file__).parent / "builtin"
+BUILTIN: Final = "builtin/"
+_SIDE_FILES: Final = ("*.json", "*.txt", "*.model", "*.jinja", "tokenizer*")
+_WEIGHT_FILES: Final = ("*.safetensors", "*.safetensors.index.json")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """A model on this disk.
+
+    Args:
+        source: what the user calls it; a folder as an absolute path.
+        folder: where its files are.
+        revision: the hub's branch, tag or commit, if one was asked for.
+    """
+
+    source: str
+    folder: Path
+    revision: str | None = None
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether there is anything but a config; a half-downloaded folder counts as weights."""
+        suffixes = (".safetensors", ".safetensors.index.json", ".bin", ".incomplete")
+        return any(file.name.endswith(suffixes) for file in self.folder.iterdir())
+
+    def config(self) -> dict[str, Any]:
+        """The content of config.json.
+
+        Raises:
+            SurgeryError: M104, if it isn't JSON.
+        """
+        try:
+            content: dict[str, Any] = json.loads((self.folder / "config.json").read_bytes())
+        except (OSError, ValueError) as error:
+            raise SurgeryError(_bad_config(self.source, error)) from error
+        return content
+
+    def checkpoint(self) -> Checkpoint:
+        """The headers of its weights.
+
+        Raises:
+            SurgeryError: M102 for a shape without weights; see `read_checkpoint` for the rest.
+        """
+        if not self.has_weights:
+            raise SurgeryError(_no_weights(self.source))
+        return read_checkpoint(self.folder)
+
+
+def builtin_names() -> list[str]:
+    """The names of the built-in models, `builtin/` in front."""
+    return sorted(f"{BUILTIN}{p.parent.name}" for p in BUILTIN_FOLDER.glob("*/config.json"))
+
+
+def find_model(source: str, *, revision: str | None = None, weights: bool = False) -> ModelFiles:
+    """Find a model's files, downloading from the hub what isn't here.
+
+    Args:
+        source: `builtin/NAME`, a folder, or a hub id such as `Qwen/Qwen2.5-3B`.
+        revision: a branch, tag or commit of a hub id.
+        weights: whether weights are needed too; without, a hub id costs one small file.
+
+    Raises:
+        SurgeryError: M101 where there is no such model, M103 where the hub doesn't answer.
+    """
+    if source.startswith(BUILTIN):
+        return _builtin(source)
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise SurgeryError(_not_a_model(source))
+        return ModelFiles(str(folder.resolve()), folder.resolve())
+    if source.count("/") > 1 or source.startswith((".", "~", "/")) or folder.exists():
+        raise SurgeryError(_no_such_model(source))
+    return _from_hub(source, revision, weights)
+
+
+def _builtin(source: str) -> ModelFiles:
+    folder = BUILTIN_FOLDER / source.removeprefix(BUILTIN)
+    if source not in builtin_names():
+        raise SurgeryError(_no_such_model(source))
+    return ModelFiles(source, folder)
+
+
+def _from_hub(source: str, revision: str | None, weights: bool) -> ModelFiles:
+    from huggingface_hub import hf_hub_download, snapshot_download
+
+    try:
+        if weights:
+            patterns = [*_SIDE_FILES, *_WEIGHT_FILES]
+            folder = Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
+        else:
+            folder = Path(hf_hub_download(source, "config.json", revision=revision)).parent
+    except Exception as error:  # the hub client has some twenty error types
+        raise SurgeryError(_hub_failed(source, revision, error)) from error
+    return ModelFiles(source, folder, revision)
+
+
+def _no_such_model(source: str) -> Diagnostic:
+    names = builtin_names()
+    close = difflib.get_close_matches(source, names, n=1)
+    known = f"did you mean `{close[0]}`? " if close else ""
+    return Diagnostic(
+        code="M101",
+        what=f"there is no model `{source}`",
+        why="it is neither a built-in name nor a folder here"
+        if source.startswith(BUILTIN)
+        else "no such folder exists here, and a hub id looks like `Qwen/Qwen2.5-3B`",
+        fix=f"{known}built in are {', '.join(names)}",
+        key="model",
+    )
+
+
+def _not_a_model(source: str) -> Diagnostic:
+    return Diagnostic(
+        code="M101",
+        what=f"the folder `{source}` holds no model",
+        why="it has no config.json",
+        fix="name the folder that `save_pretrained` or a download wrote",
+        key="model",
+    )
+
+
+def _no_weights(source: str) -> Diagnostic:
+    return Diagnostic(
+        code="M102",
+        what=f"`{source}` is a shape without weights",
+        why="inspect, plan and lint need only its config; this command needs the weights",
+        fix="name a folder with safetensors files, a hub id, or builtin/tiny-qwen2 in `model=`",
+        key="model",
+    )
+
+
+def _hub_failed(source: str, revision: str | None, error: Exception) -> Diagnostic:
+    at = f" at revision `{revision}`" if revision else ""
+    reason = str(error).strip().splitlines()
+    return Diagnostic(
+        code="M103",
+        what=f"`{source}`{at} could not be had from the hub",
+        why=f"{type(error).__name__}: {reason[0] if reason else 'no reason given'}",
+        fix="check the name and the network, `hf auth login` for a gated model, "
+        "or name a folder that holds the checkpoint",
+        key="model",
+    )
+
+
+def _bad_config(source: str, error: Exception) -> Diagnostic:
+    return Diagnostic(
+        code="M104",
+        what=f"the config.json of `{source}` can't be read",
+        why=str(error),
+        fix="download it again",
+        key="model",
+    )

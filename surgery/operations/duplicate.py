@@ -1,0 +1,45 @@
+"""Copy whole blocks; the copies are trained and take their block's place on the multimodal path."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from surgery.anatomy import Anatomy
+from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.edit import AddedTensor, Edit, SwapBlock
+from surgery.operation import Operation
+
+
+class Duplicate(Operation):
+    """Copy each picked block, norms included, for the multimodal path; the original stays for text.
+
+    Source: GenieBlue (arXiv 2503.06019), section 3.3.
+    """
+
+    op: Literal["duplicate"] = "duplicate"
+    """Copy whole blocks and swap the copies in along the multimodal path."""
+
+    def plan(self, name: str, anatomy: Anatomy, blocks: Sequence[int]) -> list[Edit]:
+        """Return one edit for each block; see `Operation.plan`."""
+        if anatomy.quantization:
+            raise SurgeryError(_needs_dense(anatomy))
+        return [_swap(name, anatomy, block) for block in blocks]
+
+
+def _swap(name: str, anatomy: Anatomy, block: int) -> SwapBlock:
+    path = anatomy.block_path(block)
+    tensors = tuple(
+        AddedTensor(f"{path}.{t.name}", t.shape, t.dtype, "copy", t.is_parameter)
+        for t in anatomy.block(block).tensors
+    )
+    return SwapBlock(name, "duplicate", block, path, tensors)
+
+
+def _needs_dense(anatomy: Anatomy) -> Diagnostic:
+    return Diagnostic(
+        code="P206",
+        what=f"`duplicate` can't copy blocks of {anatomy.source}: "
+        f"its weights are quantised ({anatomy.quantization})",
+        why="a copy is trained in full, and packed integers have no gradients",
+        fix="name the unquantised checkpoint in `model=`, or keep the quantised base and use `lora`",
+        key="op",
+    )

@@ -1,0 +1,123 @@
+"""Low-rank adapters beside the matrices of blocks."""
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from surgery.anatomy import PARTS_OF_A_BLOCK, ROLES, Anatomy, Matrix
+from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.edit import AddedTensor, AddLora, Edit
+from surgery.operation import Operation, Strict
+
+STARTS_FROM_WEIGHTS = ("pissa", "olora", "orthogonal", "loftq", "corda", "eva", "lora_ga")
+
+
+class PeftOptions(Strict):
+    """Further fields of PEFT's LoraConfig, under PEFT's own names."""
+
+    lora_dropout: Annotated[float, Field(ge=0, lt=1, strict=False)] = 0.0
+    """Probability of dropping an input of A while training."""
+
+    use_rslora: bool = False
+    """Scale by alpha / sqrt(rank) instead of alpha / rank (arXiv 2312.03732)."""
+
+    use_dora: bool = False
+    """Learn a magnitude for each output too (arXiv 2402.09353); only in memory."""
+
+    init_lora_weights: bool | Literal["gaussian", "pissa", "olora", "orthogonal"] = True
+    """How A and B start. True is Kaiming-uniform A and zero B; the words only work in memory."""
+
+    def changed(self) -> tuple[tuple[str, object], ...]:
+        """The options that differ from PEFT's defaults, sorted by name."""
+        return tuple(sorted(self.model_dump(exclude_defaults=True).items()))
+
+
+class Lora(Operation):
+    """Put a low-rank pair beside each named matrix of the picked blocks (arXiv 2106.09685).
+
+    A is Kaiming-uniform from a generator that is seeded by the recipe's seed and the module's name,
+    B is zero, both fp32. Source of the defaults: GenieBlue, section 3.2, footnote 2.
+    """
+
+    op: Literal["lora"] = "lora"
+    """Put low-rank adapters beside matrices."""
+
+    modules: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] = ("attention", "mlp")
+    """Which matrices: attention, mlp, mixer, or one role such as q, k, v, o, gate, up, down."""
+
+    rank: Annotated[int, Field(ge=1)] = 8
+    """Rank of the pair."""
+
+    alpha: Annotated[float, Field(gt=0, strict=False)] | None = None
+    """Numerator of the scale alpha / rank; 2 x rank unless given (the paper doesn't say)."""
+
+    peft: PeftOptions = PeftOptions()
+    """Further fields of PEFT's LoraConfig."""
+
+    def plan(self, name: str, anatomy: Anatomy, blocks: Sequence[int]) -> list[Edit]:
+        """Return one edit for each matrix; see `Operation.plan`."""
+        self._refuse_unknown(anatomy, blocks)
+        chosen = [
+            (block, matrix)
+            for block in blocks
+            for matrix in anatomy.block(block).matrices
+            if matrix.takes_lora(self.modules)
+        ]
+        too_small = [m for _, m in chosen if min(m.inputs, m.outputs) < self.rank]
+        if too_small:
+            raise SurgeryError(_rank_too_large(self.rank, too_small[0]))
+        return [self._beside(name, anatomy.block_path(block), block, m) for block, m in chosen]
+
+    def _beside(self, name: str, path: str, block: int, matrix: Matrix) -> AddLora:
+        target = f"{path}.{matrix.name}"
+        from_weights = self.peft.use_dora or self.peft.init_lora_weights is not True
+        tensors = [
+            AddedTensor(
+                f"{target}.lora_A.weight",
+                (self.rank, matrix.inputs),
+                "F32",
+                "weights" if from_weights else "kaiming",
+            ),
+            AddedTensor(
+                f"{target}.lora_B.weight",
+                (matrix.outputs, self.rank),
+                "F32",
+                "weights" if from_weights else "zeros",
+            ),
+        ]
+        if self.peft.use_dora:
+            magnitude = f"{target}.lora_magnitude_vector"
+            tensors.append(AddedTensor(magnitude, (matrix.outputs,), "F32", "weights"))
+        alpha = 2.0 * self.rank if self.alpha is None else self.alpha
+        options = self.peft.changed()
+        return AddLora(name, "lora", block, target, tuple(tensors), self.rank, alpha, options)
+
+    def _refuse_unknown(self, anatomy: Anatomy, blocks: Sequence[int]) -> None:
+        held = {word for block in blocks for word in anatomy.block(block).words()}
+        missing = [word for word in self.modules if blocks and word not in held]
+        if missing:
+            raise SurgeryError(_no_such_modules(missing, held, anatomy))
+
+
+def _no_such_modules(missing: list[str], held: set[str], anatomy: Anatomy) -> Diagnostic:
+    order = [*PARTS_OF_A_BLOCK, *ROLES]
+    have = ", ".join(sorted(held, key=lambda w: order.index(w) if w in order else len(order)))
+    return Diagnostic(
+        code="P203",
+        what=f"the picked blocks of {anatomy.source} have no {' and no '.join(missing)}",
+        why=f"a {anatomy.model_type} block here has: {have or 'no matrices'}",
+        fix="name some of those in `modules`",
+        key="modules",
+    )
+
+
+def _rank_too_large(rank: int, matrix: Matrix) -> Diagnostic:
+    return Diagnostic(
+        code="P208",
+        what=f"rank {rank} is larger than the matrix {matrix.name} "
+        f"({matrix.outputs} x {matrix.inputs}) allows",
+        why="a low-rank pair of that rank has more parameters than the matrix and adds nothing",
+        fix=f"set `rank` to at most {min(matrix.inputs, matrix.outputs)}",
+        key="rank",
+    )

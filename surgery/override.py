@@ -1,0 +1,133 @@
+"""One `key=value` of a command line: whose key it is, and how Hydra is to be told.
+
+A bare key is a field of the recipe first, then a knob. Every override is handed on as `++key=value`,
+because Hydra refuses to set a key that the YAML doesn't mention; whether the key may exist is for
+the schema to say.
+"""
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override as HydraOverride
+from hydra.errors import HydraException
+
+from surgery.diagnostic import Diagnostic, Span
+from surgery.recipe import Recipe
+from surgery.source import Key
+
+FIELDS: Final = tuple(name for name in Recipe.model_fields if name != "name")
+_QUOTED: Final = ("'", '"', "[", "{", "$")
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """An override that Hydra understands.
+
+    Args:
+        typed: what the user wrote.
+        path: the key's path in the recipe.
+        hydra: the words for Hydra.
+        choices: the values of a sweep, `placement=pre,post`, as Hydra's words; else empty.
+    """
+
+    typed: str
+    path: Key
+    hydra: str
+    choices: tuple[str, ...] = ()
+
+
+def read_override(number: int, typed: str, knobs: Iterable[str]) -> Override | Diagnostic:
+    """Read one override, or say what is wrong with it.
+
+    Args:
+        number: its 1-based position on the command line.
+        typed: such as `placement=post`, `operations.copies.blocks=pre 1/3`, `~operations.copies`.
+        knobs: the knobs that the recipe has.
+    """
+    name, equals, value = typed.partition("=")
+    key = name.lstrip("+~")
+    if not equals and not name.startswith("~"):
+        return _not_a_pair(number, typed)
+    path = _path(key, knobs)
+    if path is None:
+        return _unknown_key(number, typed, key, knobs)
+    if name.startswith("~"):
+        return Override(typed, path, f"~{'.'.join(path)}")
+    parsed = _parse(f"++{'.'.join(path)}", value)
+    if isinstance(parsed, str):
+        return _bad_value(number, typed, parsed)
+    choices = _choices(parsed) if parsed.is_sweep_override() else ()
+    return Override(typed, path, parsed.input_line or typed, choices)
+
+
+def span_of(number: int, typed: str, *, value: bool) -> Span:
+    """The place of an override's key or value on the command line."""
+    name, _, words = typed.partition("=")
+    bare = name.lstrip("+~")
+    file = f"<override {number}>"
+    if value and words:
+        return Span(file, 1, len(name) + 2, typed, len(words))
+    return Span(file, 1, len(name) - len(bare) + 1, typed, max(1, len(bare)))
+
+
+def _path(key: str, knobs: Iterable[str]) -> Key | None:
+    path = tuple(key.split("."))
+    if path[0] in FIELDS:
+        return path
+    return ("knobs", key) if key in set(knobs) else None
+
+
+def _parse(key: str, value: str) -> HydraOverride | str:
+    """Parse, quoting once a value such as `/a b/c=d` that the grammar takes only in quotes."""
+    parser = OverridesParser.create()
+    try:
+        return parser.parse_override(f"{key}={value}")
+    except HydraException as error:
+        reason = str(error).strip().splitlines()[0]
+    if value.startswith(_QUOTED):
+        return reason
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return parser.parse_override(f'{key}="{escaped}"')
+
+
+def _choices(parsed: HydraOverride) -> tuple[str, ...]:
+    return tuple(str(item) for item in parsed.sweep_string_iterator())
+
+
+def _not_a_pair(number: int, typed: str) -> Diagnostic:
+    return Diagnostic(
+        code="R110",
+        what=f"`{typed}` is not an override",
+        why="an override is written key=value",
+        fix=f"write `{typed}=VALUE`, or `~{typed}` to take the key out",
+        span=span_of(number, typed, value=False),
+    )
+
+
+def _unknown_key(number: int, typed: str, key: str, knobs: Iterable[str]) -> Diagnostic:
+    known = [*FIELDS, *knobs]
+    close = difflib.get_close_matches(key.split(".")[0], known, n=1)
+    hydra = key.startswith("hydra")
+    return Diagnostic(
+        code="R109",
+        what=f"the recipe has no field or knob `{key.split('.')[0]}`",
+        why="settings of Hydra are for `surgery sweep`"
+        if hydra
+        else f"its knobs are {', '.join(knobs) or 'none'}; its fields are {', '.join(FIELDS)}",
+        fix=f"did you mean `{close[0]}`?" if close else "set a knob, or a field by its dotted name",
+        span=span_of(number, typed, value=False),
+    )
+
+
+def _bad_value(number: int, typed: str, reason: str) -> Diagnostic:
+    name, _, value = typed.partition("=")
+    return Diagnostic(
+        code="R110",
+        what=f"the value of `{name}` can't be read",
+        why=reason,
+        fix=f"close its brackets and quotes, or quote it whole: '{name}=\"{value}\"'",
+        span=span_of(number, typed, value=True),
+    )

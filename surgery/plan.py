@@ -1,0 +1,190 @@
+"""Recipe x anatomy: the ordered edits, who trains, and exact counts. No weight is touched."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+from surgery.anatomy import Anatomy
+from surgery.conflict import conflicts
+from surgery.diagnostic import Diagnostic, SurgeryError, raise_errors
+from surgery.edit import AddLora, Edit, SwapBlock
+from surgery.model import ModelFiles, find_model
+from surgery.operation import Operation
+from surgery.read import read_anatomy
+from surgery.recipe import Recipe
+from surgery.selector import REST, pick_blocks
+from surgery.trainable import Matcher, Selection
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What trains in one stage; `name` is empty where the recipe has no stages."""
+
+    name: str
+    selection: Selection
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a recipe means on one model.
+
+    Args:
+        recipe: after its overrides.
+        anatomy: the model.
+        edits: in the order in which they are applied.
+        stages: who trains when; the last one's counts are the plan's.
+        notes: diagnostics that don't stop anything.
+        files: where the model is, or None for a model that is only in memory.
+    """
+
+    recipe: Recipe
+    anatomy: Anatomy
+    edits: tuple[Edit, ...]
+    stages: tuple[Stage, ...]
+    notes: tuple[Diagnostic, ...] = ()
+    files: ModelFiles | None = field(default=None, compare=False)
+
+    @property
+    def trains(self) -> Selection:
+        """Who trains in the last stage."""
+        return self.stages[-1].selection
+
+    @property
+    def in_place(self) -> bool:
+        """Whether base weights train in place, so that the stored original is the text path."""
+        return any(stage.selection.base for stage in self.stages)
+
+    @property
+    def base(self) -> int:
+        """Parameters of the model as it is, shared ones counted once."""
+        return self.anatomy.parameters
+
+    @property
+    def added(self) -> int:
+        """Parameters that the edits add."""
+        return sum(edit.parameters for edit in self.edits)
+
+    @property
+    def trainable(self) -> int:
+        """Parameters that train in the last stage."""
+        return self.trainable_in(self.stages[-1])
+
+    def trainable_in(self, stage: Stage) -> int:
+        """Parameters that train in a stage."""
+        base = sum(self.anatomy.sizes[name] for name in stage.selection.base)
+        return base + sum(self.trainable_of(edit, stage) for edit in self.edits)
+
+    def trainable_of(self, edit: Edit, stage: Stage | None = None) -> int:
+        """Parameters of one edit that train in a stage, the last unless named."""
+        added = (stage or self.stages[-1]).selection.added
+        return sum(t.size for t in edit.tensors if (edit.operation, t.name) in added)
+
+    def by_operation(self) -> dict[str, int]:
+        """Parameters added by each operation of the recipe."""
+        counts = dict.fromkeys(self.recipe.operations, 0)
+        for edit in self.edits:
+            counts[edit.operation] += edit.parameters
+        return counts
+
+    def swaps(self) -> list[SwapBlock]:
+        """The copied blocks."""
+        return [edit for edit in self.edits if isinstance(edit, SwapBlock)]
+
+    def loras(self) -> list[AddLora]:
+        """The low-rank pairs."""
+        return [edit for edit in self.edits if isinstance(edit, AddLora)]
+
+
+def plan_recipe(recipe: Recipe, *, weights: bool = False, trust_remote_code: bool = False) -> Plan:
+    """Find the model that a recipe names, read its anatomy and plan the recipe on it.
+
+    Args:
+        recipe: what to do.
+        weights: whether the weights must be here too, as `apply` needs them.
+        trust_remote_code: whether the model may run code of its own.
+
+    Raises:
+        SurgeryError: M for the model, P for the plan.
+    """
+    try:
+        files = find_model(recipe.model, revision=recipe.revision, weights=weights)
+        if weights:
+            files.checkpoint()
+        anatomy = read_anatomy(files, trust_remote_code=trust_remote_code)
+    except SurgeryError as error:
+        raise SurgeryError(recipe.locate(error.diagnostics)) from error
+    return replace(make_plan(recipe, anatomy), files=files)
+
+
+def make_plan(recipe: Recipe, anatomy: Anatomy) -> Plan:
+    """Plan a recipe on an anatomy.
+
+    Raises:
+        SurgeryError: P201 to P211, all conflicts at once.
+    """
+    said: list[Diagnostic] = []
+    blocks = _blocks(recipe, anatomy, said)
+    edits = tuple(_edits(recipe, anatomy, blocks, said))
+    matcher = Matcher(anatomy, edits, recipe.operations)
+    stages = tuple(_stages(recipe, matcher, said))
+    plan = Plan(recipe, anatomy, edits, stages)
+    if not any(diagnostic.severity == "error" for diagnostic in said):
+        said += conflicts(edits, any(stage.selection.base for stage in stages), recipe)
+    located = recipe.locate(said)
+    raise_errors(located)
+    return replace(plan, notes=tuple(located))
+
+
+def _blocks(recipe: Recipe, anatomy: Anatomy, said: list[Diagnostic]) -> dict[str, tuple[int, ...]]:
+    """The positions of each operation; `rest` is what no other operation picks."""
+    picked: dict[str, tuple[int, ...]] = {}
+    for name, operation in recipe.operations.items():
+        if operation.blocks != REST:
+            picked[name] = _picked(name, operation, anatomy, said)
+    taken = {block for blocks in picked.values() for block in blocks}
+    rest = tuple(block for block in range(anatomy.count) if block not in taken)
+    return {name: picked.get(name, rest) for name in recipe.operations}
+
+
+def _picked(
+    name: str, operation: Operation, anatomy: Anatomy, said: list[Diagnostic]
+) -> tuple[int, ...]:
+    key = f"operations.{name}.blocks"
+    try:
+        blocks = pick_blocks(operation.blocks, anatomy.count)
+    except IndexError as error:
+        said.append(_bad_blocks(str(error), f"name blocks from 0 to {anatomy.count - 1}", key))
+        return ()
+    if not blocks and operation.blocks != "none":
+        what = f"`{operation.blocks}` picks none of the {anatomy.count} blocks of {anatomy.source}"
+        said.append(_bad_blocks(what, "name a larger share, or `none`", key))
+    return blocks
+
+
+def _bad_blocks(what: str, fix: str, key: str) -> Diagnostic:
+    return Diagnostic("P202", what, fix=fix, key=key)
+
+
+def _edits(
+    recipe: Recipe,
+    anatomy: Anatomy,
+    blocks: dict[str, tuple[int, ...]],
+    said: list[Diagnostic],
+) -> Iterable[Edit]:
+    for name, operation in recipe.operations.items():
+        try:
+            yield from operation.plan(name, anatomy, blocks[name])
+        except SurgeryError as error:
+            prefix = f"operations.{name}"
+            said += [replace(d, key=f"{prefix}.{d.key}") for d in error.diagnostics]
+
+
+def _stages(recipe: Recipe, matcher: Matcher, said: list[Diagnostic]) -> Iterable[Stage]:
+    frozen, diagnostics = matcher.select(recipe.freeze, "freeze")
+    said += diagnostics
+    wanted: dict[str, tuple[Sequence[str], str]] = {
+        name: (stage.train, f"stages.{name}.train") for name, stage in recipe.stages.items()
+    } or {"": (recipe.train, "train")}
+    for name, (words, key) in wanted.items():
+        chosen, diagnostics = matcher.select(words, key)
+        said += diagnostics
+        yield Stage(name, chosen - frozen)

@@ -1,0 +1,130 @@
+"""The schema of a recipe: what a YAML file may say after its overrides.
+
+The same classes check a recipe, complete it in an editor (`surgery recipes schema`) and document
+it, so there is one place to read.
+"""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Any, Union
+
+from pydantic import Field, PrivateAttr, model_validator
+from pydantic_core import PydanticCustomError
+
+from surgery.diagnostic import Diagnostic
+from surgery.operation import Operation, Strict, known_operations
+from surgery.selector import REST
+from surgery.source import SourceMap
+
+if TYPE_CHECKING:
+    AnyOperation = Operation
+else:
+    AnyOperation = Annotated[
+        Union[tuple(known_operations().values())], Field(discriminator="op")  # noqa: UP007
+    ]
+
+Names = Annotated[tuple[str, ...], Field(strict=False)]
+Scalar = bool | int | float | str
+
+
+class Stage(Strict):
+    """One stage of training."""
+
+    train: Names
+    """Replaces the recipe's `train` while this stage lasts."""
+
+
+class Recipe(Strict):
+    """What to change in a decoder, and what of it to train."""
+
+    name: str = ""
+    """The file's name without its ending; filled in when the recipe is read."""
+
+    description: str = ""
+    """One line for `surgery recipes list`."""
+
+    model: str
+    """A hub id, a folder, or a built-in model such as builtin/tiny-qwen2."""
+
+    revision: str | None = None
+    """Branch, tag or commit of a hub id."""
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seeds every random start."""
+
+    knobs: dict[str, Scalar] = {}
+    """Short names for overrides and sweeps, used as ${knobs.NAME}."""
+
+    operations: dict[str, AnyOperation] = {}
+    """What to change, by a name of your own, applied top to bottom."""
+
+    train: Names = ()
+    """Names of operations, parts (decoder, blocks, embeddings, norm, head, vision, projector), globs
+    over the base's tensor names, or OPERATION:glob. All else is frozen."""
+
+    freeze: Names = ()
+    """Globs, as in `train`, that win over it."""
+
+    stages: dict[str, Stage] = {}
+    """Stages of training in order, each with a `train` of its own."""
+
+    _sources: SourceMap = PrivateAttr(default_factory=SourceMap)
+
+    @model_validator(mode="after")
+    def _check_knobs(self) -> "Recipe":
+        taken = sorted(set(self.knobs) & set(Recipe.model_fields))
+        if taken:
+            fault = f"the knob `{taken[0]}` bears the name of a field of the recipe"
+            raise PydanticCustomError(
+                "knob", "{fault}", {"fault": fault, "key": f"knobs.{taken[0]}"}
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_rest(self) -> "Recipe":
+        rests = [name for name, operation in self.operations.items() if operation.blocks == REST]
+        if len(rests) > 1:
+            fault = f"`rest` stands in {' and '.join(rests)}; only one operation may take the rest"
+            key = f"operations.{rests[-1]}.blocks"
+            raise PydanticCustomError("rest", "{fault}", {"fault": fault, "key": key})
+        return self
+
+    def with_sources(self, sources: SourceMap) -> "Recipe":
+        """Remember where the keys were written; the recipe itself stays as it is."""
+        self._sources = sources
+        return self
+
+    def locate(self, diagnostics: Iterable[Diagnostic]) -> list[Diagnostic]:
+        """Give each diagnostic that names a key the place where that key was written."""
+        return [self._sources.locate(diagnostic) for diagnostic in diagnostics]
+
+    def resolved(self) -> dict[str, Any]:
+        """Plain data with every value spelled out, which reads back as the same recipe."""
+        content: dict[str, Any] = self.model_dump(mode="json", serialize_as_any=True)
+        return content
+
+
+def recipe_schema() -> dict[str, Any]:
+    """The JSON Schema by which an editor completes a recipe file.
+
+    It differs from the checker's in two ways: a parent may supply any key, and a value may be an
+    interpolation such as `${knobs.rank}`.
+    """
+    schema = Recipe.model_json_schema()
+    schema.pop("required", None)
+    schema["properties"].pop("name")
+    schema["properties"]["defaults"] = {
+        "description": "Recipes to start from, later ones winning; `_self_` is this file.",
+        "type": "array",
+    }
+    for definition in [schema, *schema["$defs"].values()]:
+        for name, field in definition.get("properties", {}).items():
+            definition["properties"][name] = _or_interpolated(field)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _or_interpolated(field: dict[str, Any]) -> dict[str, Any]:
+    if field.get("type") not in ("integer", "number", "boolean") and "anyOf" not in field:
+        return field
+    kept = {key: field[key] for key in ("description", "default", "title") if key in field}
+    value = {key: entry for key, entry in field.items() if key not in kept}
+    return {**kept, "anyOf": [value, {"type": "string", "pattern": r"^\$\{.+\}$"}]}

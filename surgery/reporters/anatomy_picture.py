@@ -1,0 +1,87 @@
+"""The anatomy of a model as a compact picture."""
+
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+
+from rich.text import Text
+from rich.tree import Tree
+
+from surgery.anatomy import Anatomy, BlockKind, Matrix, Tensor
+from surgery.reporters.terminal import out
+
+_SHADES = "█▓▒░"
+
+
+def print_anatomy(anatomy: Anatomy) -> None:
+    """Print the parts of a model from the embeddings to the head."""
+    head = f"[bold]{anatomy.source}[/]  {anatomy.model_type} ({anatomy.class_name})"
+    tree = Tree(f"{head}, {anatomy.parameters:,} parameters", guide_style="dim")
+    for part in ("vision", "projector", "embeddings"):
+        _add_part(tree, anatomy, part)
+    _add_blocks(tree, anatomy)
+    for part in ("norm", "head"):
+        if part != "head" or not anatomy.tied:
+            _add_part(tree, anatomy, part)
+    for alias, counted in anatomy.tied.items():
+        tree.add(f"[cyan]head[/]  {alias} = {counted} (tied, counted once)")
+    if anatomy.quantization:
+        tree.add(f"[yellow]quantised[/]  {anatomy.quantization}")
+    out().print(tree, soft_wrap=True)
+
+
+def _add_part(tree: Tree, anatomy: Anatomy, part: str) -> None:
+    names = set(anatomy.parts.get(part, ()))
+    tensors = [t for t in anatomy.outside if t.name in names]
+    if len(tensors) > 3:
+        tree.add(f"[cyan]{part}[/]  {len(tensors)} tensors  {sum(t.size for t in tensors):,}")
+        return
+    for tensor in tensors:
+        tree.add(f"[cyan]{part}[/]  {tensor.name}  {_shape(tensor)}  {tensor.size:,}")
+
+
+def _add_blocks(tree: Tree, anatomy: Anatomy) -> None:
+    bar = "".join(_SHADES[min(kind, 3)] for kind in anatomy.sequence)
+    blocks = tree.add(f"[cyan]blocks[/]  {anatomy.blocks_path}.0-{anatomy.count - 1}  {bar}")
+    for index, kind in enumerate(anatomy.kinds):
+        positions = [i for i, k in enumerate(anatomy.sequence) if k == index]
+        shade = _SHADES[min(index, 3)]
+        branch = blocks.add(
+            f"{shade} {_ranges(positions)}  {kind.class_name}  {kind.parameters:,} each"
+        )
+        for line in _kind_lines(kind):
+            branch.add(line)
+
+
+def _kind_lines(kind: BlockKind) -> Iterator[Text]:
+    for part, matrices in groupby(kind.matrices, key=lambda m: m.part or "other"):
+        text = Text(f"{part}  ", style="green")
+        text.append("  ".join(map(_matrix, matrices)), style="default")
+        yield text
+    held = {f"{m.name}.{end}" for m in kind.matrices for end in ("weight", "bias")}
+    others = [t for t in kind.tensors if t.name not in held]
+    if others:
+        yield Text("other  ", style="green").append(_others(others), style="default")
+    yield Text(f"stored as {', '.join(sorted({t.dtype for t in kind.tensors}))}", style="dim")
+
+
+def _matrix(matrix: Matrix) -> str:
+    marks = ("+b" if matrix.bias else "") + ("ᵀ" if matrix.is_transposed else "")
+    return f"{matrix.role} {matrix.outputs}x{matrix.inputs}{marks}"
+
+
+def _others(tensors: Iterable[Tensor]) -> str:
+    return "  ".join(f"{t.name.removesuffix('.weight')} {_shape(t)}" for t in tensors)
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "scalar"
+
+
+def _ranges(positions: list[int]) -> str:
+    runs: list[list[int]] = []
+    for position in positions:
+        if runs and position == runs[-1][-1] + 1:
+            runs[-1].append(position)
+        else:
+            runs.append([position])
+    return ",".join(f"{r[0]}-{r[-1]}" if len(r) > 1 else str(r[0]) for r in runs)

@@ -1,0 +1,26 @@
+"""Diagnostics for a person: the place, the line, what, why and the remedy."""
+
+from collections.abc import Iterable
+
+from rich.text import Text
+
+from surgery.diagnostic import Diagnostic
+from surgery.reporters.terminal import err
+
+_COLOURS = {"error": "bold red", "warning": "bold yellow", "note": "bold blue"}
+
+
+def print_diagnostics(diagnostics: Iterable[Diagnostic]) -> None:
+    """Print each diagnostic to stderr."""
+    for diagnostic in diagnostics:
+        err().print(_coloured(diagnostic), soft_wrap=True)
+
+
+def _coloured(diagnostic: Diagnostic) -> Text:
+    text = Text(str(diagnostic))
+    text.highlight_words(
+        [f"{diagnostic.severity}[{diagnostic.code}]"], _COLOURS[diagnostic.severity]
+    )
+    text.highlight_regex(r"(?m)^ +\| +\^+$", "red")
+    text.highlight_regex(r"(?m)^  (why|fix|see):", "bold")
+    return text

@@ -1,0 +1,91 @@
+"""A plan for a person: one row for each run of like blocks, and one last line."""
+
+from itertools import groupby
+from pathlib import Path
+
+from rich.table import Table
+
+from surgery.edit import AddLora, SwapBlock
+from surgery.plan import Plan
+from surgery.summary import human_bytes, summary_line
+from surgery.reporters.terminal import out
+
+_Row = tuple[str, str, str, int]
+
+
+def print_plan(plan: Plan, adapter_bytes: int) -> None:
+    """Print the table of blocks and the line that says what is added, trainable and frozen.
+
+    Args:
+        plan: what to show.
+        adapter_bytes: size of its weight files.
+    """
+    out().print(f"[bold]{plan.recipe.name}[/] on [bold]{plan.anatomy.source}[/]", soft_wrap=True)
+    out().print(_table(plan))
+    _print_stages(plan)
+    out().print(f"{summary_line(plan)} {human_bytes(adapter_bytes)} to write.", soft_wrap=True)
+
+
+def print_written(plan: Plan, folder: Path) -> None:
+    """Say what was written and what to do with it."""
+    out().print(f"{summary_line(plan)}\nWrote {folder}", soft_wrap=True)
+    out().print(f"  next: surgery verify {folder}", style="dim", soft_wrap=True)
+
+
+def _table(plan: Plan) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column, justify in (("", "left"), ("blocks", "left"), ("change", "left"), ("by", "left")):
+        table.add_column(column, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    table.add_column("parameters", justify="right")
+    rows = [_row(plan, block) for block in range(plan.anatomy.count)]
+    for row, run in groupby(enumerate(rows), key=lambda entry: entry[1]):
+        positions = [position for position, _ in run]
+        table.add_row(*_cells(row, positions))
+    if plan.in_place:
+        outside = len(plan.trains.base) - _in_blocks(plan)
+        table.add_row(*_cells(("~", f"{outside} tensors outside the blocks train", "", 0), []))
+    return table
+
+
+def _cells(row: _Row, positions: list[int]) -> tuple[str, ...]:
+    mark, change, operation, parameters = row
+    where = (
+        f"{positions[0]}-{positions[-1]}" if len(positions) > 1 else "".join(map(str, positions))
+    )
+    colour = {"+": "green", "~": "yellow", "-": "red"}.get(mark, "dim")
+    each = " each" if len(positions) > 1 and parameters else ""
+    count = f"{parameters:,}{each}" if parameters else ""
+    return f"[{colour}]{mark}[/]", where, f"[{colour}]{change}[/]", operation, count
+
+
+def _row(plan: Plan, block: int) -> _Row:
+    edits = [edit for edit in plan.edits if edit.block == block]
+    operation = ", ".join(dict.fromkeys(edit.operation for edit in edits))
+    added = sum(edit.parameters for edit in edits)
+    if any(isinstance(edit, SwapBlock) for edit in edits):
+        return "~", "copied, trained in full", operation, added
+    loras = [edit for edit in edits if isinstance(edit, AddLora)]
+    if loras:
+        ranks = "/".join(str(rank) for rank in dict.fromkeys(edit.rank for edit in loras))
+        return "+", f"LoRA rank {ranks} on {len(loras)} matrices", operation, added
+    return _untouched(plan, block)
+
+
+def _untouched(plan: Plan, block: int) -> _Row:
+    prefix = f"{plan.anatomy.block_path(block)}."
+    count = sum(size for name, size in plan.anatomy.sizes.items() if name.startswith(prefix))
+    trained = sum(plan.anatomy.sizes[n] for n in plan.trains.base if n.startswith(prefix))
+    if not trained:
+        return " ", "frozen", "", 0
+    return "~", "trained in place" if trained == count else "trained in part", "", trained
+
+
+def _in_blocks(plan: Plan) -> int:
+    prefix = f"{plan.anatomy.blocks_path}."
+    return sum(name.startswith(prefix) for name in plan.trains.base)
+
+
+def _print_stages(plan: Plan) -> None:
+    for stage in plan.stages:
+        if stage.name:
+            out().print(f"stage {stage.name}: {plan.trainable_in(stage):,} parameters train")

@@ -1,0 +1,187 @@
+"""A batch whose rows take different paths: split by path, run, and put back in order.
+
+Each path runs once on its own rows, which costs what the rows cost. A layer could not choose by
+row, because all rows of a call share one cache.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import torch
+
+from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.paths import MULTIMODAL, TEXT, PathName, use_path
+
+_NOT_BY_ROW: Final = ("cache_position", "past_key_values", "num_items_in_batch", "labels_shifted")
+
+
+class PathCaches(dict[PathName, Any]):
+    """The caches of a batch of both paths, as `past_key_values` of its output."""
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Tokens cached so far; the same for both paths."""
+        cache = next(iter(self.values()))
+        return int(cache.get_seq_length(layer_idx))
+
+
+def forward_rows(
+    model: Any, paths: Sequence[PathName], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Run each row on its path and return one output in the rows' order.
+
+    Args:
+        model: a switched PEFT model.
+        paths: one for each row.
+        args: only `input_ids` (rows, tokens).
+        kwargs: arguments of the model; tensors with the batch first are split.
+
+    Returns:
+        The model's own output type. The loss is the mean over all labels, as if not split.
+
+    Raises:
+        SurgeryError: A407, if `paths` doesn't fit the batch.
+    """
+    kwargs = _named(args, kwargs)
+    groups = list(_groups(paths, _rows(kwargs, paths)))
+    caches = kwargs.get("past_key_values")
+    outputs = []
+    for path, rows in groups:
+        arguments = _take(kwargs, rows, len(paths))
+        if caches is not None:
+            arguments["past_key_values"] = _cache_for(caches, path)
+        with use_path(model._switch, path):
+            outputs.append(model(**arguments))
+    return _join(groups, outputs, kwargs)
+
+
+def generate_rows(
+    model: Any, paths: Sequence[PathName], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> torch.Tensor:
+    """Generate each row on its path; see `forward_rows`.
+
+    Returns:
+        Token ids (rows x returned sequences, length of the longest), padded on the right.
+
+    Raises:
+        SurgeryError: A407, if `paths` doesn't fit, or for what can't be put back together.
+    """
+    kwargs = _named(args, kwargs)
+    for word in ("streamer", "return_dict_in_generate", "past_key_values"):
+        if kwargs.get(word):
+            raise SurgeryError(_not_with_paths(word))
+    groups = list(_groups(paths, _rows(kwargs, paths)))
+    outputs = []
+    for path, rows in groups:
+        with use_path(model._switch, path):
+            outputs.append(model.generate(**_take(kwargs, rows, len(paths))))
+    length = max(output.shape[1] for output in outputs)
+    fill = _padding_token(model, kwargs)
+    padded = [torch.nn.functional.pad(o, (0, length - o.shape[1]), value=fill) for o in outputs]
+    return _scatter([rows for _, rows in groups], padded)
+
+
+def _named(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    if len(args) > 1:
+        raise SurgeryError(_not_with_paths("more than one positional argument"))
+    return {"input_ids": args[0], **kwargs} if args else kwargs
+
+
+def _rows(kwargs: dict[str, Any], paths: Sequence[str]) -> int:
+    tokens = next(
+        (kwargs[k] for k in ("input_ids", "inputs", "inputs_embeds") if k in kwargs), None
+    )
+    rows = -1 if tokens is None else int(tokens.shape[0])
+    unknown = sorted(set(paths) - {TEXT, MULTIMODAL})
+    if rows != len(paths) or unknown:
+        raise SurgeryError(_bad_paths(rows, paths, unknown))
+    return rows
+
+
+def _groups(paths: Sequence[PathName], rows: int) -> Iterator[tuple[PathName, torch.Tensor]]:
+    for path in dict.fromkeys(paths):
+        yield path, torch.tensor([i for i in range(rows) if paths[i] == path])
+
+
+def _take(kwargs: dict[str, Any], rows: torch.Tensor, count: int) -> dict[str, Any]:
+    def part(name: str, value: Any) -> Any:
+        by_row = isinstance(value, torch.Tensor) and value.dim() > 0 and value.shape[0] == count
+        return value[rows.to(value.device)] if by_row and name not in _NOT_BY_ROW else value
+
+    return {name: part(name, value) for name, value in kwargs.items()}
+
+
+def _cache_for(caches: Any, path: PathName) -> Any:
+    if isinstance(caches, PathCaches):
+        return caches[path]
+    raise SurgeryError(_not_with_paths("a `past_key_values` of one path"))
+
+
+def _join(
+    groups: list[tuple[PathName, torch.Tensor]], outputs: list[Any], kwargs: dict[str, Any]
+) -> Any:
+    rows = [rows for _, rows in groups]
+    joined = {
+        name: _join_field(name, rows, [output[name] for output in outputs])
+        for name in outputs[0]
+        if name not in ("loss", "past_key_values")
+    }
+    if "loss" in outputs[0]:
+        joined["loss"] = _join_loss(rows, [output.loss for output in outputs], kwargs)
+    if outputs[0].get("past_key_values") is not None:
+        caches = zip(groups, outputs, strict=True)
+        joined["past_key_values"] = PathCaches({p: o.past_key_values for (p, _), o in caches})
+    return type(outputs[0])(**joined)
+
+
+def _join_field(name: str, rows: list[torch.Tensor], values: list[Any]) -> Any:
+    if isinstance(values[0], torch.Tensor):
+        return _scatter(rows, values)
+    if isinstance(values[0], tuple):
+        return tuple(_join_field(name, rows, list(layer)) for layer in zip(*values, strict=True))
+    return values[0]
+
+
+def _join_loss(
+    rows: list[torch.Tensor], losses: list[torch.Tensor], kwargs: dict[str, Any]
+) -> torch.Tensor:
+    if kwargs.get("num_items_in_batch") is not None:
+        return torch.stack(losses).sum()
+    labelled = (kwargs["labels"][:, 1:] != -100).sum(dim=1)
+    counts = torch.stack([labelled[r.to(labelled.device)].sum() for r in rows])
+    used = [loss * n for loss, n in zip(losses, counts, strict=True) if n > 0]
+    return torch.stack(used).sum() / counts.sum()
+
+
+def _scatter(rows: list[torch.Tensor], values: list[torch.Tensor]) -> torch.Tensor:
+    """Put the rows of each group back where they came from; a row may have given several."""
+    repeats = values[0].shape[0] // len(rows[0])
+    places = [(r[:, None] * repeats + torch.arange(repeats)).flatten() for r in rows]
+    order = torch.cat(places).argsort().to(values[0].device)
+    return torch.cat(values)[order]
+
+
+def _padding_token(model: Any, kwargs: dict[str, Any]) -> int:
+    config = kwargs.get("generation_config") or model.generation_config
+    ends = config.eos_token_id
+    first = ends[0] if isinstance(ends, list) else ends
+    candidates = (kwargs.get("pad_token_id"), config.pad_token_id, first, 0)
+    return int(next(token for token in candidates if token is not None))
+
+
+def _bad_paths(rows: int, paths: Sequence[str], unknown: list[str]) -> Diagnostic:
+    if unknown:
+        what = f"`{unknown[0]}` is not a path"
+    elif rows < 0:
+        what = "`paths` needs `input_ids` or `inputs_embeds` to know the rows"
+    else:
+        what = f"`paths` names {len(paths)} paths for a batch of {rows} rows"
+    return Diagnostic("A407", what, fix="give `text` or `multimodal` for each row")
+
+
+def _not_with_paths(what: str) -> Diagnostic:
+    return Diagnostic(
+        code="A407",
+        what=f"`paths` can't be used with {what}",
+        why="rows of different paths run apart, and this can't be split or joined",
+        fix="run the rows of each path in a call of their own, inside `text_path(model)` or not",
+    )

@@ -1,0 +1,127 @@
+"""The files beside the weights of an adapter folder, and through them the bytes that apply writes.
+
+Everything here follows from the plan and the base's fingerprint, so a plan knows to the byte what
+applying it will write.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from surgery.card import model_card
+from surgery.document import plan_document, to_json
+from surgery.edit import PEFT_PREFIX, AddedTensor, AddLora
+from surgery.model import ModelFiles
+from surgery.plan import Plan
+from surgery.splice import Spec, file_size
+
+ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
+ADAPTER_CONFIG: Final = "adapter_config.json"
+PLAN_FILE: Final = "plan.json"
+_NO_TARGET: Final = "dummy-target-modules"  # PEFT's own word for "no LoRA anywhere"
+_TAKEN_ALONG: Final = (
+    "config.json",
+    "generation_config.json",
+    "*token*.json",
+    "vocab*",
+    "merges.txt",
+    "*.model",
+    "*.jinja",
+    "*processor_config.json",
+)
+
+
+def adapter_name(tensor: AddedTensor) -> str:
+    """The name under which PEFT reads a tensor from an adapter file."""
+    return f"{PEFT_PREFIX}{tensor.name}"
+
+
+def adapter_specs(plan: Plan) -> list[Spec]:
+    """Name, dtype and shape of every tensor in the adapter's weight file."""
+    return [(adapter_name(t), t.dtype, t.shape) for edit in plan.edits for t in edit.tensors]
+
+
+def adapter_config(plan: Plan) -> dict[str, Any]:
+    """The arguments of PEFT's LoraConfig that mean this plan; every module under its full name."""
+    loras = plan.loras()
+    rank, alpha = (loras[0].rank, loras[0].alpha) if loras else (8, 16.0)
+    config: dict[str, Any] = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": plan.anatomy.source,
+        "revision": plan.recipe.revision,
+        "inference_mode": True,
+        "r": rank,
+        "lora_alpha": alpha,
+        "rank_pattern": _differing(loras, "rank", rank),
+        "alpha_pattern": _differing(loras, "alpha", alpha),
+        "target_modules": [edit.path for edit in loras] or _NO_TARGET,
+        "modules_to_save": [edit.path for edit in plan.swaps()] or None,
+        "fan_in_fan_out": _all_transposed(plan),
+    }
+    return {**config, **(dict(loras[0].options) if loras else {})}
+
+
+def base_files(files: ModelFiles) -> list[Path]:
+    """The files of a base beside its weights that a plain checkpoint needs to open and generate."""
+    found = (file for glob in _TAKEN_ALONG for file in files.folder.glob(glob))
+    return sorted({file for file in found if file.is_file()})
+
+
+def weight_bytes(plan: Plan) -> int:
+    """Bytes of the weight files, headers included."""
+    if not plan.in_place:
+        return file_size(adapter_specs(plan))
+    if plan.files and plan.files.has_weights:
+        return sum(file.stat().st_size for file in plan.files.checkpoint().files)
+    return file_size((t.name, t.dtype, t.shape) for t in plan.anatomy.tensors())
+
+
+def side_files(plan: Plan, fingerprint: dict[str, Any] | None) -> Mapping[str, bytes]:
+    """Return the content of every file beside the weights, by name.
+
+    plan.json states the bytes of all files, its own among them: it is written again until the
+    number it states is true, which takes two or three rounds.
+    """
+    texts = {"recipe.yaml": _recipe_yaml(plan), "README.md": model_card(plan, fingerprint)}
+    if not plan.in_place:
+        texts[ADAPTER_CONFIG] = to_json(adapter_config(plan))
+    others = {name: text.encode() for name, text in texts.items()}
+    weights = weight_bytes(plan)
+    fixed = weights + sum(map(len, others.values())) + _taken_along(plan)
+    document, written = b"", -1
+    while written != fixed + len(document):
+        written = fixed + len(document)
+        document = to_json(plan_document(plan, weights, written, fingerprint)).encode()
+    return {**others, PLAN_FILE: document}
+
+
+def _taken_along(plan: Plan) -> int:
+    if not plan.in_place or plan.files is None:
+        return 0
+    index = plan.files.folder / "model.safetensors.index.json"
+    files = [*base_files(plan.files), *([index] if index.exists() else [])]
+    return sum(file.stat().st_size for file in files)
+
+
+def _recipe_yaml(plan: Plan) -> str:
+    resolved = plan.recipe.resolved()
+    resolved.pop("name")
+    head = f"# {plan.recipe.name}, as applied to {plan.anatomy.source}\n"
+    return head + yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True, width=100)
+
+
+def _differing(loras: list[AddLora], field: str, common: float) -> dict[str, Any]:
+    """Full names whose rank or alpha isn't the common one; PEFT reads them as regular expressions."""
+    return {
+        edit.path.replace(".", r"\."): getattr(edit, field)
+        for edit in loras
+        if getattr(edit, field) != common
+    }
+
+
+def _all_transposed(plan: Plan) -> bool:
+    kinds = (m for kind in plan.anatomy.kinds for m in kind.matrices)
+    return any(matrix.is_transposed for matrix in kinds)

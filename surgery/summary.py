@@ -1,0 +1,35 @@
+"""A plan in one line: what is added, what trains, what stays frozen."""
+
+from surgery.plan import Plan
+
+
+def summary_line(plan: Plan) -> str:
+    """Return the last line of `surgery plan`, such as the model card repeats."""
+    total = plan.base + plan.added
+    return (
+        f"Plan: {_deeds(plan)}. +{plan.added:,} parameters added, "
+        f"{plan.trainable:,} trainable, {total - plan.trainable:,} frozen."
+    )
+
+
+def _deeds(plan: Plan) -> str:
+    deeds = []
+    if plan.swaps():
+        deeds.append(f"{len(plan.swaps())} blocks copied")
+    if plan.loras():
+        deeds.append(f"LoRA on {len(plan.loras())} matrices")
+    if plan.in_place:
+        deeds.append("base trained in place (its text path is the stored original)")
+    return ", ".join(deeds)
+
+
+def human_bytes(count: int) -> str:
+    """Bytes in decimal units with three digits, such as `1.43 GB`."""
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            break
+        size /= 1000
+    else:
+        unit = "TB"
+    return f"{count} B" if unit == "B" else f"{size:.3g} {unit}"
