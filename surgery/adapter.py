@@ -15,7 +15,6 @@ from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.document import first_difference, recipe_of
 from surgery.edit import AddedTensor
 from surgery.identity import identify, refuse_other_base, refuse_other_model
-from surgery.model import find_model
 from surgery.plan import Plan, make_plan, plan_recipe
 from surgery.read import read_anatomy
 from surgery.sidefiles import (
@@ -79,7 +78,7 @@ def write_adapter(
 def save_adapter(
     plan: Plan, model: "PreTrainedModel", out: Path, *, overwrite: bool = False
 ) -> None:
-    """Save a model in memory that a plan was applied to, as the same folder with its weights of now.
+    """Save a model in memory that a plan was applied to, with its weights of now.
 
     Args:
         plan: what was applied.

@@ -87,11 +87,11 @@ def _finish(plan: Plan, peft_model: Any, *, trainable: bool) -> "PreTrainedModel
     return _with_gradients(plan, peft_model) if trainable else peft_model
 
 
-def _with_gradients(plan: Plan, model: Any) -> "PreTrainedModel":
+def _with_gradients(plan: Plan, model: "PreTrainedModel") -> "PreTrainedModel":
     model.requires_grad_(False)
     for _, parameter in trainable_parameters(plan, model):
         parameter.requires_grad_(True)
-    return model  # type: ignore[no-any-return]
+    return model
 
 
 def _names_in_memory(plan: Plan) -> set[str]:
@@ -144,6 +144,8 @@ def _share_config(plan: Plan, peft_model: Any) -> None:
 
 def _refuse_other_anatomy(plan: Plan, model: "PreTrainedModel") -> None:
     found = dissect(model, plan.anatomy.source)
+    if plan.anatomy.quantization and found.quantization:
+        return  # packed weights have other sizes in memory, by method and version
     if found.sizes != plan.anatomy.sizes:
         differ = sorted(found.sizes.items() ^ plan.anatomy.sizes.items())
         raise SurgeryError(_other_anatomy(plan, differ[0][0]))

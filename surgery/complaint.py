@@ -1,13 +1,13 @@
 """Turn the errors of pydantic, OmegaConf, Hydra and PyYAML into diagnostics with a place."""
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
 from hydra.errors import MissingConfigException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
@@ -40,9 +40,9 @@ def yaml_faults(file: Path) -> list[Diagnostic]:
         return [_bad_yaml(file, error)]
     except (OSError, ValueError) as error:
         return [_unreadable(file, str(error))]
-    if not isinstance(OmegaConf.to_container(content), dict):
+    if not isinstance(content, DictConfig):
         return [_unreadable(file, "a recipe is a mapping of keys, and this file is not")]
-    defaults = content.get("defaults") if not OmegaConf.is_list(content) else None
+    defaults = content.get("defaults")
     return [_no_self(file)] if defaults is not None and "_self_" not in defaults else []
 
 

@@ -95,8 +95,8 @@ def merged_files(file: Path) -> list[Path]:
     except (HydraException, OmegaConfBaseException, RecursionError) as error:
         raise SurgeryError(from_hydra(error, sources, packaged_recipes())) from error
     names = [entry.config_path for entry in listed if entry.config_path]
-    files = [_beside(file, name) for name in names if not name.startswith("hydra/")]
-    files = [found for found in files if found]
+    found = (_beside(file, name) for name in names if not name.startswith("hydra/"))
+    files = [parent for parent in found if parent]
     raise_errors(fault for parent in files for fault in yaml_faults(parent))
     return files
 

@@ -1,4 +1,4 @@
-"""What `surgery` says when something is wrong: one type for recipe errors, plan conflicts and findings.
+"""What `surgery` says when something is wrong: one type for errors, conflicts and findings.
 
 A stage collects all its diagnostics and raises them together in one `SurgeryError`, so that a user
 mends a recipe in one go. The first letter of a code names its family, and the family gives the

@@ -139,9 +139,14 @@ def _tensors(module: "nn.Module") -> Iterator[Tensor]:
             yield Tensor(
                 name=name,
                 shape=tuple(value.shape),
-                dtype=_DTYPES[str(value.dtype).removeprefix("torch.")],
+                dtype=_dtype_name(value.dtype),
                 is_parameter=isinstance(value, nn.Parameter),
             )
+
+
+def _dtype_name(dtype: object) -> str:
+    name = str(dtype).removeprefix("torch.")
+    return _DTYPES.get(name, name.upper())
 
 
 def _kind(block: "nn.Module") -> BlockKind:

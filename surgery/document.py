@@ -1,4 +1,4 @@
-"""A plan as text for machines: what `plan --format json` prints, `--out` saves and an adapter holds.
+"""A plan as text for machines: what `plan --format json` prints, `--out` saves, adapters hold.
 
 It is one document wherever it appears, and `apply plan.json` makes it anew and compares.
 """

@@ -29,7 +29,8 @@ class Operation(Strict, ABC):
     """Which operation this is."""
 
     blocks: Blocks
-    """The blocks: all, none, rest, pre n/d, post n/d, skip n/d, every k, every k from j, i-j, [i, -1]."""
+    """The blocks: all, none, rest, pre n/d, post n/d, skip n/d, every k, every k from j, i-j, or
+    positions such as [0, 5, -1]."""
 
     @abstractmethod
     def plan(self, name: str, anatomy: Anatomy, blocks: Sequence[int]) -> list[Edit]:

@@ -1,8 +1,8 @@
 """One `key=value` of a command line: whose key it is, and how Hydra is to be told.
 
-A bare key is a field of the recipe first, then a knob. Every override is handed on as `++key=value`,
-because Hydra refuses to set a key that the YAML doesn't mention; whether the key may exist is for
-the schema to say.
+A bare key is a field of the recipe first, then a knob. Every override is handed on as
+`++key=value`, because Hydra refuses to set a key that the YAML doesn't mention; whether the key may
+exist is for the schema to say.
 """
 
 import difflib
@@ -108,12 +108,12 @@ def _not_a_pair(number: int, typed: str) -> Diagnostic:
 
 
 def _unknown_key(number: int, typed: str, key: str, knobs: Iterable[str]) -> Diagnostic:
-    known = [*FIELDS, *knobs]
-    close = difflib.get_close_matches(key.split(".")[0], known, n=1)
+    first = key.partition(".")[0]
+    close = difflib.get_close_matches(first, [*FIELDS, *knobs], n=1)
     hydra = key.startswith("hydra")
     return Diagnostic(
         code="R109",
-        what=f"the recipe has no field or knob `{key.split('.')[0]}`",
+        what=f"the recipe has no field or knob `{first}`",
         why="settings of Hydra are for `surgery sweep`"
         if hydra
         else f"its knobs are {', '.join(knobs) or 'none'}; its fields are {', '.join(FIELDS)}",

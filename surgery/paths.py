@@ -1,7 +1,7 @@
 """The text and the multimodal path of one model: by context, by call, and by row of a batch.
 
-The path lives in a `ContextVar`, so that it nests, ends with its block even when that raises, and is
-each thread's own. PEFT's wrappers ask `disable_adapters` on every call; ours answer by the path.
+The path lives in a `ContextVar`, so that it nests, ends with its block even when that raises, and
+is each thread's own. PEFT's wrappers ask `disable_adapters` on every call; ours answer by the path.
 Outside of any context a model is on the multimodal path, which is also what a checkpointed
 block sees when it is computed again in a thread of autograd.
 """
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 PathName = Literal["text", "multimodal"]
 TEXT: Final = "text"
 MULTIMODAL: Final = "multimodal"
+
+
+_switched: Final[dict[type, type]] = {}
 
 
 class Switch:
@@ -123,8 +126,8 @@ def use_path(switch: Switch, path: PathName) -> Iterator[None]:
 def make_switchable(peft_model: Any, decoder_path: str) -> None:
     """Let a PEFT model follow the path of the context.
 
-    Each layer's class becomes a subclass that adds one property, as `torch.nn.utils.parametrize` and
-    FSDP2's `fully_shard` do it; so quantised and future LoRA layers switch as well.
+    Each layer's class becomes a subclass that adds one property, as `torch.nn.utils.parametrize`
+    and FSDP2's `fully_shard` do it; so quantised and future LoRA layers switch as well.
 
     Args:
         peft_model: changed in place.
@@ -134,9 +137,8 @@ def make_switchable(peft_model: Any, decoder_path: str) -> None:
     from peft.utils.other import AuxiliaryTrainingWrapper
 
     switch = Switch()
-    layers = [
-        m for m in peft_model.modules() if isinstance(m, (BaseTunerLayer, AuxiliaryTrainingWrapper))
-    ]
+    kinds = (BaseTunerLayer, AuxiliaryTrainingWrapper)
+    layers = [module for module in peft_model.modules() if isinstance(module, kinds)]
     for layer in layers:
         layer.__class__ = _with_mixin(SwitchedLayer, type(layer))
         layer._switch = switch
@@ -147,9 +149,11 @@ def make_switchable(peft_model: Any, decoder_path: str) -> None:
     decoder.register_forward_hook(functools.partial(_mark_cache, layers[0]))
 
 
-@functools.cache
-def _with_mixin(mixin: type, cls: type) -> type:
-    return type(f"Switched{cls.__name__}", (mixin, cls), {"__module__": cls.__module__})
+def _with_mixin(mixin: type, cls: Any) -> Any:
+    """Return the subclass of `cls` that `mixin` comes first in, made once."""
+    if cls not in _switched:
+        _switched[cls] = type(f"Switched{cls.__name__}", (mixin, cls), {})
+    return _switched[cls]
 
 
 def _check_cache(layer: SwitchedLayer, decoder: Any, args: Any, kwargs: dict[str, Any]) -> None:

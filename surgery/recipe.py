@@ -58,8 +58,8 @@ class Recipe(Strict):
     """What to change, by a name of your own, applied top to bottom."""
 
     train: Names = ()
-    """Names of operations, parts (decoder, blocks, embeddings, norm, head, vision, projector), globs
-    over the base's tensor names, or OPERATION:glob. All else is frozen."""
+    """Names of operations, parts (decoder, blocks, embeddings, norm, head, vision, projector),
+    globs over the base's tensor names, or OPERATION:glob. All else is frozen."""
 
     freeze: Names = ()
     """Globs, as in `train`, that win over it."""
@@ -125,6 +125,8 @@ def recipe_schema() -> dict[str, Any]:
 def _or_interpolated(field: dict[str, Any]) -> dict[str, Any]:
     if field.get("type") not in ("integer", "number", "boolean") and "anyOf" not in field:
         return field
-    kept = {key: field[key] for key in ("description", "default", "title") if key in field}
+    kept: dict[str, Any] = {
+        key: field[key] for key in ("description", "default", "title") if key in field
+    }
     value = {key: entry for key, entry in field.items() if key not in kept}
     return {**kept, "anyOf": [value, {"type": "string", "pattern": r"^\$\{.+\}$"}]}

@@ -114,7 +114,7 @@ def _recipe_yaml(plan: Plan) -> str:
 
 
 def _differing(loras: list[AddLora], field: str, common: float) -> dict[str, Any]:
-    """Full names whose rank or alpha isn't the common one; PEFT reads them as regular expressions."""
+    """Full names, as regular expressions, whose rank or alpha isn't the common one."""
     return {
         edit.path.replace(".", r"\."): getattr(edit, field)
         for edit in loras

@@ -25,7 +25,7 @@ class Place:
         path: the key's path from the top.
         key: the place of the key itself.
         value: the place of its value.
-        merges: whether the value is a mapping, which adds to an earlier one instead of replacing it.
+        merges: whether the value is a mapping, which adds to an earlier one.
     """
 
     path: Key

@@ -25,11 +25,6 @@ def _deeds(plan: Plan) -> str:
 
 def human_bytes(count: int) -> str:
     """Bytes in decimal units with three digits, such as `1.43 GB`."""
-    size = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            break
-        size /= 1000
-    else:
-        unit = "TB"
-    return f"{count} B" if unit == "B" else f"{size:.3g} {unit}"
+    units = ("B", "kB", "MB", "GB", "TB")
+    power = min((len(str(count)) - 1) // 3, len(units) - 1)
+    return f"{count / 1000**power:.3g} {units[power]}"

@@ -103,7 +103,7 @@ class Matcher:
         return Diagnostic(
             code="P201",
             what=f"`{word}` matches nothing in {self._anatomy.source}",
-            why="it is no operation of the recipe, no part that the model has, and no tensor's name",
+            why="it is no operation of the recipe, no part of the model, and no tensor's name",
             fix=f"did you mean {' or '.join(f'`{name}`' for name in close)}?"
             if close
             else f"use an operation ({', '.join(self._added) or 'there are none'}), a part "

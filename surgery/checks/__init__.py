@@ -1,0 +1,1 @@
+"""The checks of `surgery verify`, one file each."""

@@ -39,7 +39,7 @@ def build_app() -> typer.Typer:
 
 
 def main() -> None:
-    """Run the command line; a user's mistake ends in sentences and an exit code, not a traceback."""
+    """Run the command line; a mistake ends in sentences and an exit code, not a traceback."""
     try:
         build_app()()
     except SurgeryError as error:
@@ -52,11 +52,7 @@ def main() -> None:
     except Exception as error:
         if _debugging():
             raise
-        reason = str(error).strip().splitlines()
-        sys.stderr.write(
-            f"error: this is a bug in surgery: {type(error).__name__}: {reason[0] if reason else ''}\n"
-            "  fix: run it again as `surgery --debug …` and report the traceback\n"
-        )
+        _admit(error)
         sys.exit(EXIT_BUG)
 
 
@@ -73,6 +69,14 @@ def _options(
 
 def _debugging() -> bool:
     return "--debug" in sys.argv
+
+
+def _admit(error: Exception) -> None:
+    reason = (str(error).strip().splitlines() or [""])[0]
+    sys.stderr.write(
+        f"error: this is a bug in surgery: {type(error).__name__}: {reason}\n"
+        "  fix: run it again as `surgery --debug …` and report the traceback\n"
+    )
 
 
 def _fail(error: SurgeryError) -> None:

@@ -37,10 +37,10 @@ def command(
     trust_remote_code: RemoteCode = False,
 ) -> None:
     """Make an adapter folder from a recipe, or from a plan.json, disk to disk."""
-    from surgery.adapter import PLAN_FILE, write_adapter
+    from surgery.adapter import write_adapter
     from surgery.reporters.plan_table import print_written
     from surgery.reporters.progress import byte_progress
-    from surgery.sidefiles import weight_bytes
+    from surgery.sidefiles import PLAN_FILE, weight_bytes
 
     plan = _plan(recipe, with_revision(overrides, revision), trust_remote_code)
     folder = out or Path("adapters") / plan.recipe.name

@@ -1,0 +1,1 @@
+"""The operations of a recipe, one file each."""

@@ -40,6 +40,6 @@ def _needs_dense(anatomy: Anatomy) -> Diagnostic:
         what=f"`duplicate` can't copy blocks of {anatomy.source}: "
         f"its weights are quantised ({anatomy.quantization})",
         why="a copy is trained in full, and packed integers have no gradients",
-        fix="name the unquantised checkpoint in `model=`, or keep the quantised base and use `lora`",
+        fix="name the unquantised checkpoint in `model=`, or use `lora` on the quantised one",
         key="op",
     )

@@ -7,8 +7,8 @@ from rich.table import Table
 
 from surgery.edit import AddLora, SwapBlock
 from surgery.plan import Plan
-from surgery.summary import human_bytes, summary_line
 from surgery.reporters.terminal import out
+from surgery.summary import human_bytes, summary_line
 
 _Row = tuple[str, str, str, int]
 

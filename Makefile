@@ -1,0 +1,58 @@
+# make demo   a real trained model, operated on and verified, in about a minute
+# make test   everything that CI runs but the linters
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip
+TORCH_INDEX ?=
+STAMP  := $(VENV)/.installed-
+
+.PHONY: demo test lint bench docs clean
+
+demo: $(STAMP)demo
+	$(BIN)/python scripts/demo.py
+
+test: $(STAMP)test
+	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+lint: $(STAMP)lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python docs/generate.py --check
+
+bench: $(STAMP)test
+	$(BIN)/python benchmarks/run_all.py
+
+docs: $(STAMP)docs
+	$(BIN)/python docs/generate.py
+	$(BIN)/mkdocs build --strict
+
+# What another build of torch needs: make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+$(VENV)/bin/python:
+	@$(PYTHON) scripts/check_machine.py "$(TORCH_INDEX)"
+	$(PYTHON) -m venv $(VENV)
+
+$(STAMP)torch: constraints.txt | $(VENV)/bin/python
+	$(PIP) install -q -c constraints.txt torch $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+	@touch $@
+
+$(STAMP)demo: pyproject.toml constraints.txt $(STAMP)torch
+	$(PIP) install -q -c constraints.txt -e .
+	@touch $@
+
+$(STAMP)test: pyproject.toml constraints.txt $(STAMP)torch
+	$(PIP) install -q -c constraints.txt -e '.[test]'
+	@touch $@
+
+$(STAMP)lint: pyproject.toml constraints.txt $(STAMP)torch
+	$(PIP) install -q -c constraints.txt -e '.[test,lint]'
+	@touch $@
+
+$(STAMP)docs: pyproject.toml constraints.txt $(STAMP)torch
+	$(PIP) install -q -c constraints.txt -e '.[docs]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) site dist build .pytest_cache .mypy_cache .ruff_cache
