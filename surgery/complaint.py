@@ -1,25 +1,36 @@
-"""Turn the errors of pydantic, OmegaConf, Hydra and PyYAML into diagnostics with a place."""
+"""Turn the errors of pydantic, OmegaConf and Hydra into diagnostics with a place."""
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-import yaml
 from hydra.errors import MissingConfigException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ValidationError
 
 from surgery.diagnostic import Diagnostic, Span
 from surgery.operation import Strict, known_operations
 from surgery.recipe import Recipe, Stage
+from surgery.selector import GRAMMAR
 from surgery.source import SourceMap
 
 Loc = tuple[str | int, ...]
 _CODE_KEYS: Final = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
-_OWN_CODES: Final = {"selector": "R106", "knob": "R107", "rest": "R116"}
-_TYPES: Final = {
+_OWN_CODES: Final = {"selector": "R106", "name": "R107", "rest": "R116"}
+_OWN_FIXES: Final = {
+    "selector": f"write {GRAMMAR}",
+    "name": "give it another name",
+    "rest": "give all but one of them blocks of their own",
+}
+_TYPES: Final = {  # what is wanted, by pydantic's names of errors; braces take its context
+    "literal_error": "{expected}",
+    "greater_than_equal": "at least {ge}",
+    "greater_than": "more than {gt}",
+    "less_than_equal": "at most {le}",
+    "less_than": "less than {lt}",
+    "finite_number": "a finite number",
+    "too_short": "a list that is not empty",
     "int_type": "a whole number",
     "int_from_float": "a whole number",
     "float_type": "a number",
@@ -32,23 +43,14 @@ _TYPES: Final = {
 }
 
 
-def yaml_faults(file: Path) -> list[Diagnostic]:
-    """What is wrong with a file as YAML: syntax, a key written twice, no mapping, no `_self_`."""
-    try:
-        content = OmegaConf.load(file)
-    except yaml.MarkedYAMLError as error:
-        return [_bad_yaml(file, error)]
-    except (OSError, ValueError) as error:
-        return [_unreadable(file, str(error))]
-    if not isinstance(content, DictConfig):
-        return [_unreadable(file, "a recipe is a mapping of keys, and this file is not")]
-    defaults = content.get("defaults")
-    return [_no_self(file)] if defaults is not None and "_self_" not in defaults else []
+def code_imports(data: Mapping[str, Any], sources: SourceMap) -> list[Diagnostic]:
+    """Refuse every key by which Hydra would import code, wherever it was written.
 
-
-def code_imports(sources: SourceMap) -> list[Diagnostic]:
-    """Refuse every key by which Hydra would import code, wherever it was written."""
-    found = [path for path in sources.keys if path and path[-1] in _CODE_KEYS]
+    Args:
+        data: what was composed; an override may have written a whole mapping.
+        sources: where each key was written, those that lost to a later one too.
+    """
+    found = dict.fromkeys([*sources.keys, *_paths(data)])
     return [
         Diagnostic(
             code="R108",
@@ -58,7 +60,17 @@ def code_imports(sources: SourceMap) -> list[Diagnostic]:
             span=sources.place(path, value=False),
         )
         for path in found
+        if path and path[-1] in _CODE_KEYS
     ]
+
+
+def _paths(data: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    inside = data if isinstance(data, dict) else {}
+    if isinstance(data, list):
+        inside = dict(enumerate(data))
+    for key, value in inside.items():
+        yield (*path, str(key))
+        yield from _paths(value, (*path, str(key)))
 
 
 def from_pydantic(
@@ -67,27 +79,43 @@ def from_pydantic(
     """One diagnostic for each key that the schema refuses; a union's branches count as one."""
     by_place: dict[Loc, list[Any]] = {}
     for item in error.errors(include_url=False):
-        by_place.setdefault(_in_data(item["loc"], data), []).append(item)
+        loc = _in_data(item["loc"], data, missing=item["type"] == "missing")
+        if item["type"] != "extra_forbidden" or loc[-1] not in _CODE_KEYS:
+            by_place.setdefault(loc, []).append(item)
     return [_refused(loc, items, data, sources) for loc, items in by_place.items()]
 
 
 def from_hydra(error: Exception, sources: SourceMap, names: Iterable[str]) -> Diagnostic:
     """The diagnostic for an error of Hydra or OmegaConf while composing."""
-    reason = str(error).strip().splitlines()[0]
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     if isinstance(error, MissingConfigException):
         return _missing_parent(str(error.missing_cfg_file), sources, names)
+    if isinstance(error, RecursionError):
+        reason = "the recipes in `defaults` name each other in a circle, or are nested without end"
+    absent = re.search(r"delete from config\. '(.+)' does not exist", reason)
+    if absent:
+        what, place = f"there is no `{absent[1]}` to take out", sources.place(absent[1].split("."))
+        return Diagnostic("R109", what, fix="leave that override out", span=place)
     if isinstance(error, OmegaConfBaseException) and error.full_key:
-        key = error.full_key.replace("[", ".").replace("]", "")
-        return Diagnostic(
-            code="R114",
-            what=f"`{error.full_key}` can't be resolved",
-            why=reason,
-            fix="name a key that exists, such as ${knobs.rank}",
-            span=sources.place(key.split(".")),
-        )
+        return _unresolved(error, reason, sources)
     return Diagnostic(
-        code="R110", what="the recipe and its overrides can't be composed", why=reason
+        code="R110",
+        what="the recipe and its overrides can't be composed",
+        why=reason,
+        fix="check its `defaults` and the overrides",
+        span=sources.place(("defaults",)),
     )
+
+
+def _unresolved(error: OmegaConfBaseException, reason: str, sources: SourceMap) -> Diagnostic:
+    key = str(error.full_key).replace("[", ".").replace("]", "")
+    place = sources.place(key.split("."))
+    if isinstance(error, MissingMandatoryValue):
+        fix = f"give it one: {key.removeprefix('knobs.')}=VALUE"
+        return Diagnostic("R104", f"`{key}` has no value yet", "it is ???", fix, place)
+    knobs = dict.fromkeys(path[1] for path in sources.keys if path[0:1] == ("knobs",) and path[1:])
+    fix = f"name a key that exists, such as ${{knobs.{next(iter(knobs), 'NAME')}}}"
+    return Diagnostic("R114", f"`{key}` can't be resolved", reason, fix, place)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -97,7 +125,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean `{close[0]}`?" if close else f"known are {', '.join(names)}"
 
 
-def _in_data(loc: Loc, data: Any) -> Loc:
+def _in_data(loc: Loc, data: Any, *, missing: bool) -> Loc:
     """Leave out what pydantic adds to a location: tags and branches of unions."""
     path: list[str | int] = []
     at = data
@@ -107,7 +135,7 @@ def _in_data(loc: Loc, data: Any) -> Loc:
         if inside is not None:
             at = inside[0]
             path.append(step)
-        elif last and isinstance(at, dict) and str(step).isidentifier():
+        elif last and missing:
             path.append(step)
     return tuple(path)
 
@@ -141,41 +169,53 @@ def _refused(loc: Loc, items: list[Any], data: Mapping[str, Any], sources: Sourc
     return _wrong_value(loc, items, sources)
 
 
-_OWN_FIXES: Final = {
-    "selector": "write all, none, rest, pre n/d, post n/d, skip n/d, every k, every k from j, "
-    "i-j, or positions such as [0, 5, -1]",
-    "knob": "give the knob a name of its own",
-    "rest": "give all but one of them blocks of their own",
-}
-
-
 def _unknown_operation(loc: Loc, item: Any, sources: SourceMap) -> Diagnostic:
     name, known = ".".join(map(str, loc)), list(known_operations())
-    tag = item.get("ctx", {}).get("tag")
+    tag = item["input"].get("op")
     what = (
         f"there is no operation `{tag}`" if tag else f"`{name}` doesn't say which operation it is"
     )
-    fix = nearest(tag, known) if tag else f"add `op:` with one of {', '.join(known)}"
+    fix = nearest(str(tag), known) if tag else f"add `op:` with one of {', '.join(known)}"
     return Diagnostic("R105", what, fix=fix, span=sources.place((*loc, "op")))
 
 
 def _wrong_value(loc: Loc, items: list[Any], sources: SourceMap) -> Diagnostic:
-    name, found = ".".join(map(str, loc)), items[0]["input"]
-    wanted = [_TYPES[item["type"]] for item in items if item["type"] in _TYPES]
-    place = sources.place(loc)
+    name, found, place = ".".join(map(str, loc)), items[0]["input"], sources.place(loc)
+    kinds = [item["type"] for item in items]
+    wanted = [
+        _TYPES[item["type"]].format(**item.get("ctx", {}))
+        for item in items
+        if item["type"] in _TYPES
+    ]
     if not wanted:
         what = f"`{name}` is {_shown(found)}"
-        return Diagnostic("R103", what, why=items[0]["msg"], fix="change it", span=place)
-    should = " or ".join(dict.fromkeys(wanted))
-    fix = f'quote it: "{found}"' if "text" in wanted and not isinstance(found, (dict, list)) else ""
+        return Diagnostic("R103", what, why=items[0]["msg"], span=place)
+    should = _either(list(dict.fromkeys(wanted)))
+    code = "R102" if any(kind.endswith(("_type", "_float")) for kind in kinds) else "R103"
     what = f"`{name}` should be {should}, and is {_shown(found)}"
-    return Diagnostic("R102", what, fix=fix or f"write {should}", span=place)
+    return Diagnostic(code, what, fix=_remedy(kinds, found, should, place), span=place)
+
+
+def _remedy(kinds: list[str], found: object, should: str, place: Span | None) -> str:
+    """Show how the value is written rightly, where that follows from how it is written."""
+    if found is None:
+        return f"write {should}, or take the key out"
+    if "string_type" in kinds and isinstance(found, (bool, int, float)):
+        return f'quote it: "{place.marked() if place else found}"'
+    if kinds == ["tuple_type"] and isinstance(found, str):
+        return f"write [{found}]"
+    return f"write {should}"
+
+
+def _either(words: list[str]) -> str:
+    return " or ".join([*([", ".join(words[:-1])] if words[1:] else []), words[-1]])
 
 
 def _shown(value: object) -> str:
-    if isinstance(value, str):
-        return f'the text "{value}"'
-    return "empty" if value is None else f"{value!r}"
+    if value is None:
+        return "empty"
+    text = f'the text "{value}"' if isinstance(value, str) else repr(value)
+    return f"{text[:57]}…" if len(text) > 60 else text
 
 
 def _fields_at(loc: Loc, data: Mapping[str, Any]) -> Sequence[str]:
@@ -198,38 +238,6 @@ def _submodel(model: type[Strict] | None, field: str) -> type[Strict] | None:
         model.model_fields[field].annotation if model and field in model.model_fields else 0
     )
     return annotation if isinstance(annotation, type) and issubclass(annotation, Strict) else None
-
-
-def _bad_yaml(file: Path, error: yaml.MarkedYAMLError) -> Diagnostic:
-    mark = error.problem_mark
-    lines = file.read_text(encoding="utf-8", errors="replace").splitlines() or [""]
-    line = min(mark.line, len(lines) - 1) if mark else 0
-    column = mark.column + 1 if mark else 1
-    return Diagnostic(
-        code="R111",
-        what="the file is not valid YAML",
-        why=(error.problem or str(error)).splitlines()[0],
-        fix="check indentation, brackets and quotes here",
-        span=Span(str(file), line + 1, column, lines[line]),
-    )
-
-
-def _unreadable(file: Path, reason: str) -> Diagnostic:
-    return Diagnostic(
-        code="R111",
-        what=f"{file} is not a recipe",
-        why=reason,
-        fix="see `surgery recipes show lora`",
-    )
-
-
-def _no_self(file: Path) -> Diagnostic:
-    return Diagnostic(
-        code="R113",
-        what=f"the `defaults` of {file} don't say where the file itself comes",
-        why="without `_self_` its own keys may lose to those of its parents",
-        fix="end the list with it: defaults: [base, _self_]",
-    )
 
 
 def _missing_parent(name: str, sources: SourceMap, names: Iterable[str]) -> Diagnostic:

@@ -6,6 +6,7 @@ this is the only place that starts Hydra.
 """
 
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -18,11 +19,12 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
-from surgery.complaint import code_imports, from_hydra, from_pydantic, nearest, yaml_faults
+from surgery.complaint import code_imports, from_hydra, from_pydantic, nearest
 from surgery.diagnostic import Diagnostic, SurgeryError, raise_errors
 from surgery.override import Override, read_override, span_of
 from surgery.recipe import Recipe
 from surgery.source import Place, SourceMap, map_sources
+from surgery.yaml_file import yaml_faults
 
 HYDRA_VERSION_BASE: Final = "1.3"
 
@@ -50,12 +52,12 @@ def find_recipe(recipe: str | Path) -> Path:
     Raises:
         SurgeryError: R112, with the nearest names.
     """
-    given = Path(recipe).expanduser()
-    for file in (given, given.with_name(f"{given.name}.yaml")):
-        if file.is_file() and file.suffix == ".yaml":
+    given = Path(os.path.expanduser(recipe))
+    for file in (given, Path(f"{given}.yaml")):
+        if file.suffix == ".yaml" and os.path.isfile(file):
             return file.resolve()
     packaged = recipes_folder() / f"{given.name.removesuffix('.yaml')}.yaml"
-    if packaged.is_file() and str(given.parent) in (".", "recipes"):
+    if os.path.isfile(packaged) and str(given.parent) in (".", "recipes"):
         return packaged
     raise SurgeryError(_no_such_recipe(given))
 
@@ -78,8 +80,8 @@ def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         usable = [item for item in read if isinstance(item, Override) and not item.choices]
         places = [_place(n, item) for n, item in enumerate(read, 1) if isinstance(item, Override)]
         sources = map_sources(files, places)
-        wrong = [*_unusable(read), *code_imports(sources)]
-        return _validated(file, _composed(file, usable, sources), sources, wrong)
+        wrong = _unusable(read)
+        return _validated(file, _composed(file, usable, sources, wrong), sources, wrong)
 
 
 def merged_files(file: Path) -> list[Path]:
@@ -92,7 +94,7 @@ def merged_files(file: Path) -> list[Path]:
     try:
         loader = GlobalHydra.instance().config_loader()
         listed = loader.compute_defaults_list(file.stem, [search_path()], RunMode.RUN).defaults
-    except (HydraException, OmegaConfBaseException, RecursionError) as error:
+    except (HydraException, OmegaConfBaseException, ValueError, RecursionError) as error:
         raise SurgeryError(from_hydra(error, sources, packaged_recipes())) from error
     names = [entry.config_path for entry in listed if entry.config_path]
     found = (_beside(file, name) for name in names if not name.startswith("hydra/"))
@@ -103,9 +105,25 @@ def merged_files(file: Path) -> list[Path]:
 
 def read_overrides(files: Sequence[Path], typed: Sequence[str]) -> list[Override | Diagnostic]:
     """Read overrides for the recipe that `files` make; the knobs are those that the files name."""
-    written = map_sources(files, []).keys
-    knobs = [path[1] for path in written if len(path) == 2 and path[0] == "knobs"]
+    knobs = _knobs(files)
     return [read_override(n, text, knobs) for n, text in enumerate(typed, start=1)]
+
+
+def knob_names(recipe: str | Path) -> list[str]:
+    """The knobs of a recipe, those of its parents among them.
+
+    Raises:
+        SurgeryError: R111 to R113, where it or a parent is missing or can't be read.
+    """
+    file = find_recipe(recipe)
+    raise_errors(yaml_faults(file))
+    with _searching(file.parent):
+        return _knobs(merged_files(file))
+
+
+def _knobs(files: Sequence[Path]) -> list[str]:
+    written = map_sources(files, []).keys
+    return [path[1] for path in written if len(path) == 2 and path[0] == "knobs"]
 
 
 @contextlib.contextmanager
@@ -136,12 +154,15 @@ def _unusable(read: Sequence[Override | Diagnostic]) -> list[Diagnostic]:
     return [*wrong, *sweeps]
 
 
-def _composed(file: Path, overrides: list[Override], sources: SourceMap) -> dict[str, Any]:
+def _composed(
+    file: Path, overrides: list[Override], sources: SourceMap, wrong: list[Diagnostic]
+) -> dict[str, Any]:
     try:
         config = compose(file.stem, [*(item.hydra for item in overrides), search_path()])
-        content: Any = OmegaConf.to_container(config, resolve=True)
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise SurgeryError(from_hydra(error, sources, packaged_recipes())) from error
+        content: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except (HydraException, OmegaConfBaseException, OSError, ValueError, RecursionError) as error:
+        found = from_hydra(error, sources, packaged_recipes())
+        raise SurgeryError([*wrong, found]) from error
     return {str(key): value for key, value in content.items()}
 
 
@@ -149,12 +170,24 @@ def _validated(
     file: Path, content: dict[str, Any], sources: SourceMap, wrong: list[Diagnostic]
 ) -> Recipe:
     data = {**content, "name": file.stem}
+    wrong = [*wrong, *code_imports(content, sources)]
+    wrong += [_named_inside(sources)] if "name" in content else []
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
         raise SurgeryError([*wrong, *from_pydantic(error, data, sources)]) from error
     raise_errors(wrong)
     return recipe.with_sources(sources)
+
+
+def _named_inside(sources: SourceMap) -> Diagnostic:
+    return Diagnostic(
+        code="R101",
+        what="unknown key `name`",
+        why="a recipe bears the name of its file",
+        fix="rename the file, or write a `description`",
+        span=sources.place(("name",), value=False),
+    )
 
 
 def _no_such_recipe(given: Path) -> Diagnostic:

@@ -48,6 +48,10 @@ class Span:
     def __str__(self) -> str:
         return f"{self.file}:{self.line}:{self.column}"
 
+    def marked(self) -> str:
+        """The characters that are meant, as they are written."""
+        return self.text[self.column - 1 : self.column - 1 + self.width]
+
     def excerpt(self) -> str:
         """The line and a row of carets under the part that is meant."""
         gutter = f"{self.line:>5} | "

@@ -6,6 +6,7 @@ exist is for the schema to say.
 """
 
 import difflib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -20,6 +21,7 @@ from surgery.source import Key
 
 FIELDS: Final = tuple(name for name in Recipe.model_fields if name != "name")
 _QUOTED: Final = ("'", '"', "[", "{", "$")
+_STEP: Final = re.compile(r"[A-Za-z0-9_-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,11 @@ def read_override(number: int, typed: str, knobs: Iterable[str]) -> Override | D
     parsed = _parse(f"++{'.'.join(path)}", value)
     if isinstance(parsed, str):
         return _bad_value(number, typed, parsed)
-    choices = _choices(parsed) if parsed.is_sweep_override() else ()
+    try:
+        choices = _choices(parsed) if parsed.is_sweep_override() else ()
+    except HydraException:
+        why = "glob and interval name no values that can be listed; choice and range do"
+        return _bad_value(number, typed, why)
     return Override(typed, path, parsed.input_line or typed, choices)
 
 
@@ -76,7 +82,7 @@ def span_of(number: int, typed: str, *, value: bool) -> Span:
 def _path(key: str, knobs: Iterable[str]) -> Key | None:
     path = tuple(key.split("."))
     if path[0] in FIELDS:
-        return path
+        return path if all(map(_STEP.fullmatch, path)) else None
     return ("knobs", key) if key in set(knobs) else None
 
 
@@ -89,8 +95,12 @@ def _parse(key: str, value: str) -> HydraOverride | str:
         reason = str(error).strip().splitlines()[0]
     if value.startswith(_QUOTED):
         return reason
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-    return parser.parse_override(f'{key}="{escaped}"')
+    escaped = re.sub(r'(\\*)"', r'\1\1\\"', value)  # a backslash only counts before a quote
+    escaped += "\\" * (len(escaped) - len(escaped.rstrip("\\")))
+    try:
+        return parser.parse_override(f'{key}="{escaped}"')
+    except HydraException:
+        return reason
 
 
 def _choices(parsed: HydraOverride) -> tuple[str, ...]:
@@ -102,32 +112,43 @@ def _not_a_pair(number: int, typed: str) -> Diagnostic:
         code="R110",
         what=f"`{typed}` is not an override",
         why="an override is written key=value",
-        fix=f"write `{typed}=VALUE`, or `~{typed}` to take the key out",
+        fix=f"write `{typed}=VALUE`, or `~{typed}` to take the key out"
+        if typed
+        else "leave it out",
         span=span_of(number, typed, value=False),
     )
 
 
 def _unknown_key(number: int, typed: str, key: str, knobs: Iterable[str]) -> Diagnostic:
-    first = key.partition(".")[0]
-    close = difflib.get_close_matches(first, [*FIELDS, *knobs], n=1)
-    hydra = key.startswith("hydra")
+    known, first = [*FIELDS, *knobs], key.partition(".")[0]
+    close = difflib.get_close_matches(first.strip().lower(), known, n=1)
+    if first in FIELDS:
+        why = "a dotted name is made of letters, digits, _ and - between single dots"
+    elif first.startswith("hydra"):
+        why = "settings of Hydra are for `surgery sweep`"
+    else:
+        why = f"its knobs are {', '.join(knobs) or 'none'}; its fields are {', '.join(FIELDS)}"
     return Diagnostic(
         code="R109",
-        what=f"the recipe has no field or knob `{first}`",
-        why="settings of Hydra are for `surgery sweep`"
-        if hydra
-        else f"its knobs are {', '.join(knobs) or 'none'}; its fields are {', '.join(FIELDS)}",
-        fix=f"did you mean `{close[0]}`?" if close else "set a knob, or a field by its dotted name",
+        what=f"the recipe has no field or knob `{key if first in FIELDS else first}`",
+        why=why,
+        fix=f"did you mean `{close[0]}`?"
+        if close and close[0] != first
+        else "set a knob, or a field by its dotted name",
         span=span_of(number, typed, value=False),
     )
 
 
 def _bad_value(number: int, typed: str, reason: str) -> Diagnostic:
     name, _, value = typed.partition("=")
+    if value.startswith(("[", "{")):
+        fix = 'close its brackets, and quote words in it that have other signs: ["a b", "c=d"]'
+    else:
+        fix = f"close its quotes and brackets, or quote it whole: '{name}=\"TEXT\"'"
     return Diagnostic(
         code="R110",
         what=f"the value of `{name}` can't be read",
         why=reason,
-        fix=f"close its brackets and quotes, or quote it whole: '{name}=\"{value}\"'",
+        fix=fix,
         span=span_of(number, typed, value=True),
     )

@@ -4,12 +4,14 @@ The same classes check a recipe, complete it in an editor (`surgery recipes sche
 it, so there is one place to read.
 """
 
+import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, Any, Union
+from typing import TYPE_CHECKING, Annotated, Any, Final, Union
 
 from pydantic import Field, PrivateAttr, model_validator
 from pydantic_core import PydanticCustomError
 
+from surgery.anatomy import PARTS
 from surgery.diagnostic import Diagnostic
 from surgery.operation import Operation, Strict, known_operations
 from surgery.selector import REST
@@ -22,6 +24,7 @@ else:
         Union[tuple(known_operations().values())], Field(discriminator="op")  # noqa: UP007
     ]
 
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 Names = Annotated[tuple[str, ...], Field(strict=False)]
 Scalar = bool | int | float | str
 
@@ -70,13 +73,14 @@ class Recipe(Strict):
     _sources: SourceMap = PrivateAttr(default_factory=SourceMap)
 
     @model_validator(mode="after")
-    def _check_knobs(self) -> "Recipe":
-        taken = sorted(set(self.knobs) & set(Recipe.model_fields))
-        if taken:
-            fault = f"the knob `{taken[0]}` bears the name of a field of the recipe"
-            raise PydanticCustomError(
-                "knob", "{fault}", {"fault": fault, "key": f"knobs.{taken[0]}"}
-            )
+    def _check_names(self) -> "Recipe":
+        own = [("knobs", name) for name in self.knobs]
+        own += [("operations", name) for name in self.operations]
+        for key, name in own:
+            fault = _fault_of_name(key, name)
+            if fault:
+                context = {"fault": fault, "key": f"{key}.{name}"}
+                raise PydanticCustomError("name", "{fault}", context)
         return self
 
     @model_validator(mode="after")
@@ -101,6 +105,18 @@ class Recipe(Strict):
         """Plain data with every value spelled out, which reads back as the same recipe."""
         content: dict[str, Any] = self.model_dump(mode="json", serialize_as_any=True)
         return content
+
+
+def _fault_of_name(key: str, name: str) -> str | None:
+    """What speaks against the name of a knob or of an operation."""
+    kind = key.removesuffix("s")
+    if not _NAME.fullmatch(name):
+        return f"the {kind} `{name}` is not named with letters, digits, _ and - alone"
+    if key == "knobs" and name in Recipe.model_fields:
+        return f"the knob `{name}` bears the name of a field of the recipe"
+    if key == "operations" and name in PARTS:
+        return f"the operation `{name}` bears the name of a part of the model"
+    return None
 
 
 def recipe_schema() -> dict[str, Any]:

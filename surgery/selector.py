@@ -9,14 +9,10 @@ import re
 from collections.abc import Callable
 from typing import Annotated, Final
 
-from pydantic import AfterValidator, Field
+from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 REST: Final = "rest"
-GRAMMAR: Final = (
-    "all, none, rest, pre n/d, post n/d, skip n/d, every k, every k from j, i-j, or [i, j, -1]"
-)
-
 _Picker = Callable[[re.Match[str], int], range | list[int]]
 
 
@@ -30,30 +26,50 @@ def _skip(match: re.Match[str], count: int) -> list[int]:
 
 
 def _every(match: re.Match[str], count: int) -> range:
-    step = int(match["k"])
-    return range(step - 1 if match["j"] is None else int(match["j"]), count, step)
+    step, start = int(match["k"]), match.groupdict().get("j")
+    return range(step - 1 if start is None else int(start), count, step)
 
 
-_PICKERS: Final[dict[re.Pattern[str], _Picker]] = {
-    re.compile(r"all"): lambda match, count: range(count),
-    re.compile(r"none"): lambda match, count: range(0),
-    re.compile(r"pre (?P<n>\d+)/(?P<d>\d+)"): lambda m, count: range(_share(m, count)),
-    re.compile(r"post (?P<n>\d+)/(?P<d>\d+)"): lambda m, count: range(
-        count - _share(m, count), count
-    ),
-    re.compile(r"skip (?P<n>\d+)/(?P<d>\d+)"): _skip,
-    re.compile(r"every (?P<k>\d+)(?: from (?P<j>\d+))?"): _every,
-    re.compile(r"(?P<i>\d+)-(?P<j>\d+)"): lambda m, count: range(int(m["i"]), int(m["j"]) + 1),
+_PICKERS: Final[dict[str, _Picker]] = {
+    "all": lambda match, count: range(count),
+    "none": lambda match, count: range(0),
+    "pre n/d": lambda match, count: range(_share(match, count)),
+    "post n/d": lambda match, count: range(count - _share(match, count), count),
+    "skip n/d": _skip,
+    "every k": _every,
+    "every k from j": _every,
+    "i-j": lambda match, count: range(int(match["i"]), int(match["j"]) + 1),
 }
+GRAMMAR: Final = f"{', '.join(_PICKERS)}, {REST}, or positions such as [0, 5, -1]"
+"""What a selector may be, in one line."""
+
+
+def _pattern(words: str) -> re.Pattern[str]:
+    """Take each single letter for a number; nine digits are more than any model has blocks."""
+    return re.compile(re.sub(r"\b[a-z]\b", r"(?P<\g<0>>[0-9]{1,9})", words))
+
+
+_PATTERNS: Final = {_pattern(words): picker for words, picker in _PICKERS.items()}
 
 
 def _match(words: str) -> tuple[re.Match[str], _Picker] | None:
-    normal = " ".join(words.split())
-    matches = ((pattern.fullmatch(normal), picker) for pattern, picker in _PICKERS.items())
+    matches = ((pattern.fullmatch(words), picker) for pattern, picker in _PATTERNS.items())
     return next(((match, picker) for match, picker in matches if match), None)
 
 
-def _fault(match: re.Match[str]) -> str | None:
+def _fault(selector: object) -> str | None:
+    if isinstance(selector, tuple):
+        wrong = [position for position in selector if type(position) is not int]
+        return f"a position is a whole number, and {wrong[0]!r} is none" if wrong else None
+    if type(selector) is int:
+        return f"a single block is written as a list: [{selector}]"
+    found = _match(selector) if isinstance(selector, str) else None
+    if found:
+        return _fault_of_numbers(found[0])
+    return None if selector == REST else f"{_quoted(selector)} is not a block selector"
+
+
+def _fault_of_numbers(match: re.Match[str]) -> str | None:
     numbers = {name: int(value) for name, value in match.groupdict().items() if value is not None}
     if "d" in numbers and not 0 < numbers["n"] <= numbers["d"]:
         return f"{numbers['n']}/{numbers['d']} is not a fraction above 0 and up to 1"
@@ -64,23 +80,30 @@ def _fault(match: re.Match[str]) -> str | None:
     return None
 
 
-def check_selector(selector: str | tuple[int, ...]) -> str | tuple[int, ...]:
-    """Return `selector` if it is one, whatever the model.
+def _quoted(selector: object) -> str:
+    if selector is None:
+        return "an empty value"
+    return f"`{selector}`" if isinstance(selector, str) else f"{selector!r}"
+
+
+def read_selector(selector: object) -> object:
+    """Return what a recipe says as a selector, spaces evened out, whatever the model.
 
     Raises:
         PydanticCustomError: of type `selector`, which pydantic reports with its place.
     """
-    if isinstance(selector, tuple) or selector.strip() == REST:
-        return selector
-    found = _match(selector)
-    fault = _fault(found[0]) if found else f"`{selector}` is not a block selector"
+    if isinstance(selector, list):
+        selector = tuple(selector)
+    elif isinstance(selector, str):
+        selector = " ".join(selector.split())
+    fault = _fault(selector)
     if fault:
         raise PydanticCustomError("selector", "{fault}", {"fault": fault})
     return selector
 
 
 Blocks = Annotated[
-    Annotated[tuple[int, ...], Field(strict=False)] | str, AfterValidator(check_selector)
+    Annotated[tuple[int, ...], Field(strict=False)] | str, BeforeValidator(read_selector)
 ]
 """The pydantic type of a selector in a recipe."""
 
@@ -98,11 +121,11 @@ def pick_blocks(selector: str | tuple[int, ...], count: int) -> tuple[int, ...]:
     if isinstance(selector, tuple):
         wanted: range | list[int] = list(selector)
     else:
-        found = _match(selector)
+        found = _match(" ".join(selector.split()))
         if found is None:
             raise ValueError(f"{selector!r} is not a block selector")
         wanted = found[1](found[0], count)
-    missing = [i for i in wanted if not -count <= i < count]
-    if missing:
-        raise IndexError(f"there is no block {missing[0]}: the model has blocks 0 to {count - 1}")
+    missing = next((i for i in wanted if not -count <= i < count), None)
+    if missing is not None:
+        raise IndexError(f"there is no block {missing}: the model has blocks 0 to {count - 1}")
     return tuple(sorted({i % count for i in wanted}))

@@ -5,7 +5,7 @@ them, so that the later writer of a key is the one that is shown.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -50,7 +50,7 @@ class SourceMap:
     values: dict[Key, Span] = field(default_factory=dict)
 
     def place(self, key: Iterable[object], *, value: bool = True) -> Span | None:
-        """The place of a key, or of the nearest key around it.
+        """The place of a key, of the nearest key around it, or of the top of the recipe.
 
         Args:
             key: path from the top; positions in a list count as keys.
@@ -58,16 +58,19 @@ class SourceMap:
         """
         path = tuple(map(str, key))
         spans = self.values if value else self.keys
-        lengths = range(len(path), 0, -1)
-        found = next((spans[path[:n]] for n in lengths if path[:n] in spans), None)
-        return self._behind(found) if found and value else found
+        lengths = range(len(path), -1, -1)
+        nearest = next((path[:n] for n in lengths if path[:n] in spans), None)
+        if nearest is None:
+            return None
+        return self._behind(nearest) if value else spans[nearest]
 
-    def _behind(self, span: Span) -> Span:
-        """The override of a knob, where the value at a place only refers to the knob."""
-        written = span.text[span.column - 1 : span.column - 1 + span.width]
-        for knob in _KNOB.findall(written):
+    def _behind(self, path: Key) -> Span:
+        """The value at a place; or the knob that it refers to, where that was set elsewhere, later."""
+        span, written = self.values[path], list(self.values)
+        for knob in _KNOB.findall(span.marked()):
             origin = self.values.get(("knobs", knob))
-            if origin and origin.file.startswith("<"):
+            later = origin and written.index(("knobs", knob)) > written.index(path)
+            if origin and later and origin.file != span.file:
                 return origin
         return span
 
@@ -91,6 +94,9 @@ def map_sources(files: Iterable[Path], overrides: Iterable[Place]) -> SourceMap:
         if not place.merges:
             _forget(place.path, keys, values)
         keys[place.path], values[place.path] = place.key, place.value
+        for around in (place.path[:n] for n in range(len(place.path))):
+            keys.setdefault(around, place.key)
+            values.setdefault(around, place.key)
     return SourceMap(keys, values)
 
 
@@ -101,34 +107,51 @@ def _forget(path: Key, *spans: dict[Key, Span]) -> None:
             del known[inside]
 
 
-def _shown(file: Path) -> str:
+def shown_path(file: Path) -> str:
+    """A path as the user would type it: relative where it lies below this folder."""
     here = Path.cwd()
     return str(file.relative_to(here) if file.is_relative_to(here) else file)
+
+
+def span_of_node(file: Path, node: yaml.Node, lines: Sequence[str] | None = None) -> Span:
+    """The place of a YAML node; of several lines, the first character is meant.
+
+    Args:
+        file: where the node was read.
+        node: any node of it.
+        lines: the file's lines, where they are at hand.
+    """
+    lines = lines or _lines(file.read_text(encoding="utf-8"))
+    start, end = node.start_mark, node.end_mark
+    width = end.column - start.column if end.line == start.line else 1
+    text = lines[min(start.line, len(lines) - 1)]
+    return Span(shown_path(file), start.line + 1, start.column + 1, text, max(1, width))
+
+
+def _lines(text: str) -> list[str]:
+    return re.split("[\n\x85\u2028\u2029]", text.removeprefix("\ufeff"))  # as PyYAML counts them
 
 
 def _nodes(file: Path) -> Iterator[Place]:
     text = file.read_text(encoding="utf-8")
     root = yaml.compose(text, Loader=yaml.SafeLoader)
-    lines = text.splitlines() or [""]
-    shown = _shown(file)
-
-    def span(node: yaml.Node) -> Span:
-        start, end = node.start_mark, node.end_mark
-        width = end.column - start.column if end.line == start.line else 1
-        return Span(shown, start.line + 1, start.column + 1, lines[start.line], max(1, width))
-
-    def walk(node: yaml.Node, path: Key) -> Iterator[Place]:
-        if isinstance(node, yaml.MappingNode):
-            for key, value in node.value:
-                inner = (*path, str(key.value))
-                merges = isinstance(value, yaml.MappingNode)
-                yield Place(inner, span(key), span(value), merges)
-                yield from walk(value, inner)
-        elif isinstance(node, yaml.SequenceNode):
-            for position, item in enumerate(node.value):
-                inner = (*path, str(position))
-                yield Place(inner, span(item), span(item))
-                yield from walk(item, inner)
-
+    lines = _lines(text)
     if root is not None:
-        yield from walk(root, ())
+        top = span_of_node(file, root, lines)
+        yield Place((), replace(top, width=1), replace(top, width=1), merges=True)
+        yield from _inside(file, lines, root, ())
+
+
+def _inside(file: Path, lines: Sequence[str], node: yaml.Node, path: Key) -> Iterator[Place]:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            inner = (*path, str(key.value))
+            spans = span_of_node(file, key, lines), span_of_node(file, value, lines)
+            yield Place(inner, *spans, merges=isinstance(value, yaml.MappingNode))
+            yield from _inside(file, lines, value, inner)
+    elif isinstance(node, yaml.SequenceNode):
+        for position, item in enumerate(node.value):
+            inner = (*path, str(position))
+            span = span_of_node(file, item, lines)
+            yield Place(inner, span, span)
+            yield from _inside(file, lines, item, inner)

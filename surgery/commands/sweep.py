@@ -1,0 +1,168 @@
+"""`surgery sweep`, and the same as a Hydra app: `python -m surgery.sweep`."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from surgery.commands._arguments import Format, RemoteCode
+from surgery.diagnostic import EXIT_DONE, EXIT_INTERRUPTED, EXIT_NO, Diagnostic, SurgeryError
+
+if TYPE_CHECKING:
+    import argparse
+
+    from surgery.launcher import Settings
+    from surgery.points import Point
+
+EPILOG = "Example: surgery sweep recipe=genieblue_skip,lora rank=4,8,16 --launcher joblib"
+
+_Words = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="RECIPE|KEY=VALUE",
+        help="A recipe, or recipe=A,B; then rank=4,8, rank=range(4,17,4), hydra.launcher.n_jobs=2.",
+    ),
+]
+
+
+def command(
+    words: _Words = None,
+    job: Annotated[str, typer.Option(help="What to do at each point: plan or apply.")] = "plan",
+    launcher: Annotated[
+        str, typer.Option(help="basic, joblib, submitit_local, submitit_slurm or ray.")
+    ] = "basic",
+    out: Annotated[
+        Path | None, typer.Option(help="The sweep's folder; multirun/DATE/TIME unless given.")
+    ] = None,
+    output_format: Format = "human",
+    trust_remote_code: RemoteCode = False,
+    multirun: Annotated[bool, typer.Option("-m", "--multirun", hidden=True)] = False,
+) -> None:
+    """Plan or apply every point of a grid of recipes and knobs, by Hydra.
+
+    All points are planned before any job starts. One that fails later doesn't stop the others.
+    """
+    from surgery.launcher import is_hydras, read_settings
+    from surgery.points import refuse_code
+
+    words = words or []
+    refuse_code(words)
+    hydras = [word for word in words if is_hydras(word)]
+    chosen = launcher if not _names_launcher(hydras) else None
+    settings = read_settings(hydras, launcher=chosen, out=out)
+    points = _plan(words, settings, job, trust_remote_code)
+    raise typer.Exit(_run(points, settings, job, output_format))
+
+
+def hydra_app() -> NoReturn:
+    """`python -m surgery.sweep`: Hydra's own flags and output, and bare keys as in `surgery`."""
+    from surgery.reporters.diagnostics import print_diagnostics
+
+    try:
+        sys.exit(_hydra_app())
+    except SurgeryError as error:
+        print_diagnostics(error.diagnostics)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
+
+
+def _hydra_app() -> int:
+    from hydra._internal.utils import get_args_parser
+
+    from surgery.launcher import is_hydras, read_settings
+    from surgery.sweep import start_hydra
+
+    flags = get_args_parser().parse_args()
+    words: list[str] = flags.overrides
+    _refuse_flags(flags)
+    if _shows(flags):
+        typed = [word for word in sys.argv[1:] if word not in words]
+        start_hydra([*typed, *(_for_show(word) for word in words)])
+        return EXIT_DONE
+    hydras = [word for word in words if is_hydras(word)]
+    settings = read_settings(hydras, quiet=False, multirun=flags.multirun)
+    jobs = [word.partition("=")[2] for word in words if word.startswith("job=")]
+    others = [word for word in words if not word.startswith("job=")]
+    job = jobs[-1] if jobs else "plan"
+    points = _plan(others, settings, job, trust_remote_code=False)
+    return _run(points, settings, job, "human")
+
+
+def _plan(
+    words: Sequence[str], settings: "Settings", job: str, trust_remote_code: bool
+) -> "list[Point]":
+    """Expand and plan the grid, and leave it in the sweep's folder."""
+    from surgery.complaint import nearest
+    from surgery.launcher import is_hydras
+    from surgery.outcome import prepare_folder
+    from surgery.points import expand, grid_document, plan_points, read_recipes
+    from surgery.sweep import JOBS, POINTS_FILE
+
+    if job not in JOBS:
+        raise SurgeryError(Diagnostic("R118", f"there is no job `{job}`", fix=nearest(job, JOBS)))
+    recipes, overrides = read_recipes([word for word in words if not is_hydras(word)])
+    points = expand(recipes, overrides)
+    if len(points) > 1 and not settings.multirun:
+        what = f"this means {len(points)} points, and one run takes one"
+        raise SurgeryError(Diagnostic("R115", what, fix="add -m"))
+    plans = plan_points(points, weights=JOBS[job].weights, trust_remote_code=trust_remote_code)
+    content = grid_document(points, plans, job, trust_remote_code=trust_remote_code)
+    prepare_folder(settings.folder, POINTS_FILE, content)
+    return points
+
+
+def _run(points: "list[Point]", settings: "Settings", job: str, output_format: str) -> int:
+    from surgery.outcome import Result, gather, watching, write_results
+    from surgery.reporters.sweep_table import print_finished, print_results, print_started
+    from surgery.reporters.terminal import err
+    from surgery.sweep import run_points
+
+    done: list[Result] = []
+
+    def finished(result: Result) -> None:
+        done.append(result)
+        print_finished(result, len(done), len(points))
+
+    print_started(len(points), job, settings.launcher, settings.folder)
+    try:
+        with watching(settings.folder, finished):
+            reason = run_points(settings, len(points), job)
+    except KeyboardInterrupt:
+        err().print(f"stopped after {len(done)} of {len(points)} points", soft_wrap=True)
+        return EXIT_INTERRUPTED
+    results = gather(settings.folder, points, reason)
+    text = write_results(settings.folder, job, results)
+    if output_format == "json":
+        typer.echo(text, nl=False)
+    else:
+        print_results(results, settings.folder)
+    return EXIT_NO if any(result["status"] == "failed" for result in results) else EXIT_DONE
+
+
+def _names_launcher(hydras: Sequence[str]) -> bool:
+    return any(word.lstrip("+").startswith("hydra/launcher=") for word in hydras)
+
+
+def _shows(flags: "argparse.Namespace") -> bool:
+    """Whether Hydra is only asked to show something."""
+    asked = (flags.help, flags.hydra_help, flags.cfg, flags.info, flags.shell_completion)
+    return any(bool(flag) for flag in asked)
+
+
+def _for_show(word: str) -> str:
+    from surgery.launcher import is_hydras
+
+    named = word.startswith(("recipe=", "job=", "+", "~")) or is_hydras(word)
+    return word if named else f"++{word}"
+
+
+def _refuse_flags(flags: "argparse.Namespace") -> None:
+    if flags.experimental_rerun or flags.config_path or flags.config_name or flags.config_dir:
+        what = "a sweep is configured by its recipe alone, not by a folder, a file or a pickle"
+        raise SurgeryError(Diagnostic("R118", what, fix="name the recipe: recipe=mine.yaml"))
+    if flags.multirun and _shows(flags):
+        what = "--multirun runs the sweep, and the other flag only shows something"
+        raise SurgeryError(Diagnostic("R118", what, fix="give one of the two"))

@@ -1,0 +1,166 @@
+"""What the jobs of a sweep left: one result.json each, and the two tables made of them."""
+
+import csv
+import io
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.document import FORMAT_VERSION, diagnostic_document, to_json
+from surgery.identity import identify
+from surgery.plan import Plan
+from surgery.points import Point, describe
+from surgery.sidefiles import PLAN_FILE, side_files
+from surgery.staging import io_errors
+
+RESULT_FILE: Final = "result.json"
+RESULTS: Final = "results"
+Result = dict[str, Any]
+_COUNTS: Final = ("base", "added", "trainable", "frozen", "total")
+_POLL: Final = 0.1  # seconds
+
+
+def plan_outcome(plan: Plan) -> Result:
+    """The counts and bytes of a point that was planned."""
+    assert plan.files is not None
+    document = json.loads(side_files(plan, identify(plan.files, plan.anatomy))[PLAN_FILE])
+    counts = {key: document[key] for key in ("parameters", "bytes")}
+    return {"status": "done", **counts, "diagnostics": document["diagnostics"]}
+
+
+def crashed(diagnostics: Sequence[Diagnostic]) -> Result:
+    """The outcome of a job that failed."""
+    said = [diagnostic_document(diagnostic) for diagnostic in diagnostics]
+    return {"status": "failed", "parameters": None, "bytes": None, "diagnostics": said}
+
+
+def first_error(result: Result) -> str:
+    """The first error sentence of a failed job; empty for one that is done."""
+    errors = [d for d in result["diagnostics"] if d["severity"] == "error"]
+    return str(errors[0]["what"]) if errors else ""
+
+
+def write_result(folder: Path, result: Result) -> None:
+    """Write result.json at once, so that who waits for it never reads half of it."""
+    partial = folder / f".{RESULT_FILE}"
+    partial.write_text(to_json({**result, "folder": str(folder)}), encoding="utf-8")
+    os.replace(partial, folder / RESULT_FILE)
+
+
+def prepare_folder(folder: Path, name: str, content: str) -> None:
+    """Make the folder of a sweep with its first file.
+
+    Raises:
+        SurgeryError: A301, if a sweep lies there already; A302 to A304 for the disk.
+    """
+    if (folder / name).exists() or any(folder.glob(f"*/{RESULT_FILE}")):
+        what = f"`{folder}` holds a sweep already"
+        raise SurgeryError(Diagnostic("A301", what, fix="choose another `--out`"))
+    files = [path for path in folder.glob("[0-9]*") if not path.is_dir()]
+    if files:
+        what = f"`{files[0]}` is a file, not a folder"
+        raise SurgeryError(Diagnostic("A301", what, fix="choose another `--out`"))
+    with io_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content, encoding="utf-8")
+
+
+@contextmanager
+def watching(folder: Path, finished: Callable[[Result], None]) -> Iterator[None]:
+    """Tell of every result.json as it appears, whichever process or machine wrote it.
+
+    Args:
+        folder: of the sweep.
+        finished: called once for each job, from another thread.
+    """
+    seen: set[Path] = set()
+    stop = threading.Event()
+
+    def look() -> None:
+        for file in sorted(set(_result_files(folder)) - seen):
+            seen.add(file)
+            finished(json.loads(file.read_bytes()))
+
+    def watch() -> None:
+        while not stop.wait(_POLL):
+            look()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        look()
+
+
+def gather(folder: Path, points: Sequence[Point], reason: str) -> list[Result]:
+    """Return the result of every point; a job without one failed.
+
+    Args:
+        folder: of the sweep.
+        points: all of them.
+        reason: why Hydra gave up, if it did.
+
+    Raises:
+        SurgeryError: A502, if Hydra gave up before any job ran.
+    """
+    found = [json.loads(file.read_bytes()) for file in _result_files(folder)]
+    if reason and not found:
+        raise SurgeryError(Diagnostic("A502", "Hydra ended before any job did", reason))
+    by_number = {result["point"]: result for result in found}
+    return [by_number.get(point.number) or _without(point, reason) for point in points]
+
+
+def write_results(folder: Path, job: str, results: Sequence[Result]) -> str:
+    """Write results.json and results.csv into the sweep's folder; return the first's text.
+
+    Raises:
+        SurgeryError: A302 to A304 for the disk.
+    """
+    head = {"format_version": FORMAT_VERSION, "surgery": version("surgery"), "job": job}
+    text = to_json({**head, "folder": str(folder), "results": list(results)})
+    with io_errors(folder):
+        (folder / f"{RESULTS}.json").write_text(text, encoding="utf-8")
+        (folder / f"{RESULTS}.csv").write_text(_csv(results), encoding="utf-8")
+    return text
+
+
+def _result_files(folder: Path) -> list[Path]:
+    return sorted(folder.rglob(RESULT_FILE))
+
+
+def _without(point: Point, reason: str) -> Result:
+    why = reason or "its process ended early; the launcher's logs say more"
+    missing = crashed([Diagnostic("A502", f"the job left no result: {why}")])
+    described = {**describe(point), "model": None, "knobs": {}}
+    return {**described, **missing, "seconds": None, "folder": None}
+
+
+def _csv(results: Sequence[Result]) -> str:
+    knobs = list(dict.fromkeys(f"knobs.{name}" for result in results for name in result["knobs"]))
+    columns = ["point", "recipe", "model", "overrides", *knobs, "status", *_COUNTS]
+    columns += ["adapter_bytes", "written_bytes", "seconds", "folder", "notes", "error"]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(_row(result) for result in results)
+    return text.getvalue()
+
+
+def _row(result: Result) -> Result:
+    plain = {
+        key: result[key] for key in ("point", "recipe", "model", "status", "seconds", "folder")
+    }
+    sizes = {f"{key}_bytes": size for key, size in (result["bytes"] or {}).items()}
+    counts = {key: (result["parameters"] or {}).get(key) for key in _COUNTS}
+    knobs = {f"knobs.{name}": value for name, value in result["knobs"].items()}
+    words = {"overrides": " ".join(result["overrides"]), "notes": "; ".join(result["notes"])}
+    return {**plain, **words, **knobs, **counts, **sizes, "error": first_error(result)}

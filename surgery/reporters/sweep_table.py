@@ -1,0 +1,73 @@
+"""A sweep for a person: a line for each job as it ends, then one table."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.markup import escape
+from rich.table import Table
+
+from surgery.outcome import Result, first_error
+from surgery.reporters.terminal import err, out
+from surgery.summary import human_bytes
+
+_NUMBERS = ("added", "trainable", "frozen")
+
+
+def print_started(count: int, job: str, launcher: str, folder: Path) -> None:
+    """Say on stderr what begins."""
+    points = "1 point" if count == 1 else f"{count} points"
+    line = f"Sweep: {points} planned, job {job} by launcher {launcher}, in {_shown(folder)}"
+    err().print(line, soft_wrap=True, markup=False)
+
+
+def print_finished(result: Result, done: int, count: int) -> None:
+    """Say on stderr that a job ended.
+
+    Args:
+        result: its result.json.
+        done: how many have ended.
+        count: how many there are.
+    """
+    name = " ".join((result["recipe"], *result["swept"]))
+    verdict = first_error(result) or f"done in {result['seconds']:.1f} s"
+    line = f"[{done}/{count}] {result['point']} {name}: {verdict}"
+    err().print(line, soft_wrap=True, markup=False)
+
+
+def print_results(results: Sequence[Result], folder: Path) -> None:
+    """Print the table of points to stdout, and where the results are."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("point", "recipe", "knobs"):
+        table.add_column(column, overflow="fold")
+    for column in (*_NUMBERS, "bytes"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("status", overflow="fold")
+    for result in results:
+        table.add_row(*_cells(result))
+    out().print(table)
+    failed = sum(result["status"] == "failed" for result in results)
+    ends = f"{len(results) - failed} done" + (f", {failed} failed" if failed else "")
+    out().print(f"Sweep: {ends}. Results in {_shown(folder)}", soft_wrap=True, markup=False)
+
+
+def _cells(result: Result) -> list[str]:
+    counts = result["parameters"] or {}
+    numbers = [f"{counts[key]:,}" if key in counts else "" for key in _NUMBERS]
+    size = human_bytes(result["bytes"]["adapter"]) if result["bytes"] else ""
+    words = [escape(word) for word in result["swept"]]
+    notes = [f"[dim]({escape(note)})[/]" for note in result["notes"]]
+    failed = result["status"] == "failed"
+    status = f"[red]failed: {escape(first_error(result))}[/]" if failed else "[green]done[/]"
+    return [
+        str(result["point"]),
+        escape(result["recipe"]),
+        " ".join([*words, *notes]),
+        *numbers,
+        size,
+        status,
+    ]
+
+
+def _shown(folder: Path) -> str:
+    here = Path.cwd()
+    return str(folder.relative_to(here) if folder.is_relative_to(here) else folder)

@@ -1,0 +1,189 @@
+"""A sweep through Hydra: one job for each planned point, by any of Hydra's launchers.
+
+Hydra sweeps over the numbers of points.json, which `surgery.points` made: so a grid need not be a
+full product, and no job composes. `python -m surgery.sweep -m recipe=genieblue_skip,lora rank=4,8`
+is the same sweep as a Hydra app.
+"""
+
+import contextlib
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Final
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from surgery.adapter import write_adapter
+from surgery.compose import HYDRA_VERSION_BASE, packaged_recipes, recipes_folder
+from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.identity import identify
+from surgery.launcher import Settings
+from surgery.outcome import crashed, plan_outcome, write_result
+from surgery.plan import Plan, plan_recipe
+from surgery.points import read_point
+from surgery.recipe import Recipe
+from surgery.sidefiles import PLAN_FILE, side_files
+
+POINTS_FILE: Final = "points.json"
+LOG_FILE: Final = "launcher.log"
+ADAPTER_FOLDER: Final = "adapter"
+_CONFIG: Final = "surgery_sweep"
+_HEADER: Final = (
+    "One job for each point of a grid of recipes and knobs, such as\n"
+    "  python -m surgery.sweep -m recipe=genieblue_skip,lora rank=4,8 hydra/launcher=joblib\n"
+    "A bare key is a field of the recipe or a knob; `surgery sweep --help` says more."
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is done at each point.
+
+    Args:
+        run: takes the plan and the job's folder; what it returns is added to result.json.
+        weights: whether it needs the model's weights.
+    """
+
+    run: Callable[[Plan, Path], dict[str, Any]]
+    weights: bool = False
+
+
+def _save_plan(plan: Plan, folder: Path) -> dict[str, Any]:
+    assert plan.files is not None
+    content = side_files(plan, identify(plan.files, plan.anatomy))[PLAN_FILE]
+    (folder / PLAN_FILE).write_bytes(content)
+    return {}
+
+
+def _save_adapter(plan: Plan, folder: Path) -> dict[str, Any]:
+    write_adapter(plan, folder / ADAPTER_FOLDER)
+    return {}
+
+
+JOBS: Final = {"plan": Job(_save_plan), "apply": Job(_save_adapter, weights=True)}
+"""The jobs by name: one line adds one."""
+
+
+def run_points(settings: Settings, count: int, job: str) -> str:
+    """Let Hydra run the job at every point of the sweep's points.json.
+
+    Args:
+        settings: of `read_settings`.
+        count: how many points there are.
+        job: a name of `JOBS`.
+
+    Returns:
+        Why Hydra gave up, or nothing; a job that fails says so in its result.json.
+    """
+    key = "hydra.sweep.dir" if settings.multirun else "hydra.run.dir"
+    words = [
+        *settings.words,
+        f"{key}={_quoted(settings.folder)}",
+        f"points={_quoted(settings.folder / POINTS_FILE)}",
+        f"point=range(0,{count})" if count > 1 else "point=0",
+        f"job={job}",
+    ]
+    try:
+        with _full_errors(), _kept_in(settings.folder / LOG_FILE, settings):
+            start_hydra([*(["--multirun"] if settings.multirun else []), *words])
+    except Exception as error:  # a launcher may raise anything
+        return f"{type(error).__name__}: {str(error).strip() or 'no reason given'}".splitlines()[0]
+    return ""
+
+
+def start_hydra(arguments: Sequence[str]) -> None:
+    """Run `hydra.main` as if `arguments` had been typed."""
+    _register()
+    typed, sys.argv = sys.argv, ["surgery.sweep", *arguments]
+    folder = str(recipes_folder())
+    main = hydra.main(version_base=HYDRA_VERSION_BASE, config_path=folder, config_name=_CONFIG)
+    try:
+        main(run_point)()
+    finally:
+        sys.argv = typed
+
+
+def run_point(config: DictConfig) -> None:
+    """The job that Hydra's launchers run, in this process or another: one point, one result.json.
+
+    Args:
+        config: `points` is the path of points.json, `point` a number in it, `job` a name of `JOBS`.
+    """
+    settings = HydraConfig.get().runtime
+    folder, started = Path(settings.output_dir), perf_counter()
+    with contextlib.chdir(settings.cwd):
+        entry, recipe, trusted = read_point(Path(config.points), config.point)
+        outcome = _outcome(recipe, JOBS[config.job], folder, trusted)
+    write_result(folder, {**entry, **outcome, "seconds": round(perf_counter() - started, 3)})
+
+
+def _outcome(recipe: Recipe, job: Job, folder: Path, trusted: bool) -> dict[str, Any]:
+    described = {"model": recipe.model, "knobs": recipe.knobs}
+    try:
+        plan = plan_recipe(recipe, weights=job.weights, trust_remote_code=trusted)
+        return {**described, **plan_outcome(plan), **job.run(plan, folder)}
+    except SurgeryError as error:
+        return {**described, **crashed(error.diagnostics)}
+    except Exception as error:  # one job's bug must not end the others
+        what = f"the job crashed: {type(error).__name__}: {error}"
+        return {**described, **crashed([Diagnostic("A502", what)])}
+
+
+def _register() -> None:
+    """Give Hydra the configuration of a sweep; recipes and jobs are groups, for its `--help`."""
+    store = ConfigStore.instance()
+    defaults = [{"recipe": None}, {"job": "plan"}, "_self_"]
+    node = {"points": None, "point": None}
+    texts = {"app_name": "surgery.sweep", "header": _HEADER}
+    store.store(_CONFIG, {"defaults": defaults, **node, "hydra": {"help": texts}})
+    for name in packaged_recipes():
+        store.store(name, {"recipe": name}, group="recipe", package="_global_")
+    for name in JOBS:
+        store.store(name, {"job": name}, group="job", package="_global_")
+
+
+@contextlib.contextmanager
+def _full_errors() -> Iterator[None]:
+    """Let Hydra raise its errors instead of printing them and exiting."""
+    before = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop("HYDRA_FULL_ERROR")
+        if before is not None:
+            os.environ["HYDRA_FULL_ERROR"] = before
+
+
+@contextlib.contextmanager
+def _kept_in(log: Path, settings: Settings) -> Iterator[None]:
+    """Send what the launcher's processes write to stderr into a file; ours still reaches it."""
+    if not settings.quiet or settings.launcher == "basic":
+        yield
+        return
+    ours, descriptor = sys.stderr, os.dup(2)
+    with log.open("w") as file, os.fdopen(os.dup(2), "w", buffering=1) as stderr:
+        os.dup2(file.fileno(), 2)
+        sys.stderr = stderr
+        try:
+            yield
+        finally:
+            sys.stderr = ours
+            os.dup2(descriptor, 2)
+            os.close(descriptor)
+
+
+def _quoted(path: Path) -> str:
+    escaped = str(path).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+if __name__ == "__main__":  # the command stands above this floor, so it is found by name
+    importlib.import_module("surgery.commands.sweep").hydra_app()

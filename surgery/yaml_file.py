@@ -1,0 +1,154 @@
+"""What is wrong with a recipe file before anything is composed: its YAML and its `defaults`."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import GrammarParseError, OmegaConfBaseException
+
+from surgery.diagnostic import Diagnostic, Span
+from surgery.source import map_sources, shown_path, span_of_node
+
+_SELF: Final = "_self_"
+_EXAMPLE: Final = "defaults: [base, _self_]"
+
+
+def yaml_faults(file: Path) -> list[Diagnostic]:
+    """What is wrong with a file as YAML: syntax, keys, no mapping, `defaults` without `_self_`."""
+    try:
+        root = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        if not isinstance(root, yaml.MappingNode):
+            return [_no_mapping(file, root)]
+        found = [*_keys_of_other_types(file, root), *_bad_defaults(file, root)]
+        if not found:
+            OmegaConf.load(file)
+        return found
+    except GrammarParseError as error:
+        return [_bad_interpolation(file, error)]
+    except yaml.MarkedYAMLError as error:
+        return [_bad_yaml(file, error)]
+    except RecursionError:
+        return [_unreadable(file, "it is nested without end")]
+    except (OSError, ValueError, OmegaConfBaseException, yaml.YAMLError) as error:
+        return [_unreadable(file, _first_line(error))]
+
+
+def _keys_of_other_types(file: Path, root: yaml.Node) -> Iterator[Diagnostic]:
+    for key in _keys(root, ()):
+        if isinstance(key, yaml.ScalarNode) and not key.tag.endswith((":str", ":merge")):
+            yield Diagnostic(
+                code="R111",
+                what=f"the key `{key.value}` is not text",
+                why="YAML reads numbers, dates, null and words such as on, off, yes, no as values",
+                fix=f'quote it: "{key.value}"',
+                span=span_of_node(file, key),
+            )
+
+
+def _keys(node: yaml.Node, above: tuple[yaml.Node, ...]) -> Iterator[yaml.Node]:
+    """Every key inside a node; what an alias repeats inside of itself is left out."""
+    if node in above:
+        return
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield key
+            yield from _keys(value, (*above, node))
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            yield from _keys(item, (*above, node))
+
+
+def _bad_defaults(file: Path, root: yaml.MappingNode) -> Iterator[Diagnostic]:
+    defaults = next((value for key, value in root.value if key.value == "defaults"), None)
+    if defaults is None:
+        return
+    items = defaults.value if isinstance(defaults, yaml.SequenceNode) else None
+    if items is None:
+        yield _not_a_list(file, defaults)
+        return
+    for item in items:
+        if isinstance(item, yaml.SequenceNode) or item.tag.endswith((":null", ":int", ":float")):
+            yield _not_a_name(file, item)
+    own = [item for item in items if item.value == _SELF]
+    if len(own) != 1:
+        yield _no_self(file, defaults, len(own))
+
+
+def _bad_yaml(file: Path, error: yaml.MarkedYAMLError) -> Diagnostic:
+    mark = error.problem_mark
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines() or [""]
+    line = min(mark.line, len(lines) - 1) if mark else 0
+    column = mark.column + 1 if mark else 1
+    return Diagnostic(
+        code="R111",
+        what="the file is not valid YAML",
+        why=(error.problem or str(error)).splitlines()[0],
+        fix="check indentation, brackets and quotes here",
+        span=Span(shown_path(file), line + 1, column, lines[line]),
+    )
+
+
+def _no_mapping(file: Path, root: yaml.Node | None) -> Diagnostic:
+    return Diagnostic(
+        code="R111",
+        what=f"{shown_path(file)} is {'not a recipe' if root else 'empty'}",
+        why="a recipe is a mapping of keys such as `model`, `operations` and `train`",
+        fix="start from one: `surgery recipes copy lora`",
+        span=span_of_node(file, root) if root else None,
+    )
+
+
+def _unreadable(file: Path, reason: str) -> Diagnostic:
+    return Diagnostic(
+        code="R111",
+        what=f"{shown_path(file)} is not a recipe",
+        why=reason,
+        fix="see `surgery recipes show lora`",
+    )
+
+
+def _bad_interpolation(file: Path, error: GrammarParseError) -> Diagnostic:
+    key = str(error.full_key or "").replace("[", ".").replace("]", "")
+    return Diagnostic(
+        code="R114",
+        what=f"`{key}` holds an interpolation that can't be read",
+        why=_first_line(error),
+        fix="write it as ${knobs.NAME}",
+        span=map_sources([file], []).place(key.split(".")),
+    )
+
+
+def _not_a_list(file: Path, node: yaml.Node) -> Diagnostic:
+    return Diagnostic(
+        code="R113",
+        what="`defaults` should be a list of recipes",
+        fix=f"write {_EXAMPLE}",
+        span=span_of_node(file, node),
+    )
+
+
+def _not_a_name(file: Path, node: yaml.Node) -> Diagnostic:
+    return Diagnostic(
+        code="R113",
+        what="an entry of `defaults` is not the name of a recipe",
+        fix=f"write names alone: {_EXAMPLE}",
+        span=span_of_node(file, node),
+    )
+
+
+def _no_self(file: Path, node: yaml.Node, count: int) -> Diagnostic:
+    return Diagnostic(
+        code="R113",
+        what="`defaults` names `_self_` twice"
+        if count
+        else "`defaults` doesn't say where the file itself comes",
+        why="the order decides: a key of this file loses to a parent that stands behind `_self_`",
+        fix=f"end the list with one `_self_`: {_EXAMPLE}",
+        span=span_of_node(file, node),
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,49 @@
+"""What every test shares: no network, no colour, one width, and a cache of the session's own."""
+
+import atexit
+import difflib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+_MINE = "SURGERY_TEST_CACHE" not in os.environ  # workers of xdist inherit the session's
+_CACHE = os.environ.setdefault("SURGERY_TEST_CACHE", tempfile.mkdtemp() if _MINE else "")
+if _MINE:
+    atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
+os.environ |= {
+    "SURGERY_CACHE": _CACHE,
+    "HF_HUB_OFFLINE": "1",
+    "NO_COLOR": "1",
+    "COLUMNS": "100",
+    "TERM": "dumb",
+}
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--update-golden", action="store_true", help="Rewrite tests/golden; look at the diff."
+    )
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """Compare a text with a file of tests/golden, or rewrite it with `--update-golden`."""
+
+    def compare(name: str, text: str) -> None:
+        file = GOLDEN / name
+        if request.config.getoption("--update-golden"):
+            file.write_text(text, encoding="utf-8")
+            return
+        assert file.exists(), f"{name} is missing; make it with `pytest --update-golden`"
+        expected = file.read_text(encoding="utf-8")
+        if text != expected:
+            lines = expected.splitlines(), text.splitlines()
+            difference = "\n".join(difflib.unified_diff(*lines, name, "now", lineterm="", n=1))
+            pytest.fail(f"{difference}\nif that is meant: pytest --update-golden", pytrace=False)
+
+    return compare

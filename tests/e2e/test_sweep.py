@@ -1,0 +1,279 @@
+"""`surgery sweep`, by every launcher that is installed, and as a Hydra app."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+import surgery.sweep
+from surgery.commands import build_app
+from surgery.diagnostic import SurgeryError
+
+TINY = Path(surgery.sweep.__file__).parent / "builtin" / "tiny-qwen2"
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def sweep(*words: str) -> Result:
+    return CliRunner().invoke(build_app(), ["sweep", *words], catch_exceptions=True)
+
+
+def refusal(*words: str) -> SurgeryError:
+    error = sweep(*words).exception
+    assert isinstance(error, SurgeryError)
+    return error
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    return started([sys.executable, "-m", *words])
+
+
+def started(words: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(words, capture_output=True, text=True, check=False)
+
+
+def results(folder: str) -> list[dict[str, Any]]:
+    return list(json.loads(Path(folder, "results.json").read_text())["results"])
+
+
+def test_plan_job_writes_plans_and_tables() -> None:
+    done = sweep("genieblue_skip", "placement=pre,skip", "rank=4,8", "--out", "grid")
+    assert done.exit_code == 0, done.output
+    assert "genieblue_skip  placement=skip rank=8" in done.stdout
+    assert "[4/4]" in done.stderr
+    found = results("grid")
+    assert [result["status"] for result in found] == ["done"] * 4
+    assert [result["knobs"]["rank"] for result in found] == [4, 8, 4, 8]
+    assert found[0]["parameters"]["added"] < found[1]["parameters"]["added"]
+    rows = list(csv.DictReader(Path("grid/results.csv").read_text().splitlines()))
+    assert [row["knobs.placement"] for row in rows] == ["pre", "pre", "skip", "skip"]
+    plan = json.loads(Path("grid/3/plan.json").read_text())
+    assert plan["parameters"] == found[3]["parameters"]
+    assert not list(Path("grid").rglob(".hydra")) + list(Path("grid").rglob("*.log"))
+
+
+def test_default_folder_is_hydras_and_torch_stays_out() -> None:
+    code = (
+        "import sys; from surgery.commands import main\n"
+        "try: main()\nfinally: assert 'torch' not in sys.modules"
+    )
+    words = ["sweep", "lora", "rank=4", "--format", "json"]
+    done = started([sys.executable, "-c", code, *words])
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert [result["recipe"] for result in document["results"]] == ["lora"]
+    assert Path(document["folder"]).parents[1] == Path("multirun").absolute()
+    assert "HYDRA" not in done.stderr
+
+
+def test_recipes_are_an_axis_and_a_missing_knob_is_marked() -> None:
+    done = sweep("recipe=genieblue_skip,lora,full_finetune", "placement=pre,post", "--out", "grid")
+    assert done.exit_code == 0, done.output
+    assert [result["recipe"] for result in results("grid")] == [
+        "genieblue_skip",
+        "genieblue_skip",
+        "lora",
+        "full_finetune",
+    ]
+    assert done.stdout.count("(no knob `placement`)") == 2
+
+
+def test_apply_by_joblib_writes_what_was_planned() -> None:
+    words = ["recipe=lora,full_finetune", "rank=2,4", "--job", "apply", "--out", "a=b, c"]
+    done = sweep(*words, "--launcher", "joblib", "hydra.launcher.n_jobs=2")
+    assert done.exit_code == 0, done.output
+    for result in results("a=b, c"):
+        folder = Path(result["folder"], "adapter")
+        written = sum(file.stat().st_size for file in folder.iterdir())
+        assert written == result["bytes"]["written"]
+
+
+def test_submitit_local_runs_both_points() -> None:
+    done = sweep("lora", "rank=2,4", "--launcher", "submitit_local", "--out", "grid")
+    assert done.exit_code == 0, done.output
+    assert [result["status"] for result in results("grid")] == ["done", "done"]
+
+
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_failed_job_is_shown_and_the_others_go_on(launcher: str) -> None:
+    Path("grid/1/adapter").mkdir(parents=True)
+    Path("grid/1/adapter/mine.txt").touch()
+    done = sweep("lora", "rank=2,4,8", "--job", "apply", "--out", "grid", "--launcher", launcher)
+    assert done.exit_code == 1, done.output
+    found = results("grid")
+    assert [result["status"] for result in found] == ["done", "failed", "done"]
+    assert found[1]["diagnostics"][0]["code"] == "A301"
+    assert "1 failed" in done.stdout
+    assert Path("grid/1/adapter/mine.txt").exists()
+
+
+def test_model_that_is_gone_when_its_job_runs_fails_that_job(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("first", "second"):
+        shutil.copytree(TINY, f"models/{name}")
+    launch: Callable[..., str] = surgery.sweep.run_points
+
+    def removed_before(*arguments: Any) -> str:
+        shutil.rmtree("models/first")
+        return launch(*arguments)
+
+    monkeypatch.setattr(surgery.sweep, "run_points", removed_before)
+    done = sweep("lora", "model=./models/first,./models/second", "--out", "grid")
+    assert done.exit_code == 1, done.output
+    assert [result["status"] for result in results("grid")] == ["failed", "done"]
+    assert "failed: there is no model" in done.stdout
+
+
+def test_job_that_crashes_or_leaves_no_result_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    def crash(plan: Any, folder: Path) -> dict[str, Any]:
+        if folder.name == "0":
+            raise ZeroDivisionError("by nought")
+        raise SystemExit(3)
+
+    monkeypatch.setitem(surgery.sweep.JOBS, "plan", surgery.sweep.Job(crash))
+    monkeypatch.setattr(surgery.sweep, "start_hydra", without_exit(surgery.sweep.start_hydra))
+    done = sweep("lora", "rank=2,4", "--out", "grid")
+    assert done.exit_code == 1, done.output
+    said = [result["diagnostics"][0]["what"] for result in results("grid")]
+    assert said[0] == "the job crashed: ZeroDivisionError: by nought"
+    assert said[1].startswith("the job left no result: RuntimeError")
+
+
+def without_exit(start: Callable[..., None]) -> Callable[..., None]:
+    """What a launcher does whose worker process dies: it raises an error of its own."""
+
+    def wrapped(arguments: Any) -> None:
+        try:
+            start(arguments)
+        except SystemExit as error:
+            raise RuntimeError("a worker died") from error
+
+    return wrapped
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["lora", "rank=4,0"], "R103"),
+        (["lora", "model=builtin/qwen2.5-3b", "--job", "apply"], "M102"),
+        (["lora", "--launcher", "jolib"], "R118"),
+        (["lora", "--job", "aply"], "R118"),
+        (["lora", "hydra.launcher.n_jobs=2"], "R118"),
+        (["lora", "hydra/sweeper=optuna"], "R118"),
+        (["lora", "hydra.sweep.dir=["], "R118"),
+        (["lora", "hydra.callbacks.x._target_=os.system"], "R108"),
+        ([], "R112"),
+    ],
+)
+def test_one_fault_prevents_all(words: list[str], code: str) -> None:
+    error = refusal(*words, "--out", "grid")
+    assert error.diagnostics[0].code == code
+    assert error.exit_code == (3 if code[0] in "AM" else 2)
+    assert not Path("grid").exists()
+
+
+def test_settings_that_would_import_other_code_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "hydra" / "launcher").mkdir(parents=True)
+    (tmp_path / "hydra" / "launcher" / "mine.yaml").write_text("_target_: os.system\n")
+    search = f"hydra.searchpath=[file://{tmp_path}]"
+    assert refusal("lora", search, "hydra/launcher=mine").diagnostics[0].code == "R108"
+
+
+def test_missing_launcher_names_the_command_that_installs_it() -> None:
+    if find_spec("hydra_plugins.hydra_ray_launcher"):
+        pytest.skip("the launcher that tests take for missing is installed")
+    error = refusal("lora", "--launcher", "ray")
+    assert error.exit_code == 3
+    assert "pip install 'surgery[ray]'" in str(error)
+
+
+def test_folder_of_a_sweep_is_not_written_over() -> None:
+    assert sweep("lora", "--out", "grid").exit_code == 0
+    assert refusal("lora", "--out", "grid").diagnostics[0].code == "A301"
+    Path("other").mkdir()
+    Path("other/0").touch()
+    assert refusal("lora", "--out", "other").diagnostics[0].code == "A301"
+
+
+@pytest.mark.parametrize("flag", ["--cfg=job", "--info", "--shell-completion"])
+def test_flags_of_hydra_are_refused_by_the_command(flag: str) -> None:
+    done = sweep("lora", flag)
+    assert done.exit_code == 2
+    assert "No such option" in done.output
+
+
+def test_multirun_flag_is_harmless() -> None:
+    assert sweep("-m", "lora", "-m", "rank=2,4", "--out", "grid").exit_code == 0
+
+
+def test_hydra_app_sweeps_with_hydras_own_records() -> None:
+    words = ["-m", "-m", "recipe=genieblue_skip,lora", "rank=4", "hydra.sweep.dir=grid"]
+    done = run("surgery.sweep", *words)
+    assert done.returncode == 0, done.stderr
+    assert "[HYDRA] Launching 2 jobs locally" in done.stdout
+    assert Path("grid/1/.hydra/config.yaml").exists()
+    assert Path("grid/1/sweep.log").exists()
+    assert [result["recipe"] for result in results("grid")] == ["genieblue_skip", "lora"]
+
+
+def test_hydra_app_runs_one_point_without_multirun() -> None:
+    assert run("surgery.sweep", "recipe=lora", "rank=4", "hydra.run.dir=one").returncode == 0
+    assert len(results("one")) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--help"], "recipe: full_finetune, genieblue_post"),
+        (["--cfg", "job", "recipe=lora", "rank=4"], "rank: 4"),
+        (["-m", "--cfg", "job"], "error[R118]"),
+        (["recipe=lora", "rank=4,8"], "add -m"),
+        (["--experimental-rerun", "x.pkl"], "error[R118]"),
+    ],
+)
+def test_hydra_app_answers_hydras_flags(
+    words: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from surgery.commands.sweep import hydra_app
+
+    monkeypatch.setattr(sys, "argv", ["surgery.sweep", *words])
+    with pytest.raises(SystemExit) as end:
+        hydra_app()
+    heard = capfd.readouterr()
+    assert said in heard.out + heard.err
+    assert "Traceback" not in heard.err
+    assert end.value.code == (2 if "R118" in said or "-m" in said else 0)
+
+
+def test_interrupt_ends_with_130_and_no_traceback() -> None:
+    words = ["sweep", "lora", "rank=range(1,21)", "--job", "apply", "--out", "grid"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "surgery", *words],
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while process.poll() is None and not Path("grid/0/result.json").exists():
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate()
+    assert process.returncode == 130
+    assert "stopped after" in said
+    assert "Traceback" not in said
