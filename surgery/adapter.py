@@ -14,6 +14,7 @@ from surgery.checkpoint import Checkpoint, Progress
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.document import first_difference, recipe_of
 from surgery.edit import AddedTensor
+from surgery.header import read_errors, read_header
 from surgery.identity import identify, refuse_other_base, refuse_other_model
 from surgery.plan import Plan, make_plan, plan_recipe
 from surgery.read import read_anatomy
@@ -21,6 +22,7 @@ from surgery.sidefiles import (
     ADAPTER_WEIGHTS,
     PLAN_FILE,
     adapter_name,
+    adapter_specs,
     base_files,
     side_files,
     weight_bytes,
@@ -29,7 +31,6 @@ from surgery.splice import (
     NewTensor,
     check_free_space,
     copy_file,
-    io_errors,
     staged_folder,
     write_safetensors,
 )
@@ -90,24 +91,30 @@ def save_adapter(
         SurgeryError: A301 to A305 for the disk.
     """
     fingerprint = identify(plan.files, plan.anatomy) if plan.files else None
+    # else PEFT asks the hub whether the vocabulary grew, and adds embeddings if it can't tell
+    options = {} if plan.in_place else {"save_embedding_layers": False}
     with staged_folder(out, overwrite=overwrite) as folder:
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, **options)
         _write_side_files(plan, fingerprint, folder)
 
 
-def read_plan(folder: Path, base: str | None = None) -> tuple[Plan, dict[str, Any]]:
+def read_plan(
+    folder: Path, base: str | None = None, *, trust_remote_code: bool = False
+) -> tuple[Plan, dict[str, Any]]:
     """Return the plan of an adapter folder, made anew, and its document as it was written.
 
     Args:
         folder: an adapter folder.
-        base: another place of the base than the plan names.
+        base: another place of the base than the plan names; its weights must be there too.
+        trust_remote_code: whether the base may run code of its own.
 
     Raises:
         SurgeryError: A402, if the folder is none; A401, if the base isn't the adapter's.
     """
     document = _document(folder)
     recipe = recipe_of(json.dumps(document), str(folder / PLAN_FILE))
-    plan = plan_recipe(recipe.model_copy(update={"model": base or document["model"]["source"]}))
+    recipe = recipe.model_copy(update={"model": base or document["model"]["source"]})
+    plan = plan_recipe(recipe, weights=True, trust_remote_code=trust_remote_code)
     assert plan.files is not None
     found = identify(plan.files, plan.anatomy, checksum=_has_checksum(document))
     refuse_other_base(document["model"]["fingerprint"] or {}, found, plan.anatomy.source)
@@ -121,8 +128,8 @@ def load_plan(file: Path) -> Plan:
         SurgeryError: P210, if the file is no plan, or if the model or this version would now give
             another one.
     """
-    with io_errors(file):
-        text = file.read_text(encoding="utf-8")
+    with read_errors(file):
+        text = file.read_text(encoding="utf-8", errors="replace")
     recipe = recipe_of(text, str(file))
     plan = plan_recipe(recipe, weights=True)
     assert plan.files is not None
@@ -139,6 +146,7 @@ def load_adapter(
     *,
     base: str | None = None,
     trainable: bool = False,
+    trust_remote_code: bool = False,
 ) -> "PreTrainedModel":
     """Open an adapter folder on its base, with both paths.
 
@@ -147,30 +155,51 @@ def load_adapter(
         model: the base in memory; loaded from disk unless given.
         base: another place of the base than the plan names.
         trainable: whether what the plan trains requires gradients.
+        trust_remote_code: whether the base may run code of its own.
 
     Raises:
-        SurgeryError: A402, if the folder is none; A401, if the base isn't the adapter's.
+        SurgeryError: A402, if the folder is none or holds other weights than its plan; A401, if
+            the base isn't the adapter's; M204 for weights that are cut short.
     """
     folder = Path(folder)
     if model is None:
-        plan, document = read_plan(folder, base)
+        plan, document = read_plan(folder, base, trust_remote_code=trust_remote_code)
+        check_weights(plan, folder, trust_remote_code=trust_remote_code)
         assert plan.files is not None
-        model = load_base(str(plan.files.folder if not plan.in_place else folder))
+        home = folder if plan.in_place else plan.files.folder
+        model = load_base(str(home), trust_remote_code=trust_remote_code)
     else:
         document = _document(folder)
         recipe = recipe_of(json.dumps(document), str(folder / PLAN_FILE))
         plan = make_plan(recipe, read_anatomy(model))
         source = model.config.name_or_path or type(model).__name__
         refuse_other_model(document["model"]["fingerprint"], model, source)
+        check_weights(plan, folder, trust_remote_code=trust_remote_code)
     return open_adapter(plan, model, folder, trainable=trainable)
 
 
-def load_base(folder: str) -> "PreTrainedModel":
+def check_weights(plan: Plan, folder: Path, *, trust_remote_code: bool = False) -> None:
+    """Refuse weights that aren't the plan's, which PEFT and transformers load with a warning.
+
+    Raises:
+        SurgeryError: A402 for other tensors or shapes; M201 to M208 for a file that isn't whole.
+    """
+    if plan.in_place:
+        found = read_anatomy(str(folder), trust_remote_code=trust_remote_code)
+        differ = sorted(dict(found.sizes.items() ^ plan.anatomy.sizes.items()))
+    else:
+        stored = {(t.name, t.shape) for t in read_header(folder / ADAPTER_WEIGHTS).values()}
+        differ = sorted(dict(stored ^ {(name, shape) for name, _, shape in adapter_specs(plan)}))
+    if differ:
+        raise SurgeryError(_other_weights(folder, differ[0], len(differ)))
+
+
+def load_base(folder: str, *, trust_remote_code: bool = False) -> "PreTrainedModel":
     """Load a model from safetensors, in the type that its tensors have on disk."""
     from transformers import AutoModelForCausalLM
 
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        folder, dtype="auto", use_safetensors=True
+        folder, dtype="auto", use_safetensors=True, trust_remote_code=trust_remote_code
     )
     return model
 
@@ -249,6 +278,15 @@ def _plan_is_stale(file: Path, difference: str) -> Diagnostic:
         what=f"`{file}` no longer says what would be done",
         why=f"`{difference}` is different now: the model's files or this program's version changed",
         fix="make it again with `surgery plan RECIPE --out plan.json`, and compare",
+    )
+
+
+def _other_weights(folder: Path, name: str, count: int) -> Diagnostic:
+    return Diagnostic(
+        code="A402",
+        what=f"the weights in `{folder}` are not those of its {PLAN_FILE}",
+        why=f"{count} tensors are missing, too many or of another shape, `{name}` first",
+        fix="copy the folder again, or make it anew with `surgery apply` or `save_adapter`",
     )
 
 

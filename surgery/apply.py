@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.dissect import dissect
-from surgery.edit import SwapBlock
+from surgery.edit import Edit, SwapBlock
 from surgery.paths import make_switchable
 from surgery.plan import Plan
 from surgery.sidefiles import adapter_config
@@ -98,12 +98,17 @@ def _names_in_memory(plan: Plan) -> set[str]:
     names = set(plan.trains.base)
     for edit in plan.edits:
         chosen = (t.name for t in edit.tensors if (edit.operation, t.name) in plan.trains.added)
-        names |= {_name_in_memory(edit, name) for name in chosen}
+        names |= {name_in_memory(edit, name) for name in chosen}
     return names
 
 
-def _name_in_memory(edit: object, name: str) -> str:
-    """Where PEFT keeps a tensor that its adapter file calls `name`."""
+def name_in_memory(edit: Edit, name: str) -> str:
+    """Where PEFT keeps a tensor that its adapter file calls `name`.
+
+    Args:
+        edit: what adds the tensor.
+        name: as in `AddedTensor`, without `PEFT_PREFIX`.
+    """
     if isinstance(edit, SwapBlock):
         inner = name.removeprefix(f"{edit.path}.")
         return f"base_model.model.{edit.path}.modules_to_save.{ADAPTER}.{inner}"

@@ -132,16 +132,18 @@ def _text_config(model: "nn.Module") -> Any:
 
 
 def _tensors(module: "nn.Module") -> Iterator[Tensor]:
-    from torch import nn
-
-    for name, value in module.state_dict(keep_vars=True).items():
-        if hasattr(value, "dtype"):
-            yield Tensor(
-                name=name,
-                shape=tuple(value.shape),
-                dtype=_dtype_name(value.dtype),
-                is_parameter=isinstance(value, nn.Parameter),
-            )
+    """What `state_dict` holds, without calling it: bitsandbytes repacks its weights in there."""
+    for prefix, owner in module.named_modules(remove_duplicate=False):
+        buffers = owner._buffers.items()
+        kept = {k: v for k, v in buffers if k not in owner._non_persistent_buffers_set}
+        for name, value in {**owner._parameters, **kept}.items():
+            if value is not None:
+                yield Tensor(
+                    name=f"{prefix}.{name}" if prefix else name,
+                    shape=tuple(value.shape),
+                    dtype=_dtype_name(value.dtype),
+                    is_parameter=name in owner._parameters,
+                )
 
 
 def _dtype_name(dtype: object) -> str:

@@ -6,6 +6,7 @@ shape, which is enough to inspect, plan and lint.
 
 import difflib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -80,12 +81,13 @@ def find_model(source: str, *, revision: str | None = None, weights: bool = Fals
     """
     if source.startswith(BUILTIN):
         return _builtin(source)
-    folder = Path(source).expanduser()
-    if folder.is_dir():
+    folder = Path(os.path.expanduser(source))
+    if source and os.path.isdir(folder):
         if not (folder / "config.json").is_file():
             raise SurgeryError(_not_a_model(source))
         return ModelFiles(str(folder.resolve()), folder.resolve())
-    if source.count("/") > 1 or source.startswith((".", "~", "/")) or folder.exists():
+    is_path = source.count("/") > 1 or source.startswith((".", "~", "/")) or not source
+    if is_path or os.path.exists(folder):
         raise SurgeryError(_no_such_model(source))
     return _from_hub(source, revision, weights)
 

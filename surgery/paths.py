@@ -2,8 +2,9 @@
 
 The path lives in a `ContextVar`, so that it nests, ends with its block even when that raises, and
 is each thread's own. PEFT's wrappers ask `disable_adapters` on every call; ours answer by the path.
-Outside of any context a model is on the multimodal path, which is also what a checkpointed
-block sees when it is computed again in a thread of autograd.
+Outside of any context a model is on the multimodal path. A checkpointed block is computed again by
+the backward pass, outside of the context and perhaps in a thread of autograd, so it takes the path
+of its forward pass along.
 """
 
 import functools
@@ -50,6 +51,9 @@ class SwitchedLayer:
         """Whether only the base takes part: along the text path, or where PEFT was told so."""
         return self._switch.path == TEXT or bool(super().disable_adapters)  # type: ignore[misc]
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return _remake, (SwitchedLayer, type(self).__bases__[1]), vars(self)
+
 
 class SwitchedModel:
     """Mixed into a PEFT model: `forward` and `generate` take a path for each row of the batch."""
@@ -81,6 +85,21 @@ class SwitchedModel:
         from surgery.rows import generate_rows
 
         return generate_rows(self, paths, args, kwargs)
+
+    @contextmanager
+    def disable_adapter(self) -> Iterator[None]:
+        """Do as PEFT does, and freeze again afterwards what PEFT would leave trainable."""
+        parameters: Any = list(self.parameters())  # type: ignore[attr-defined]
+        trains = [parameter.requires_grad for parameter in parameters]
+        try:
+            with super().disable_adapter():  # type: ignore[misc]
+                yield
+        finally:
+            for parameter, required in zip(parameters, trains, strict=True):
+                parameter.requires_grad_(required)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return _remake, (SwitchedModel, type(self).__bases__[1]), vars(self)
 
 
 @contextmanager
@@ -146,6 +165,7 @@ def make_switchable(peft_model: Any, decoder_path: str) -> None:
     peft_model._switch = switch
     decoder = peft_model.get_base_model().get_submodule(decoder_path)
     decoder.register_forward_pre_hook(functools.partial(_check_cache, layers[0]), with_kwargs=True)
+    decoder.register_forward_pre_hook(functools.partial(_carry_path, layers[0]))
     decoder.register_forward_hook(functools.partial(_mark_cache, layers[0]))
 
 
@@ -156,11 +176,19 @@ def _with_mixin(mixin: type, cls: Any) -> Any:
     return _switched[cls]
 
 
+def _remake(mixin: type, cls: type) -> Any:
+    """Begin a pickled or copied object, whose class has no name to be found by."""
+    made = _with_mixin(mixin, cls)
+    return made.__new__(made)
+
+
 def _check_cache(layer: SwitchedLayer, decoder: Any, args: Any, kwargs: dict[str, Any]) -> None:
     """Refuse to go on with a cache that the other path has filled."""
     cache = kwargs.get("past_key_values")
     if cache is None:
         return
+    if hasattr(cache, "paths"):
+        raise SurgeryError(_cache_of_rows(cache.paths))
     path, used = _path_of(layer), getattr(cache, "_surgery_path", None)
     if used not in (None, path) and cache.get_seq_length() > 0:
         raise SurgeryError(_cache_of_other_path(str(used), path))
@@ -171,6 +199,28 @@ def _mark_cache(layer: SwitchedLayer, decoder: Any, args: Any, output: Any) -> N
     cache = getattr(output, "past_key_values", None)
     if cache is not None:
         cache._surgery_path = _path_of(layer)
+
+
+def _carry_path(layer: SwitchedLayer, decoder: Any, args: Any) -> None:
+    """Wrap the checkpoint function of each block, which transformers may set at any time."""
+    if not decoder.training:
+        return
+    for module in decoder.modules():
+        checkpoint = vars(module).get("_gradient_checkpointing_func")
+        if checkpoint is not None and getattr(checkpoint, "func", None) is not _checkpoint:
+            wrapped = functools.partial(_checkpoint, layer, checkpoint)
+            module._gradient_checkpointing_func = wrapped
+
+
+def _checkpoint(layer: SwitchedLayer, checkpoint: Any, function: Any, *args: Any) -> Any:
+    """Checkpoint a function so that it runs on today's path whenever it is computed again."""
+    path = _path_of(layer)
+
+    def on_path(*args: Any) -> Any:
+        with use_path(layer._switch, path):
+            return function(*args)
+
+    return checkpoint(on_path, *args)
 
 
 def _path_of(layer: SwitchedLayer) -> PathName:
@@ -216,4 +266,13 @@ def _cache_of_other_path(used: str, path: str) -> Diagnostic:
         what=f"this sequence began on the {used} path and can't go on on the {path} path",
         why="its cached keys and values were computed by other weights",
         fix=f"stay on the {used} path, or run the whole sequence again without the cache",
+    )
+
+
+def _cache_of_rows(paths: Sequence[str]) -> Diagnostic:
+    return Diagnostic(
+        code="A408",
+        what="this batch began with a path for each row and can't go on without",
+        why="it has one cache for the rows of each path",
+        fix=f"call the model with `paths={list(paths)}` again",
     )

@@ -4,7 +4,7 @@ Each path runs once on its own rows, which costs what the rows cost. A layer cou
 row, because all rows of a call share one cache.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import torch
@@ -12,11 +12,20 @@ import torch
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.paths import MULTIMODAL, TEXT, PathName, use_path
 
-_NOT_BY_ROW: Final = ("cache_position", "past_key_values", "num_items_in_batch", "labels_shifted")
+_NOT_BY_ROW: Final = ("cache_position", "past_key_values", "num_items_in_batch", "logits_to_keep")
 
 
 class PathCaches(dict[PathName, Any]):
-    """The caches of a batch of both paths, as `past_key_values` of its output."""
+    """The caches of a batch of both paths, as `past_key_values` of its output.
+
+    Args:
+        paths: the path of each row.
+        caches: the cache of the rows of each path.
+    """
+
+    def __init__(self, paths: Sequence[PathName], caches: Mapping[PathName, Any]) -> None:
+        super().__init__(caches)
+        self.paths = tuple(paths)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Tokens cached so far; the same for both paths."""
@@ -42,16 +51,19 @@ def forward_rows(
         SurgeryError: A407, if `paths` doesn't fit the batch.
     """
     kwargs = _named(args, kwargs)
+    if kwargs.get("return_dict") is False:
+        raise SurgeryError(_not_with_paths("return_dict=False"))
     groups = list(_groups(paths, _rows(kwargs, paths)))
     caches = kwargs.get("past_key_values")
+    _refuse_other_rows(caches, paths)
     outputs = []
     for path, rows in groups:
         arguments = _take(kwargs, rows, len(paths))
         if caches is not None:
-            arguments["past_key_values"] = _cache_for(caches, path)
+            arguments["past_key_values"] = caches[path]
         with use_path(model._switch, path):
             outputs.append(model(**arguments))
-    return _join(groups, outputs, kwargs)
+    return _join(paths, groups, outputs, kwargs)
 
 
 def generate_rows(
@@ -92,7 +104,7 @@ def _rows(kwargs: dict[str, Any], paths: Sequence[str]) -> int:
     )
     rows = -1 if tokens is None else int(tokens.shape[0])
     unknown = sorted(set(paths) - {TEXT, MULTIMODAL})
-    if rows != len(paths) or unknown:
+    if rows != len(paths) or unknown or isinstance(paths, str) or not rows:
         raise SurgeryError(_bad_paths(rows, paths, unknown))
     return rows
 
@@ -110,14 +122,18 @@ def _take(kwargs: dict[str, Any], rows: torch.Tensor, count: int) -> dict[str, A
     return {name: part(name, value) for name, value in kwargs.items()}
 
 
-def _cache_for(caches: Any, path: PathName) -> Any:
-    if isinstance(caches, PathCaches):
-        return caches[path]
-    raise SurgeryError(_not_with_paths("a `past_key_values` of one path"))
+def _refuse_other_rows(caches: Any, paths: Sequence[PathName]) -> None:
+    if caches is not None and not isinstance(caches, PathCaches):
+        raise SurgeryError(_not_with_paths("a `past_key_values` of one path"))
+    if caches is not None and caches.paths != tuple(paths):
+        raise SurgeryError(_not_with_paths("a `past_key_values` whose rows took other paths"))
 
 
 def _join(
-    groups: list[tuple[PathName, torch.Tensor]], outputs: list[Any], kwargs: dict[str, Any]
+    paths: Sequence[PathName],
+    groups: list[tuple[PathName, torch.Tensor]],
+    outputs: list[Any],
+    kwargs: dict[str, Any],
 ) -> Any:
     rows = [rows for _, rows in groups]
     joined = {
@@ -129,7 +145,8 @@ def _join(
         joined["loss"] = _join_loss(rows, [output.loss for output in outputs], kwargs)
     if outputs[0].get("past_key_values") is not None:
         caches = zip(groups, outputs, strict=True)
-        joined["past_key_values"] = PathCaches({p: o.past_key_values for (p, _), o in caches})
+        by_path = {path: output.past_key_values for (path, _), output in caches}
+        joined["past_key_values"] = PathCaches(paths, by_path)
     return type(outputs[0])(**joined)
 
 
@@ -149,7 +166,7 @@ def _join_loss(
     labelled = (kwargs["labels"][:, 1:] != -100).sum(dim=1)
     counts = torch.stack([labelled[r.to(labelled.device)].sum() for r in rows])
     used = [loss * n for loss, n in zip(losses, counts, strict=True) if n > 0]
-    return torch.stack(used).sum() / counts.sum()
+    return torch.stack(used).sum() / counts.sum() if used else torch.stack(losses).mean()
 
 
 def _scatter(rows: list[torch.Tensor], values: list[torch.Tensor]) -> torch.Tensor:
@@ -169,7 +186,9 @@ def _padding_token(model: Any, kwargs: dict[str, Any]) -> int:
 
 
 def _bad_paths(rows: int, paths: Sequence[str], unknown: list[str]) -> Diagnostic:
-    if unknown:
+    if isinstance(paths, str):
+        what = f"`paths` is one word, `{paths}`, and not a list"
+    elif unknown:
         what = f"`{unknown[0]}` is not a path"
     elif rows < 0:
         what = "`paths` needs `input_ids` or `inputs_embeds` to know the rows"

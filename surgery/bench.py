@@ -1,0 +1,249 @@
+"""What the checks of `surgery verify` work on: an adapter on its base, and the base's own answers.
+
+The base is loaded once. It answers the prompts before the adapter is put on it, and a second module
+tree over the very same tensors stays untouched beside it, so that a check can always ask the base.
+"""
+
+import copy
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import nn
+
+from surgery.adapter import check_weights, load_base, read_plan
+from surgery.apply import name_in_memory, open_adapter, trainable_parameters
+from surgery.edit import PEFT_PREFIX, AddedTensor, Edit
+from surgery.paths import MULTIMODAL, TEXT, PathName, multimodal_path, text_path
+from surgery.plan import Plan
+from surgery.prompts import Prompts, make_prompts
+from surgery.start import kaiming_uniform
+
+NEW_TOKENS: Final = 16
+_ADDED: Final = re.compile(r"\.(modules_to_save|lora_[A-Za-z_]+)\.")
+_CONTEXTS: Final = {TEXT: text_path, MULTIMODAL: multimodal_path}
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the base said before anything was put on it.
+
+    Args:
+        logits: (real tokens of the prompts, vocabulary).
+        tokens: (rows, `NEW_TOKENS`), generated greedily.
+        digests: sha256 of each tensor by its name in the base.
+    """
+
+    logits: torch.Tensor
+    tokens: torch.Tensor
+    digests: dict[str, str]
+
+
+@dataclass
+class Bench:
+    """One adapter on its base.
+
+    Args:
+        plan: the folder's.
+        folder: the adapter folder.
+        model: what `load_adapter` would return, trainable.
+        untouched: the base over the same tensors; None where the base trains in place.
+        prompts: a batch of different lengths.
+        reference: of the untouched base.
+        trust_remote_code: whether the base may run code of its own.
+    """
+
+    plan: Plan
+    folder: Path
+    model: Any
+    untouched: Any
+    prompts: Prompts
+    reference: Reference
+    trust_remote_code: bool = False
+    _stored: dict[str, torch.Tensor] = field(init=False, repr=False)
+    _trainable: frozenset[str] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        named = self.model.named_parameters(remove_duplicate=False)
+        self._trainable = frozenset(name for name, p in named if p.requires_grad)
+        self._stored = {name: t.detach().clone() for name, t in self.changeable().items()}
+
+    @property
+    def paths(self) -> tuple[PathName, ...]:
+        """Both paths, or one where the base trains in place."""
+        return (MULTIMODAL,) if self.plan.in_place else (TEXT, MULTIMODAL)
+
+    @property
+    def decoder(self) -> nn.Module:
+        """The model without PEFT's shell, under whose names the plan speaks."""
+        inner: nn.Module = self.model if self.plan.in_place else self.model.get_base_model()
+        return inner
+
+    def changeable(self) -> dict[str, torch.Tensor]:
+        """What may change without the text path noticing: all that the plan adds, or trains."""
+        if self.plan.in_place:
+            return dict(trainable_parameters(self.plan, self.model))
+        held = tensors_of(self.model)
+        return {name: held[name] for _, _, name in self._added()}
+
+    @contextmanager
+    def on(self, path: PathName) -> Iterator[None]:
+        """Run the model on a path; on its only one where the base trains in place."""
+        if self.plan.in_place:
+            yield
+            return
+        with _CONTEXTS[path](self.model):
+            yield
+
+    def logits(self, path: PathName, rows: Sequence[int] | None = None) -> torch.Tensor:
+        """Logits (real tokens, vocabulary) of the prompts, or of some of their rows."""
+        with self.on(path):
+            return answer(self.model, self.prompts.take(rows))
+
+    @torch.no_grad()
+    def shake(self, seed: int = 1) -> None:
+        """Change every parameter that may change at random, as training would, and then some."""
+        generator = torch.Generator().manual_seed(seed)
+        for _, tensor in sorted(self.changeable().items()):
+            if tensor.is_floating_point():
+                noise = torch.randn(tensor.shape, generator=generator)
+                scale = 0.1 * tensor.abs().float().mean().item() + 0.02
+                tensor.add_((noise * scale).to(tensor))
+
+    @torch.no_grad()
+    def start_over(self) -> None:
+        """Set all that the plan adds to its start: copies as their originals, B zero."""
+        held = tensors_of(self.model)
+        for name, start in self._starts():
+            held[name].copy_(start)
+
+    def is_at_start(self) -> bool:
+        """Whether the folder holds what `surgery apply` wrote, to the bit."""
+        pairs = ((self._stored[name], start) for name, start in self._starts())
+        return all(torch.equal(stored, start.to(stored.dtype)) for stored, start in pairs)
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put back every bit that the folder holds, and what trains; drop gradients."""
+        for name, tensor in self.changeable().items():
+            tensor.copy_(self._stored[name])
+        for name, parameter in self.model.named_parameters(remove_duplicate=False):
+            parameter.grad = None
+            parameter.requires_grad_(name in self._trainable)
+        self.model.eval()
+
+    def _added(self) -> Iterator[tuple[Edit, AddedTensor, str]]:
+        for edit in self.plan.edits:
+            for tensor in edit.tensors:
+                yield edit, tensor, name_in_memory(edit, tensor.name)
+
+    def _starts(self) -> Iterator[tuple[str, torch.Tensor]]:
+        bases = {base_name(name): tensor for name, tensor in tensors_of(self.model).items()}
+        for edit, tensor, name in self._added():
+            if tensor.start == "copy":
+                yield name, bases[tensor.name]
+            elif tensor.start == "zeros":
+                yield name, torch.zeros(tensor.shape)
+            elif tensor.start == "kaiming":
+                rank, inputs = tensor.shape
+                start = kaiming_uniform(self.plan.recipe.seed, edit.path, (rank, inputs))
+                yield name, torch.from_numpy(start)
+
+
+def sound_plan(folder: Path, *, base: str | None = None, trust_remote_code: bool = False) -> Plan:
+    """Read the plan of an adapter folder, after checking its base and the headers of its weights.
+
+    Raises:
+        SurgeryError: as `load_adapter`.
+    """
+    plan, _ = read_plan(folder, base, trust_remote_code=trust_remote_code)
+    check_weights(plan, folder, trust_remote_code=trust_remote_code)
+    return plan
+
+
+def open_bench(plan: Plan, folder: Path, *, trust_remote_code: bool = False) -> Bench:
+    """Load the base, let it answer, and put the adapter on it.
+
+    Args:
+        plan: the folder's, from `sound_plan`.
+        folder: the adapter folder.
+        trust_remote_code: whether the base may run code of its own.
+    """
+    assert plan.files is not None
+    home = plan.files.folder
+    model: Any = load_base(str(home), trust_remote_code=trust_remote_code).eval()
+    prompts = make_prompts(home, model, trust_remote_code=trust_remote_code)
+    reference = Reference(answer(model, prompts), generate(model, prompts)[0], digests(model))
+    twin = None if plan.in_place else share(model)
+    if plan.in_place:
+        del model
+        model = load_base(str(folder), trust_remote_code=trust_remote_code)
+    model = open_adapter(plan, model, folder, trainable=True).eval()
+    return Bench(plan, folder, model, twin, prompts, reference, trust_remote_code)
+
+
+@torch.no_grad()
+def answer(model: Any, prompts: Prompts) -> torch.Tensor:
+    """Logits (real tokens, vocabulary) of a batch, padding left out."""
+    output = model(input_ids=prompts.ids, attention_mask=prompts.mask, use_cache=False)
+    logits: torch.Tensor = output.logits[prompts.mask.bool()]
+    return logits
+
+
+def generate(
+    model: Any, prompts: Prompts, *, use_cache: bool = True
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Continue a batch greedily.
+
+    Returns:
+        Tokens (rows, `NEW_TOKENS`), and the logits that chose them (the same, vocabulary).
+    """
+    config = prompts.generation(NEW_TOKENS, use_cache=use_cache)
+    config.update(output_logits=True, return_dict_in_generate=True)
+    output = model.generate(**prompts.inputs, generation_config=config)
+    return output.sequences[:, prompts.ids.shape[1] :], torch.stack(output.logits, dim=1)
+
+
+def largest_difference(first: torch.Tensor, second: torch.Tensor) -> float:
+    """The largest absolute difference; 0 exactly where all values are equal, inf beside a NaN."""
+    if torch.equal(first, second):
+        return 0.0
+    return float((first.float() - second.float()).abs().nan_to_num(nan=torch.inf).max())
+
+
+def share(model: Any) -> Any:
+    """Return a second module tree over the very same tensors."""
+    tensors = (*model.parameters(), *model.buffers())
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+
+
+def tensors_of(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Every parameter and buffer by name, a shared one under each of its names."""
+    parameters = model.named_parameters(remove_duplicate=False)
+    return {**dict(parameters), **dict(model.named_buffers(remove_duplicate=False))}
+
+
+def digests(model: nn.Module) -> dict[str, str]:
+    """Sha256 of the bits of every parameter and buffer, by name."""
+    tensors = tensors_of(model)
+    distinct = {id(tensor): tensor for tensor in tensors.values()}
+    known = {key: _digest(tensor) for key, tensor in distinct.items()}
+    return {name: known[id(tensor)] for name, tensor in tensors.items()}
+
+
+def base_name(name: str) -> str:
+    """What the base calls a tensor of a PEFT model; empty for one that was added."""
+    if _ADDED.search(name):
+        return ""
+    inner = name.removeprefix(PEFT_PREFIX).replace(".original_module.", ".")
+    return inner.replace(".base_layer.", ".")
+
+
+def _digest(tensor: torch.Tensor) -> str:
+    raw: Any = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return hashlib.sha256(raw).hexdigest()

@@ -1,0 +1,68 @@
+"""What is saved comes back, here and in plain peft."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from surgery.adapter import check_weights, load_base, save_adapter
+from surgery.apply import open_adapter
+from surgery.bench import Bench, answer, digests, share
+from surgery.paths import MULTIMODAL
+from surgery.verify import Check, Outcome
+
+
+class SaveReload(Check):
+    """A saved adapter opens on the base with the same bits in every tensor and the same logits.
+
+    All that was added is changed at random, saved to a temporary folder and opened on the same
+    base again; then with `PeftModel.from_pretrained`, as one opens it who has no `surgery`, where
+    the multimodal logits are the same and `disable_adapter()` gives the base's.
+    """
+
+    def run(self, bench: Bench) -> Outcome:
+        """Save, open, compare; see `Check.run`."""
+        bench.shake()
+        expected, bits = bench.logits(MULTIMODAL), digests(bench.model)
+        with tempfile.TemporaryDirectory(prefix="surgery-") as temporary:
+            folder = Path(temporary) / "adapter"
+            save_adapter(bench.plan, bench.model, folder)
+            check_weights(bench.plan, folder, trust_remote_code=bench.trust_remote_code)
+            size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+            faults = _reopened(bench, folder, expected, bits)
+            if not bench.plan.in_place:
+                faults += _in_plain_peft(bench, folder, expected)
+        good = f"all {len(bits)} tensors come back to the bit, and the logits"
+        good += "" if bench.plan.in_place else ", also in plain peft"
+        return self.judge(faults, good, tensors=len(bits), bytes=size)
+
+
+def _reopened(
+    bench: Bench, folder: Path, expected: torch.Tensor, bits: dict[str, str]
+) -> list[str]:
+    if bench.plan.in_place:
+        base = load_base(str(folder), trust_remote_code=bench.trust_remote_code)
+    else:
+        base = share(bench.untouched)
+    model: Any = open_adapter(bench.plan, base, folder, trainable=False).eval()
+    found = digests(model)
+    differ = [name for name in {**bits, **found} if bits.get(name) != found.get(name)]
+    faults = [f"{len(differ)} tensors come back otherwise, {differ[0]} first"] if differ else []
+    if not torch.equal(answer(model, bench.prompts), expected):
+        faults.append("the reopened adapter gives other logits")
+    return faults
+
+
+def _in_plain_peft(bench: Bench, folder: Path, expected: torch.Tensor) -> list[str]:
+    from peft import PeftModel
+
+    model = PeftModel.from_pretrained(share(bench.untouched), str(folder)).eval()
+    faults = []
+    if not torch.equal(answer(model, bench.prompts), expected):
+        faults.append("plain peft gives other logits")
+    with model.disable_adapter():
+        text = answer(model, bench.prompts)
+    if not torch.equal(text, bench.reference.logits):
+        faults.append("plain peft with the adapter disabled is not the base")
+    return faults

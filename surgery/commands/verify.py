@@ -1,0 +1,36 @@
+"""`surgery verify`."""
+
+import typer
+
+from surgery.commands._arguments import Adapter, Base, Format, RemoteCode
+from surgery.diagnostic import EXIT_NO
+
+EPILOG = "Example: surgery verify my-adapter --base ~/models/Qwen2.5-3B"
+
+
+def command(
+    adapter: Adapter,
+    base: Base = None,
+    output_format: Format = "human",
+    trust_remote_code: RemoteCode = False,
+) -> None:
+    """Prove on the real weights that an adapter does what its recipe says; exit 1 if it doesn't."""
+    from surgery.reporters.verification_table import check_progress, print_verification
+
+    with check_progress() as tell:
+        tell("start torch")
+        from surgery.quiet import quiet
+        from surgery.verify import verify_adapter
+
+        with quiet():
+            verification = verify_adapter(
+                adapter, base=base, trust_remote_code=trust_remote_code, progress=tell
+            )
+    if output_format == "json":
+        from surgery.document import to_json
+
+        typer.echo(to_json(verification.document()), nl=False)
+    else:
+        print_verification(verification)
+    if not verification.passed:
+        raise typer.Exit(EXIT_NO)

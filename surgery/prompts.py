@@ -1,0 +1,102 @@
+"""The prompts of `surgery verify`: a few sentences, or ids where the base has no tokenizer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+_SENTENCES: Final = (
+    "The surgeon washed her hands, put on her gloves and asked for the smallest knife on the tray.",
+    "A list in Python is a sequence that can be changed in place, as this example shows:",
+    "What do you see in this picture, and what is to the left of it?",
+    "Once there was a phone that could read.",
+)
+_LENGTHS: Final = (12, 9, 6, 4)
+"""Tokens of each prompt, at most: no two alike, so that a batch of them is padded."""
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """A batch of prompts, padded on the left.
+
+    Args:
+        ids: (rows, tokens), int64.
+        mask: (rows, tokens), 1 for a real token.
+        pad: the id that fills up.
+        source: where they are from: `tokenizer` or `random ids`.
+    """
+
+    ids: torch.Tensor
+    mask: torch.Tensor
+    pad: int
+    source: str
+
+    @property
+    def inputs(self) -> dict[str, torch.Tensor]:
+        """As a model takes them."""
+        return {"input_ids": self.ids, "attention_mask": self.mask}
+
+    def take(self, rows: Sequence[int] | None) -> "Prompts":
+        """Some of the rows, as wide as all of them; all of them for None."""
+        if rows is None:
+            return self
+        index = list(rows)
+        return Prompts(self.ids[index], self.mask[index], self.pad, self.source)
+
+    def alone(self, row: int) -> "Prompts":
+        """One row without its padding."""
+        real = self.mask[row].bool()
+        return Prompts(self.ids[row][real][None], self.mask[row][real][None], self.pad, self.source)
+
+    def generation(self, tokens: int, *, use_cache: bool = True) -> Any:
+        """The configuration that continues them greedily by exactly so many tokens."""
+        from transformers import GenerationConfig
+
+        return GenerationConfig(
+            do_sample=False,
+            num_beams=1,
+            max_new_tokens=tokens,
+            min_new_tokens=tokens,
+            pad_token_id=self.pad,
+            use_cache=use_cache,
+        )
+
+
+def make_prompts(folder: Path, model: Any, *, trust_remote_code: bool = False) -> Prompts:
+    """Tokenize the sentences, or draw ids below the size of the vocabulary.
+
+    Args:
+        folder: of the base, perhaps with a tokenizer.
+        model: the base, for its vocabulary.
+        trust_remote_code: whether the tokenizer may run code of its own.
+    """
+    size = model.get_input_embeddings().weight.shape[0]
+    pad = model.generation_config.pad_token_id
+    pad = pad if isinstance(pad, int) and 0 <= pad < size else 0
+    rows = _tokenized(folder, trust_remote_code)
+    if rows and max(map(max, rows)) < size:
+        return _batch(rows, pad, "tokenizer")
+    generator = torch.Generator().manual_seed(0)
+    drawn = [torch.randint(size, (length,), generator=generator).tolist() for length in _LENGTHS]
+    return _batch(drawn, pad, "random ids")
+
+
+def _tokenized(folder: Path, trust_remote_code: bool) -> list[list[int]]:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        pairs = zip(_SENTENCES, _LENGTHS, strict=True)
+        rows = [tokenizer(sentence)["input_ids"][:length] for sentence, length in pairs]
+    except Exception:  # none there, or one that needs what isn't installed: ids do as well
+        return []
+    return rows if all(rows) else []
+
+
+def _batch(rows: list[list[int]], pad: int, source: str) -> Prompts:
+    width = max(map(len, rows))
+    ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows])
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    return Prompts(ids, mask, pad, source)

@@ -1,0 +1,89 @@
+"""Tiny random models of several families, and recipes for them, for tests of every folder."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from surgery.apply import apply_plan
+from surgery.compose import load_recipe
+from surgery.plan import Plan, make_plan
+from surgery.read import read_anatomy
+
+BLOCKS = 4
+_COMMON = {
+    "vocab_size": 128,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": BLOCKS,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+_OWN: dict[str, dict[str, Any]] = {
+    "qwen2": {},
+    "qwen3": {"head_dim": 8},
+    "llama": {},
+    "gemma3_text": {"head_dim": 8, "sliding_window": 8},
+    "phi3": {},
+    "gpt2": {
+        "n_embd": 32,
+        "n_layer": BLOCKS,
+        "n_head": 4,
+        "n_positions": 128,
+        "n_inner": 64,
+        **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0),
+    },
+}
+FAMILIES = tuple(_OWN)
+
+
+def tiny_config(family: str = "qwen2", **changed: Any) -> Any:
+    """A config of four blocks, 32 wide, that builds in milliseconds."""
+    common = {"pad_token_id": 0, "vocab_size": 128, "eos_token_id": 2, "bos_token_id": 1}
+    common = common if family == "gpt2" else _COMMON
+    return AutoConfig.for_model(family, **{**common, **_OWN[family], **changed})
+
+
+def tiny_model(
+    family: str = "qwen2", dtype: torch.dtype = torch.float32, seed: int = 0, **changed: Any
+) -> Any:
+    """A random model in evaluation mode; the generator of the caller is left as it was."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(tiny_config(family, **changed), dtype=dtype)
+    return model.eval()
+
+
+def save_tiny(folder: Path, family: str = "qwen2", *, shards: bool = False, **how: Any) -> Path:
+    """Save such a model as transformers does, in one file or in several."""
+    size = "40KB" if shards else "5GB"
+    tiny_model(family, **how).save_pretrained(folder, max_shard_size=size)
+    return folder
+
+
+def planned(model: Any, recipe: str = "genieblue_skip", *overrides: str) -> Plan:
+    """A recipe's plan for a model in memory."""
+    return make_plan(load_recipe(recipe, overrides), read_anatomy(model))
+
+
+def applied(recipe: str = "genieblue_skip", *overrides: str, **how: Any) -> Any:
+    """A tiny model that a recipe was applied to, moved off its start so that its paths differ."""
+    model = tiny_model(**how)
+    model = apply_plan(planned(model, recipe, *overrides), model)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                noise = torch.randn(parameter.shape, generator=generator)
+                parameter.add_(0.05 * noise.to(parameter.dtype))
+    return model
+
+
+def tokens(rows: int = 2, length: int = 7, seed: int = 0) -> torch.Tensor:
+    """Token ids (rows, length) without the special ones."""
+    return torch.randint(3, 128, (rows, length), generator=torch.Generator().manual_seed(seed))
