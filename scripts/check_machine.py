@@ -15,10 +15,9 @@ def main(torch_index: str) -> int:
         print("  fix: make PYTHON=python3.12")
         return 1
     has_gpu = shutil.which("nvidia-smi") is not None
-    if platform.system() == "Linux" and platform.machine() == "x86_64" and not torch_index:
-        if not has_gpu:
-            print("No NVIDIA GPU here. The default torch brings CUDA libraries, about 3 GB.")
-            print("  The CPU build is 0.2 GB: make TORCH_INDEX=https://download.pytorch.org/whl/cpu")
+    if platform.system() == "Linux" and not has_gpu and not torch_index:
+        print("No NVIDIA GPU here. The default torch brings CUDA libraries, 2.7 GB (torch 2.13.0).")
+        print("  The CPU build is 0.2 GB: make TORCH_INDEX=https://download.pytorch.org/whl/cpu")
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,12 @@ def figures() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def model() -> Any:
-    """The model in the dtype in which it is saved."""
-    return AutoModelForCausalLM.from_pretrained(FOLDER).eval()
+def model() -> Iterator[Any]:
+    """The model as saved; on one thread, as two wait for each other on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield AutoModelForCausalLM.from_pretrained(FOLDER).eval()
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
