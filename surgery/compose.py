@@ -26,6 +26,13 @@ from surgery.recipe import Recipe
 from surgery.source import Place, SourceMap, map_sources
 from surgery.yaml_file import yaml_faults
 
+_NOT_IN_A_FILE: Final = {
+    "name": ("a recipe bears the name of its file", "rename the file, or write a `description`"),
+    "hydra": (
+        "a recipe says what to change, not how jobs are launched",
+        "give settings of Hydra to `surgery sweep` on the command line",
+    ),
+}
 HYDRA_VERSION_BASE: Final = "1.3"
 
 
@@ -171,7 +178,7 @@ def _validated(
 ) -> Recipe:
     data = {**content, "name": file.stem}
     wrong = [*wrong, *code_imports(content, sources)]
-    wrong += [_named_inside(sources)] if "name" in content else []
+    wrong += [_not_in_a_file(key, sources) for key in _NOT_IN_A_FILE if (key,) in sources.keys]
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
@@ -180,14 +187,10 @@ def _validated(
     return recipe.with_sources(sources)
 
 
-def _named_inside(sources: SourceMap) -> Diagnostic:
-    return Diagnostic(
-        code="R101",
-        what="unknown key `name`",
-        why="a recipe bears the name of its file",
-        fix="rename the file, or write a `description`",
-        span=sources.place(("name",), value=False),
-    )
+def _not_in_a_file(key: str, sources: SourceMap) -> Diagnostic:
+    why, fix = _NOT_IN_A_FILE[key]
+    span = sources.place((key,), value=False)
+    return Diagnostic("R101", f"unknown key `{key}`", why, fix, span)
 
 
 def _no_such_recipe(given: Path) -> Diagnostic:

@@ -7,10 +7,10 @@ the backward pass, outside of the context and perhaps in a thread of autograd, s
 of its forward pass along.
 """
 
-import functools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -164,9 +164,13 @@ def make_switchable(peft_model: Any, decoder_path: str) -> None:
     peft_model.__class__ = _with_mixin(SwitchedModel, type(peft_model))
     peft_model._switch = switch
     decoder = peft_model.get_base_model().get_submodule(decoder_path)
-    decoder.register_forward_pre_hook(functools.partial(_check_cache, layers[0]), with_kwargs=True)
-    decoder.register_forward_pre_hook(functools.partial(_carry_path, layers[0]))
-    decoder.register_forward_hook(functools.partial(_mark_cache, layers[0]))
+    for earlier in vars(decoder).get("_surgery_hooks", ()):
+        earlier.remove()  # of an adapter that was on this base before
+    decoder._surgery_hooks = (
+        decoder.register_forward_pre_hook(partial(_check_cache, layers[0]), with_kwargs=True),
+        decoder.register_forward_pre_hook(partial(_carry_path, layers[0])),
+        decoder.register_forward_hook(partial(_mark_cache, layers[0])),
+    )
 
 
 def _with_mixin(mixin: type, cls: Any) -> Any:
@@ -207,9 +211,10 @@ def _carry_path(layer: SwitchedLayer, decoder: Any, args: Any) -> None:
         return
     for module in decoder.modules():
         checkpoint = vars(module).get("_gradient_checkpointing_func")
-        if checkpoint is not None and getattr(checkpoint, "func", None) is not _checkpoint:
-            wrapped = functools.partial(_checkpoint, layer, checkpoint)
-            module._gradient_checkpointing_func = wrapped
+        if getattr(checkpoint, "func", None) is _checkpoint:
+            checkpoint = checkpoint.args[1]  # wrapped before, perhaps for an earlier adapter
+        if checkpoint is not None:
+            module._gradient_checkpointing_func = partial(_checkpoint, layer, checkpoint)
 
 
 def _checkpoint(layer: SwitchedLayer, checkpoint: Any, function: Any, *args: Any) -> Any:

@@ -65,7 +65,7 @@ class SourceMap:
         return self._behind(nearest) if value else spans[nearest]
 
     def _behind(self, path: Key) -> Span:
-        """The value at a place; or the knob that it refers to, where that was set elsewhere, later."""
+        """The value at a place; or the knob it refers to, where another file set that later."""
         span, written = self.values[path], list(self.values)
         for knob in _KNOB.findall(span.marked()):
             origin = self.values.get(("knobs", knob))

@@ -172,7 +172,7 @@ def _sync(path: Path) -> None:
 
 def _free_bytes(path: Path) -> int:
     path = path.absolute()
-    folder = next(parent for parent in (path, *path.parents) if parent.exists())
+    folder = next(parent for parent in (path, *path.parents) if os.path.exists(parent))
     return shutil.disk_usage(folder).free
 
 

@@ -74,7 +74,11 @@ def planned(model: Any, recipe: str = "genieblue_skip", *overrides: str) -> Plan
 def applied(recipe: str = "genieblue_skip", *overrides: str, **how: Any) -> Any:
     """A tiny model that a recipe was applied to, moved off its start so that its paths differ."""
     model = tiny_model(**how)
-    model = apply_plan(planned(model, recipe, *overrides), model)
+    return moved(apply_plan(planned(model, recipe, *overrides), model))
+
+
+def moved(model: Any) -> Any:
+    """The model itself, with noise added to all that it trains."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -16,7 +16,7 @@ STARTS_FROM_WEIGHTS = ("pissa", "olora", "orthogonal", "loftq", "corda", "eva", 
 class PeftOptions(Strict):
     """Further fields of PEFT's LoraConfig, under PEFT's own names."""
 
-    lora_dropout: Annotated[float, Field(ge=0, lt=1, strict=False)] = 0.0
+    lora_dropout: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.0
     """Probability of dropping an input of A while training."""
 
     use_rslora: bool = False
@@ -49,7 +49,7 @@ class Lora(Operation):
     rank: Annotated[int, Field(ge=1)] = 8
     """Rank of the pair."""
 
-    alpha: Annotated[float, Field(gt=0, strict=False)] | None = None
+    alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Numerator of the scale alpha / rank; 2 x rank unless given (the paper doesn't say)."""
 
     peft: PeftOptions = PeftOptions()

@@ -1,0 +1,56 @@
+"""Every code has a page, every page has a code, and all pages have one form."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from surgery.diagnostic import _EXIT_BY_FAMILY, SurgeryError
+from surgery.explain import all_pages, page_of
+
+PACKAGE = Path(__file__).parents[2] / "surgery"
+CODE = re.compile(r"[\"']([A-Z]\d{3})[\"']")
+FORM = re.compile(
+    r"# (?P<code>[A-Z]\d{3}): (?P<title>[^\n]{4,60})\n\n"
+    r"## What it means\n\n(?P<meaning>.+?)\n\n"
+    r"## Example\n\n(?P<example>.+?)\n\n"
+    r"## What to do\n\n(?P<remedy>.+)\n",
+    re.DOTALL,
+)
+
+
+def used_codes():
+    texts = (file.read_text(encoding="utf-8") for file in PACKAGE.rglob("*.py"))
+    return {code for text in texts for code in CODE.findall(text)}
+
+
+def test_codes_and_pages_are_the_same_set():
+    assert sorted(all_pages()) == sorted(used_codes())
+
+
+def test_every_family_has_an_exit_code():
+    assert {code[0] for code in used_codes()} <= set(_EXIT_BY_FAMILY)
+
+
+@pytest.mark.parametrize("code", all_pages())
+def test_page_has_the_form_and_shows_its_code(code):
+    page = FORM.fullmatch(page_of(code))
+    assert page
+    assert page["code"] == code
+    assert not page["title"].endswith(".")
+    assert code in page["example"].split("```console")[1]
+    assert "Traceback" not in page["example"]
+    assert "/tmp/" not in page["example"]
+
+
+def test_title_is_a_name_of_its_own():
+    titles = list(all_pages().values())
+    assert len(set(titles)) == len(titles)
+
+
+def test_page_is_found_in_lower_case_and_unknown_codes_are_told():
+    assert page_of("r101") == page_of("R101")
+    for code in ("R999", "", "../R101", "r", "R101.md"):
+        with pytest.raises(SurgeryError) as caught:
+            page_of(code)
+        assert caught.value.diagnostics[0].code == "R117"

@@ -1,0 +1,252 @@
+"""What a recipe means on one model: the paper's counts, who trains, what can't stand together."""
+
+import json
+
+import pytest
+
+from surgery.compose import load_recipe, packaged_recipes
+from surgery.diagnostic import SurgeryError
+from surgery.document import plan_document, to_json
+from surgery.plan import make_plan, plan_recipe
+from surgery.read import read_anatomy
+from surgery.sidefiles import PLAN_FILE, side_files
+
+QWEN = "builtin/qwen2.5-3b"
+BASE = 3_085_938_688
+COPIES = 693_692_928
+LORA_BESIDE = 11_225_088
+LORA = 14_966_784
+GENIEBLUE = ["genieblue_pre", "genieblue_post", "genieblue_skip"]
+HEAD = "defaults: [base, _self_]\nmodel: builtin/qwen2.5-3b\n"
+
+
+def plan_of(recipe, *overrides):
+    return plan_recipe(load_recipe(recipe, [f"model={QWEN}", *overrides]))
+
+
+@pytest.fixture
+def written(tmp_path, monkeypatch):
+    """Plan a recipe that is given as text."""
+    monkeypatch.chdir(tmp_path)
+
+    def planned(text):
+        (tmp_path / "mine.yaml").write_text(HEAD + text)
+        return plan_recipe(load_recipe("mine"))
+
+    return planned
+
+
+def told(plan, *arguments):
+    with pytest.raises(SurgeryError) as caught:
+        plan(*arguments)
+    return [(d.code, d.span.line if d.span else 0) for d in caught.value.diagnostics]
+
+
+@pytest.mark.parametrize("recipe", GENIEBLUE)
+def test_genieblue_trains_what_the_paper_counts(recipe):
+    plan = plan_of(recipe)
+    assert plan.by_operation() == {"copies": COPIES, "adapters": LORA_BESIDE}
+    assert plan.added == plan.trainable == COPIES + LORA_BESIDE == 704_918_016
+    assert plan.base == BASE
+    assert len(plan.swaps()) == 9
+    assert len(plan.loras()) == 27 * 7
+    assert not plan.in_place
+
+
+def test_lora_trains_what_the_paper_counts():
+    plan = plan_of("lora")
+    assert plan.added == plan.trainable == LORA
+    assert len(plan.loras()) == 36 * 7
+
+
+def test_full_finetune_trains_the_whole_decoder_and_adds_nothing():
+    plan = plan_of("full_finetune")
+    assert (plan.added, plan.trainable, plan.base) == (0, BASE, BASE)
+    assert plan.in_place
+    assert plan.edits == ()
+
+
+@pytest.mark.parametrize(
+    ("placement", "blocks"),
+    [("pre", range(9)), ("post", range(27, 36)), ("skip", range(3, 36, 4))],
+)
+def test_placement_copies_those_blocks_and_adapts_the_rest(placement, blocks):
+    plan = plan_of("genieblue_skip", f"placement={placement}")
+    assert [edit.block for edit in plan.swaps()] == list(blocks)
+    assert {edit.block for edit in plan.loras()} == set(range(36)) - set(blocks)
+    assert plan.swaps()[0].path == f"model.layers.{blocks[0]}"
+
+
+@pytest.mark.parametrize("rank", [1, 4, 64])
+def test_lora_parameters_grow_with_the_rank(rank):
+    assert plan_of("lora", f"rank={rank}").added == LORA // 8 * rank
+
+
+def test_rest_is_what_no_other_operation_picks_wherever_it_stands(written):
+    plan = written(
+        "operations:\n"
+        "  first: {op: lora, blocks: rest, modules: [q]}\n"
+        "  copies: {op: duplicate, blocks: pre 1/2}\n"
+        "  second: {op: lora, blocks: [-1], modules: [q]}\n"
+        "train: [first]\n"
+    )
+    first = [edit.block for edit in plan.edits if edit.operation == "first"]
+    assert first == list(range(18, 35))
+    assert plan.edits[0].operation == "first"
+    assert plan.trainable == plan.by_operation()["first"] < plan.added
+
+
+@pytest.mark.parametrize(
+    ("train", "freeze", "count"),
+    [
+        ("[decoder]", "[]", BASE),
+        ("[blocks]", "[]", 36 * 77_076_992),
+        ("[embeddings]", "[]", 151_936 * 2048),
+        ("[head]", "[]", 151_936 * 2048),  # tied with the embeddings, counted once
+        ("[embeddings, head]", "[]", 151_936 * 2048),
+        ("[norm]", "[]", 2048),
+        ("[decoder]", "[blocks, norm]", 151_936 * 2048),
+        ("['model.layers.0.*']", "[]", 77_076_992),
+        ("['*.q_proj.bias']", "[]", 36 * 2048),
+        ("[lm_head.weight]", "[]", 151_936 * 2048),
+        ("[blocks]", "['model.layers.[1-9].*', 'model.layers.??.*']", 77_076_992),
+    ],
+)
+def test_words_of_train_and_freeze_mean_parts_and_globs(written, train, freeze, count):
+    assert written(f"train: {train}\nfreeze: {freeze}\n").trainable == count
+
+
+OPERATIONS = """\
+operations:
+  copies: {op: duplicate, blocks: [3]}
+  adapters: {op: lora, blocks: rest}
+"""
+
+
+@pytest.mark.parametrize(
+    ("train", "freeze", "count"),
+    [
+        ("[copies]", "[]", 77_076_992),
+        ("['copies:*.mlp.*']", "[]", 3 * 2048 * 11008),
+        ("[copies]", "['copies:*norm*']", 77_076_992 - 2 * 2048),
+        ("['adapters:*lora_A*']", "[]", 8 * (6 * 2048 + 11008) * 35),
+        ("[copies, adapters]", "[adapters]", 77_076_992),
+    ],
+)
+def test_words_reach_into_operations(written, train, freeze, count):
+    plan = written(f"{OPERATIONS}train: {train}\nfreeze: {freeze}\n")
+    assert plan.trainable == count
+    assert not plan.in_place
+
+
+def test_absent_vision_is_a_note_and_no_error():
+    plan = plan_of("lora")
+    assert [(note.code, note.severity) for note in plan.notes] == [("P212", "note")]
+    assert plan.notes[0].what == f"{QWEN} has no vision and no projector to train"
+
+
+def test_stages_replace_train_and_the_last_one_counts(written):
+    stages = "stages:\n  warm: {train: [adapters]}\n  main: {train: [adapters, copies]}\n"
+    plan = written(OPERATIONS + stages)
+    assert [stage.name for stage in plan.stages] == ["warm", "main"]
+    assert plan.trainable_in(plan.stages[0]) == plan.by_operation()["adapters"]
+    assert plan.trainable == plan.added
+    shown = plan_document(plan, 0, 0, None)["stages"]
+    assert [stage["trainable"] for stage in shown] == [
+        plan.by_operation()["adapters"],
+        plan.added,
+    ]
+
+
+CONFLICTS = [
+    ("train: [decodr]\n", [("P201", 3)]),
+    ("train: [decoder, 'x.*']\nfreeze: [nope]\n", [("P201", 4), ("P201", 3)]),
+    ("stages: {a: {train: [nope]}}\n", [("P201", 3)]),
+    ("operations: {a: {op: lora, blocks: [36]}}\ntrain: [a]\n", [("P202", 3)]),
+    ("operations: {a: {op: lora, blocks: pre 1/40}}\ntrain: [a]\n", [("P202", 3)]),
+    ("operations: {a: {op: lora, blocks: all, modules: [router, q]}}\ntrain: [a]\n", [("P203", 3)]),
+    (
+        "operations:\n  a: {op: lora, blocks: all}\n  b: {op: duplicate, blocks: [1]}\n"
+        "train: [a]\n",
+        [("P204", 4)],
+    ),
+    (
+        "operations:\n  a: {op: duplicate, blocks: 0-3}\n  b: {op: duplicate, blocks: [1]}\n"
+        "train: [a]\n",
+        [("P205", 5)],
+    ),
+    (
+        "operations:\n  a: {op: lora, blocks: 0-3}\n  b: {op: lora, blocks: all, modules: [q]}\n"
+        "train: [a]\n",
+        [("P205", 5)],
+    ),
+    ("operations: {a: {op: lora, blocks: all}}\ntrain: [a, norm]\n", [("P207", 4)]),
+    ("operations: {a: {op: lora, blocks: all, rank: 300}}\ntrain: [a]\n", [("P208", 3)]),
+    (
+        "operations:\n  a: {op: lora, blocks: 0-3}\n"
+        "  b: {op: lora, blocks: rest, peft: {use_rslora: true}}\ntrain: [a]\n",
+        [("P209", 5)],
+    ),
+    ("train: []\n", [("P211", 3)]),
+    ("operations: {a: {op: lora, blocks: none}}\ntrain: [a]\n", [("P211", 4)]),
+]
+
+
+@pytest.mark.parametrize(("text", "said"), CONFLICTS, ids=[c[1][0][0] for c in CONFLICTS])
+def test_conflict_is_told_with_its_line(written, text, said):
+    assert told(written, text) == said
+
+
+def test_quantised_base_is_not_copied():
+    recipe = load_recipe("genieblue_skip", [f"model={QWEN}"])
+    packed = read_anatomy(QWEN).model_copy(update={"quantization": "bitsandbytes"})
+    assert told(make_plan, recipe, packed) == [("P206", 7)]
+    assert make_plan(load_recipe("lora"), packed).added == LORA
+
+
+def test_all_conflicts_are_told_at_once(written):
+    text = (
+        "operations:\n  a: {op: lora, blocks: [99]}\n  b: {op: lora, blocks: all, modules: [w]}\n"
+        "  c: {op: lora, blocks: all, rank: 999}\ntrain: [nope]\n"
+    )
+    assert told(written, text) == [("P202", 4), ("P203", 5), ("P208", 6), ("P201", 7)]
+
+
+def test_unknown_model_is_told_where_it_is_named():
+    with pytest.raises(SurgeryError) as caught:
+        plan_recipe(load_recipe("lora", ["model=builtin/qwen2.5-4b"]))
+    (diagnostic,) = caught.value.diagnostics
+    assert (diagnostic.code, str(diagnostic.span)) == ("M101", "<override 1>:1:7")
+    assert "did you mean `builtin/qwen2.5-3b`?" in diagnostic.fix
+    assert caught.value.exit_code == 3
+
+
+@pytest.mark.parametrize("recipe", packaged_recipes())
+def test_document_counts_itself_and_has_the_same_keys(recipe):
+    plan = plan_of(recipe)
+    files = side_files(plan, None)
+    document = json.loads(files[PLAN_FILE])
+    assert list(document) == [
+        "format_version",
+        "surgery",
+        "recipe",
+        "model",
+        "edits",
+        "parameters",
+        "stages",
+        "bytes",
+        "diagnostics",
+    ]
+    counts = document["parameters"]
+    assert counts["total"] == counts["base"] + counts["added"]
+    assert counts["frozen"] == counts["total"] - counts["trainable"]
+    assert counts["added"] == sum(counts["by"].values())
+    assert counts["added"] == sum(edit["parameters"] for edit in document["edits"])
+    assert to_json(document).encode() == files[PLAN_FILE]
+
+
+def test_plan_is_the_same_every_time():
+    first, second = plan_of("genieblue_skip"), plan_of("genieblue_skip")
+    assert first.edits == second.edits
+    assert first.stages == second.stages
+    assert side_files(first, None) == side_files(second, None)
