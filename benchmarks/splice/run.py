@@ -1,8 +1,8 @@
 """How near to the disk's speed is the splice? See README.md.
 
-    python benchmarks/splice/run.py [--rounds 7] [--chunk MiB] [--writers N]
+Usage: python benchmarks/splice/run.py [--rounds 5] [--chunk MiB] [--writers N]
 
-Makes a checkpoint of Qwen2.5-3B's shape (6.2 GB of random bytes) under work/, writes nine of its
+Makes a checkpoint of Qwen2.5-3B's shape (6.2 GB of random weights) under work/, writes nine of its
 blocks (1.39 GB) with `surgery.splice`, with dd and with cp, in turns, and writes results.json and
 the table in README.md. Removes work/ after itself.
 """
@@ -10,75 +10,32 @@ the table in README.md. Removes work/ after itself.
 import argparse
 import json
 import os
-import platform
-import random
-import re
 import shutil
-import statistics
-import subprocess
 import sys
 import time
-from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
-HERE = Path(__file__).parent
-ROOT = HERE.parent.parent
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from checkpoint import make_checkpoint
+from measure import Run, keep_warm, median_of, medians, run_child, table, take_turns, write_results
+
+HERE = Path(__file__).parent.resolve()
 WORK = HERE / "work"
 SOURCE, SAME, OUT = WORK / "source", WORK / "same.safetensors", WORK / "out.safetensors"
-COPIED = range(3, 36, 4)
-D, FFN, KV, VOCAB, BLOCKS = 2048, 11008, 256, 151936, 36
-BLOCK = {
-    "input_layernorm.weight": (D,),
-    "mlp.down_proj.weight": (D, FFN),
-    "mlp.gate_proj.weight": (FFN, D),
-    "mlp.up_proj.weight": (FFN, D),
-    "post_attention_layernorm.weight": (D,),
-    "self_attn.k_proj.bias": (KV,),
-    "self_attn.k_proj.weight": (KV, D),
-    "self_attn.o_proj.weight": (D, D),
-    "self_attn.q_proj.bias": (D,),
-    "self_attn.q_proj.weight": (D, D),
-    "self_attn.v_proj.bias": (KV,),
-    "self_attn.v_proj.weight": (KV, D),
-}
+COPIED = {f"model.layers.{i}." for i in range(3, 36, 4)}
+DIRECT = "dd oflag=direct bs=16M"
 PEERS = {
-    "dd oflag=direct bs=16M": ["dd", f"if={SAME}", f"of={OUT}", "bs=16M", "oflag=direct"],
+    DIRECT: ["dd", f"if={SAME}", f"of={OUT}", "bs=16M", "oflag=direct"],
     "cp": ["cp", str(SAME), str(OUT)],
     "cp, then sync of the file": ["sh", "-c", f"cp '{SAME}' '{OUT}' && sync '{OUT}'"],
 }
-METHODS = ["surgery.splice", *PEERS]
-
-
-def make_source() -> None:
-    """Write two shards and their index, of random bytes."""
-    from surgery.splice import NewTensor, write_safetensors
-
-    shapes = {"model.embed_tokens.weight": (VOCAB, D), "model.norm.weight": (D,)}
-    for i in range(BLOCKS):
-        shapes |= {f"model.layers.{i}.{name}": shape for name, shape in BLOCK.items()}
-    names = list(shapes)
-    half = names.index("model.layers.23.input_layernorm.weight")
-    SOURCE.mkdir(parents=True)
-    shards = {
-        f"model-{k}-of-2.safetensors": part
-        for k, part in enumerate((names[:half], names[half:]), 1)
-    }
-    for shard, part in shards.items():
-        tensors = [random_tensor(NewTensor, name, shapes[name]) for name in part]
-        write_safetensors(SOURCE / shard, tensors)
-    index = {"weight_map": {name: shard for shard, part in shards.items() for name in part}}
-    (SOURCE / "model.safetensors.index.json").write_text(json.dumps(index))
-
-
-def random_tensor(new, name: str, shape: tuple[int, ...]):
-    count = 2
-    for n in shape:
-        count *= n
-    return new(name, "BF16", shape, lambda: os.urandom(count))
+SPLICE = "surgery.splice"
 
 
 def splice(out: Path, chunk: int | None, writers: int | None) -> None:
-    """Do the job once in this process; print seconds and the peak of resident memory."""
+    """Do the job once in this process; print its seconds."""
     started = time.perf_counter()
     from surgery import transfer
     from surgery.checkpoint import read_checkpoint
@@ -86,122 +43,96 @@ def splice(out: Path, chunk: int | None, writers: int | None) -> None:
 
     transfer.CHUNK_BYTES = (chunk << 20) if chunk else transfer.CHUNK_BYTES
     transfer.WRITERS = writers or transfer.WRITERS
-    tensors = read_checkpoint(SOURCE).tensors
-    new = []
-    for i in COPIED:
-        for name in BLOCK:
-            source = tensors[f"model.layers.{i}.{name}"]
-            new.append(NewTensor(f"copy.{source.name}", source.dtype, source.shape, source))
+    new = [
+        NewTensor(f"copy.{name}", tensor.dtype, tensor.shape, tensor)
+        for name, tensor in read_checkpoint(SOURCE).tensors.items()
+        if any(name.startswith(block) for block in COPIED)
+    ]
     write_safetensors(out, new)
-    seconds = time.perf_counter() - started
-    peak = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
-    print(json.dumps({"inside": seconds, "peak_mb": int(peak[1]) * 1024 / 1e6 if peak else 0}))
+    print(json.dumps({"inside": time.perf_counter() - started}))
 
 
-def run_once(method: str, cold: bool, tuning: list[str]) -> dict[str, float]:
+def run_once(method: str, cold: bool, tuning: list[str]) -> Run:
     """Run one method as a process of its own, its output file gone and its source warm or cold."""
     OUT.unlink(missing_ok=True)
     os.sync()
     for file in [SAME, *SOURCE.glob("*.safetensors")]:
         settle(file, cold)
-    command = PEERS.get(method, [sys.executable, __file__, "--once", *tuning])
-    started = time.perf_counter()
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env=child_env())
-    seconds = time.perf_counter() - started
+    run = run_child(PEERS.get(method, [sys.executable, __file__, "--once", *tuning]))
     assert OUT.stat().st_size == SAME.stat().st_size
-    return {"seconds": seconds, **(json.loads(done.stdout) if done.stdout.strip() else {})}
-
-
-def child_env() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT)}
+    return {**run, **(json.loads(run["stdout"]) if method == SPLICE else {})}
 
 
 def settle(file: Path, cold: bool) -> None:
     """Put a source file into the page cache, or out of it."""
-    descriptor = os.open(file, os.O_RDONLY)
-    if cold:
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-    else:
-        while os.read(descriptor, 16 << 20):
-            pass
-    os.close(descriptor)
+    if not cold:
+        return keep_warm(file)
+    with file.open("rb") as stream:
+        os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def measure(rounds: int, tuning: list[str]) -> dict[str, dict[str, list[dict[str, float]]]]:
-    """Take turns, in a new order each round, so that drifts of the machine hit all alike."""
-    runs: dict = {state: {method: [] for method in METHODS} for state in ("warm", "cold")}
-    for state in runs:
-        for _ in range(rounds):
-            for method in random.sample(METHODS, len(METHODS)):
-                runs[state][method].append(run_once(method, state == "cold", tuning))
-                print(state, method, runs[state][method][-1], flush=True)
+def measure(rounds: int, seed: int, tuning: list[str]) -> dict[str, dict[str, list[Run]]]:
+    runs = {}
+    for state in ("warm", "cold"):
+        print(state, flush=True)
+        methods = {
+            name: partial(run_once, name, state == "cold", tuning) for name in (SPLICE, *PEERS)
+        }
+        runs[state] = take_turns(methods, rounds, seed)
     return runs
 
 
-def summarise(runs: dict, size: int) -> str:
-    lines = [
-        "| source | method | median s | min s | max s | GB/s | x dd | peak MB |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+def describe(runs: dict, size: int) -> str:
+    head = ["source", "method", "median s", "min s", "max s", "GB/s", "x dd", "peak MB"]
+    rows = []
     for state, methods in runs.items():
-        dd = statistics.median(r["seconds"] for r in methods["dd oflag=direct bs=16M"])
+        dd = median_of(methods[DIRECT])
         for method, done in methods.items():
-            seconds = [r["seconds"] for r in done]
-            median = statistics.median(seconds)
-            peak = max(r.get("peak_mb", 0) for r in done)
-            memory = f"{peak:.0f}" if peak else ""
-            lines.append(
-                f"| {state} | {method} | {median:.2f} | {min(seconds):.2f} | {max(seconds):.2f} "
-                f"| {size / 1e9 / median:.2f} | {median / dd:.2f} | {memory} |"
+            seconds = [run["seconds"] for run in done]
+            median = median_of(done)
+            rows.append(
+                [
+                    state,
+                    method,
+                    *(f"{value:.2f}" for value in (median, min(seconds), max(seconds))),
+                    f"{size / 1e9 / median:.2f}",
+                    f"{median / dd:.2f}",
+                    f"{max(run['peak_mb'] for run in done):.0f}" if method == SPLICE else "",
+                ]
             )
-    return "\n".join(lines)
+    return f"{size:,} bytes.\n\n{table(head, rows)}"
 
 
-def machine() -> str:
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return (
-        f"{os.cpu_count()} cores, {memory:.0f} GiB, Linux {platform.release()}, "
-        f"Python {platform.python_version()}, ext4"
-    )
-
-
-def write_results(runs: dict, size: int, rounds: int) -> None:
-    table = summarise(runs, size)
-    print(table)
-    when = datetime.now(UTC).date().isoformat()
-    result = {"machine": machine(), "date": when, "bytes": size, "rounds": rounds, "runs": runs}
-    (HERE / "results.json").write_text(json.dumps(result, indent=1) + "\n")
-    readme = HERE / "README.md"
-    said = f"{machine()}; {rounds} rounds; {size:,} bytes; {when}"
-    text = f"<!-- results -->\n{said}\n\n{table}\n<!-- end -->"
-    readme.write_text(
-        re.sub("<!-- results -->.*<!-- end -->", lambda _: text, readme.read_text(), flags=re.S)
-    )
+def prepare() -> None:
+    """Make the source, and the file that the peers copy."""
+    shutil.rmtree(WORK, ignore_errors=True)
+    make_checkpoint("builtin/qwen2.5-3b", SOURCE)
+    run_child([sys.executable, __file__, "--once"])
+    OUT.rename(SAME)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=0, help="of the order of turns")
     parser.add_argument("--chunk", type=int, help="MiB; try another size, and write no results")
     parser.add_argument("--writers", type=int, help="threads; likewise")
     parser.add_argument("--keep", action="store_true", help="leave work/ for the next run")
     parser.add_argument("--once", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--make", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.make:
-        return make_source()
     if given.once:
         return splice(OUT, given.chunk, given.writers)
-    if not SAME.exists():
-        shutil.rmtree(WORK, ignore_errors=True)
-        subprocess.run([sys.executable, __file__, "--make"], check=True, env=child_env())
-        subprocess.run([sys.executable, __file__, "--once"], check=True, env=child_env())
-        OUT.rename(SAME)
     tuning = [f"--{k}={v}" for k in ("chunk", "writers") if (v := getattr(given, k))]
     try:
-        runs = measure(given.rounds, tuning)
+        if not SAME.exists():
+            prepare()
+        runs = measure(given.rounds, given.seed, tuning)
         size = SAME.stat().st_size
-        print(summarise(runs, size)) if tuning else write_results(runs, size, given.rounds)
+        text = describe(runs, size)
+        about = {"rounds": given.rounds, "seed": given.seed, "bytes": size}
+        middle = {state: medians(methods) for state, methods in runs.items()}
+        result = {**about, "medians": middle, "runs": runs}
+        print(text) if tuning else write_results(HERE, result, text)
     finally:
         if not given.keep:
             shutil.rmtree(WORK, ignore_errors=True)
