@@ -24,6 +24,9 @@ TEXT: Final = "text"
 MULTIMODAL: Final = "multimodal"
 
 
+_BASE_MODULES: Final = ("base_layer", "original_module")
+"""What PEFT's LoRA layers and its wrappers of whole modules call the base's own module."""
+
 _switched: Final[dict[type, type]] = {}
 
 
@@ -50,6 +53,16 @@ class SwitchedLayer:
     def disable_adapters(self) -> bool:
         """Whether only the base takes part: along the text path, or where PEFT was told so."""
         return self._switch.path == TEXT or bool(super().disable_adapters)  # type: ignore[misc]
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Go straight to the base's module along the text path, and PEFT's way otherwise."""
+        if self._switch.path == TEXT:
+            modules = vars(self)["_modules"]  # spares the slow way of Module.__getattr__
+            for name in _BASE_MODULES:
+                if name in modules:
+                    kwargs.pop("adapter_names", None)
+                    return modules[name](*args, **kwargs)
+        return super().forward(*args, **kwargs)  # type: ignore[misc]
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         return _remake, (SwitchedLayer, type(self).__bases__[1]), vars(self)

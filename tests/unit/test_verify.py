@@ -15,7 +15,7 @@ from surgery.bench import Bench, answer, digests, open_bench, sound_plan
 from surgery.checks.cached_generation import CachedGeneration
 from surgery.diagnostic import SurgeryError
 from surgery.discover import modules_in
-from surgery.paths import SwitchedLayer
+from surgery.paths import MULTIMODAL, Switch, SwitchedLayer
 from surgery.plan import plan_recipe
 from surgery.quiet import quiet
 from surgery.verify import Outcome, known_checks, run_checks, verify_adapter
@@ -249,7 +249,7 @@ def test_text_path_fails_when_the_multimodal_path_is_dead(
 def test_text_path_fails_when_the_switch_is_stuck(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(SwitchedLayer, "disable_adapters", False)
+    monkeypatch.setattr(Switch, "path", MULTIMODAL)
     assert "after random changes" in run("text_path", bench).what
 
 
@@ -298,7 +298,7 @@ def test_blocks_executed_fails_when_the_config_tells_fewer_blocks(bench: Bench) 
 def test_blocks_executed_fails_when_copies_run_along_the_text_path(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(SwitchedLayer, "disable_adapters", False)
+    monkeypatch.setattr(Switch, "path", MULTIMODAL)
     what = run("blocks_executed", bench).what
     assert "the copy of block 3 ran instead of the original" in what
     assert "LoRA ran on 21 matrices along the text path" in what
