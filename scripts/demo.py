@@ -60,13 +60,13 @@ def main() -> None:
 
     console.print(f"\n[bold cyan]Train what was added for {STEPS} steps, in a bare loop[/]")
     from transformers import AutoTokenizer
-    from transformers.utils import logging
 
     from surgery import find_model, load_adapter, text_path
+    from surgery.quiet import quiet
 
-    logging.disable_progress_bar()
-    tokenizer = AutoTokenizer.from_pretrained(find_model("builtin/tiny-qwen2").folder)
-    model = load_adapter(OUT, trainable=True)
+    with quiet():
+        tokenizer = AutoTokenizer.from_pretrained(find_model("builtin/tiny-qwen2").folder)
+        model = load_adapter(OUT, trainable=True)
     ids = tokenizer(TEXT, return_tensors="pt").input_ids
     with text_path(model), torch.no_grad():
         before = model(input_ids=ids).logits
