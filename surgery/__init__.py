@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from surgery.apply import apply_plan, trainable_parameters
     from surgery.compose import load_recipe
     from surgery.diagnostic import Diagnostic, SurgeryError
+    from surgery.fixed import fix_path
+    from surgery.import_experts import load_expert_weights
     from surgery.model import find_model
     from surgery.paths import multimodal_path, text_path
     from surgery.plan import make_plan, plan_recipe
@@ -24,7 +26,9 @@ __all__ = [
     "SurgeryError",
     "apply_plan",
     "find_model",
+    "fix_path",
     "load_adapter",
+    "load_expert_weights",
     "load_recipe",
     "make_plan",
     "multimodal_path",
@@ -42,7 +46,9 @@ _HOMES: Final = {
     "SurgeryError": "diagnostic",
     "apply_plan": "apply",
     "find_model": "model",
+    "fix_path": "fixed",
     "load_adapter": "adapter",
+    "load_expert_weights": "import_experts",
     "load_recipe": "compose",
     "make_plan": "plan",
     "multimodal_path": "paths",

@@ -16,6 +16,7 @@ from surgery.document import first_difference, recipe_of
 from surgery.edit import AddedTensor
 from surgery.header import read_errors, read_header
 from surgery.identity import identify, refuse_other_base, refuse_other_model
+from surgery.in_place import copy_base, has_own_base, save_base
 from surgery.plan import Plan, make_plan, plan_recipe
 from surgery.read import read_anatomy
 from surgery.sidefiles import (
@@ -23,18 +24,17 @@ from surgery.sidefiles import (
     PLAN_FILE,
     adapter_name,
     adapter_specs,
-    base_files,
+    base_home,
     side_files,
     weight_bytes,
 )
 from surgery.splice import (
     NewTensor,
     check_free_space,
-    copy_file,
     staged_folder,
     write_safetensors,
 )
-from surgery.start import kaiming_uniform
+from surgery.start import start_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -68,8 +68,8 @@ def write_adapter(
     check_free_space(out, needed)
     with staged_folder(out, overwrite=overwrite) as folder:
         if plan.in_place:
-            _copy_base(plan, checkpoint, folder, progress)
-        else:
+            copy_base(plan, checkpoint, base_home(plan, folder), progress)
+        if not plan.is_plain:
             write_safetensors(
                 folder / ADAPTER_WEIGHTS, _new_tensors(plan, checkpoint), progress=progress
             )
@@ -92,9 +92,11 @@ def save_adapter(
     """
     fingerprint = identify(plan.files, plan.anatomy) if plan.files else None
     # else PEFT asks the hub whether the vocabulary grew, and adds embeddings if it can't tell
-    options = {} if plan.in_place else {"save_embedding_layers": False}
+    options = {} if plan.is_plain else {"save_embedding_layers": False}
     with staged_folder(out, overwrite=overwrite) as folder:
         model.save_pretrained(folder, **options)
+        if plan.in_place and not plan.is_plain:
+            save_base(plan, model, base_home(plan, folder))
         _write_side_files(plan, fingerprint, folder)
 
 
@@ -165,13 +167,14 @@ def load_adapter(
     if model is None:
         plan, document = read_plan(folder, base, trust_remote_code=trust_remote_code)
         check_weights(plan, folder, trust_remote_code=trust_remote_code)
-        assert plan.files is not None
-        home = folder if plan.in_place else plan.files.folder
+        home = base_home(plan, folder)
         model = load_base(str(home), trust_remote_code=trust_remote_code)
     else:
         document = _document(folder)
         recipe = recipe_of(json.dumps(document), str(folder / PLAN_FILE))
         plan = make_plan(recipe, read_anatomy(model))
+        if plan.in_place and not plan.is_plain:
+            raise SurgeryError(has_own_base(folder))
         source = model.config.name_or_path or type(model).__name__
         refuse_other_model(document["model"]["fingerprint"], model, source)
         check_weights(plan, folder, trust_remote_code=trust_remote_code)
@@ -184,10 +187,12 @@ def check_weights(plan: Plan, folder: Path, *, trust_remote_code: bool = False) 
     Raises:
         SurgeryError: A402 for other tensors or shapes; M201 to M208 for a file that isn't whole.
     """
+    differ: list[str] = []
     if plan.in_place:
-        found = read_anatomy(str(folder), trust_remote_code=trust_remote_code)
+        home = str(base_home(plan, folder))
+        found = read_anatomy(home, trust_remote_code=trust_remote_code)
         differ = sorted(dict(found.sizes.items() ^ plan.anatomy.sizes.items()))
-    else:
+    if not differ and not plan.is_plain:
         stored = {(t.name, t.shape) for t in read_header(folder / ADAPTER_WEIGHTS).values()}
         differ = sorted(dict(stored ^ {(name, shape) for name, _, shape in adapter_specs(plan)}))
     if differ:
@@ -224,30 +229,12 @@ def _new_tensors(plan: Plan, checkpoint: Checkpoint) -> list[NewTensor]:
 def _new_tensor(plan: Plan, tensor: AddedTensor, checkpoint: Checkpoint) -> NewTensor:
     name, dtype, shape = adapter_name(tensor), tensor.dtype, tensor.shape
     if tensor.start == "copy":
-        return NewTensor(name, dtype, shape, checkpoint.tensors[tensor.name])
-    if tensor.start == "zeros":
-        return NewTensor(name, dtype, shape, partial(_zeros, tensor))
-    return NewTensor(name, dtype, shape, partial(_kaiming, plan.recipe.seed, tensor))
+        return NewTensor(name, dtype, shape, checkpoint.tensors[tensor.copied])
+    return NewTensor(name, dtype, shape, partial(_start, plan.recipe.seed, tensor))
 
 
-def _zeros(tensor: AddedTensor) -> bytes:
-    return bytes(4 * tensor.size)
-
-
-def _kaiming(seed: int, tensor: AddedTensor) -> bytes:
-    module = tensor.name.removesuffix(".lora_A.weight")
-    rank, inputs = tensor.shape
-    return kaiming_uniform(seed, module, (rank, inputs)).astype("<f4").tobytes()
-
-
-def _copy_base(plan: Plan, checkpoint: Checkpoint, folder: Path, progress: Progress | None) -> None:
-    """Copy, not link: who later saves into a linked folder would write into the base."""
-    assert plan.files is not None
-    index = plan.files.folder / "model.safetensors.index.json"
-    for file in (*base_files(plan.files), *([index] if index.exists() else [])):
-        copy_file(file, folder / file.name)
-    for file in checkpoint.files:
-        copy_file(file, folder / file.name, progress)
+def _start(seed: int, tensor: AddedTensor) -> bytes:
+    return start_of(seed, tensor).astype("<f4").tobytes()
 
 
 def _write_side_files(plan: Plan, fingerprint: dict[str, Any] | None, folder: Path) -> None:

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.dissect import dissect
-from surgery.edit import Edit, SwapBlock
+from surgery.edit import PEFT_PREFIX, AddLearner, Edit, RoutingRule, SwapBlock
 from surgery.paths import make_switchable
 from surgery.plan import Plan
 from surgery.sidefiles import adapter_config
-from surgery.start import kaiming_uniform
+from surgery.start import start_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,14 +38,11 @@ def apply_plan(plan: Plan, model: "PreTrainedModel") -> "PreTrainedModel":
     _refuse_other_anatomy(plan, model)
     if not plan.edits:
         return _with_gradients(plan, model)
-    from peft import LoraConfig, get_peft_model
+    from peft import get_peft_model
 
-    arguments = {**adapter_config(plan), "inference_mode": False}
-    # PEFT fills in the base's real folder, where it looks for a config when it saves
-    ours = ("peft_type", "base_model_name_or_path")
-    config = LoraConfig(**{k: v for k, v in arguments.items() if k not in ours})
-    peft_model: Any = get_peft_model(model, config)
-    _start_pairs(plan, peft_model)
+    _add_parts(plan, model)
+    peft_model: Any = get_peft_model(model, _lora_config(plan, inference_mode=False))
+    _start(plan, peft_model)
     return _finish(plan, peft_model, trainable=True)
 
 
@@ -64,7 +61,11 @@ def open_adapter(
         return _with_gradients(plan, model) if trainable else model
     from peft import PeftModel
 
-    peft_model = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
+    _add_parts(plan, model)
+    config = _lora_config(plan, inference_mode=not trainable) if plan.is_routed else None
+    peft_model = PeftModel.from_pretrained(
+        model, str(folder), is_trainable=trainable, config=config
+    )
     return _finish(plan, peft_model, trainable=trainable)
 
 
@@ -83,8 +84,60 @@ def _finish(plan: Plan, peft_model: Any, *, trainable: bool) -> "PreTrainedModel
     # PEFT shortens a long list of full names to suffixes, which could match elsewhere on loading
     peft_model.peft_config[ADAPTER].target_modules = adapter_config(plan)["target_modules"]
     _share_config(plan, peft_model)
-    make_switchable(peft_model, plan.anatomy.blocks_path.rpartition(".")[0])
+    decoder = plan.anatomy.blocks_path.rpartition(".")[0]
+    from surgery.routed import RoutedModel
+
+    mixin = RoutedModel if plan.is_routed else None
+    make_switchable(peft_model, decoder, mixin).has_text_path = plan.has_text_path
+    _route_images(plan, peft_model, decoder)
+    _follow_sequences(plan, peft_model, decoder)
     return _with_gradients(plan, peft_model) if trainable else peft_model
+
+
+def _lora_config(plan: Plan, *, inference_mode: bool) -> Any:
+    from peft import LoraConfig
+
+    arguments = {**adapter_config(plan), "inference_mode": inference_mode}
+    # PEFT fills in the base's real folder, where it looks for a config when it saves
+    ours = ("peft_type", "base_model_name_or_path")
+    return LoraConfig(**{k: v for k, v in arguments.items() if k not in ours})
+
+
+def _add_parts(plan: Plan, model: "nn.Module") -> None:
+    from surgery.modules.expert import add_experts
+    from surgery.modules.learner import add_learner
+
+    add_experts(model, [path for edit in plan.experts() for path in edit.matrices], ADAPTER)
+    for position, edit in enumerate(plan.learners(), start=plan.anatomy.count + 1):
+        add_learner(model, edit, ADAPTER, layer=position)
+
+
+def _route_images(plan: Plan, peft_model: Any, decoder: str) -> None:
+    if not plan.experts():
+        return
+    from surgery.modules.routing import watch
+
+    first, base = plan.experts()[0], peft_model.get_base_model()
+    expert, token = base.get_submodule(first.matrices[0]), _image_token(first.rule, base)
+    watch(base, base.get_submodule(decoder), expert, first.rule, token)
+
+
+def _follow_sequences(plan: Plan, peft_model: Any, decoder: str) -> None:
+    if not plan.learners():
+        return
+    from surgery.modules.sequence import follow
+
+    first, base = plan.learners()[0], peft_model.get_base_model()
+    blocks = base.get_submodule(plan.anatomy.blocks_path)
+    learner = base.get_submodule(first.path).learner
+    token = _image_token(first.rule, base)
+    follow(base, base.get_submodule(decoder), blocks, learner, first.rule, token)
+
+
+def _image_token(rule: RoutingRule, base: Any) -> int | None:
+    known = (getattr(base.config, name, None) for name in ("image_token_id", "image_token_index"))
+    named = (rule.image_token_id, *known)
+    return next((token for token in named if token is not None), None)
 
 
 def _with_gradients(plan: Plan, model: "PreTrainedModel") -> "PreTrainedModel":
@@ -95,7 +148,8 @@ def _with_gradients(plan: Plan, model: "PreTrainedModel") -> "PreTrainedModel":
 
 
 def _names_in_memory(plan: Plan) -> set[str]:
-    names = set(plan.trains.base)
+    prefix = "" if plan.is_plain else PEFT_PREFIX
+    names = {f"{prefix}{name}" for name in plan.trains.base}
     for edit in plan.edits:
         chosen = (t.name for t in edit.tensors if (edit.operation, t.name) in plan.trains.added)
         names |= {name_in_memory(edit, name) for name in chosen}
@@ -112,24 +166,26 @@ def name_in_memory(edit: Edit, name: str) -> str:
     if isinstance(edit, SwapBlock):
         inner = name.removeprefix(f"{edit.path}.")
         return f"base_model.model.{edit.path}.modules_to_save.{ADAPTER}.{inner}"
+    if isinstance(edit, AddLearner):
+        inner = name.removeprefix(f"{edit.path}.learner.")
+        return f"{PEFT_PREFIX}{edit.path}.learner.learner.{ADAPTER}.{inner}"
     stem, dot, last = name.rpartition(".")
     if last == "lora_magnitude_vector":
         return f"base_model.model.{name}.{ADAPTER}.weight"
     return f"base_model.model.{stem}.{ADAPTER}{dot}{last}"
 
 
-def _start_pairs(plan: Plan, peft_model: Any) -> None:
+def _start(plan: Plan, peft_model: Any) -> None:
+    """Give all that starts at random its numbers; copies and zeros are in place already."""
     import torch
 
-    base = peft_model.get_base_model()
-    for edit in plan.loras():
-        first = edit.tensors[0]
-        if first.start != "kaiming":
-            continue
-        rank, inputs = first.shape
-        start = kaiming_uniform(plan.recipe.seed, edit.path, (rank, inputs))
-        with torch.no_grad():
-            base.get_submodule(edit.path).lora_A[ADAPTER].weight.copy_(torch.from_numpy(start))
+    named = dict(peft_model.named_parameters())
+    for edit in plan.edits:
+        for tensor in edit.tensors:
+            if tensor.start in ("kaiming", "normal"):
+                start = torch.from_numpy(start_of(plan.recipe.seed, tensor))
+                with torch.no_grad():
+                    named[name_in_memory(edit, tensor.name)].copy_(start)
 
 
 def _share_config(plan: Plan, peft_model: Any) -> None:

@@ -19,13 +19,16 @@ from torch import nn
 from surgery.adapter import check_weights, load_base, read_plan
 from surgery.apply import name_in_memory, open_adapter, trainable_parameters
 from surgery.edit import PEFT_PREFIX, AddedTensor, Edit
-from surgery.paths import MULTIMODAL, TEXT, PathName, multimodal_path, text_path
+from surgery.paths import multimodal_path, text_path
 from surgery.plan import Plan
 from surgery.prompts import Prompts, make_prompts
-from surgery.start import kaiming_uniform
+from surgery.routed import RoutedModel
+from surgery.sidefiles import base_home
+from surgery.start import start_of
+from surgery.switch import MULTIMODAL, TEXT, PathName
 
 NEW_TOKENS: Final = 16
-_ADDED: Final = re.compile(r"\.(modules_to_save|lora_[A-Za-z_]+)\.")
+_ADDED: Final = re.compile(r"\.(modules_to_save|expert|learner|lora_[A-Za-z_]+)\.")
 _CONTEXTS: Final = {TEXT: text_path, MULTIMODAL: multimodal_path}
 
 
@@ -81,15 +84,14 @@ class Bench:
     @property
     def decoder(self) -> nn.Module:
         """The model without PEFT's shell, under whose names the plan speaks."""
-        inner: nn.Module = self.model if self.plan.in_place else self.model.get_base_model()
+        inner: nn.Module = self.model if self.plan.is_plain else self.model.get_base_model()
         return inner
 
     def changeable(self) -> dict[str, torch.Tensor]:
         """What may change without the text path noticing: all that the plan adds, or trains."""
-        if self.plan.in_place:
-            return dict(trainable_parameters(self.plan, self.model))
         held = tensors_of(self.model)
-        return {name: held[name] for _, _, name in self._added()}
+        in_place = dict(trainable_parameters(self.plan, self.model)) if self.plan.in_place else {}
+        return in_place | {name: held[name] for _, _, name in self._added()}
 
     @contextmanager
     def on(self, path: PathName) -> Iterator[None]:
@@ -100,10 +102,13 @@ class Bench:
         with _CONTEXTS[path](self.model):
             yield
 
-    def logits(self, path: PathName, rows: Sequence[int] | None = None) -> torch.Tensor:
-        """Logits (real tokens, vocabulary) of the prompts, or of some of their rows."""
+    def logits(
+        self, path: PathName, rows: Sequence[int] | None = None, *, images: bool = True
+    ) -> torch.Tensor:
+        """Logits (real tokens, vocabulary) of the prompts, or of some rows; perhaps all as text."""
+        prompts = self.prompts if images else self.prompts.without_images()
         with self.on(path):
-            return answer(self.model, self.prompts.take(rows))
+            return answer(self.model, prompts.take(rows))
 
     @torch.no_grad()
     def shake(self, seed: int = 1) -> None:
@@ -144,15 +149,11 @@ class Bench:
 
     def _starts(self) -> Iterator[tuple[str, torch.Tensor]]:
         bases = {base_name(name): tensor for name, tensor in tensors_of(self.model).items()}
-        for edit, tensor, name in self._added():
+        for _, tensor, name in self._added():
             if tensor.start == "copy":
-                yield name, bases[tensor.name]
-            elif tensor.start == "zeros":
-                yield name, torch.zeros(tensor.shape)
-            elif tensor.start == "kaiming":
-                rank, inputs = tensor.shape
-                start = kaiming_uniform(self.plan.recipe.seed, edit.path, (rank, inputs))
-                yield name, torch.from_numpy(start)
+                yield name, bases[tensor.copied]
+            elif tensor.start != "weights":
+                yield name, torch.from_numpy(start_of(self.plan.recipe.seed, tensor))
 
 
 def sound_plan(folder: Path, *, base: str | None = None, trust_remote_code: bool = False) -> Plan:
@@ -177,20 +178,28 @@ def open_bench(plan: Plan, folder: Path, *, trust_remote_code: bool = False) -> 
     assert plan.files is not None
     home = plan.files.folder
     model: Any = load_base(str(home), trust_remote_code=trust_remote_code).eval()
-    prompts = make_prompts(home, model, trust_remote_code=trust_remote_code)
+    alike = any(edit.rule.form == "segments" for edit in plan.experts())
+    prompts = make_prompts(home, model, alike=alike, trust_remote_code=trust_remote_code)
     reference = Reference(answer(model, prompts), generate(model, prompts)[0], digests(model))
     twin = None if plan.in_place else share(model)
     if plan.in_place:
         del model
-        model = load_base(str(folder), trust_remote_code=trust_remote_code)
+        trained = str(base_home(plan, folder))
+        model = load_base(trained, trust_remote_code=trust_remote_code)
     model = open_adapter(plan, model, folder, trainable=True).eval()
     return Bench(plan, folder, model, twin, prompts, reference, trust_remote_code)
+
+
+def inputs_of(model: Any, prompts: Prompts) -> dict[str, torch.Tensor]:
+    """What a model is called with: a mask of image tokens too, where it has parts for them."""
+    is_routed = isinstance(model, RoutedModel)
+    return {**prompts.inputs, **({"image_mask": prompts.images} if is_routed else {})}
 
 
 @torch.no_grad()
 def answer(model: Any, prompts: Prompts) -> torch.Tensor:
     """Logits (real tokens, vocabulary) of a batch, padding left out."""
-    output = model(input_ids=prompts.ids, attention_mask=prompts.mask, use_cache=False)
+    output = model(**inputs_of(model, prompts), use_cache=False)
     logits: torch.Tensor = output.logits[prompts.mask.bool()]
     return logits
 
@@ -205,7 +214,7 @@ def generate(
     """
     config = prompts.generation(NEW_TOKENS, use_cache=use_cache)
     config.update(output_logits=True, return_dict_in_generate=True)
-    output = model.generate(**prompts.inputs, generation_config=config)
+    output = model.generate(**inputs_of(model, prompts), generation_config=config)
     return output.sequences[:, prompts.ids.shape[1] :], torch.stack(output.logits, dim=1)
 
 

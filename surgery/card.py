@@ -40,6 +40,18 @@ stored original, `{source}`.
 """
 
 
+_LEARNED = """\
+```python
+from surgery import load_adapter
+
+model = load_adapter("FOLDER")  # the trained base in FOLDER/base, and what is beside it
+```
+
+The base trains in place, so this folder has no text path of its own: the text path is the
+stored original, `{source}`.
+"""
+
+
 def model_card(plan: Plan, fingerprint: dict[str, Any] | None) -> str:
     """Return the text of README.md.
 
@@ -49,7 +61,7 @@ def model_card(plan: Plan, fingerprint: dict[str, Any] | None) -> str:
     """
     source, recipe = plan.anatomy.source, plan.recipe
     parts = [
-        f"---\nbase_model: {source}\nlibrary_name: {'transformers' if plan.in_place else 'peft'}\n"
+        f"---\nbase_model: {source}\nlibrary_name: {'transformers' if plan.is_plain else 'peft'}\n"
         "tags: [surgery]\n---\n",
         f"# {recipe.name} on {source}\n",
         f"{recipe.description}.\n" if recipe.description else "",
@@ -66,7 +78,9 @@ def model_card(plan: Plan, fingerprint: dict[str, Any] | None) -> str:
 def _opening(plan: Plan, fingerprint: dict[str, Any] | None) -> str:
     source = plan.anatomy.source
     if plan.in_place:
-        return _IN_PLACE.format(source=source)
+        return (_IN_PLACE if plan.is_plain else _LEARNED).format(source=source)
+    if plan.is_routed:
+        return f"{_SURGERY}\nPlain PEFT doesn't know the parts that image tokens are routed to.\n"
     builtin = source.startswith(BUILTIN)
     peft = _PEFT.format(
         imported="from surgery import find_model\n" if builtin else "",

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from surgery.diagnostic import Diagnostic
-from surgery.edit import AddLora, Edit, SwapBlock
+from surgery.edit import AddExpert, AddLearner, AddLora, Edit, SwapBlock
 from surgery.recipe import Recipe
 
 
@@ -19,8 +19,10 @@ def conflicts(edits: Sequence[Edit], in_place: bool, recipe: Recipe) -> list[Dia
     if not edits and not in_place:
         return [_does_nothing()]
     found = [*_copied_twice(edits), *_adapted_twice(edits), *_lora_on_copies(edits)]
-    found += _differing_options(edits)
-    return [*found, _in_place_beside_edits()] if edits and in_place else found
+    found += [*_differing_options(edits), *_differing_rules(edits), *_beside_experts(edits)]
+    found += [*_learning_twice(edits), *_learners_on_copies(edits)]
+    beside = [edit for edit in edits if not isinstance(edit, AddLearner)]
+    return [*found, _in_place_beside_edits()] if beside and in_place else found
 
 
 def _copied_twice(edits: Sequence[Edit]) -> Iterator[Diagnostic]:
@@ -78,6 +80,75 @@ def _differing_options(edits: Sequence[Edit]) -> Iterator[Diagnostic]:
             fix="give both the same `peft:`",
             key=f"operations.{other.operation}.peft",
         )
+
+
+def _differing_rules(edits: Sequence[Edit]) -> Iterator[Diagnostic]:
+    experts = [edit for edit in edits if isinstance(edit, AddExpert)]
+    learners = [edit for edit in edits if isinstance(edit, AddLearner)]
+    for alike, fields in ((experts, "form"), (learners, "image_token_id")):
+        other = next((edit for edit in alike if edit.rule != alike[0].rule), None)
+        if other:
+            yield Diagnostic(
+                code="P209",
+                what=f"`{alike[0].operation}` and `{other.operation}` find or route image tokens "
+                "differently",
+                why="the image tokens of a call are found once, for all such parts of the model",
+                fix="give both the same form, image_token_id, boundary, positions and runs",
+                key=f"operations.{other.operation}.{fields}",
+            )
+
+
+def _beside_experts(edits: Sequence[Edit]) -> Iterator[Diagnostic]:
+    experts = {
+        path: edit for edit in edits if isinstance(edit, AddExpert) for path in edit.matrices
+    }
+    blocks = {edit.block: edit for edit in experts.values()}
+    for edit in edits:
+        if isinstance(edit, AddLora) and edit.path in experts:
+            rival: Edit = experts[edit.path]
+        elif isinstance(edit, SwapBlock) and edit.block in blocks:
+            rival = blocks[edit.block]
+        else:
+            continue
+        yield Diagnostic(
+            code="P204",
+            what=f"`{edit.operation}` changes {edit.path}, where `{rival.operation}` puts experts",
+            why="a block has experts, or a copy, or LoRA on its matrices, and not two of them",
+            fix=f"set `operations.{edit.operation}.blocks: rest`",
+            key=f"operations.{edit.operation}.blocks",
+        )
+        return
+
+
+def _learning_twice(edits: Sequence[Edit]) -> Iterator[Diagnostic]:
+    learners = [edit for edit in edits if isinstance(edit, AddLearner)]
+    counts = Counter(edit.path for edit in learners)
+    second = next((e for e in reversed(learners) if counts[e.path] > 1), None)
+    if second:
+        yield Diagnostic(
+            code="P205",
+            what=f"two operations put learners beside {second.path}",
+            why="a block has one visual and one textual learner, and one router",
+            fix="give the operations blocks of their own",
+            key=f"operations.{second.operation}.blocks",
+        )
+
+
+def _learners_on_copies(edits: Sequence[Edit]) -> Iterator[Diagnostic]:
+    copied = {edit.block: edit for edit in edits if isinstance(edit, SwapBlock)}
+    for edit in edits:
+        if isinstance(edit, AddLearner) and edit.block in copied:
+            rival = copied[edit.block].operation
+            yield Diagnostic(
+                code="P204",
+                what=f"`{edit.operation}` puts learners in block {edit.block}, which `{rival}` "
+                "copies",
+                why="they would sit beside the original's attention, which doesn't run on the "
+                "multimodal path",
+                fix=f"set `operations.{edit.operation}.blocks: rest`",
+                key=f"operations.{edit.operation}.blocks",
+            )
+            return
 
 
 def _in_place_beside_edits() -> Diagnostic:

@@ -19,9 +19,10 @@ class AddedTensor:
         name: in the adapter, without `PEFT_PREFIX`.
         shape: in elements, as torch prints it.
         dtype: a safetensors name, such as `BF16`.
-        start: `copy` (of the base tensor of this name), `kaiming`, `zeros`, or `weights` where
-            the start is computed from the base's weights (DoRA, PiSSA).
+        start: `copy` (of a base tensor), `kaiming`, `normal`, `zeros`, or `weights` where the start
+            is computed from the base's weights (DoRA, PiSSA).
         is_parameter: False for a buffer, which is copied and never counted.
+        source: the base tensor that is copied, where it has another name.
     """
 
     name: str
@@ -29,6 +30,12 @@ class AddedTensor:
     dtype: str
     start: str
     is_parameter: bool = True
+    source: str = ""
+
+    @property
+    def copied(self) -> str:
+        """The name of the base tensor that a copy starts from."""
+        return self.source or self.name
 
     @property
     def size(self) -> int:
@@ -78,3 +85,61 @@ class AddLora(Edit):
     rank: int
     alpha: float
     options: tuple[tuple[str, object], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingRule:
+    """How the image tokens of a call are found and routed; one rule serves a whole model.
+
+    Args:
+        form: `gather`, `segments` or `blend`; they give the same result.
+        image_token_id: the id that stands for an image token, or None where the model's config or
+            the caller's mask tells.
+        boundary: `plain`, or `cogvlm`: an image token only where the next one is too.
+        positions: `plain`, or `cogvlm`: the patches of an image share one position.
+        runs: (start, end) of each run of image tokens where the layout is known beforehand.
+    """
+
+    form: str = "gather"
+    image_token_id: int | None = None
+    boundary: str = "plain"
+    positions: str = "plain"
+    runs: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AddExpert(Edit):
+    """Copies of a block's matrices that take the image tokens.
+
+    Args:
+        matrices: full module names.
+        rule: how tokens are routed.
+    """
+
+    matrices: tuple[str, ...]
+    rule: RoutingRule
+
+
+@dataclass(frozen=True, slots=True)
+class AddLearner(Edit):
+    """A visual and a textual low-rank attention beside a block's own, and their router.
+
+    `path` is the block's attention.
+
+    Args:
+        rank: of each of the four pairs of both.
+        hidden: width of the block's hidden state, of queries and of what is added to it.
+        kv: width of keys and values.
+        columns: inputs of the router.
+        factor: how many times their mixture is added.
+        norms: the block's norm before attention and the one before its MLP, as full module names.
+        rule: how image tokens are found.
+    """
+
+    rank: int
+    hidden: int
+    kv: int
+    columns: int
+    factor: float
+    norms: tuple[str, str]
+    rule: RoutingRule

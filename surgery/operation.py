@@ -32,6 +32,11 @@ class Operation(Strict, ABC):
     """The blocks: all, none, rest, pre n/d, post n/d, skip n/d, every k, every k from j, i-j, or
     positions such as [0, 5, -1]."""
 
+    @property
+    def companions(self) -> tuple[str, ...]:
+        """Parts of the base that train in place wherever `train` names the operation."""
+        return ()
+
     @abstractmethod
     def plan(self, name: str, anatomy: Anatomy, blocks: Sequence[int]) -> list[Edit]:
         """Return the edits that this operation means on one model.

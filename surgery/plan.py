@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from surgery.anatomy import Anatomy
 from surgery.conflict import conflicts
 from surgery.diagnostic import Diagnostic, SurgeryError, raise_errors
-from surgery.edit import AddLora, Edit, SwapBlock
+from surgery.edit import AddExpert, AddLearner, AddLora, Edit, SwapBlock
 from surgery.model import ModelFiles, find_model
 from surgery.operation import Operation
 from surgery.read import read_anatomy
@@ -54,6 +54,22 @@ class Plan:
         return any(stage.selection.base for stage in self.stages)
 
     @property
+    def has_text_path(self) -> bool:
+        """Whether the language model itself stays as it is; vision and projector may train."""
+        decoder = frozenset(self.anatomy.names_in("decoder"))
+        return not any(stage.selection.base & decoder for stage in self.stages)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing is added, so that a plain checkpoint is what is saved."""
+        return not self.edits
+
+    @property
+    def is_routed(self) -> bool:
+        """Whether parts of the model need to know which tokens are image tokens."""
+        return bool(self.experts() or self.learners())
+
+    @property
     def base(self) -> int:
         """Parameters of the model as it is, shared ones counted once."""
         return self.anatomy.parameters
@@ -88,6 +104,15 @@ class Plan:
     def swaps(self) -> list[SwapBlock]:
         """The copied blocks."""
         return [edit for edit in self.edits if isinstance(edit, SwapBlock)]
+
+    def experts(self) -> list[AddExpert]:
+        """The experts."""
+        return [edit for edit in self.edits if isinstance(edit, AddExpert)]
+
+    def learners(self) -> list[AddLearner]:
+        """The learners, in the order of their blocks."""
+        found = [edit for edit in self.edits if isinstance(edit, AddLearner)]
+        return sorted(found, key=lambda edit: edit.block)
 
     def loras(self) -> list[AddLora]:
         """The low-rank pairs."""

@@ -1,7 +1,7 @@
 """The prompts of `surgery verify`: a few sentences, or ids where the base has no tokenizer."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,12 +26,15 @@ class Prompts:
         mask: (rows, tokens), 1 for a real token.
         pad: the id that fills up.
         source: where they are from: `tokenizer` or `random ids`.
+        images: bool (rows, tokens), tokens that a model with parts for image tokens is told to take
+            for them: some in every row, at random places unless all rows must be alike.
     """
 
     ids: torch.Tensor
     mask: torch.Tensor
     pad: int
     source: str
+    images: torch.Tensor
 
     @property
     def inputs(self) -> dict[str, torch.Tensor]:
@@ -43,12 +46,18 @@ class Prompts:
         if rows is None:
             return self
         index = list(rows)
-        return Prompts(self.ids[index], self.mask[index], self.pad, self.source)
+        images = self.images[index]
+        return Prompts(self.ids[index], self.mask[index], self.pad, self.source, images)
 
     def alone(self, row: int) -> "Prompts":
         """One row without its padding."""
         real = self.mask[row].bool()
-        return Prompts(self.ids[row][real][None], self.mask[row][real][None], self.pad, self.source)
+        ids, mask, images = (t[row][real][None] for t in (self.ids, self.mask, self.images))
+        return Prompts(ids, mask, self.pad, self.source, images)
+
+    def without_images(self) -> "Prompts":
+        """The same prompts, all of whose tokens are text."""
+        return replace(self, images=torch.zeros_like(self.images))
 
     def generation(self, tokens: int, *, use_cache: bool = True) -> Any:
         """The configuration that continues them greedily by exactly so many tokens."""
@@ -64,12 +73,15 @@ class Prompts:
         )
 
 
-def make_prompts(folder: Path, model: Any, *, trust_remote_code: bool = False) -> Prompts:
+def make_prompts(
+    folder: Path, model: Any, *, alike: bool = False, trust_remote_code: bool = False
+) -> Prompts:
     """Tokenize the sentences, or draw ids below the size of the vocabulary.
 
     Args:
         folder: of the base, perhaps with a tokenizer.
         model: the base, for its vocabulary.
+        alike: whether image tokens must have the same places in every row.
         trust_remote_code: whether the tokenizer may run code of its own.
     """
     size = model.get_input_embeddings().weight.shape[0]
@@ -77,10 +89,10 @@ def make_prompts(folder: Path, model: Any, *, trust_remote_code: bool = False) -
     pad = pad if isinstance(pad, int) and 0 <= pad < size else 0
     rows = _tokenized(folder, trust_remote_code)
     if rows and max(map(max, rows)) < size:
-        return _batch(rows, pad, "tokenizer")
+        return _batch(rows, pad, "tokenizer", alike)
     generator = torch.Generator().manual_seed(0)
     drawn = [torch.randint(size, (length,), generator=generator).tolist() for length in _LENGTHS]
-    return _batch(drawn, pad, "random ids")
+    return _batch(drawn, pad, "random ids", alike)
 
 
 def _tokenized(folder: Path, trust_remote_code: bool) -> list[list[int]]:
@@ -95,8 +107,21 @@ def _tokenized(folder: Path, trust_remote_code: bool) -> list[list[int]]:
     return rows if all(rows) else []
 
 
-def _batch(rows: list[list[int]], pad: int, source: str) -> Prompts:
+def _batch(rows: list[list[int]], pad: int, source: str, alike: bool) -> Prompts:
     width = max(map(len, rows))
     ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows])
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
-    return Prompts(ids, mask, pad, source)
+    lengths = [min(map(len, rows))] * len(rows) if alike else [len(row) for row in rows]
+    return Prompts(ids, mask, pad, source, _images(lengths, width, alike))
+
+
+def _images(lengths: list[int], width: int, alike: bool) -> torch.Tensor:
+    """A run of two image tokens or more in the last so many tokens of each row, text around it."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.zeros(len(lengths), width, dtype=torch.bool)
+    for row, length in enumerate(lengths):
+        spare = 0 if alike else max(length - 4, 0)
+        skipped, longer = torch.randint(spare // 2 + 1, (2,), generator=generator).tolist()
+        start = width - length + 1 + skipped
+        images[row, start : min(start + 2 + longer, width)] = True
+    return images

@@ -26,6 +26,7 @@ else:
 
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 Names = Annotated[tuple[str, ...], Field(strict=False)]
+_NOT_TEXT: Final = ("integer", "number", "boolean", "array")
 Scalar = bool | int | float | str
 
 
@@ -139,7 +140,8 @@ def recipe_schema() -> dict[str, Any]:
 
 
 def _or_interpolated(field: dict[str, Any]) -> dict[str, Any]:
-    if field.get("type") not in ("integer", "number", "boolean") and "anyOf" not in field:
+    is_free_text = not field.keys() & {"anyOf", "enum"} and field.get("type") not in _NOT_TEXT
+    if is_free_text:
         return field
     kept: dict[str, Any] = {
         key: field[key] for key in ("description", "default", "title") if key in field

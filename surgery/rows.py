@@ -10,7 +10,8 @@ from typing import Any, Final
 import torch
 
 from surgery.diagnostic import Diagnostic, SurgeryError
-from surgery.paths import MULTIMODAL, TEXT, PathName, use_path
+from surgery.paths import no_paths
+from surgery.switch import MULTIMODAL, TEXT, PathName, use_path
 
 _NOT_BY_ROW: Final = ("cache_position", "past_key_values", "num_items_in_batch", "logits_to_keep")
 
@@ -53,7 +54,7 @@ def forward_rows(
     kwargs = _named(args, kwargs)
     if kwargs.get("return_dict") is False:
         raise SurgeryError(_not_with_paths("return_dict=False"))
-    groups = list(_groups(paths, _rows(kwargs, paths)))
+    groups = list(_groups(model, paths, _rows(kwargs, paths)))
     caches = kwargs.get("past_key_values")
     _refuse_other_rows(caches, paths)
     outputs = []
@@ -81,7 +82,7 @@ def generate_rows(
     for word in ("streamer", "return_dict_in_generate", "past_key_values"):
         if kwargs.get(word):
             raise SurgeryError(_not_with_paths(word))
-    groups = list(_groups(paths, _rows(kwargs, paths)))
+    groups = list(_groups(model, paths, _rows(kwargs, paths)))
     outputs = []
     for path, rows in groups:
         with use_path(model._switch, path):
@@ -109,7 +110,11 @@ def _rows(kwargs: dict[str, Any], paths: Sequence[str]) -> int:
     return rows
 
 
-def _groups(paths: Sequence[PathName], rows: int) -> Iterator[tuple[PathName, torch.Tensor]]:
+def _groups(
+    model: Any, paths: Sequence[PathName], rows: int
+) -> Iterator[tuple[PathName, torch.Tensor]]:
+    if TEXT in paths and not model._switch.has_text_path:
+        raise SurgeryError(no_paths(model))
     for path in dict.fromkeys(paths):
         yield path, torch.tensor([i for i in range(rows) if paths[i] == path])
 

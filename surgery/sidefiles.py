@@ -20,6 +20,11 @@ from surgery.splice import Spec, file_size
 ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
 ADAPTER_CONFIG: Final = "adapter_config.json"
 PLAN_FILE: Final = "plan.json"
+ROUTED_TYPE: Final = "SURGERY_ROUTED"
+"""Written as `peft_type` where plain PEFT would open the folder without its experts."""
+BASE_FOLDER: Final = "base"
+"""Inside an adapter folder, the checkpoint of a base that trains in place beside added parts."""
+
 _NO_TARGET: Final = "dummy-target-modules"  # PEFT's own word for "no LoRA anywhere"
 _TAKEN_ALONG: Final = (
     "config.json",
@@ -72,11 +77,20 @@ def base_files(files: ModelFiles) -> list[Path]:
 
 def weight_bytes(plan: Plan) -> int:
     """Bytes of the weight files, headers included."""
+    added = 0 if plan.is_plain else file_size(adapter_specs(plan))
     if not plan.in_place:
-        return file_size(adapter_specs(plan))
+        return added
     if plan.files and plan.files.has_weights:
-        return sum(file.stat().st_size for file in plan.files.checkpoint().files)
-    return file_size((t.name, t.dtype, t.shape) for t in plan.anatomy.tensors())
+        return added + sum(file.stat().st_size for file in plan.files.checkpoint().files)
+    return added + file_size((t.name, t.dtype, t.shape) for t in plan.anatomy.tensors())
+
+
+def base_home(plan: Plan, folder: Path) -> Path:
+    """Where the base's weights of an adapter folder are: beside it unless they train in place."""
+    if not plan.in_place:
+        assert plan.files is not None
+        return plan.files.folder
+    return folder if plan.is_plain else folder / BASE_FOLDER
 
 
 def side_files(plan: Plan, fingerprint: dict[str, Any] | None) -> Mapping[str, bytes]:
@@ -86,8 +100,10 @@ def side_files(plan: Plan, fingerprint: dict[str, Any] | None) -> Mapping[str, b
     number it states is true, which takes two or three rounds.
     """
     texts = {"recipe.yaml": _recipe_yaml(plan), "README.md": model_card(plan, fingerprint)}
-    if not plan.in_place:
-        texts[ADAPTER_CONFIG] = to_json(adapter_config(plan))
+    if not plan.is_plain:
+        config = adapter_config(plan)
+        kind = ROUTED_TYPE if plan.is_routed else config["peft_type"]
+        texts[ADAPTER_CONFIG] = to_json({**config, "peft_type": kind})
     others = {name: text.encode() for name, text in texts.items()}
     weights = weight_bytes(plan)
     fixed = weights + sum(map(len, others.values())) + _taken_along(plan)

@@ -16,6 +16,10 @@ def _deeds(plan: Plan) -> str:
     deeds = []
     if plan.swaps():
         deeds.append(f"{len(plan.swaps())} blocks copied")
+    if plan.experts():
+        deeds.append(f"{len(plan.experts())} blocks with experts")
+    if plan.learners():
+        deeds.append(f"{len(plan.learners())} blocks with learners")
     if plan.loras():
         deeds.append(f"LoRA on {len(plan.loras())} matrices")
     if plan.in_place:

@@ -15,6 +15,7 @@ from typing import Final
 from surgery.anatomy import PARTS, Anatomy
 from surgery.diagnostic import Diagnostic
 from surgery.edit import Edit
+from surgery.operation import Operation
 
 _OPTIONAL_PARTS: Final = ("vision", "projector")
 Added = tuple[str, str]
@@ -48,11 +49,14 @@ class Matcher:
     Args:
         anatomy: the model.
         edits: what the operations yielded.
-        operations: the names of all operations, those without edits too.
+        operations: all operations by name, those without edits too.
     """
 
-    def __init__(self, anatomy: Anatomy, edits: Iterable[Edit], operations: Iterable[str]) -> None:
+    def __init__(
+        self, anatomy: Anatomy, edits: Iterable[Edit], operations: Mapping[str, Operation]
+    ) -> None:
         self._anatomy = anatomy
+        self._operations = operations
         self._names = {**{name: name for name in anatomy.sizes}, **anatomy.tied}
         self._added: dict[str, list[str]] = {name: [] for name in operations}
         for edit in edits:
@@ -64,10 +68,13 @@ class Matcher:
 
         Args:
             words: operation names, parts, globs, or OPERATION:glob.
-            key: the recipe's key that holds them, for the diagnostics.
+            key: the recipe's key that holds them, for the diagnostics. What trains beside an
+                operation is not frozen with it.
         """
         matches = [self._match(word) for word in words]
-        empty = [i for i, found in enumerate(matches) if not found and words[i] not in self._added]
+        if key != "freeze":
+            matches += [self._beside(word) for word in words if word in self._operations]
+        empty = [i for i, word in enumerate(words) if not matches[i] and word not in self._added]
         absent = [words[i] for i in empty if words[i] in _OPTIONAL_PARTS]
         said = [
             self._matches_nothing(words[i], f"{key}.{i}")
@@ -92,6 +99,10 @@ class Matcher:
     def _inside(self, operation: str, glob: str) -> Selection:
         names = self._added.get(operation, [])
         return Selection(added=frozenset((operation, n) for n in names if fnmatchcase(n, glob)))
+
+    def _beside(self, operation: str) -> Selection:
+        parts = self._operations[operation].companions
+        return Selection(base=frozenset(n for part in parts for n in self._anatomy.names_in(part)))
 
     def _has_no(self, parts: list[str], key: str) -> Diagnostic:
         what = f"{self._anatomy.source} has no {' and no '.join(parts)} to train"

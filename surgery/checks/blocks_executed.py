@@ -9,7 +9,7 @@ from torch import nn
 
 from surgery.apply import ADAPTER
 from surgery.bench import Bench
-from surgery.paths import MULTIMODAL, TEXT
+from surgery.switch import MULTIMODAL, TEXT
 from surgery.verify import Check, Outcome
 
 _Run = tuple[int, str]
@@ -20,7 +20,8 @@ class BlocksExecuted(Check):
 
     A depth that the config doesn't tell is silent: most decoders run only the first
     `num_hidden_layers` blocks of their list. On the text path only originals run; on the
-    multimodal path the copies run instead of them, exactly where the plan says, and so does LoRA.
+    multimodal path the copies run instead of them, exactly where the plan says, and so do LoRA and
+    experts.
     """
 
     def run(self, bench: Bench) -> Outcome:
@@ -34,18 +35,22 @@ class BlocksExecuted(Check):
             ]
             ran: list[_Run] = []
             pairs: list[int] = []
-            with _watched(bench, ran, pairs):
+            experts: list[int] = []
+            with _watched(bench, ran, pairs, experts):
                 bench.logits(path)
             faults += _faults(path, ran, wanted)
             if path == TEXT and pairs:
                 faults.append(f"LoRA ran on {len(pairs)} matrices along the text path")
             if path == MULTIMODAL and bench.plan.loras() and not pairs:
                 faults.append("no LoRA ran along the multimodal path")
+            faults += _expert_faults(bench, path, experts)
             measured[f"{path}_blocks"] = len(ran)
             measured[f"{path}_lora"] = len(pairs)
         good = f"all {bench.plan.anatomy.count} blocks run once and in order"
         if copied:
             good += f", copies in the place of {len(copied)} of them on the multimodal path alone"
+        if bench.plan.experts():
+            good += f", experts in {len(bench.plan.experts())} of them there alone"
         return self.judge(faults, good, copies=len(copied), **measured)
 
 
@@ -58,9 +63,18 @@ def _faults(path: str, ran: list[_Run], wanted: list[_Run]) -> list[str]:
     return [f"on the {path} path the {found} of block {i} ran instead of the {kind} of block {j}"]
 
 
+def _expert_faults(bench: Bench, path: str, ran: list[int]) -> list[str]:
+    """Image tokens are in the prompts, so that every expert has to run along one path alone."""
+    added = bench.plan.experts() if path == MULTIMODAL else []
+    wanted = [edit.block for edit in added for _ in edit.matrices]
+    if sorted(ran) == wanted:
+        return []
+    return [f"on the {path} path {len(ran)} experts ran, and the plan has {len(wanted)}"]
+
+
 @contextmanager
-def _watched(bench: Bench, ran: list[_Run], pairs: list[int]) -> Iterator[None]:
-    """Note each block and each low-rank pair that runs; the hooks are removed afterwards."""
+def _watched(bench: Bench, ran: list[_Run], pairs: list[int], experts: list[int]) -> Iterator[None]:
+    """Note each block, low-rank pair and expert that runs; the hooks are removed afterwards."""
     decoder: Any = bench.decoder
     blocks = decoder.get_submodule(bench.plan.anatomy.blocks_path)
     watched: list[tuple[nn.Module, list[Any], Any]] = []
@@ -73,6 +87,9 @@ def _watched(bench: Bench, ran: list[_Run], pairs: list[int]) -> Iterator[None]:
     for edit in bench.plan.loras():
         pair = decoder.get_submodule(edit.path).lora_A[ADAPTER]
         watched.append((pair, pairs, edit.block))
+    for added in bench.plan.experts():
+        matrices = (decoder.get_submodule(path).expert[ADAPTER] for path in added.matrices)
+        watched += [(matrix, experts, added.block) for matrix in matrices]
     handles = [
         module.register_forward_hook(partial(_note, into, what)) for module, into, what in watched
     ]

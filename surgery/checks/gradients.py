@@ -5,8 +5,8 @@ from typing import Final
 import torch
 
 from surgery.apply import trainable_parameters
-from surgery.bench import Bench, digests
-from surgery.paths import MULTIMODAL
+from surgery.bench import Bench, digests, inputs_of
+from surgery.switch import MULTIMODAL
 from surgery.verify import Check, Outcome
 
 _STEPS: Final = 2
@@ -54,7 +54,8 @@ def _backward(bench: Bench) -> None:
     prompts = bench.prompts
     labels = prompts.ids.masked_fill(prompts.mask == 0, -100)
     with bench.on(MULTIMODAL):
-        bench.model(**prompts.inputs, labels=labels, use_cache=False).loss.backward()
+        inputs = inputs_of(bench.model, prompts)
+        bench.model(**inputs, labels=labels, use_cache=False).loss.backward()
 
 
 def _faults(planned: set[str], got: set[str]) -> list[str]:

@@ -5,9 +5,9 @@ from typing import Final
 
 import torch
 
-from surgery.bench import NEW_TOKENS, Bench, answer, generate
-from surgery.paths import MULTIMODAL, TEXT, PathName
+from surgery.bench import NEW_TOKENS, Bench, answer, generate, inputs_of
 from surgery.prompts import Prompts
+from surgery.switch import MULTIMODAL, TEXT, PathName
 from surgery.verify import Check, Outcome
 
 _BOTH: Final[tuple[PathName, ...]] = (TEXT, MULTIMODAL)
@@ -37,11 +37,11 @@ class RowPaths(Check):
 
 
 def _faults(bench: Bench, paths: Sequence[PathName]) -> list[str]:
-    prompts = bench.prompts
+    prompts, inputs = bench.prompts, inputs_of(bench.model, bench.prompts)
     with torch.no_grad():
-        logits = bench.model(**prompts.inputs, paths=paths, use_cache=False).logits
+        logits = bench.model(**inputs, paths=paths, use_cache=False).logits
     config = prompts.generation(NEW_TOKENS)
-    tokens = bench.model.generate(**prompts.inputs, paths=paths, generation_config=config)
+    tokens = bench.model.generate(**inputs, paths=paths, generation_config=config)
     tokens = tokens[:, prompts.ids.shape[1] :]
     faults = []
     for path in dict.fromkeys(paths):

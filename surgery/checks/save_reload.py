@@ -9,7 +9,8 @@ import torch
 from surgery.adapter import check_weights, load_base, save_adapter
 from surgery.apply import open_adapter
 from surgery.bench import Bench, answer, digests, share
-from surgery.paths import MULTIMODAL
+from surgery.sidefiles import base_home
+from surgery.switch import MULTIMODAL
 from surgery.verify import Check, Outcome
 
 
@@ -18,7 +19,8 @@ class SaveReload(Check):
 
     All that was added is changed at random, saved to a temporary folder and opened on the same
     base again; then with `PeftModel.from_pretrained`, as one opens it who has no `surgery`, where
-    the multimodal logits are the same and `disable_adapter()` gives the base's.
+    the multimodal logits are the same and `disable_adapter()` gives the base's. An adapter with
+    parts for image tokens must not open there, because it would open without them.
     """
 
     def run(self, bench: Bench) -> Outcome:
@@ -29,12 +31,17 @@ class SaveReload(Check):
             folder = Path(temporary) / "adapter"
             save_adapter(bench.plan, bench.model, folder)
             check_weights(bench.plan, folder, trust_remote_code=bench.trust_remote_code)
-            size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+            size = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
             faults = _reopened(bench, folder, expected, bits)
-            if not bench.plan.in_place:
+            if bench.plan.is_routed:
+                faults += _not_in_plain_peft(bench, folder)
+            elif not bench.plan.in_place:
                 faults += _in_plain_peft(bench, folder, expected)
         good = f"all {len(bits)} tensors come back to the bit, and the logits"
-        good += "" if bench.plan.in_place else ", also in plain peft"
+        if bench.plan.is_routed:
+            good += "; plain peft refuses the folder, whose parts it would drop"
+        elif not bench.plan.in_place:
+            good += ", also in plain peft"
         return self.judge(faults, good, tensors=len(bits), bytes=size)
 
 
@@ -42,7 +49,8 @@ def _reopened(
     bench: Bench, folder: Path, expected: torch.Tensor, bits: dict[str, str]
 ) -> list[str]:
     if bench.plan.in_place:
-        base = load_base(str(folder), trust_remote_code=bench.trust_remote_code)
+        trained = str(base_home(bench.plan, folder))
+        base = load_base(trained, trust_remote_code=bench.trust_remote_code)
     else:
         base = share(bench.untouched)
     model: Any = open_adapter(bench.plan, base, folder, trainable=False).eval()
@@ -52,6 +60,17 @@ def _reopened(
     if not torch.equal(answer(model, bench.prompts), expected):
         faults.append("the reopened adapter gives other logits")
     return faults
+
+
+def _not_in_plain_peft(bench: Bench, folder: Path) -> list[str]:
+    from peft import PeftModel
+
+    base = bench.decoder if bench.untouched is None else bench.untouched
+    try:
+        PeftModel.from_pretrained(share(base), str(folder))
+    except Exception:  # whichever error it makes of a type that it doesn't know
+        return []
+    return ["plain peft opens the folder, without its parts for image tokens"]
 
 
 def _in_plain_peft(bench: Bench, folder: Path, expected: torch.Tensor) -> list[str]:

@@ -3,7 +3,7 @@
 import torch
 
 from surgery.bench import Bench, base_name, digests, generate, largest_difference
-from surgery.paths import MULTIMODAL, TEXT
+from surgery.switch import MULTIMODAL, TEXT
 from surgery.verify import Check, Outcome
 
 

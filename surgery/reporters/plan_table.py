@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from surgery.edit import AddLora, SwapBlock
+from surgery.edit import AddExpert, AddLearner, AddLora, Edit, SwapBlock
 from surgery.plan import Plan
 from surgery.reporters.terminal import out
 from surgery.summary import human_bytes, summary_line
@@ -64,11 +64,28 @@ def _row(plan: Plan, block: int) -> _Row:
     added = sum(edit.parameters for edit in edits)
     if any(isinstance(edit, SwapBlock) for edit in edits):
         return "~", "copied, trained in full", operation, added
+    deeds = _added(edits)
+    untouched = _untouched(plan, block)
+    if not deeds:
+        return untouched
+    if untouched[0] == "~":
+        return "~", ", ".join([*deeds, untouched[1]]), operation, added + untouched[3]
+    return "+", ", ".join(deeds), operation, added
+
+
+def _added(edits: list[Edit]) -> list[str]:
+    """What is added to a block, in words."""
+    deeds = []
+    experts = [edit for edit in edits if isinstance(edit, AddExpert)]
+    if experts:
+        count = sum(len(edit.matrices) for edit in experts)
+        deeds.append(f"experts on {count} matrices ({experts[0].rule.form})")
+    deeds += [f"learners rank {edit.rank}" for edit in edits if isinstance(edit, AddLearner)]
     loras = [edit for edit in edits if isinstance(edit, AddLora)]
     if loras:
         ranks = "/".join(str(rank) for rank in dict.fromkeys(edit.rank for edit in loras))
-        return "+", f"LoRA rank {ranks} on {len(loras)} matrices", operation, added
-    return _untouched(plan, block)
+        deeds.append(f"LoRA rank {ranks} on {len(loras)} matrices")
+    return deeds
 
 
 def _untouched(plan: Plan, block: int) -> _Row:

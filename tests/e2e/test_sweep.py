@@ -241,7 +241,7 @@ def test_hydra_app_runs_one_point_without_multirun() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--help"], "recipe: full_finetune, genieblue_post"),
+        (["--help"], "recipe: cogvlm_full, cogvlm_post"),
         (["--cfg", "job", "recipe=lora", "rank=4"], "rank: 4"),
         (["-m", "--cfg", "job"], "error[R118]"),
         (["recipe=lora", "rank=4,8"], "add -m"),

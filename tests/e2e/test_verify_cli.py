@@ -70,7 +70,7 @@ def test_json_holds_every_check_with_its_numbers(
 def test_a_failed_check_ends_in_exit_code_one(
     adapter: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from surgery.paths import MULTIMODAL, Switch
+    from surgery.switch import MULTIMODAL, Switch
 
     monkeypatch.setattr(Switch, "path", MULTIMODAL)
     assert surgery(monkeypatch, "verify", str(adapter)) == 1

@@ -303,7 +303,7 @@ REMEDIES = [
         "true or false or 'gaussian', 'pissa', 'olora' or 'orthogonal'",
     ),
     ("operations: {a: {op: duplicat, blocks: all}}\n", "did you mean `duplicate`?"),
-    ("operations: {a: {blocks: all}}\n", "add `op:` with one of duplicate, lora"),
+    ("operations: {a: {blocks: all}}\n", "add `op:` with one of duplicate, expert, learner, lora"),
     ("knobs: {a: [1]}\n", "true or false, a whole number, a number or text, and is [1]"),
 ]
 
@@ -316,7 +316,7 @@ def test_message_shows_the_way_out(write, content, remedy):
 def test_unknown_recipe_names_the_nearest(write):
     assert "did you mean `genieblue_skip`?" in words("genieblu_skip")
     assert "rename it to mine.yaml" in words(write(MINE, "mine.yml"))
-    assert "known are full_finetune" in words("xyz/qqq")
+    assert "known are cogvlm_full" in words("xyz/qqq")
     os.mkdir("folder.yaml")
     assert told("folder.yaml") == [("R112", "")]
 

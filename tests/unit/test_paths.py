@@ -15,7 +15,8 @@ from transformers import DynamicCache, StaticCache
 
 from surgery.apply import apply_plan
 from surgery.diagnostic import SurgeryError
-from surgery.paths import MULTIMODAL, TEXT, multimodal_path, text_path
+from surgery.paths import multimodal_path, text_path
+from surgery.switch import MULTIMODAL, TEXT
 
 CONTEXT = {TEXT: text_path, MULTIMODAL: multimodal_path}
 MIXED = (TEXT, MULTIMODAL, MULTIMODAL, TEXT)

@@ -14,6 +14,7 @@ from surgery.sidefiles import PLAN_FILE, side_files
 QWEN = "builtin/qwen2.5-3b"
 BASE = 3_085_938_688
 COPIES = 693_692_928
+EXPERTS = 693_656_064
 LORA_BESIDE = 11_225_088
 LORA = 14_966_784
 GENIEBLUE = ["genieblue_pre", "genieblue_post", "genieblue_skip"]
@@ -51,6 +52,31 @@ def test_genieblue_trains_what_the_paper_counts(recipe):
     assert len(plan.swaps()) == 9
     assert len(plan.loras()) == 27 * 7
     assert not plan.in_place
+
+
+@pytest.mark.parametrize("recipe", ["cogvlm_pre", "cogvlm_post", "cogvlm_skip"])
+def test_cogvlm_trains_what_the_paper_counts(recipe):
+    plan = plan_of(recipe)
+    assert plan.by_operation() == {"experts": EXPERTS, "adapters": LORA_BESIDE}
+    assert plan.added == plan.trainable == 704_881_152
+    assert len(plan.experts()) == 9
+    assert len(plan.loras()) == 27 * 7
+    assert not {edit.block for edit in plan.experts()} & {edit.block for edit in plan.loras()}
+
+
+def test_cogvlm_full_has_experts_in_every_block():
+    plan = plan_of("cogvlm_full")
+    assert plan.added == plan.trainable == 4 * EXPERTS
+    assert [edit.block for edit in plan.experts()] == list(range(36))
+
+
+@pytest.mark.parametrize(
+    ("words", "each"),
+    [("[q]", 2048 * 2048 + 2048), ("[down]", 2048 * 11008), ("[attention, mlp]", EXPERTS // 9)],
+)
+def test_modules_choose_which_matrices_have_experts(words, each):
+    plan = plan_of("cogvlm_full", f"operations.experts.modules={words}")
+    assert plan.added == 36 * each
 
 
 def test_lora_trains_what_the_paper_counts():
@@ -195,6 +221,25 @@ CONFLICTS = [
 @pytest.mark.parametrize(("text", "said"), CONFLICTS, ids=[c[1][0][0] for c in CONFLICTS])
 def test_conflict_is_told_with_its_line(written, text, said):
     assert told(written, text) == said
+
+
+LORA_ON_EXPERTS = """
+operations:
+  experts: {op: expert, blocks: [3]}
+  adapters: {op: lora, blocks: all, modules: [mlp]}
+train: [experts, adapters]
+"""
+TWO_RULES = """
+operations:
+  first: {op: expert, blocks: [3], boundary: cogvlm}
+  second: {op: expert, blocks: [4]}
+train: [first, second]
+"""
+
+
+@pytest.mark.parametrize(("text", "code"), [(LORA_ON_EXPERTS, "P204"), (TWO_RULES, "P209")])
+def test_experts_stand_alone_and_follow_one_rule(written, text, code):
+    assert [found for found, _ in told(written, text)] == [code]
 
 
 def test_quantised_base_is_not_copied():

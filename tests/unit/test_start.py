@@ -4,11 +4,13 @@ import hashlib
 import math
 import struct
 from itertools import count, islice
+from statistics import NormalDist
 
 import numpy as np
 import pytest
 
-from surgery.start import kaiming_uniform
+from surgery.edit import AddedTensor
+from surgery.start import kaiming_uniform, start_of, truncated_normal
 
 MODULE = "model.layers.0.self_attn.q_proj"
 SHAPE = (8, 128)
@@ -88,3 +90,43 @@ def test_start_differs_by_seed_and_module() -> None:
     assert len({start.tobytes() for start in starts}) == len(others)
     for other in starts[1:]:
         assert abs(np.corrcoef(starts[0].ravel(), other.ravel())[0, 1]) < 0.1
+
+
+LEARNER = "model.layers.0.self_attn.learner.visual.q.A"
+
+
+def slow_normal(seed: int, module: str, shape: tuple[int, int]) -> np.ndarray:
+    digest = hashlib.sha256(f"{seed}\n{module}".encode()).digest()
+    words = philox_words(struct.unpack("<QQ", digest[:16]))
+    drawn = (word >> 16 * place & 0xFFFF for word in words for place in range(4))
+    middles = ((number + 0.5) / 65536 for number in islice(drawn, math.prod(shape)))
+    return np.array([NormalDist(0, 0.02).inv_cdf(p) for p in middles], np.float32).reshape(shape)
+
+
+@pytest.mark.parametrize("shape", [(4, 32), (3, 5), (1, 1)])
+def test_normal_start_equals_a_plain_implementation(shape: tuple[int, int]) -> None:
+    found = truncated_normal(7, LEARNER, shape)
+    assert found.tobytes() == slow_normal(7, LEARNER, shape).tobytes()
+
+
+def test_normal_start_has_the_frozen_numbers() -> None:
+    found = truncated_normal(0, LEARNER, (64, 128))
+    digest = hashlib.sha256(found.astype("<f4").tobytes()).hexdigest()
+    assert digest == "a9f3a8380dbcd934671450b39327a48a1c266b3189ad16663121868c05dc00be"
+
+
+def test_normal_start_is_normal() -> None:
+    unit = truncated_normal(0, LEARNER, (64, 2048)).astype(float) / 0.02
+    assert abs(unit.mean()) < 0.01
+    assert abs(unit.std() - 1) < 0.01
+    assert 4 < np.abs(unit).max() < 4.33
+    for z in (-2, -1, 0, 1, 2):
+        assert abs((unit < z).mean() - NormalDist().cdf(z)) < 0.005
+
+
+def test_start_of_a_tensor_is_that_of_its_module() -> None:
+    pair = AddedTensor(f"{MODULE}.lora_A.weight", SHAPE, "F32", "kaiming")
+    assert start_of(3, pair).tobytes() == kaiming_uniform(3, MODULE, SHAPE).tobytes()
+    learner = AddedTensor(f"{LEARNER}.weight", SHAPE, "F32", "normal")
+    assert start_of(3, learner).tobytes() == truncated_normal(3, LEARNER, SHAPE).tobytes()
+    assert not start_of(3, AddedTensor("x.bias", (2,), "F32", "zeros")).any()

@@ -15,9 +15,9 @@ from surgery.bench import Bench, answer, digests, open_bench, sound_plan
 from surgery.checks.cached_generation import CachedGeneration
 from surgery.diagnostic import SurgeryError
 from surgery.discover import modules_in
-from surgery.paths import MULTIMODAL, Switch, SwitchedLayer
 from surgery.plan import plan_recipe
 from surgery.quiet import quiet
+from surgery.switch import MULTIMODAL, Switch, SwitchedLayer
 from surgery.verify import Outcome, known_checks, run_checks, verify_adapter
 
 SIZES = {

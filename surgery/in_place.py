@@ -1,0 +1,43 @@
+"""A base that trains in place: its checkpoint is what is saved, or lies beside what is added."""
+
+from pathlib import Path
+from typing import Any
+
+from surgery.checkpoint import Checkpoint, Progress
+from surgery.diagnostic import Diagnostic
+from surgery.plan import Plan
+from surgery.sidefiles import base_files
+from surgery.splice import copy_file
+
+
+def copy_base(plan: Plan, checkpoint: Checkpoint, folder: Path, progress: Progress | None) -> None:
+    """Copy a base's files into a folder, where its weights are to be trained.
+
+    They are not linked: who later saves into a linked folder would write into the base.
+    """
+    assert plan.files is not None
+    folder.mkdir(exist_ok=True)
+    index = plan.files.folder / "model.safetensors.index.json"
+    for file in (*base_files(plan.files), *([index] if index.exists() else [])):
+        copy_file(file, folder / file.name)
+    for file in checkpoint.files:
+        copy_file(file, folder / file.name, progress)
+
+
+def save_base(plan: Plan, model: Any, folder: Path) -> None:
+    """Save the base of a PEFT model that trains in place, without what was added to it."""
+    base = model.get_base_model()
+    names = {*plan.anatomy.sizes, *plan.anatomy.tied, *(t.name for t in plan.anatomy.tensors())}
+    base.save_pretrained(
+        folder, state_dict={name: t for name, t in base.state_dict().items() if name in names}
+    )
+
+
+def has_own_base(folder: Path) -> Diagnostic:
+    """What is wrong with putting such an adapter on another model."""
+    return Diagnostic(
+        code="A409",
+        what=f"the adapter in `{folder}` goes on the trained base beside it, not on another model",
+        why="its recipe trains the base in place",
+        fix="leave `model` out: `load_adapter(folder)` loads both",
+    )

@@ -1,0 +1,1 @@
+"""The parts that operations add beside PEFT's own: visual experts and learners."""

@@ -1,0 +1,127 @@
+"""Visual experts: image tokens use copies of a block's matrices, text tokens the base's."""
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from surgery.anatomy import Anatomy, Matrix
+from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.edit import AddedTensor, AddExpert, Edit, RoutingRule
+from surgery.operation import Operation
+
+_Run = Annotated[tuple[int, int], Field(strict=False)]
+
+
+class Expert(Operation):
+    """Give image tokens their own copies of the picked blocks' matrices (CogVLM, arXiv 2311.03079).
+
+    One causal attention runs over all tokens; norms, embeddings and head are shared. Positions
+    without an image, decoded ones included, use the base's own matrices.
+    """
+
+    op: Literal["expert"] = "expert"
+    """Copy matrices for the image tokens."""
+
+    modules: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] = ("attention", "mlp")
+    """Which matrices are copied: attention, mlp, or roles such as q, k, v, o, gate, up, down."""
+
+    form: Literal["auto", "gather", "segments", "blend"] = "auto"
+    """How tokens are routed. gather: rows are indexed (auto). segments: static slices, for a layout
+    that is known beforehand. blend: both are computed and mixed, at twice the compute."""
+
+    image_token_id: Annotated[int, Field(ge=0)] | None = None
+    """The id that stands for an image token. Without it the model's config tells, or the caller's
+    `image_mask` or `token_type_ids`."""
+
+    boundary: Literal["plain", "cogvlm"] = "plain"
+    """plain: every image token. cogvlm: only where the next token is an image token as well."""
+
+    positions: Literal["plain", "cogvlm"] = "plain"
+    """plain: each token its own position. cogvlm: the patches of an image share one, and its first
+    and last token have their own."""
+
+    runs: Annotated[tuple[_Run, ...], Field(strict=False)] = ()
+    """For segments: [start, end] of each run of image tokens, the same in every prompt."""
+
+    def plan(self, name: str, anatomy: Anatomy, blocks: Sequence[int]) -> list[Edit]:
+        """Return one edit for each block; see `Operation.plan`."""
+        if anatomy.quantization:
+            raise SurgeryError(_needs_dense(anatomy))
+        self._refuse_unknown_token(anatomy)
+        self._refuse_unordered_runs()
+        return [self._beside(name, anatomy, block) for block in blocks]
+
+    def _beside(self, name: str, anatomy: Anatomy, block: int) -> AddExpert:
+        path = anatomy.block_path(block)
+        chosen = [m for m in anatomy.block(block).matrices if m.takes_lora(self.modules)]
+        if not chosen:
+            raise SurgeryError(_no_matrices(anatomy, block, self.modules))
+        tensors = tuple(t for matrix in chosen for t in _copies(anatomy, block, matrix))
+        form = "gather" if self.form == "auto" else self.form
+        rule = RoutingRule(form, self.image_token_id, self.boundary, self.positions, self.runs)
+        matrices = tuple(f"{path}.{matrix.name}" for matrix in chosen)
+        return AddExpert(name, "expert", block, path, tensors, matrices, rule)
+
+    def _refuse_unknown_token(self, anatomy: Anatomy) -> None:
+        shapes = {t.name: t.shape for t in anatomy.outside}
+        vocabulary = [shapes[name][0] for name in anatomy.parts.get("embeddings", ())]
+        token = self.image_token_id
+        if token is not None and vocabulary and token >= max(vocabulary):
+            raise SurgeryError(_outside_vocabulary(token, max(vocabulary)))
+
+    def _refuse_unordered_runs(self) -> None:
+        ends = [edge for run in self.runs for edge in run]
+        if ends != sorted(set(ends)) or any(edge < 0 for edge in ends):
+            what = f"the runs {[list(run) for run in self.runs]} are not ascending and apart"
+            fix = "write [start, end] of each run in order, such as [[1, 197], [210, 406]]"
+            raise SurgeryError(Diagnostic("P213", what, fix=fix, key="runs"))
+
+
+def _copies(anatomy: Anatomy, block: int, matrix: Matrix) -> list[AddedTensor]:
+    path = anatomy.block_path(block)
+    held = {t.name: t for t in anatomy.block(block).tensors}
+    found = (held.get(f"{matrix.name}.{end}") for end in ("weight", "bias"))
+    return [
+        AddedTensor(
+            name=f"{path}.{matrix.name}.expert.{t.name.rpartition('.')[2]}",
+            shape=t.shape,
+            dtype=t.dtype,
+            start="copy",
+            source=f"{path}.{t.name}",
+        )
+        for t in found
+        if t
+    ]
+
+
+def _needs_dense(anatomy: Anatomy) -> Diagnostic:
+    return Diagnostic(
+        code="P206",
+        what=f"`expert` can't copy matrices of {anatomy.source}: "
+        f"its weights are quantised ({anatomy.quantization})",
+        why="a copy is trained in full, and packed integers have no gradients",
+        fix="name the unquantised checkpoint in `model=`",
+        key="op",
+    )
+
+
+def _no_matrices(anatomy: Anatomy, block: int, words: tuple[str, ...]) -> Diagnostic:
+    have = ", ".join(sorted(anatomy.block(block).words()))
+    return Diagnostic(
+        code="P203",
+        what=f"block {block} of {anatomy.source} has no {' and no '.join(words)}",
+        why=f"it has: {have or 'no matrices'}",
+        fix="name some of those in `modules`, or other `blocks`",
+        key="modules",
+    )
+
+
+def _outside_vocabulary(token: int, vocabulary: int) -> Diagnostic:
+    return Diagnostic(
+        code="P214",
+        what=f"the image token {token} is not in the vocabulary of {vocabulary:,} tokens",
+        why="no prompt could contain it, and every token would be text",
+        fix="take the id from the tokenizer, or pass `image_mask` to the model instead",
+        key="image_token_id",
+    )

@@ -1,0 +1,155 @@
+"""Learners: a visual and a textual low-rank attention beside that of a block."""
+
+from collections.abc import Sequence
+from typing import Annotated, Final, Literal
+
+from pydantic import Field
+
+from surgery.anatomy import Anatomy, BlockKind, Matrix
+from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.edit import AddedTensor, AddLearner, Edit, RoutingRule
+from surgery.operation import Operation
+
+_NORMS: Final = ("input_layernorm", "post_attention_layernorm")
+_KINDS: Final = ("visual", "textual")
+
+
+class Learner(Operation):
+    """Put a visual and a textual learner beside the attention of each picked block.
+
+    Both read the hidden state after the residual, look at the prompt's image or text embeddings,
+    and are mixed by a router that reads the block's own attention weights. A is normal with a
+    standard deviation of 0.02, B is zero, so that they add exactly zero at the start; all fp32.
+
+    Source: Wings (arXiv 2406.03496), its released code, and decision 0006.
+    """
+
+    op: Literal["learner"] = "learner"
+    """Add low-rank attentions for image and text tokens."""
+
+    rank: Annotated[int, Field(ge=1)] = 64
+    """Rank of the four pairs of each learner."""
+
+    heads: Literal["full", "grouped"] = "full"
+    """full: keys and values as wide as the hidden state, as released. grouped: as many heads of
+    keys and values as the block has, each the mean of its group's plus the pair."""
+
+    columns: Annotated[int, Field(ge=1)] = 4096
+    """Tokens whose attention weights the router reads; those behind are ignored."""
+
+    doubled: bool = False
+    """Add the mixture twice, as the released code does."""
+
+    llm: Literal["full", "frozen"] = "frozen"
+    """full: where this operation stands in `train`, the decoder trains in place beside it, as
+    released, and the text path is the stored original. frozen: it stays as it is."""
+
+    image_token_id: Annotated[int, Field(ge=0)] | None = None
+    """The id that stands for an image token. Without it the model's config tells, or the caller's
+    `image_mask` or `token_type_ids`."""
+
+    @property
+    def companions(self) -> tuple[str, ...]:
+        """The decoder, under `llm: full`."""
+        return ("decoder",) if self.llm == "full" else ()
+
+    def plan(self, name: str, anatomy: Anatomy, blocks: Sequence[int]) -> list[Edit]:
+        """Return one edit for each block; see `Operation.plan`."""
+        return [self._beside(name, anatomy, block) for block in blocks]
+
+    def _beside(self, name: str, anatomy: Anatomy, block: int) -> AddLearner:
+        kind, path = anatomy.block(block), anatomy.block_path(block)
+        fault = _misfit(kind)
+        if fault:
+            raise SurgeryError(_no_place(anatomy, block, fault))
+        output = _output(kind)
+        hidden, kv = output.outputs, self._kv(anatomy, kind, output)
+        if self.rank > kv:
+            raise SurgeryError(_rank_too_large(self.rank, kv))
+        attention = f"{path}.{output.name.rpartition('.')[0]}"
+        return AddLearner(
+            operation=name,
+            op="learner",
+            block=block,
+            path=attention,
+            tensors=tuple(self._tensors(f"{attention}.learner", hidden, kv)),
+            rank=self.rank,
+            hidden=hidden,
+            kv=kv,
+            columns=self.columns,
+            factor=2.0 if self.doubled else 1.0,
+            norms=(f"{path}.{_NORMS[0]}", f"{path}.{_NORMS[1]}"),
+            rule=RoutingRule(image_token_id=self.image_token_id),
+        )
+
+    def _kv(self, anatomy: Anatomy, kind: BlockKind, output: Matrix) -> int:
+        """Width of keys and values."""
+        hidden = output.outputs
+        if self.heads == "full":
+            return hidden
+        widths = {m.role: m.outputs for m in kind.matrices if m.part == "attention"}
+        kv = widths.get("k", (widths.get("qkv", 0) - output.inputs) // 2)
+        if kv <= 0 or hidden % kv:
+            raise SurgeryError(_no_groups(anatomy, hidden, kv))
+        return kv
+
+    def _tensors(self, path: str, hidden: int, kv: int) -> list[AddedTensor]:
+        widths = {"q": hidden, "k": kv, "v": kv, "o": hidden}
+        tensors = []
+        for pair in (f"{path}.{kind}.{role}" for kind in _KINDS for role in widths):
+            outputs = widths[pair[-1]]
+            shape = (self.rank, hidden)
+            tensors.append(AddedTensor(f"{pair}.A.weight", shape, "F32", "normal"))
+            tensors.append(AddedTensor(f"{pair}.B.weight", (outputs, self.rank), "F32", "zeros"))
+        weight, bias = f"{path}.router.weight", f"{path}.router.bias"
+        tensors.append(AddedTensor(weight, (2, self.columns), "F32", "kaiming"))
+        return [*tensors, AddedTensor(bias, (2,), "F32", "zeros")]
+
+
+def _output(kind: BlockKind) -> Matrix:
+    return next(m for m in kind.matrices if m.part == "attention" and m.role == "o")
+
+
+def _misfit(kind: BlockKind) -> str:
+    """Why learners have no place in such a block; empty where they have."""
+    attention = [m for m in kind.matrices if m.part == "attention" and m.role == "o"]
+    if len(attention) != 1:
+        return f"it has {len(attention)} attentions with an output matrix, and not one"
+    owners = {matrix.name.partition(".")[0] for matrix in kind.matrices}
+    direct = (t.name.partition(".") for t in kind.tensors if t.name.count(".") <= 1)
+    norms = dict.fromkeys(owner for owner, _, _ in direct if owner not in owners)
+    if set(norms) != set(_NORMS):
+        return f"beside its matrices it has {', '.join(norms) or 'nothing'}"
+    return ""
+
+
+def _no_place(anatomy: Anatomy, block: int, fault: str) -> Diagnostic:
+    return Diagnostic(
+        code="P215",
+        what=f"`learner` has no place in block {block} of {anatomy.source}: {fault}",
+        why="a learner reads and changes the sum of residual and attention before the MLP, which "
+        f"a block with exactly {' and '.join(_NORMS)} has; parallel blocks have no such sum, and "
+        "norms behind the attention come between",
+        fix="name other `blocks`, or a base such as Llama, Mistral, Qwen2.5 or Qwen3",
+        key="blocks",
+    )
+
+
+def _no_groups(anatomy: Anatomy, hidden: int, kv: int) -> Diagnostic:
+    return Diagnostic(
+        code="P215",
+        what=f"`heads: grouped` doesn't fit {anatomy.source}",
+        why=f"a hidden state of {hidden} is no whole number of keys' widths of {kv}",
+        fix="use `heads: full`",
+        key="heads",
+    )
+
+
+def _rank_too_large(rank: int, width: int) -> Diagnostic:
+    return Diagnostic(
+        code="P208",
+        what=f"rank {rank} is larger than the width {width} that a pair maps to",
+        why="a low-rank pair of that rank has more parameters than the matrix and adds nothing",
+        fix=f"set `rank` to at most {width}",
+        key="rank",
+    )
