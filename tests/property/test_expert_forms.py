@@ -7,13 +7,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import planned, tiny_model, tokens
 from torch import nn
 
 from surgery.apply import apply_plan
 from surgery.modules.images import apply_boundary, sample_starts
 from surgery.modules.positions import position_lag
 from surgery.modules.routing import find_runs
-from tiny import planned, tiny_model, tokens
 
 ROWS, TOKENS = 2, 6
 MODELS: dict[str, Any] = {}

@@ -13,6 +13,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
+from tiny import applied, planned, save_tiny, tiny_model, tokens
 from transformers import DynamicCache, GenerationConfig
 
 from surgery import fix_path, load_adapter, load_expert_weights, multimodal_path, text_path
@@ -24,7 +25,6 @@ from surgery.modules import routing
 from surgery.modules.expert import ExpertMatrix
 from surgery.plan import plan_recipe
 from surgery.verify import verify_adapter
-from tiny import applied, planned, save_tiny, tiny_model, tokens
 
 IMAGE = 3
 RUNS = "operations.experts.runs=[[1,5]]"
