@@ -18,36 +18,31 @@ def conflicts(edits: Sequence[Edit], in_place: bool, recipe: Recipe) -> list[Dia
     """
     if not edits and not in_place:
         return [_does_nothing()]
-    found = [*_copied_twice(edits), *_adapted_twice(edits), *_lora_on_copies(edits)]
+    copied = "{count} blocks are copied by two operations, {first} first"
+    adapted = "{count} matrices get LoRA from two operations, {first} first"
+    learning = "{count} blocks get learners from two operations, {first} first"
+    found = [
+        *_twice(edits, SwapBlock, copied, "only one copy can take a block's place"),
+        *_twice(edits, AddLora, adapted, "one adapter holds one pair for each matrix"),
+        *_twice(edits, AddLearner, learning, "a block has one visual and one textual learner"),
+    ]
     found += [*_differing_options(edits), *_differing_rules(edits), *_beside_experts(edits)]
-    found += [*_learning_twice(edits), *_learners_on_copies(edits)]
+    found += [*_lora_on_copies(edits), *_learners_on_copies(edits)]
     beside = [edit for edit in edits if not isinstance(edit, AddLearner)]
     return [*found, _in_place_beside_edits()] if beside and in_place else found
 
 
-def _copied_twice(edits: Sequence[Edit]) -> Iterator[Diagnostic]:
-    counts = Counter(edit.path for edit in edits if isinstance(edit, SwapBlock))
+def _twice(edits: Sequence[Edit], kind: type[Edit], what: str, why: str) -> Iterator[Diagnostic]:
+    """One place that two operations want for an edit of the same kind."""
+    chosen = [edit for edit in edits if isinstance(edit, kind)]
+    counts = Counter(edit.path for edit in chosen)
     twice = [path for path, count in counts.items() if count > 1]
     if twice:
-        second = [e for e in edits if isinstance(e, SwapBlock) and e.path == twice[0]][1]
+        second = [edit for edit in chosen if edit.path == twice[0]][1]
         yield Diagnostic(
             code="P205",
-            what=f"{len(twice)} blocks are copied by two operations, {twice[0]} first",
-            why="only one copy can take a block's place",
-            fix="give the operations blocks of their own",
-            key=f"operations.{second.operation}.blocks",
-        )
-
-
-def _adapted_twice(edits: Sequence[Edit]) -> Iterator[Diagnostic]:
-    counts = Counter(edit.path for edit in edits if isinstance(edit, AddLora))
-    twice = [path for path, count in counts.items() if count > 1]
-    if twice:
-        second = [e for e in edits if isinstance(e, AddLora) and e.path == twice[0]][1]
-        yield Diagnostic(
-            code="P205",
-            what=f"{len(twice)} matrices get LoRA from two operations, {twice[0]} first",
-            why="one adapter holds one pair for each matrix",
+            what=what.format(count=len(twice), first=twice[0]),
+            why=why,
             fix="give the operations blocks or modules of their own",
             key=f"operations.{second.operation}.blocks",
         )
@@ -118,20 +113,6 @@ def _beside_experts(edits: Sequence[Edit]) -> Iterator[Diagnostic]:
             key=f"operations.{edit.operation}.blocks",
         )
         return
-
-
-def _learning_twice(edits: Sequence[Edit]) -> Iterator[Diagnostic]:
-    learners = [edit for edit in edits if isinstance(edit, AddLearner)]
-    counts = Counter(edit.path for edit in learners)
-    second = next((e for e in reversed(learners) if counts[e.path] > 1), None)
-    if second:
-        yield Diagnostic(
-            code="P205",
-            what=f"two operations put learners beside {second.path}",
-            why="a block has one visual and one textual learner, and one router",
-            fix="give the operations blocks of their own",
-            key=f"operations.{second.operation}.blocks",
-        )
 
 
 def _learners_on_copies(edits: Sequence[Edit]) -> Iterator[Diagnostic]:

@@ -10,17 +10,17 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import torch
-from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 
-from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostic import Diagnostic
 from surgery.mixin import reduce_mixin, with_mixin
+from surgery.modules.part import TrainedPart
 from surgery.modules.routing import IMAGE_ONLY, TEXT_ONLY, Routing, routing_of, set_routing
 
 _Linear = Callable[[torch.Tensor], torch.Tensor]
 
 
-class ExpertMatrix(AuxiliaryTrainingWrapper):
+class ExpertMatrix(TrainedPart):
     """Wraps a linear module; image tokens go through a trained copy of it.
 
     Args:
@@ -29,6 +29,7 @@ class ExpertMatrix(AuxiliaryTrainingWrapper):
     """
 
     adapter_layer_names = ("expert",)
+    saved_prefix = "expert."
 
     def init_modules(self, adapter_name: str, **kwargs: Any) -> None:
         """Make the place of the copies; see PEFT."""
@@ -58,36 +59,9 @@ class ExpertMatrix(AuxiliaryTrainingWrapper):
     def _getattr_wrapped(self, name: str, modules: Any) -> Any:
         return getattr(modules["original_module"], name)
 
-    def check_set_adapter(self, adapter_name: str | list[str]) -> str | None:
-        """The one adapter to activate; see PEFT."""
-        return adapter_name if isinstance(adapter_name, str) else adapter_name[0]
-
-    def adapter_state_dict(self, adapter_name: str, state_dict: dict[str, Any]) -> dict[str, Any]:
-        """The copy's tensors as they are saved: `expert.weight`, `expert.bias`."""
-        names = self.adapter_state_dict_load_map(adapter_name)
-        return {saved: state_dict[name] for saved, name in names.items()}
-
-    def adapter_state_dict_load_map(self, adapter_name: str) -> dict[str, str]:
-        """The name on disk of each of the copy's tensors to its name in memory."""
-        if adapter_name not in self.expert:
-            return {}
-        names = self.expert[adapter_name].state_dict()
-        return {f"expert.{name}": f"expert.{adapter_name}.{name}" for name in names}
-
-    def unload_and_optionally_merge_module(self, merge: bool, **kwargs: Any) -> nn.Module:
-        """Return the base's module; merging is refused.
-
-        Raises:
-            SurgeryError: A412, if asked to merge.
-        """
-        if merge:
-            raise SurgeryError(_cannot_merge())
-        self.enable_adapters(False)  # the decoder still asks one of them whether they take part
-        base: nn.Module = self.original_module
-        return base
-
-    def _get_available_adapters(self) -> set[str]:
-        return set(self.expert.keys())
+    def merge_refusal(self) -> Diagnostic:
+        """Why it can't be merged; see `TrainedPart`."""
+        return _cannot_merge()
 
 
 class TokenwiseMlp:

@@ -7,7 +7,6 @@ import functools
 from typing import Any
 
 import torch
-from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 
 from surgery.diagnostic import Diagnostic, SurgeryError
@@ -15,10 +14,11 @@ from surgery.edit import AddLearner
 from surgery.mixin import reduce_mixin, with_mixin
 from surgery.modules.attention import Recorder
 from surgery.modules.low_rank import Mixture, Rope
+from surgery.modules.part import TrainedPart
 from surgery.modules.sequence import Sequence, sequence_of
 
 
-class Learner(AuxiliaryTrainingWrapper):
+class Learner(TrainedPart):
     """A block's learners by adapter; beside the attention, so that it wraps nothing.
 
     Args:
@@ -71,36 +71,9 @@ class Learner(AuxiliaryTrainingWrapper):
     def _forward_wrapped_passthrough(self, h_BTD: torch.Tensor, *args: Any) -> torch.Tensor:
         return torch.zeros_like(h_BTD)
 
-    def check_set_adapter(self, adapter_name: str | list[str]) -> str | None:
-        """The one adapter to activate; see PEFT."""
-        return adapter_name if isinstance(adapter_name, str) else adapter_name[0]
-
-    def adapter_state_dict(self, adapter_name: str, state_dict: dict[str, Any]) -> dict[str, Any]:
-        """The parts' tensors as they are saved, such as `visual.q.A.weight`."""
-        names = self.adapter_state_dict_load_map(adapter_name)
-        return {saved: state_dict[name] for saved, name in names.items()}
-
-    def adapter_state_dict_load_map(self, adapter_name: str) -> dict[str, str]:
-        """The name on disk of each of the parts' tensors to its name in memory."""
-        if adapter_name not in self.learner:
-            return {}
-        names = self.learner[adapter_name].state_dict()
-        return {name: f"learner.{adapter_name}.{name}" for name in names}
-
-    def unload_and_optionally_merge_module(self, merge: bool, **kwargs: Any) -> nn.Module:
-        """Return an identity, which the attention passes over; merging is refused.
-
-        Raises:
-            SurgeryError: A412, if asked to merge.
-        """
-        if merge:
-            raise SurgeryError(_cannot_merge())
-        self.enable_adapters(False)  # the decoder still asks one of them whether they take part
-        identity: nn.Module = self.original_module
-        return identity
-
-    def _get_available_adapters(self) -> set[str]:
-        return set(self.learner.keys())
+    def merge_refusal(self) -> Diagnostic:
+        """Why it can't be merged; see `TrainedPart`."""
+        return _cannot_merge()
 
 
 class LearnerAttention:
