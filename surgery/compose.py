@@ -33,6 +33,14 @@ _NOT_IN_A_FILE: Final = {
         "give settings of Hydra to `surgery sweep` on the command line",
     ),
 }
+_COMPOSING: Final = (
+    HydraException,
+    OmegaConfBaseException,
+    OSError,
+    TypeError,  # a dotted override into a list
+    ValueError,
+    RecursionError,
+)
 HYDRA_VERSION_BASE: Final = "1.3"
 
 
@@ -167,7 +175,7 @@ def _composed(
     try:
         config = compose(file.stem, [*(item.hydra for item in overrides), search_path()])
         content: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    except (HydraException, OmegaConfBaseException, OSError, ValueError, RecursionError) as error:
+    except _COMPOSING as error:
         found = from_hydra(error, sources, packaged_recipes())
         raise SurgeryError([*wrong, found]) from error
     return {str(key): value for key, value in content.items()}
