@@ -1,4 +1,4 @@
-# make demo   a real trained model, operated on and verified, in about a minute
+# make demo   a real trained model, operated on and verified, in about two minutes
 # make test   everything that CI runs but the linters
 PYTHON ?= python3
 VENV   ?= .venv
@@ -7,13 +7,17 @@ PIP    := $(BIN)/python -m pip
 TORCH_INDEX ?=
 STAMP  := $(VENV)/.installed-
 
-.PHONY: demo test lint bench docs clean
+.PHONY: demo test lint bench docs support clean
 
 demo: $(STAMP)demo
 	$(BIN)/python scripts/demo.py
 
 test: $(STAMP)test
 	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+# Every model type of transformers, tiny and random, through every operation: most of an hour.
+support: $(STAMP)test
+	PYTHONPATH=tests $(BIN)/python -m support.run $(ARGS)
 
 lint: $(STAMP)lint
 	$(BIN)/ruff check .

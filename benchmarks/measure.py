@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -38,8 +38,18 @@ Run = dict[str, Any]
 """One run's numbers; `seconds` at least."""
 
 
-def run_child(command: Sequence[str | Path], env: Mapping[str, str] | None = None) -> Run:
-    """Run a command to its end; return its seconds, peak MB (1e6 bytes) and outputs."""
+def run_child(
+    command: Sequence[str | Path],
+    env: Mapping[str, str] | None = None,
+    codes: Container[int] = (0,),
+) -> Run:
+    """Run a command to its end; return its seconds, peak MB (1e6 bytes) and outputs.
+
+    Args:
+        command: the program and its arguments.
+        env: what its environment has besides this one's.
+        codes: exit codes that are no failure.
+    """
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         before = os.getloadavg()[0]
         started = time.perf_counter()
@@ -49,21 +59,23 @@ def run_child(command: Sequence[str | Path], env: Mapping[str, str] | None = Non
         child.returncode = os.waitstatus_to_exitcode(status)
         out.seek(0)
         err.seek(0)
-        if child.returncode:
+        if child.returncode not in codes:
             raise RuntimeError(f"{command} ended with {child.returncode}:\n{err.read()[-3000:]}")
         return {
             "seconds": seconds,
             "cpu_seconds": usage.ru_utime + usage.ru_stime,
             "peak_mb": usage.ru_maxrss * 1024 / 1e6,
             "load": before,
+            "code": child.returncode,
             "stdout": out.read(),
             "stderr": err.read(),
         }
 
 
 def numbers(run: Run) -> Run:
-    """Return a run without its outputs, rounded, as it goes into results.json."""
-    return {k: round(v, 6) for k, v in run.items() if isinstance(v, float | int)}
+    """Return a run without its outputs and exit code, rounded, as it goes into results.json."""
+    measured = {k: v for k, v in run.items() if k != "code" and isinstance(v, float | int)}
+    return {k: round(v, 6) for k, v in measured.items()}
 
 
 def heavy_imports(*arguments: str, env: Mapping[str, str] | None = None) -> list[str]:
@@ -133,18 +145,19 @@ def write_results(folder: Path, result: Mapping[str, Any], text: str) -> None:
 
     Args:
         folder: the benchmark's.
-        result: `rounds`, `seed`, `runs`, and whatever else was found.
+        result: whatever was found; `rounds`, `seed` and `runs` where something was timed.
         text: the table or tables.
     """
     command = f"python {Path(sys.argv[0]).resolve().relative_to(ROOT)}"
     when = datetime.now(UTC).isoformat(timespec="minutes")
     here = machine()
+    rounds = f"{result['rounds']} rounds; " if "rounds" in result else ""
     about = {"command": command, "date": when, "commit": commit(), "machine": here}
     (folder / "results.json").write_text(json.dumps({**about, **result}, indent=1) + "\n")
     said = (
         f"{here['cores']} cores ({here['cpu']}), {here['memory_gib']:.0f} GiB, {here['kernel']}, "
         f"Python {here['python']}, {', '.join(f'{p} {here[p]}' for p in PACKAGES)}; "
-        f"commit {about['commit'][:7]}{about['commit'][40:]}; {result['rounds']} rounds; {when}"
+        f"commit {about['commit'][:7]}{about['commit'][40:]}; {rounds}{when}"
     )
     block = f"<!-- results -->\n{said}\n\n{text}\n<!-- end -->"
     readme = folder / "README.md"

@@ -10,21 +10,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surgery.apply import open_adapter
-from surgery.checkpoint import Checkpoint, Progress
+from surgery.checkpoint import Progress
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.document import first_difference, recipe_of
 from surgery.edit import AddedTensor
 from surgery.header import read_errors, read_header
 from surgery.identity import identify, refuse_other_base, refuse_other_model
-from surgery.in_place import copy_base, has_own_base, save_base
+from surgery.in_place import has_own_base, save_base, write_base
 from surgery.plan import Plan, make_plan, plan_recipe
-from surgery.read import read_anatomy
+from surgery.read import not_on_disk, read_anatomy
 from surgery.sidefiles import (
     ADAPTER_WEIGHTS,
     PLAN_FILE,
     adapter_name,
     adapter_specs,
     base_home,
+    saved_plan,
     side_files,
     weight_bytes,
 )
@@ -35,6 +36,7 @@ from surgery.splice import (
     write_safetensors,
 )
 from surgery.start import start_of
+from surgery.stored import Stored, read_stored
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -62,17 +64,14 @@ def write_adapter(
     """
     assert plan.files is not None
     _refuse_starts_from_weights(plan)
-    checkpoint = plan.files.checkpoint()
     fingerprint = identify(plan.files, plan.anatomy, checksum=checksum)
     needed = weight_bytes(plan)
     check_free_space(out, needed)
     with staged_folder(out, overwrite=overwrite) as folder:
         if plan.in_place:
-            copy_base(plan, checkpoint, base_home(plan, folder), progress)
+            write_base(plan, base_home(plan, folder), progress)
         if not plan.is_plain:
-            write_safetensors(
-                folder / ADAPTER_WEIGHTS, _new_tensors(plan, checkpoint), progress=progress
-            )
+            write_safetensors(folder / ADAPTER_WEIGHTS, _new_tensors(plan), progress=progress)
         _write_side_files(plan, fingerprint, folder)
 
 
@@ -134,9 +133,7 @@ def load_plan(file: Path) -> Plan:
         text = file.read_text(encoding="utf-8", errors="replace")
     recipe = recipe_of(text, str(file))
     plan = plan_recipe(recipe, weights=True)
-    assert plan.files is not None
-    made = json.loads(side_files(plan, identify(plan.files, plan.anatomy))[PLAN_FILE])
-    difference = first_difference(json.loads(text), made)
+    difference = first_difference(json.loads(text), json.loads(saved_plan(plan)))
     if difference:
         raise SurgeryError(_plan_is_stale(file, difference))
     return plan
@@ -191,7 +188,7 @@ def check_weights(plan: Plan, folder: Path, *, trust_remote_code: bool = False) 
     if plan.in_place:
         home = str(base_home(plan, folder))
         found = read_anatomy(home, trust_remote_code=trust_remote_code)
-        differ = sorted(dict(found.sizes.items() ^ plan.anatomy.sizes.items()))
+        differ = sorted(dict(found.sizes.items() ^ plan.result.sizes.items()))
     if not differ and not plan.is_plain:
         stored = {(t.name, t.shape) for t in read_header(folder / ADAPTER_WEIGHTS).values()}
         differ = sorted(dict(stored ^ {(name, shape) for name, _, shape in adapter_specs(plan)}))
@@ -200,10 +197,16 @@ def check_weights(plan: Plan, folder: Path, *, trust_remote_code: bool = False) 
 
 
 def load_base(folder: str, *, trust_remote_code: bool = False) -> "PreTrainedModel":
-    """Load a model from safetensors, in the type that its tensors have on disk."""
-    from transformers import AutoModelForCausalLM
+    """Load a model from safetensors, in the type that its tensors have on disk.
 
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+    A model that sees is loaded whole, with its towers.
+    """
+    from transformers import AutoConfig
+
+    from surgery.meta import auto_class
+
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    model: PreTrainedModel = auto_class(config).from_pretrained(
         folder, dtype="auto", use_safetensors=True, trust_remote_code=trust_remote_code
     )
     return model
@@ -221,16 +224,21 @@ def _has_checksum(document: dict[str, Any]) -> bool:
     return bool((document["model"]["fingerprint"] or {}).get("checksum"))
 
 
-def _new_tensors(plan: Plan, checkpoint: Checkpoint) -> list[NewTensor]:
+def _new_tensors(plan: Plan) -> list[NewTensor]:
+    assert plan.files is not None
+    stored = read_stored(plan.files, plan.anatomy)
     added = (tensor for edit in plan.edits for tensor in edit.tensors)
-    return [_new_tensor(plan, tensor, checkpoint) for tensor in added]
+    return [_new_tensor(plan, tensor, stored) for tensor in added]
 
 
-def _new_tensor(plan: Plan, tensor: AddedTensor, checkpoint: Checkpoint) -> NewTensor:
+def _new_tensor(plan: Plan, tensor: AddedTensor, stored: Stored) -> NewTensor:
     name, dtype, shape = adapter_name(tensor), tensor.dtype, tensor.shape
-    if tensor.start == "copy":
-        return NewTensor(name, dtype, shape, checkpoint.tensors[tensor.copied])
-    return NewTensor(name, dtype, shape, partial(_start, plan.recipe.seed, tensor))
+    if tensor.start != "copy":
+        return NewTensor(name, dtype, shape, partial(_start, plan.recipe.seed, tensor))
+    origin = stored.origin(tensor.copied)
+    if origin is None:
+        raise SurgeryError(not_on_disk(plan.anatomy, tensor.copied, stored))
+    return NewTensor(name, dtype, shape, stored.source(origin))
 
 
 def _start(seed: int, tensor: AddedTensor) -> bytes:

@@ -43,16 +43,19 @@ class Tensor(_Data):
 
 
 class Matrix(_Data):
-    """A linear map inside a block.
+    """A linear map inside a block, or one of each of its experts.
 
     Args:
-        name: module name relative to the block, such as `self_attn.q_proj`.
+        name: module name relative to the block, such as `self_attn.q_proj`; a parameter's where
+            all experts' matrices are one parameter of three dimensions.
         role: one of `ROLES`, or the module's own last name where it plays none of them.
         part: `attention`, `mlp`, `mixer`, or empty.
         inputs: width of what goes in.
         outputs: width of what comes out.
         bias: whether it adds a bias.
         is_transposed: weight stored as (inputs, outputs), GPT-2's Conv1D.
+        experts: how many experts have such a matrix in one parameter; 0 for a matrix of its own.
+        apart: why nothing can be put beside it, as half a sentence; empty where something can.
     """
 
     name: str
@@ -62,23 +65,36 @@ class Matrix(_Data):
     outputs: int
     bias: bool
     is_transposed: bool = False
+    experts: int = 0
+    apart: str = ""
 
-    def takes_lora(self, words: tuple[str, ...]) -> bool:
+    def is_meant(self, words: tuple[str, ...]) -> bool:
         """Whether one of the words means this matrix; a router is only meant by its role."""
         return self.role in words or (self.role != "router" and self.part in words)
 
+    def takes_lora(self, words: tuple[str, ...]) -> bool:
+        """Whether one of the words means this matrix, and something can be put beside it."""
+        return not self.apart and self.is_meant(words)
+
 
 class BlockKind(_Data):
-    """What all blocks of one kind have: tensors and matrices, named relative to the block."""
+    """What all blocks of one kind have: tensors and matrices, named relative to the block.
+
+    Blocks of one kind have the same class, and tensors of the same names, shapes and types.
+    """
 
     class_name: str
     tensors: tuple[Tensor, ...]
     matrices: tuple[Matrix, ...]
 
     def words(self) -> set[str]:
-        """Every word that picks at least one matrix."""
+        """Every word that means at least one matrix."""
         parts = {m.part for m in self.matrices if m.part and m.role != "router"}
         return parts | {m.role for m in self.matrices}
+
+    def words_for_lora(self) -> set[str]:
+        """Every word that means at least one matrix that something can be put beside."""
+        return {word for word in self.words() if any(m.takes_lora((word,)) for m in self.matrices)}
 
     @property
     def parameters(self) -> int:
@@ -98,8 +114,11 @@ class Anatomy(_Data):
         sequence: for each block, the position of its kind in `kinds`.
         outside: tensors outside the blocks, under full names, each shared one once.
         parts: for each part, the full names of the tensors in it (blocks left out).
-        tied: alias of a shared tensor to the name under which it is counted.
+        tied: alias of a shared tensor to the name under which it is counted; both may be inside
+            blocks, where blocks share parameters.
         quantization: the method that packed the weights, or empty.
+        refusals: word of an operation to the reason why it can't be done right on this model, as
+            half a sentence.
     """
 
     source: str
@@ -112,6 +131,7 @@ class Anatomy(_Data):
     parts: dict[str, tuple[str, ...]]
     tied: dict[str, str] = {}
     quantization: str = ""
+    refusals: dict[str, str] = {}
 
     @property
     def count(self) -> int:
@@ -126,14 +146,36 @@ class Anatomy(_Data):
         """Full module name of the block at a position."""
         return f"{self.blocks_path}.{index}"
 
+    def blocks_with(self, word: str) -> tuple[int, ...]:
+        """The blocks that have a part or role, one of `BlockKind.words()`, ascending."""
+        having = [word in kind.words() for kind in self.kinds]
+        return tuple(i for i, kind in enumerate(self.sequence) if having[kind])
+
+    def sharing(self) -> dict[int, int]:
+        """Blocks that share parameters with an earlier one, and the first that they share with."""
+        shared: dict[int, int] = {}
+        for alias, counted in self.tied.items():
+            block, first = self._block_of(alias), self._block_of(counted)
+            if None not in (block, first) and block != first:
+                shared.setdefault(block, first)  # type: ignore[arg-type]
+        return shared
+
+    def _block_of(self, name: str) -> int | None:
+        prefix = f"{self.blocks_path}."
+        position = name.removeprefix(prefix).partition(".")[0]
+        return int(position) if name.startswith(prefix) and position.isdigit() else None
+
     def tensors(self) -> Iterator[Tensor]:
-        """Every tensor under its full name, in the order outside, then block by block."""
+        """Every tensor under its full name: outside, then block by block; a shared one once."""
         yield from self.outside
         for index in range(self.count):
             path = self.block_path(index)
             for t in self.block(index).tensors:
+                name = f"{path}.{t.name}"
+                if name in self.tied:
+                    continue
                 yield Tensor.model_construct(
-                    name=f"{path}.{t.name}",
+                    name=name,
                     shape=t.shape,
                     dtype=t.dtype,
                     is_parameter=t.is_parameter,

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from surgery.depth import new_names
+from surgery.depth_model import deepen
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.dissect import dissect
 from surgery.edit import PEFT_PREFIX, AddLearner, Edit, RoutingRule, SwapBlock
@@ -29,15 +31,15 @@ def apply_plan(plan: Plan, model: "PreTrainedModel") -> "PreTrainedModel":
             have its dtype.
 
     Returns:
-        A PEFT model, or `model` itself where the base trains in place. Exactly what the plan
-        trains requires gradients.
+        A PEFT model; or `model` itself where the base trains in place; or a new model over the
+        same tensors where the depth changes. Exactly what the plan trains requires gradients.
 
     Raises:
         SurgeryError: A403, if the plan was made for a model of another build.
     """
     _refuse_other_anatomy(plan, model)
-    if not plan.edits:
-        return _with_gradients(plan, model)
+    if plan.is_plain:
+        return _with_gradients(plan, deepen(plan, model) if plan.changes_depth else model)
     from peft import get_peft_model
 
     _add_parts(plan, model)
@@ -57,7 +59,7 @@ def open_adapter(
         folder: the adapter folder.
         trainable: whether what the plan trains requires gradients.
     """
-    if not plan.edits:
+    if plan.is_plain:
         return _with_gradients(plan, model) if trainable else model
     from peft import PeftModel
 
@@ -148,12 +150,25 @@ def _with_gradients(plan: Plan, model: "PreTrainedModel") -> "PreTrainedModel":
 
 
 def _names_in_memory(plan: Plan) -> set[str]:
+    if plan.changes_depth:
+        return set(_trained_in_new_places(plan))
     prefix = "" if plan.is_plain else PEFT_PREFIX
     names = {f"{prefix}{name}" for name in plan.trains.base}
     for edit in plan.edits:
         chosen = (t.name for t in edit.tensors if (edit.operation, t.name) in plan.trains.added)
         names |= {name_in_memory(edit, name) for name in chosen}
     return names
+
+
+def _trained_in_new_places(plan: Plan) -> Iterator[str]:
+    trained, path = plan.trains, plan.anatomy.blocks_path
+    yield from (name for name in trained.base if not name.startswith(f"{path}."))
+    for slot, source, own in new_names(plan.depth, path):
+        for tensor in plan.anatomy.block(slot.source).tensors:
+            name = f"{source}{tensor.name}"
+            added = slot.insert and (slot.insert.operation, name) in trained.added
+            if added or (slot.insert is None and name in trained.base):
+                yield f"{own}{tensor.name}"
 
 
 def name_in_memory(edit: Edit, name: str) -> str:
@@ -165,14 +180,14 @@ def name_in_memory(edit: Edit, name: str) -> str:
     """
     if isinstance(edit, SwapBlock):
         inner = name.removeprefix(f"{edit.path}.")
-        return f"base_model.model.{edit.path}.modules_to_save.{ADAPTER}.{inner}"
+        return f"{PEFT_PREFIX}{edit.path}.modules_to_save.{ADAPTER}.{inner}"
     if isinstance(edit, AddLearner):
         inner = name.removeprefix(f"{edit.path}.learner.")
         return f"{PEFT_PREFIX}{edit.path}.learner.learner.{ADAPTER}.{inner}"
     stem, dot, last = name.rpartition(".")
     if last == "lora_magnitude_vector":
-        return f"base_model.model.{name}.{ADAPTER}.weight"
-    return f"base_model.model.{stem}.{ADAPTER}{dot}{last}"
+        return f"{PEFT_PREFIX}{name}.{ADAPTER}.weight"
+    return f"{PEFT_PREFIX}{stem}.{ADAPTER}{dot}{last}"
 
 
 def _start(plan: Plan, peft_model: Any) -> None:

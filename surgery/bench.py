@@ -143,7 +143,8 @@ class Bench:
         self.model.eval()
 
     def _added(self) -> Iterator[tuple[Edit, AddedTensor, str]]:
-        for edit in self.plan.edits:
+        """What lies beside the base; a new depth has all it adds inside the checkpoint."""
+        for edit in () if self.plan.changes_depth else self.plan.edits:
             for tensor in edit.tensors:
                 yield edit, tensor, name_in_memory(edit, tensor.name)
 

@@ -40,6 +40,17 @@ stored original, `{source}`.
 """
 
 
+_DEEPER = """\
+```python
+from transformers import AutoModelForCausalLM
+
+model = AutoModelForCausalLM.from_pretrained("FOLDER")
+```
+
+A plain checkpoint: nothing of `surgery` is needed to open it. Its {blocks} blocks are, in order,
+the blocks {order} of `{source}`, counted from 0.
+"""
+
 _LEARNED = """\
 ```python
 from surgery import load_adapter
@@ -77,6 +88,9 @@ def model_card(plan: Plan, fingerprint: dict[str, Any] | None) -> str:
 
 def _opening(plan: Plan, fingerprint: dict[str, Any] | None) -> str:
     source = plan.anatomy.source
+    if plan.changes_depth:
+        order = ", ".join(str(slot.source) for slot in plan.depth)
+        return _DEEPER.format(blocks=len(plan.depth), order=order, source=source)
     if plan.in_place:
         return (_IN_PLACE if plan.is_plain else _LEARNED).format(source=source)
     if plan.is_routed:

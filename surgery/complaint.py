@@ -17,10 +17,11 @@ from surgery.source import SourceMap
 
 Loc = tuple[str | int, ...]
 _CODE_KEYS: Final = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
-_OWN_CODES: Final = {"selector": "R106", "name": "R107", "rest": "R116"}
+_OWN_CODES: Final = {"selector": "R106", "name": "R107", "rest": "R116", "ranges": "R119"}
 _OWN_FIXES: Final = {
     "selector": f"write {GRAMMAR}",
     "name": "give it another name",
+    "ranges": "write `blocks: every 4`, or `ranges: [[0, 24], [8, 32]]`",
     "rest": "give all but one of them blocks of their own",
 }
 _TYPES: Final = {  # what is wanted, by pydantic's names of errors; braces take its context

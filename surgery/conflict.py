@@ -4,32 +4,37 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from surgery.diagnostic import Diagnostic
-from surgery.edit import AddExpert, AddLearner, AddLora, Edit, SwapBlock
-from surgery.recipe import Recipe
+from surgery.edit import AddExpert, AddLearner, AddLora, DropBlock, Edit, InsertBlock, SwapBlock
 
 
-def conflicts(edits: Sequence[Edit], in_place: bool, recipe: Recipe) -> list[Diagnostic]:
+def conflicts(edits: Sequence[Edit], in_place: bool) -> list[Diagnostic]:
     """Everything that speaks against carrying out the edits together.
 
     Args:
         edits: all edits of a plan.
         in_place: whether base weights train.
-        recipe: for the places and for the words of the remedy.
     """
     if not edits and not in_place:
         return [_does_nothing()]
     copied = "{count} blocks are copied by two operations, {first} first"
     adapted = "{count} matrices get LoRA from two operations, {first} first"
+    dropped = "{count} blocks are dropped by two operations, {first} first"
     learning = "{count} blocks get learners from two operations, {first} first"
     found = [
         *_twice(edits, SwapBlock, copied, "only one copy can take a block's place"),
         *_twice(edits, AddLora, adapted, "one adapter holds one pair for each matrix"),
         *_twice(edits, AddLearner, learning, "a block has one visual and one textual learner"),
+        *_twice(edits, DropBlock, dropped, "a block can be left out once"),
     ]
     found += [*_differing_options(edits), *_differing_rules(edits), *_beside_experts(edits)]
     found += [*_lora_on_copies(edits), *_learners_on_copies(edits)]
-    beside = [edit for edit in edits if not isinstance(edit, AddLearner)]
-    return [*found, _in_place_beside_edits()] if beside and in_place else found
+    depth = [edit for edit in edits if isinstance(edit, InsertBlock | DropBlock)]
+    beside = [edit for edit in edits if not isinstance(edit, InsertBlock | DropBlock)]
+    if depth and beside:
+        found.append(_depth_beside_edits(depth[0], beside[0]))
+    elif in_place and any(not isinstance(edit, AddLearner) for edit in beside):
+        found.append(_in_place_beside_edits())
+    return found
 
 
 def _twice(edits: Sequence[Edit], kind: type[Edit], what: str, why: str) -> Iterator[Diagnostic]:
@@ -140,6 +145,17 @@ def _in_place_beside_edits() -> Diagnostic:
         fix="train the operations alone, `duplicate` the blocks that should train, "
         "or take the operations out",
         key="train",
+    )
+
+
+def _depth_beside_edits(depth: Edit, other: Edit) -> Diagnostic:
+    return Diagnostic(
+        code="P217",
+        what=f"`{other.operation}` adds to a model whose depth `{depth.operation}` changes",
+        why="a new depth is written as a plain checkpoint, and an adapter goes on a checkpoint "
+        "that exists",
+        fix="take two steps: apply the new depth alone, then the rest with `model=` that folder",
+        key=f"operations.{depth.operation}.op",
     )
 
 

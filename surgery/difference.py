@@ -12,12 +12,10 @@ def changed_blocks(plan: Plan) -> dict[int, str]:
     for edit in plan.edits:
         counts = words.setdefault(edit.block, {})
         counts[edit.op] = counts.get(edit.op, 0) + edit.parameters
-    if plan.in_place:
-        for block in range(plan.anatomy.count):
-            prefix = f"{plan.anatomy.block_path(block)}."
-            trained = sum(plan.anatomy.sizes[n] for n in plan.trains.base if n.startswith(prefix))
-            if trained:
-                words[block] = {"train": trained}
+    for block in range(plan.anatomy.count):
+        trained = plan.trained_in(block)
+        if trained:
+            words.setdefault(block, {})["train"] = trained
     return {
         block: ", ".join(f"{op} {count:,}" for op, count in counts.items())
         for block, counts in sorted(words.items())

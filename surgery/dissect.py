@@ -1,15 +1,14 @@
-"""Find the anatomy of a torch model by its structure: the block list, the roles, what is tied.
-
-Source: the survey of all decoders of transformers 5.23 (docs/decisions/0004-structure-first.md):
-the longest list that is not nested in another and not part of a tower.
-"""
+"""Find the anatomy of a torch model by its structure: its blocks, their matrices, what is tied."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from surgery.anatomy import Anatomy, BlockKind, Matrix, Tensor
-from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.anatomy import Anatomy, BlockKind, Tensor
+from surgery.family import Family, read_family
+from surgery.locate import find_blocks, text_config
+from surgery.matrices import matrices_of, renamed_by_peft
+from surgery.refusal import refusals_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -18,25 +17,7 @@ _TOWERS: Final = {
     "vision": re.compile(r"vision|visual|image_enc|\bvit\b|patch_embed"),
     "projector": re.compile(r"projector|connector|merger|aligner|multi_modal|modality_proj"),
 }
-_NOT_BLOCKS: Final = re.compile(r"vision|visual|image_enc|audio|mtp|altup|patcher|local_")
-_PART_NAMES: Final = {
-    "attention": re.compile(r"attn|attention"),
-    "mlp": re.compile(r"mlp|ffn|feed_forward|feedforward|expert|^fc\d|^dense_"),
-    "mixer": re.compile(r"mixer|mamba|ssm|conv|recurrent|rwkv|linear_attn|temporal"),
-}
-_ROLE_NAMES: Final = {
-    "q": re.compile(r"q_proj|query|wq|q"),
-    "k": re.compile(r"k_proj|key|wk|k"),
-    "v": re.compile(r"v_proj|value|wv|v"),
-    "o": re.compile(r"o_proj|out_proj|wo|o"),
-    "gate": re.compile(r"gate_proj|w1"),
-    "up": re.compile(r"up_proj|w3|fc1|fc_in|c_fc|dense_h_to_4h"),
-    "down": re.compile(r"down_proj|w2|fc2|fc_out|dense_4h_to_h"),
-    "qkv": re.compile(r"qkv_proj|query_key_value|c_attn|wqkv"),
-    "gate_up": re.compile(r"gate_up_proj|gate_and_up_proj"),
-    "router": re.compile(r"router|gate|shared_expert_gate"),
-}
-_DTYPES: Final = {
+DTYPES: Final = {
     "float64": "F64",
     "float32": "F32",
     "float16": "F16",
@@ -62,15 +43,17 @@ def dissect(model: "nn.Module", source: str) -> Anatomy:
     Raises:
         SurgeryError: M106, if no list of decoder blocks is found.
     """
-    path, blocks = find_blocks(model, source)
-    kinds, sequence = _distinct(_kind(block) for block in blocks)
+    config: Any = model.config
+    family = _family(model)
+    path, blocks = find_blocks(model, source, family.blocks)
+    called = [name for name, field in family.called.items() if not getattr(config, field, False)]
+    renamed = renamed_by_peft(config.model_type)
+    kinds, sequence = _distinct(_kind(block, called, renamed) for block in blocks)
     tied = _tied(model)
     outside = tuple(
         t for t in _tensors(model) if not t.name.startswith(f"{path}.") and t.name not in tied
     )
-    config: Any = model.config
-    quantization = getattr(config, "quantization_config", None)
-    return Anatomy(
+    anatomy = Anatomy(
         source=source,
         model_type=config.model_type,
         class_name=type(model).__name__,
@@ -80,8 +63,18 @@ def dissect(model: "nn.Module", source: str) -> Anatomy:
         outside=outside,
         parts=_parts(model, path, [t.name for t in outside], tied),
         tied=tied,
-        quantization=quantization_method(quantization),
+        quantization=quantization_method(getattr(config, "quantization_config", None)),
     )
+    refusals = {**refusals_of(anatomy, config), **family.refuse}
+    return anatomy.model_copy(update={"refusals": refusals})
+
+
+def _family(model: "nn.Module") -> Family:
+    """What is known of the decoder's own type, and above it of the type that holds it."""
+    config: Any = model.config
+    types = dict.fromkeys((text_config(model).model_type, config.model_type))
+    known = (read_family(model_type).model_dump(exclude_defaults=True) for model_type in types)
+    return Family.model_validate({key: value for fields in known for key, value in fields.items()})
 
 
 def quantization_method(config: object) -> str:
@@ -90,45 +83,6 @@ def quantization_method(config: object) -> str:
         return ""
     method = config.get("quant_method") if isinstance(config, dict) else config.quant_method  # type: ignore[attr-defined]
     return str(getattr(method, "value", method) or "unknown method")
-
-
-def find_blocks(model: "nn.Module", source: str) -> tuple[str, "nn.ModuleList"]:
-    """Return the module name and the list of the decoder's blocks.
-
-    Raises:
-        SurgeryError: M106, if there is none.
-    """
-    lists = list(_block_lists(model))
-    depth = getattr(_text_config(model), "num_hidden_layers", None)
-    of_depth = [entry for entry in lists if len(entry[1]) == depth] or lists
-    if not of_depth:
-        raise SurgeryError(_no_blocks(model, source))
-    return max(of_depth, key=lambda entry: _rank_as_blocks(entry[1]))
-
-
-def _block_lists(model: "nn.Module") -> Iterator[tuple[str, "nn.ModuleList"]]:
-    from torch import nn
-
-    nested: set[str] = set()
-    for name, module in model.named_modules():
-        if not isinstance(module, nn.ModuleList) or len(module) == 0:
-            continue
-        if not any(name.startswith(f"{outer}.") for outer in nested):
-            nested.add(name)
-            if not _NOT_BLOCKS.search(name):
-                yield name, module
-
-
-def _rank_as_blocks(blocks: "nn.ModuleList") -> tuple[bool, int]:
-    from transformers.modeling_layers import GradientCheckpointingLayer
-
-    parameters = sum(parameter.numel() for parameter in blocks.parameters())
-    return isinstance(blocks[0], GradientCheckpointingLayer), parameters
-
-
-def _text_config(model: "nn.Module") -> Any:
-    config: Any = model.config
-    return config.get_text_config(decoder=True)
 
 
 def _tensors(module: "nn.Module") -> Iterator[Tensor]:
@@ -148,54 +102,15 @@ def _tensors(module: "nn.Module") -> Iterator[Tensor]:
 
 def _dtype_name(dtype: object) -> str:
     name = str(dtype).removeprefix("torch.")
-    return _DTYPES.get(name, name.upper())
+    return DTYPES.get(name, name.upper())
 
 
-def _kind(block: "nn.Module") -> BlockKind:
+def _kind(block: "nn.Module", called: Collection[str], renamed: Collection[str]) -> BlockKind:
     return BlockKind(
         class_name=type(block).__name__,
         tensors=tuple(_tensors(block)),
-        matrices=tuple(_matrices(block)),
+        matrices=tuple(matrices_of(block, called, renamed)),
     )
-
-
-def _matrices(block: "nn.Module") -> Iterator[Matrix]:
-    from torch import nn
-    from transformers.pytorch_utils import Conv1D
-
-    for name, module in block.named_modules():
-        if isinstance(module, nn.Linear):
-            outputs, inputs = module.out_features, module.in_features
-        elif isinstance(module, Conv1D):
-            inputs, outputs = module.weight.shape
-        else:
-            continue
-        yield Matrix(
-            name=name,
-            role=_role(name),
-            part=_part(name),
-            inputs=inputs,
-            outputs=outputs,
-            bias=module.bias is not None,
-            is_transposed=isinstance(module, Conv1D),
-        )
-
-
-def _role(name: str) -> str:
-    last = name.rpartition(".")[2]
-    if last == "c_proj":
-        return "o" if _part(name) == "attention" else "down"
-    roles = (role for role, names in _ROLE_NAMES.items() if names.fullmatch(last.lower()))
-    return next(roles, last)
-
-
-def _part(name: str) -> str:
-    pieces = name.lower().split(".")
-    for piece in pieces:
-        for part, names in reversed(_PART_NAMES.items()):
-            if names.search(piece):
-                return part
-    return ""
 
 
 def _tied(model: "nn.Module") -> dict[str, str]:
@@ -233,12 +148,3 @@ def _parts(
 def _under(model: "nn.Module", wanted: "nn.Module | None", names: list[str]) -> list[str]:
     paths = [path for path, module in model.named_modules() if module is wanted]
     return [name for name in names if paths and name.startswith(f"{paths[0]}.")]
-
-
-def _no_blocks(model: "nn.Module", source: str) -> Diagnostic:
-    return Diagnostic(
-        code="M106",
-        what=f"{source}: no list of decoder blocks was found in {type(model).__name__}",
-        why="a decoder keeps its blocks in one list, such as `model.layers`; none here fits",
-        fix="name a decoder language model, or report the model type so that it is added",
-    )

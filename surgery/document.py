@@ -7,6 +7,7 @@ import json
 from importlib.metadata import version
 from typing import Any, Final
 
+from surgery.depth import sources_of
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.plan import Plan
 from surgery.recipe import Recipe
@@ -47,6 +48,7 @@ def plan_document(
             }
             for edit in plan.edits
         ],
+        "depth": list(sources_of(plan.depth)) if plan.changes_depth else None,
         "parameters": _counts(plan),
         "stages": [{"name": s.name, "trainable": plan.trainable_in(s)} for s in plan.stages],
         "bytes": {"adapter": adapter_bytes, "written": written_bytes},
@@ -55,13 +57,13 @@ def plan_document(
 
 
 def _counts(plan: Plan) -> dict[str, Any]:
-    total = plan.base + plan.added
     return {
         "base": plan.base,
         "added": plan.added,
+        "removed": plan.removed,
         "trainable": plan.trainable,
-        "frozen": total - plan.trainable,
-        "total": total,
+        "frozen": plan.total - plan.trainable,
+        "total": plan.total,
         "by": plan.by_operation(),
     }
 

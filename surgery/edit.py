@@ -73,6 +73,31 @@ class SwapBlock(Edit):
 
 
 @dataclass(frozen=True, slots=True)
+class InsertBlock(Edit):
+    """A copy of a block that is added to the depth; its tensors bear the original's names.
+
+    Args:
+        after: position in the base of the block behind which it stands, and behind what earlier
+            edits put there.
+        start: `copy`, or `identity` where all that writes to the residual stream is zero.
+    """
+
+    after: int
+    start: str
+
+
+@dataclass(frozen=True, slots=True)
+class DropBlock(Edit):
+    """A block of the base that is left out.
+
+    Args:
+        removed: its parameters.
+    """
+
+    removed: int
+
+
+@dataclass(frozen=True, slots=True)
 class AddLora(Edit):
     """A low-rank pair beside one matrix.
 

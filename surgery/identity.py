@@ -12,6 +12,7 @@ from surgery.checkpoint import Progress, fingerprint
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.header import StoredTensor
 from surgery.model import ModelFiles
+from surgery.stored import Stored, read_stored
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,12 +43,9 @@ def identify(
     """
     if not files.has_weights:
         return None
-    checkpoint = files.checkpoint()
-    name = _probed_matrix(anatomy)
-    tensor = checkpoint.tensors.get(name)
-    values = _first_values(tensor) if tensor else None
-    probe = {"tensor": name, "values": values} if values else None
-    return {**fingerprint(checkpoint, checksum=checksum, progress=progress), "probe": probe}
+    stored = read_stored(files, anatomy)
+    found = fingerprint(stored.checkpoint, checksum=checksum, progress=progress)
+    return {**found, "probe": _probe(anatomy, stored)}
 
 
 def refuse_other_base(recorded: dict[str, Any], found: dict[str, Any] | None, source: str) -> None:
@@ -85,11 +83,18 @@ def refuse_other_model(recorded: dict[str, Any] | None, model: "nn.Module", sour
         raise SurgeryError(_other_base(source, _SAID["sample"]))
 
 
-def _probed_matrix(anatomy: Anatomy) -> str:
-    """The first matrix of the last block: a fine-tune of any kind has most likely moved it."""
+def _probe(anatomy: Anatomy, stored: Stored) -> dict[str, Any] | None:
+    """The first matrix of the last block that is stored as it is in memory, by its name there.
+
+    A fine-tune of any kind has most likely moved it.
+    """
     last = anatomy.count - 1
-    matrices = [t.name for t in anatomy.block(last).tensors if len(t.shape) > 1]
-    return f"{anatomy.block_path(last)}.{matrices[0]}"
+    matrices = (t.name for t in anatomy.block(last).tensors if len(t.shape) > 1)
+    for name in (f"{anatomy.block_path(last)}.{matrix}" for matrix in matrices):
+        origin = stored.origin(name)
+        if origin and not origin.is_converted and (values := _first_values(origin.sources[0])):
+            return {"tensor": name, "values": values}
+    return None
 
 
 def _first_values(tensor: StoredTensor) -> list[float] | None:

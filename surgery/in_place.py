@@ -3,24 +3,29 @@
 from pathlib import Path
 from typing import Any
 
-from surgery.checkpoint import Checkpoint, Progress
+from surgery.checkpoint import Progress
+from surgery.depth_files import write_depth
 from surgery.diagnostic import Diagnostic
 from surgery.plan import Plan
-from surgery.sidefiles import base_files
+from surgery.sidefiles import base_files, depth_files
 from surgery.splice import copy_file
 
 
-def copy_base(plan: Plan, checkpoint: Checkpoint, folder: Path, progress: Progress | None) -> None:
-    """Copy a base's files into a folder, where its weights are to be trained.
+def write_base(plan: Plan, folder: Path, progress: Progress | None) -> None:
+    """Write a base's files into a folder, where its weights are to be trained.
 
     They are not linked: who later saves into a linked folder would write into the base.
     """
     assert plan.files is not None
     folder.mkdir(exist_ok=True)
-    index = plan.files.folder / "model.safetensors.index.json"
-    for file in (*base_files(plan.files), *([index] if index.exists() else [])):
+    for file in base_files(plan):
         copy_file(file, folder / file.name)
-    for file in checkpoint.files:
+    if plan.changes_depth:
+        for name, content in depth_files(plan).items():
+            (folder / name).write_bytes(content)
+        write_depth(plan, folder, progress)
+        return
+    for file in plan.files.checkpoint().files:
         copy_file(file, folder / file.name, progress)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pydantic import BaseModel, ConfigDict
 
 from surgery.anatomy import Anatomy
+from surgery.diagnostic import Diagnostic
 from surgery.discover import classes_in
 from surgery.edit import Edit
 from surgery.selector import Blocks
@@ -29,13 +30,23 @@ class Operation(Strict, ABC):
     """Which operation this is."""
 
     blocks: Blocks
-    """The blocks: all, none, rest, pre n/d, post n/d, skip n/d, every k, every k from j, i-j, or
-    positions such as [0, 5, -1]."""
+    """The blocks: all, none, rest, pre n/d, post n/d, skip n/d, every k, every k from j, i-j,
+    or positions such as [0, 5, -1]. `of WORD` behind any of the words leaves those that have such
+    matrices: skip 1/4 of attention."""
 
     @property
     def companions(self) -> tuple[str, ...]:
         """Parts of the base that train in place wherever `train` names the operation."""
         return ()
+
+    def notes(self, anatomy: Anatomy, blocks: Sequence[int]) -> list[Diagnostic]:
+        """Return what a plan says beside the edits: notes, whose `key` is relative to this.
+
+        Args:
+            anatomy: the model.
+            blocks: the picked positions, ascending.
+        """
+        return []
 
     @abstractmethod
     def plan(self, name: str, anatomy: Anatomy, blocks: Sequence[int]) -> list[Edit]:

@@ -13,10 +13,9 @@ from typing import Any, Final
 
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.document import FORMAT_VERSION, diagnostic_document, to_json
-from surgery.identity import identify
 from surgery.plan import Plan
 from surgery.points import Point, describe
-from surgery.sidefiles import PLAN_FILE, side_files
+from surgery.sidefiles import saved_plan
 from surgery.staging import io_errors
 
 RESULT_FILE: Final = "result.json"
@@ -28,8 +27,7 @@ _POLL: Final = 0.1  # seconds
 
 def plan_outcome(plan: Plan) -> Result:
     """The counts and bytes of a point that was planned."""
-    assert plan.files is not None
-    document = json.loads(side_files(plan, identify(plan.files, plan.anatomy))[PLAN_FILE])
+    document = json.loads(saved_plan(plan))
     counts = {key: document[key] for key in ("parameters", "bytes")}
     return {"status": "done", **counts, "diagnostics": document["diagnostics"]}
 

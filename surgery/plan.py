@@ -2,16 +2,19 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from surgery.anatomy import Anatomy
 from surgery.conflict import conflicts
+from surgery.depth import Slot, new_anatomy, new_depth
+from surgery.depth_check import read_depth
 from surgery.diagnostic import Diagnostic, SurgeryError, raise_errors
-from surgery.edit import AddExpert, AddLearner, AddLora, Edit, SwapBlock
+from surgery.edit import AddExpert, AddLearner, AddLora, DropBlock, Edit, InsertBlock, SwapBlock
 from surgery.model import ModelFiles, find_model
-from surgery.operation import Operation
+from surgery.operation import Operation, known_operations
 from surgery.read import read_anatomy
 from surgery.recipe import Recipe
-from surgery.selector import REST, pick_blocks
+from surgery.selector import is_rest, pick_blocks
 from surgery.trainable import Matcher, Selection
 
 
@@ -50,19 +53,35 @@ class Plan:
 
     @property
     def in_place(self) -> bool:
-        """Whether base weights train in place, so that the stored original is the text path."""
-        return any(stage.selection.base for stage in self.stages)
+        """Whether the base itself changes, so that the stored original is the text path."""
+        return self.changes_depth or any(stage.selection.base for stage in self.stages)
 
     @property
     def has_text_path(self) -> bool:
         """Whether the language model itself stays as it is; vision and projector may train."""
         decoder = frozenset(self.anatomy.names_in("decoder"))
-        return not any(stage.selection.base & decoder for stage in self.stages)
+        trained = any(stage.selection.base & decoder for stage in self.stages)
+        return not (trained or self.changes_depth)
 
     @property
     def is_plain(self) -> bool:
-        """Whether nothing is added, so that a plain checkpoint is what is saved."""
-        return not self.edits
+        """Whether nothing is added beside the base, so that a plain checkpoint is saved."""
+        return self.changes_depth or not self.edits
+
+    @property
+    def changes_depth(self) -> bool:
+        """Whether blocks are inserted or dropped."""
+        return any(isinstance(edit, InsertBlock | DropBlock) for edit in self.edits)
+
+    @cached_property
+    def depth(self) -> tuple[Slot, ...]:
+        """The blocks in the order in which they run; the base's own where no edit changes it."""
+        return new_depth(self.edits, self.anatomy.count)
+
+    @cached_property
+    def result(self) -> Anatomy:
+        """The map of the plain checkpoint that a new depth means; else the base's own."""
+        return new_anatomy(self.anatomy, self.depth) if self.changes_depth else self.anatomy
 
     @property
     def is_routed(self) -> bool:
@@ -80,6 +99,16 @@ class Plan:
         return sum(edit.parameters for edit in self.edits)
 
     @property
+    def removed(self) -> int:
+        """Parameters of the blocks that are left out."""
+        return sum(edit.removed for edit in self.edits if isinstance(edit, DropBlock))
+
+    @property
+    def total(self) -> int:
+        """Parameters of the model that comes of it."""
+        return self.base + self.added - self.removed
+
+    @property
     def trainable(self) -> int:
         """Parameters that train in the last stage."""
         return self.trainable_in(self.stages[-1])
@@ -93,6 +122,12 @@ class Plan:
         """Parameters of one edit that train in a stage, the last unless named."""
         added = (stage or self.stages[-1]).selection.added
         return sum(t.size for t in edit.tensors if (edit.operation, t.name) in added)
+
+    def trained_in(self, block: int) -> int:
+        """Parameters of a block of the base that train in place in the last stage."""
+        prefix = f"{self.anatomy.block_path(block)}."
+        trained = (name for name in self.trains.base if name.startswith(prefix))
+        return sum(self.anatomy.sizes[name] for name in trained)
 
     def by_operation(self) -> dict[str, int]:
         """Parameters added by each operation of the recipe."""
@@ -137,7 +172,21 @@ def plan_recipe(recipe: Recipe, *, weights: bool = False, trust_remote_code: boo
         anatomy = read_anatomy(files, trust_remote_code=trust_remote_code)
     except SurgeryError as error:
         raise SurgeryError(recipe.locate(error.diagnostics)) from error
-    return replace(make_plan(recipe, anatomy), files=files)
+    plan = replace(make_plan(recipe, anatomy), files=files)
+    if plan.changes_depth:
+        _refuse_impossible_depth(plan, files, trust_remote_code)
+    return plan
+
+
+def _refuse_impossible_depth(plan: Plan, files: ModelFiles, trust_remote_code: bool) -> None:
+    """Build the deeper model without weights, once for each config and depth."""
+    edit = next(e for e in plan.edits if isinstance(e, InsertBlock | DropBlock))
+    try:
+        read_depth(files, plan.anatomy, plan.depth, trust_remote_code=trust_remote_code)
+    except SurgeryError as error:
+        prefix = f"operations.{edit.operation}"
+        located = [replace(d, key=f"{prefix}.{d.key}") for d in error.diagnostics]
+        raise SurgeryError(plan.recipe.locate(located)) from error
 
 
 def make_plan(recipe: Recipe, anatomy: Anatomy) -> Plan:
@@ -153,7 +202,7 @@ def make_plan(recipe: Recipe, anatomy: Anatomy) -> Plan:
     stages = tuple(_stages(recipe, matcher, said))
     plan = Plan(recipe, anatomy, edits, stages)
     if not any(diagnostic.severity == "error" for diagnostic in said):
-        said += conflicts(edits, any(stage.selection.base for stage in stages), recipe)
+        said += conflicts(edits, any(stage.selection.base for stage in stages))
         said += _packed_in_place(anatomy, stages)
     located = recipe.locate(said)
     raise_errors(located)
@@ -164,21 +213,29 @@ def _blocks(recipe: Recipe, anatomy: Anatomy, said: list[Diagnostic]) -> dict[st
     """The positions of each operation; `rest` is what no other operation picks."""
     picked: dict[str, tuple[int, ...]] = {}
     for name, operation in recipe.operations.items():
-        if operation.blocks != REST:
+        if not is_rest(operation.blocks):
             picked[name] = _picked(name, operation, anatomy, said)
     taken = {block for blocks in picked.values() for block in blocks}
-    rest = tuple(block for block in range(anatomy.count) if block not in taken)
-    return {name: picked.get(name, rest) for name in recipe.operations}
+    for name, operation in recipe.operations.items():
+        if name not in picked:
+            among = _picked(name, operation, anatomy, said)
+            picked[name] = tuple(block for block in among if block not in taken)
+    return {name: picked[name] for name in recipe.operations}
 
 
 def _picked(
     name: str, operation: Operation, anatomy: Anatomy, said: list[Diagnostic]
 ) -> tuple[int, ...]:
+    """The positions of one operation; for `rest`, all that it may pick among."""
     key = f"operations.{name}.blocks"
     try:
-        blocks = pick_blocks(operation.blocks, anatomy.count)
+        blocks = pick_blocks(operation.blocks, anatomy.count, anatomy.blocks_with)
     except IndexError as error:
         said.append(_bad_blocks(str(error), f"name blocks from 0 to {anatomy.count - 1}", key))
+        return ()
+    except LookupError as error:
+        known = ", ".join(sorted({word for kind in anatomy.kinds for word in kind.words()}))
+        said.append(_bad_blocks(f"{error} in {anatomy.source}", f"name one of {known}", key))
         return ()
     if not blocks and operation.blocks != "none":
         what = f"`{operation.blocks}` picks none of the {anatomy.count} blocks of {anatomy.source}"
@@ -198,10 +255,25 @@ def _edits(
 ) -> Iterable[Edit]:
     for name, operation in recipe.operations.items():
         try:
+            if operation.op in anatomy.refusals:
+                raise SurgeryError(_refused(operation.op, anatomy))
             yield from operation.plan(name, anatomy, blocks[name])
+            notes = operation.notes(anatomy, blocks[name])
+            said += [replace(d, key=f"operations.{name}.{d.key}") for d in notes]
         except SurgeryError as error:
             prefix = f"operations.{name}"
             said += [replace(d, key=f"{prefix}.{d.key}") for d in error.diagnostics]
+
+
+def _refused(op: str, anatomy: Anatomy) -> Diagnostic:
+    others = [word for word in known_operations() if word not in anatomy.refusals]
+    return Diagnostic(
+        code="P216",
+        what=f"`{op}` can't be done right on {anatomy.source} ({anatomy.model_type})",
+        why=anatomy.refusals[op],
+        fix=f"use another operation ({', '.join(others)}) or another base",
+        key="op",
+    )
 
 
 def _stages(recipe: Recipe, matcher: Matcher, said: list[Diagnostic]) -> Iterable[Stage]:
@@ -213,7 +285,7 @@ def _stages(recipe: Recipe, matcher: Matcher, said: list[Diagnostic]) -> Iterabl
     for name, (words, key) in wanted.items():
         chosen, diagnostics = matcher.select(words, key)
         said += diagnostics
-        yield Stage(name, chosen - frozen)
+        yield Stage(name, chosen - frozen - matcher.dropped)
 
 
 def _packed_in_place(anatomy: Anatomy, stages: Iterable[Stage]) -> Iterable[Diagnostic]:

@@ -1,5 +1,6 @@
 """The prompts of `surgery verify`: a few sentences, or ids where the base has no tokenizer."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ _SENTENCES: Final = (
     "What do you see in this picture, and what is to the left of it?",
     "Once there was a phone that could read.",
 )
+_TOKEN: Final = re.compile(r"token_(id|index)s?$")
 _LENGTHS: Final = (12, 9, 6, 4)
 """Tokens of each prompt, at most: no two alike, so that a batch of them is padded."""
 
@@ -76,7 +78,7 @@ class Prompts:
 def make_prompts(
     folder: Path, model: Any, *, alike: bool = False, trust_remote_code: bool = False
 ) -> Prompts:
-    """Tokenize the sentences, or draw ids below the size of the vocabulary.
+    """Tokenize the sentences, or draw ids of the vocabulary that have no meaning of their own.
 
     Args:
         folder: of the base, perhaps with a tokenizer.
@@ -84,15 +86,33 @@ def make_prompts(
         alike: whether image tokens must have the same places in every row.
         trust_remote_code: whether the tokenizer may run code of its own.
     """
-    size = model.get_input_embeddings().weight.shape[0]
+    size = _vocabulary(model)
     pad = model.generation_config.pad_token_id
     pad = pad if isinstance(pad, int) and 0 <= pad < size else 0
     rows = _tokenized(folder, trust_remote_code)
     if rows and max(map(max, rows)) < size:
         return _batch(rows, pad, "tokenizer", alike)
+    plain = torch.tensor(sorted({*range(size)} - _special(model.config)) or [0])
     generator = torch.Generator().manual_seed(0)
-    drawn = [torch.randint(size, (length,), generator=generator).tolist() for length in _LENGTHS]
+    picks = (torch.randint(len(plain), (length,), generator=generator) for length in _LENGTHS)
+    drawn = [plain[pick].tolist() for pick in picks]
     return _batch(drawn, pad, "random ids", alike)
+
+
+def _vocabulary(model: Any) -> int:
+    """How many ids there are; a config may count fewer than the embeddings hold."""
+    rows: int = model.get_input_embeddings().weight.shape[0]
+    named = getattr(model.config.get_text_config(decoder=True), "vocab_size", None)
+    return min(rows, named) if isinstance(named, int) and named > 0 else rows
+
+
+def _special(config: Any) -> set[int]:
+    """Ids that a config names, such as an image token's, which would call for an image."""
+    inner = (getattr(config, name, None) for name in config.sub_configs)
+    fields = [(k, v) for c in (config, *inner) if c is not None for k, v in vars(c).items()]
+    named = [value for name, value in fields if _TOKEN.search(name)]
+    flat = (i for value in named for i in (value if isinstance(value, list | tuple) else [value]))
+    return {value for value in flat if isinstance(value, int)}
 
 
 def _tokenized(folder: Path, trust_remote_code: bool) -> list[list[int]]:

@@ -5,29 +5,26 @@ under the config's hash, so that every later plan answers without torch. Weights
 any, are then asked for what only they know: the type of each tensor.
 """
 
-import hashlib
-import json
-import os
+from collections.abc import Callable
+from functools import cache, partial
 from importlib.metadata import version
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from surgery.anatomy import Anatomy, BlockKind, Tensor
-from surgery.checkpoint import Checkpoint
+from surgery.cache import cache_folder, kept
 from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.dissect import dissect
+from surgery.meta import meta_model
 from surgery.model import ModelFiles, find_model
+from surgery.stored import Stored, read_stored
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_FORMAT: Final = "1"
+__all__ = ["cache_folder", "read_anatomy"]
+
+_FORMAT: Final = "2"
 _FLOATS: Final = ("F32", "F16", "BF16")
-
-
-def cache_folder() -> Path:
-    """Where anatomies are kept: `$SURGERY_CACHE`, or `surgery` in the user's cache folder."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("SURGERY_CACHE") or Path(home) / "surgery")
 
 
 def read_anatomy(
@@ -44,85 +41,26 @@ def read_anatomy(
         trust_remote_code: whether a model may run Python code of its own.
 
     Raises:
-        SurgeryError: M101 to M109, where the model is missing, unreadable or no decoder.
+        SurgeryError: M101 to M110, where the model is missing, unreadable or no decoder.
     """
     if isinstance(model, str):
         model = find_model(model, revision=revision)
     if not isinstance(model, ModelFiles):
-        from surgery.dissect import dissect
-
         return dissect(model, model.config.name_or_path or type(model).__name__)
-    anatomy = _cached(model, trust_remote_code)
-    return _as_stored(anatomy, model.checkpoint()) if model.has_weights else anatomy
+    build = cache(partial(meta_model, model, trust_remote_code))
+    anatomy = _cached(model, build)
+    if not model.has_weights:
+        return anatomy
+    return _as_stored(anatomy, read_stored(model, anatomy, build))
 
 
-def _cached(files: ModelFiles, trust_remote_code: bool) -> Anatomy:
-    kept = cache_folder() / "anatomy" / f"{_key(files)}.json"
-    try:
-        anatomy = Anatomy.model_validate_json(kept.read_bytes())
-    except (OSError, ValueError):
-        anatomy = _on_meta(files, trust_remote_code)
-        _keep(kept, anatomy)
+def _cached(files: ModelFiles, build: "Callable[[], PreTrainedModel]") -> Anatomy:
+    key = (_FORMAT, version("transformers"), files.config())
+    anatomy = kept("anatomy", key, Anatomy, lambda: dissect(build(), files.source))
     return anatomy.model_copy(update={"source": files.source})
 
 
-def _key(files: ModelFiles) -> str:
-    config = json.dumps(files.config(), sort_keys=True)
-    parts = (_FORMAT, version("transformers"), config)
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-def _keep(kept: Path, anatomy: Anatomy) -> None:
-    """Write the cache entry whole or not at all; a cache that can't be written is no error."""
-    partial = kept.with_suffix(f".{os.getpid()}")
-    try:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(anatomy.model_dump_json())
-        partial.replace(kept)
-    except OSError:
-        partial.unlink(missing_ok=True)
-
-
-def _on_meta(files: ModelFiles, trust_remote_code: bool) -> Anatomy:
-    import torch
-
-    from surgery.dissect import dissect
-
-    config = _config(files, trust_remote_code)
-    dtype = config.get_text_config(decoder=True).dtype or config.dtype or torch.float32
-    quantization = config.__dict__.pop("quantization_config", None)
-    try:
-        with torch.device("meta"):
-            model = _auto_class(config).from_config(
-                config, dtype=dtype, trust_remote_code=trust_remote_code
-            )
-    except Exception as error:  # a config may be wrong in as many ways as there are classes
-        raise SurgeryError(_does_not_build(files.source, error)) from error
-    model.config.quantization_config = quantization
-    return dissect(model, files.source)
-
-
-def _config(files: ModelFiles, trust_remote_code: bool) -> Any:
-    from transformers import AutoConfig
-
-    if "auto_map" in files.config() and not trust_remote_code:
-        raise SurgeryError(_needs_remote_code(files.source))
-    try:
-        return AutoConfig.from_pretrained(files.folder, trust_remote_code=trust_remote_code)
-    except Exception as error:
-        raise SurgeryError(_does_not_build(files.source, error)) from error
-
-
-def _auto_class(config: Any) -> Any:
-    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
-    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-
-    names = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-    seeing = config.model_type in names and config.get_text_config(decoder=True) is not config
-    return AutoModelForImageTextToText if seeing else AutoModelForCausalLM
-
-
-def _as_stored(anatomy: Anatomy, checkpoint: Checkpoint) -> Anatomy:
+def _as_stored(anatomy: Anatomy, stored: Stored) -> Anatomy:
     """Give each tensor the type it has on disk, after checking that the shapes agree."""
     if anatomy.quantization:
         return anatomy
@@ -130,22 +68,21 @@ def _as_stored(anatomy: Anatomy, checkpoint: Checkpoint) -> Anatomy:
     sequence = []
     for index in range(anatomy.count):
         kind, prefix = anatomy.block(index), f"{anatomy.block_path(index)}."
-        tensors = tuple(_stored(anatomy, t, prefix, checkpoint) for t in kind.tensors)
-        stored = kind.model_copy(update={"tensors": tensors})
-        sequence.append(kinds.setdefault(stored, len(kinds)))
-    outside = tuple(_stored(anatomy, t, "", checkpoint) for t in anatomy.outside)
+        tensors = tuple(_stored(anatomy, t, prefix, stored) for t in kind.tensors)
+        as_stored = kind.model_copy(update={"tensors": tensors})
+        sequence.append(kinds.setdefault(as_stored, len(kinds)))
+    outside = tuple(_stored(anatomy, t, "", stored) for t in anatomy.outside)
     found = {"kinds": tuple(kinds), "sequence": tuple(sequence), "outside": outside}
     return anatomy.model_copy(update=found)
 
 
-def _stored(anatomy: Anatomy, tensor: Tensor, prefix: str, checkpoint: Checkpoint) -> Tensor:
+def _stored(anatomy: Anatomy, tensor: Tensor, prefix: str, stored: Stored) -> Tensor:
     name = f"{prefix}{tensor.name}"
-    aliases = [name, *(alias for alias, counted in anatomy.tied.items() if counted == name)]
-    found = next((checkpoint.tensors[n] for n in aliases if n in checkpoint.tensors), None)
+    found = stored.origin(name)
     if found is None:
         if not tensor.is_parameter:
             return tensor
-        raise SurgeryError(_not_on_disk(anatomy, name))
+        raise SurgeryError(not_on_disk(anatomy, name, stored))
     if found.shape != tensor.shape:
         raise SurgeryError(_other_shape(anatomy, name, tensor.shape, found.shape))
     if tensor.is_parameter and found.dtype not in _FLOATS:
@@ -153,33 +90,20 @@ def _stored(anatomy: Anatomy, tensor: Tensor, prefix: str, checkpoint: Checkpoin
     return tensor.model_copy(update={"dtype": found.dtype})
 
 
-def _needs_remote_code(source: str) -> Diagnostic:
-    return Diagnostic(
-        code="M105",
-        what=f"`{source}` runs Python code of its own",
-        why="its config.json has an `auto_map`, and code from a checkpoint is off by default",
-        fix="read that code, then add `--trust-remote-code`",
-        key="model",
-    )
-
-
-def _does_not_build(source: str, error: Exception) -> Diagnostic:
-    return Diagnostic(
-        code="M104",
-        what=f"transformers {version('transformers')} can't build `{source}` from its config",
-        why=f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}",
-        fix="check config.json; a newer model type may need a newer transformers",
-        key="model",
-    )
-
-
-def _not_on_disk(anatomy: Anatomy, name: str) -> Diagnostic:
+def not_on_disk(anatomy: Anatomy, name: str, stored: Stored) -> Diagnostic:
+    """What is wrong with a checkpoint that lacks what makes the tensor in memory `name`."""
+    parameters = (t.name for t in anatomy.tensors() if t.is_parameter and t.name != name)
+    others = sum(stored.origin(parameter) is None for parameter in parameters)
+    failed = stored.names.failed.get(name)
     return Diagnostic(
         code="M107",
-        what=f"the files of `{anatomy.source}` hold no tensor `{name}`",
-        why=f"{anatomy.class_name} has it in memory; the checkpoint stores another layout, "
-        "or is not complete",
-        fix="load it with transformers and `save_pretrained` it again, then name the new folder",
+        what=f"the files of `{anatomy.source}` hold nothing that makes `{name}`"
+        + (f" (and {others} more)" if others else ""),
+        why=f"transformers can't make it of the tensors that they hold: {failed}"
+        if failed
+        else f"{anatomy.class_name} has it in memory, and transformers would start it at random: "
+        "the checkpoint is not complete, or another model's",
+        fix="download the whole checkpoint again",
         key="model",
     )
 

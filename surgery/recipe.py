@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 from surgery.anatomy import PARTS
 from surgery.diagnostic import Diagnostic
 from surgery.operation import Operation, Strict, known_operations
-from surgery.selector import REST
+from surgery.selector import is_rest
 from surgery.source import SourceMap
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class Recipe(Strict):
 
     @model_validator(mode="after")
     def _check_rest(self) -> "Recipe":
-        rests = [name for name, operation in self.operations.items() if operation.blocks == REST]
+        rests = [name for name, operation in self.operations.items() if is_rest(operation.blocks)]
         if len(rests) > 1:
             fault = f"`rest` stands in {' and '.join(rests)}; only one operation may take the rest"
             key = f"operations.{rests[-1]}.blocks"

@@ -1,19 +1,24 @@
 """Words that pick decoder blocks: `skip 1/4`, `every 4 from 0`, `4-11`, `[0, 5, -1]`.
 
-Positions are the base's own, from 0. `skip n/d` picks block i where floor((i+1)n/d) > floor(i*n/d):
-the last block of each group, as OpenFlamingo places its cross-attention ((i+1) % k == 0), because
-GenieBlue (arXiv 2503.06019) cites that idea and doesn't print its own indices.
+`of WORD` behind any of the words leaves only the blocks that have such matrices, and shares are
+counted among those: `skip 1/4 of attention`. Positions are the base's own, from 0. `skip n/d` picks
+block i where floor((i+1)n/d) > floor(i*n/d): the last block of each group, as OpenFlamingo places
+its cross-attention ((i+1) % k == 0), because GenieBlue (arXiv 2503.06019) cites that idea and
+doesn't print its own indices.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Final
 
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 REST: Final = "rest"
+_OF: Final = re.compile(r"(.+?) of ([A-Za-z0-9_]+)")
 _Picker = Callable[[re.Match[str], int], range | list[int]]
+Having = Callable[[str], Sequence[int]]
+"""The ascending positions of the blocks that have what a word names."""
 
 
 def _share(match: re.Match[str], count: int) -> int:
@@ -40,7 +45,10 @@ _PICKERS: Final[dict[str, _Picker]] = {
     "every k from j": _every,
     "i-j": lambda match, count: range(int(match["i"]), int(match["j"]) + 1),
 }
-GRAMMAR: Final = f"{', '.join(_PICKERS)}, {REST}, or positions such as [0, 5, -1]"
+GRAMMAR: Final = (
+    f"{', '.join(_PICKERS)}, {REST}, any of them with `of WORD` behind it, "
+    "or positions such as [0, 5, -1]"
+)
 """What a selector may be, in one line."""
 
 
@@ -63,10 +71,11 @@ def _fault(selector: object) -> str | None:
         return f"a position is a whole number, and {wrong[0]!r} is none" if wrong else None
     if type(selector) is int:
         return f"a single block is written as a list: [{selector}]"
-    found = _match(selector) if isinstance(selector, str) else None
+    words = _split(selector)[0] if isinstance(selector, str) else ""
+    found = _match(words)
     if found:
         return _fault_of_numbers(found[0])
-    return None if selector == REST else f"{_quoted(selector)} is not a block selector"
+    return None if words == REST else f"{_quoted(selector)} is not a block selector"
 
 
 def _fault_of_numbers(match: re.Match[str]) -> str | None:
@@ -108,23 +117,53 @@ Blocks = Annotated[
 """The pydantic type of a selector in a recipe."""
 
 
-def pick_blocks(selector: str | tuple[int, ...], count: int) -> tuple[int, ...]:
-    """Return the positions that a selector other than `rest` picks, ascending.
+def _split(selector: str) -> tuple[str, str]:
+    """Return the words that pick, and the word behind `of`, empty where there is none."""
+    found = _OF.fullmatch(selector)
+    return (found[1], found[2]) if found else (selector, "")
+
+
+def is_rest(selector: str | tuple[int, ...]) -> bool:
+    """Whether a selector means the blocks that no other operation picks."""
+    return isinstance(selector, str) and _split(selector)[0] == REST
+
+
+def pick_blocks(
+    selector: str | tuple[int, ...], count: int, having: Having | None = None
+) -> tuple[int, ...]:
+    """Return the positions that a selector picks, ascending; for `rest`, all it may pick among.
 
     Args:
         selector: the words, or positions where -1 is the last block.
         count: how many blocks the model has.
+        having: tells which blocks have what a word behind `of` names.
 
     Raises:
         IndexError: with a sentence, if a named position is not in the model.
+        LookupError: with a sentence, if no block has what `of` names.
     """
     if isinstance(selector, tuple):
-        wanted: range | list[int] = list(selector)
-    else:
-        found = _match(" ".join(selector.split()))
-        if found is None:
-            raise ValueError(f"{selector!r} is not a block selector")
-        wanted = found[1](found[0], count)
+        return _in_model(selector, count)
+    words, kind = _split(" ".join(selector.split()))
+    found = _match("all" if words == REST else words)
+    if found is None:
+        raise ValueError(f"{selector!r} is not a block selector")
+    match, picker = found
+    blocks = _having(kind, count, having)
+    if "i" in match.groupdict():
+        named = _in_model(picker(match, count), count)
+        return tuple(block for block in named if block in blocks)
+    return tuple(blocks[i] for i in picker(match, len(blocks)))
+
+
+def _having(kind: str, count: int, having: Having | None) -> tuple[int, ...]:
+    blocks = tuple(having(kind)) if kind and having else tuple(range(count))
+    if kind and not blocks:
+        raise LookupError(f"no block has {kind}")
+    return blocks
+
+
+def _in_model(wanted: Sequence[int], count: int) -> tuple[int, ...]:
     missing = next((i for i in wanted if not -count <= i < count), None)
     if missing is not None:
         raise IndexError(f"there is no block {missing}: the model has blocks 0 to {count - 1}")

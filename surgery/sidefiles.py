@@ -11,9 +11,10 @@ from typing import Any, Final
 import yaml
 
 from surgery.card import model_card
+from surgery.depth_files import depth_config, depth_index, depth_shards
 from surgery.document import plan_document, to_json
 from surgery.edit import PEFT_PREFIX, AddedTensor, AddLora
-from surgery.model import ModelFiles
+from surgery.identity import identify
 from surgery.plan import Plan
 from surgery.splice import Spec, file_size
 
@@ -28,14 +29,18 @@ BASE_FOLDER: Final = "base"
 _NO_TARGET: Final = "dummy-target-modules"  # PEFT's own word for "no LoRA anywhere"
 _TAKEN_ALONG: Final = (
     "config.json",
+    "model.safetensors.index.json",
     "generation_config.json",
     "*token*.json",
     "vocab*",
     "merges.txt",
     "*.model",
     "*.jinja",
+    "chat_template.json",
     "*processor_config.json",
+    "*.py",
 )
+_REWRITTEN: Final = ("config.json", "model.safetensors.index.json")
 
 
 def adapter_name(tensor: AddedTensor) -> str:
@@ -69,10 +74,19 @@ def adapter_config(plan: Plan) -> dict[str, Any]:
     return {**config, **(dict(loras[0].options) if loras else {})}
 
 
-def base_files(files: ModelFiles) -> list[Path]:
-    """The files of a base beside its weights that a plain checkpoint needs to open and generate."""
-    found = (file for glob in _TAKEN_ALONG for file in files.folder.glob(glob))
-    return sorted({file for file in found if file.is_file()})
+def base_files(plan: Plan) -> list[Path]:
+    """The base's files beside its weights that a plain checkpoint needs to open and generate."""
+    assert plan.files is not None
+    found = (file for glob in _TAKEN_ALONG for file in plan.files.folder.glob(glob))
+    anew = _REWRITTEN if plan.changes_depth else ()
+    return sorted({file for file in found if file.is_file() and file.name not in anew})
+
+
+def depth_files(plan: Plan) -> dict[str, bytes]:
+    """The files beside the weights that a new depth writes anew, by name."""
+    assert plan.files is not None
+    index = depth_index(depth_shards(plan)) if plan.files.has_weights else {}
+    return {"config.json": depth_config(plan), **index}
 
 
 def weight_bytes(plan: Plan) -> int:
@@ -80,9 +94,17 @@ def weight_bytes(plan: Plan) -> int:
     added = 0 if plan.is_plain else file_size(adapter_specs(plan))
     if not plan.in_place:
         return added
+    if plan.changes_depth and plan.files and plan.files.has_weights:
+        return sum(shard.size for shard in depth_shards(plan))
     if plan.files and plan.files.has_weights:
         return added + sum(file.stat().st_size for file in plan.files.checkpoint().files)
-    return added + file_size((t.name, t.dtype, t.shape) for t in plan.anatomy.tensors())
+    return added + file_size((t.name, t.dtype, t.shape) for t in plan.result.tensors())
+
+
+def saved_plan(plan: Plan) -> str:
+    """The content of plan.json."""
+    assert plan.files is not None
+    return side_files(plan, identify(plan.files, plan.anatomy))[PLAN_FILE].decode()
 
 
 def base_home(plan: Plan, folder: Path) -> Path:
@@ -115,11 +137,11 @@ def side_files(plan: Plan, fingerprint: dict[str, Any] | None) -> Mapping[str, b
 
 
 def _taken_along(plan: Plan) -> int:
+    """Bytes beside the weights that a plain checkpoint takes from the base, or has anew."""
     if not plan.in_place or plan.files is None:
         return 0
-    index = plan.files.folder / "model.safetensors.index.json"
-    files = [*base_files(plan.files), *([index] if index.exists() else [])]
-    return sum(file.stat().st_size for file in files)
+    anew = sum(map(len, depth_files(plan).values())) if plan.changes_depth else 0
+    return anew + sum(file.stat().st_size for file in base_files(plan))
 
 
 def _recipe_yaml(plan: Plan) -> str:

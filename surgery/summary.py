@@ -5,10 +5,10 @@ from surgery.plan import Plan
 
 def summary_line(plan: Plan) -> str:
     """Return the last line of `surgery plan`, such as the model card repeats."""
-    total = plan.base + plan.added
+    removed = f"{plan.removed:,} removed, " if plan.removed else ""
     return (
-        f"Plan: {_deeds(plan)}. +{plan.added:,} parameters added, "
-        f"{plan.trainable:,} trainable, {total - plan.trainable:,} frozen."
+        f"Plan: {_deeds(plan)}. +{plan.added:,} parameters added, {removed}"
+        f"{plan.trainable:,} trainable, {plan.total - plan.trainable:,} frozen."
     )
 
 
@@ -22,6 +22,8 @@ def _deeds(plan: Plan) -> str:
         deeds.append(f"{len(plan.learners())} blocks with learners")
     if plan.loras():
         deeds.append(f"LoRA on {len(plan.loras())} matrices")
+    if plan.changes_depth:
+        return f"{plan.anatomy.count} blocks become {len(plan.depth)} in a plain checkpoint"
     if plan.in_place:
         deeds.append("base trained in place (its text path is the stored original)")
     return ", ".join(deeds)

@@ -14,7 +14,7 @@ from typing import Final
 
 from surgery.anatomy import PARTS, Anatomy
 from surgery.diagnostic import Diagnostic
-from surgery.edit import Edit
+from surgery.edit import DropBlock, Edit
 from surgery.operation import Operation
 
 _OPTIONAL_PARTS: Final = ("vision", "projector")
@@ -59,6 +59,10 @@ class Matcher:
         self._operations = operations
         self._names = {**{name: name for name in anatomy.sizes}, **anatomy.tied}
         self._added: dict[str, list[str]] = {name: [] for name in operations}
+        edits = list(edits)
+        gone = tuple(f"{edit.path}." for edit in edits if isinstance(edit, DropBlock))
+        self.dropped: Final = Selection(frozenset(n for n in anatomy.sizes if n.startswith(gone)))
+        """What no longer exists to train."""
         for edit in edits:
             names = [tensor.name for tensor in edit.tensors if tensor.is_parameter]
             self._added[edit.operation] += names

@@ -193,7 +193,7 @@ def _threads_for(plan: Plan) -> Iterator[None]:
 
 def _run(check: Check, bench: Bench) -> Outcome:
     if check.needs_paths and bench.plan.in_place:
-        return check.skip("the base trains in place, its text path is the stored original")
+        return check.skip("the base itself changes, its text path is the stored original")
     try:
         return check.run(bench)
     except Exception as error:  # a model that can't run at all has failed the check too

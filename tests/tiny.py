@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from surgery.apply import apply_plan
@@ -40,13 +41,34 @@ _OWN: dict[str, dict[str, Any]] = {
     },
 }
 FAMILIES = tuple(_OWN)
+_MOE = {"moe_intermediate_size": 16, "num_experts_per_tok": 2}
+_CONVERTED: dict[str, dict[str, Any]] = {
+    "qwen3_moe": {"head_dim": 8, "num_experts": 4, **_MOE},
+    "mixtral": {"head_dim": 8, "num_local_experts": 4},
+    "gpt_oss": {"head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "deepseek_v3": {
+        **_MOE,
+        "num_key_value_heads": 4,
+        "n_routed_experts": 4,
+        "n_group": 2,
+        "topk_group": 1,
+        "first_k_dense_replace": 1,
+        "q_lora_rank": 16,
+        "kv_lora_rank": 16,
+        "qk_rope_head_dim": 8,
+        "qk_nope_head_dim": 8,
+        "v_head_dim": 8,
+    },
+}
+CONVERTED = tuple(_CONVERTED)
+"""Families with stacked experts in memory; all but gpt_oss store them one by one."""
 
 
 def tiny_config(family: str = "qwen2", **changed: Any) -> Any:
     """A config of four blocks, 32 wide, that builds in milliseconds."""
     common = {"pad_token_id": 0, "vocab_size": 128, "eos_token_id": 2, "bos_token_id": 1}
     common = common if family == "gpt2" else _COMMON
-    return AutoConfig.for_model(family, **{**common, **_OWN[family], **changed})
+    return AutoConfig.for_model(family, **{**common, **{**_OWN, **_CONVERTED}[family], **changed})
 
 
 def tiny_model(
@@ -63,6 +85,14 @@ def save_tiny(folder: Path, family: str = "qwen2", *, shards: bool = False, **ho
     """Save such a model as transformers does, in one file or in several."""
     size = "40KB" if shards else "5GB"
     tiny_model(family, **how).save_pretrained(folder, max_shard_size=size)
+    return folder
+
+
+def without_prefix(folder: Path, prefix: str) -> Path:
+    """Store such a model under names without what transformers puts before them."""
+    file = folder / "model.safetensors"
+    named = {name.removeprefix(prefix): tensor for name, tensor in load_file(file).items()}
+    save_file(named, file, {"format": "pt"})
     return folder
 
 

@@ -31,7 +31,7 @@ class BlocksExecuted(Check):
         for path in bench.paths:
             swapped = copied if path == MULTIMODAL else set()
             wanted = [
-                (i, "copy" if i in swapped else "original") for i in range(bench.plan.anatomy.count)
+                (i, "copy" if i in swapped else "original") for i in range(len(bench.plan.depth))
             ]
             ran: list[_Run] = []
             pairs: list[int] = []
@@ -46,7 +46,7 @@ class BlocksExecuted(Check):
             faults += _expert_faults(bench, path, experts)
             measured[f"{path}_blocks"] = len(ran)
             measured[f"{path}_lora"] = len(pairs)
-        good = f"all {bench.plan.anatomy.count} blocks run once and in order"
+        good = f"all {len(bench.plan.depth)} blocks run once and in order"
         if copied:
             good += f", copies in the place of {len(copied)} of them on the multimodal path alone"
         if bench.plan.experts():

@@ -1,24 +1,28 @@
 """What the plan trains, and nothing else, learns."""
 
-from typing import Final
+import re
+from typing import Any, Final
 
 import torch
 
-from surgery.apply import trainable_parameters
-from surgery.bench import Bench, digests, inputs_of
+from surgery.apply import ADAPTER, trainable_parameters
+from surgery.bench import Bench, base_name, digests, inputs_of
+from surgery.prompts import Prompts
 from surgery.switch import MULTIMODAL
 from surgery.verify import Check, Outcome
 
 _STEPS: Final = 2
 _RATE: Final = 1e-2
+_COPY: Final = re.compile(rf"\.(modules_to_save|expert)\.{ADAPTER}\.")
 
 
 class Gradients(Check):
     """Exactly the planned parameters get gradients, and two optimizer steps change nothing else.
 
     B starts at zero, and A's gradient with it, so all that was added is changed at random first.
-    Then every planned parameter must get a gradient and no other may. After two steps of AdamW
-    every other parameter and buffer has the bits it had.
+    Then every planned parameter must get a gradient and no other may, but for those whose original
+    gets none in the base either, such as the attention to an encoder that isn't there. After two
+    steps of AdamW every other parameter and buffer has the bits it had.
     """
 
     def run(self, bench: Bench) -> Outcome:
@@ -31,7 +35,9 @@ class Gradients(Check):
         )
         _backward(bench)
         named = dict(bench.model.named_parameters())
-        faults = _faults(planned, {name for name, p in named.items() if p.grad is not None})
+        got = {name for name, p in named.items() if p.grad is not None}
+        unused = _unused(bench, planned - got)
+        faults = _faults(planned - unused, got)
         zero = [n for n in planned if named[n].grad is not None and not named[n].grad.any()]
         optimizer.step()
         for _ in range(_STEPS - 1):
@@ -46,16 +52,50 @@ class Gradients(Check):
         if not changed & planned:
             faults.append("no parameter that trains has changed")
         good = f"the {len(planned)} planned parameters get gradients, and no other tensor changes"
+        if unused:
+            good += f"; {len(unused)} belong to what the base itself doesn't use here"
         measured = {"zero_gradients": len(zero), "changed": len(changed & planned)}
         return self.judge(faults, good, planned=len(planned), tensors=len(after), **measured)
 
 
 def _backward(bench: Bench) -> None:
-    prompts = bench.prompts
-    labels = prompts.ids.masked_fill(prompts.mask == 0, -100)
     with bench.on(MULTIMODAL):
-        inputs = inputs_of(bench.model, prompts)
-        bench.model(**inputs, labels=labels, use_cache=False).loss.backward()
+        _loss(bench.model, bench.prompts).backward()
+
+
+def _loss(model: Any, prompts: Prompts) -> torch.Tensor:
+    """Of the next token; not the model's own, which some models only have beside an image."""
+    logits = model(**inputs_of(model, prompts), use_cache=False).logits[:, :-1]
+    labels = prompts.ids.masked_fill(prompts.mask == 0, -100)[:, 1:]
+    loss: torch.Tensor = torch.nn.functional.cross_entropy(
+        logits.float().flatten(0, 1), labels.flatten()
+    )
+    return loss
+
+
+def _unused(bench: Bench, names: set[str]) -> set[str]:
+    """Those of the planned parameters whose originals take no part in the loss of the base."""
+    if not names:
+        return set()
+    base = bench.model if bench.plan.is_plain else bench.untouched
+    if base is None:  # trains in place beside what was added: nothing to compare with
+        return set()
+    held = dict(base.named_parameters())
+    trains = {name: p.requires_grad for name, p in held.items()}
+    base.requires_grad_(True)
+    loss = _loss(base, bench.prompts)
+    found = torch.autograd.grad(loss, list(held.values()), allow_unused=True)
+    for name, parameter in held.items():
+        parameter.requires_grad_(trains[name])
+    without = {name for name, gradient in zip(held, found, strict=True) if gradient is None}
+    return {name for name in names if _original(name) in without}
+
+
+def _original(name: str) -> str:
+    """The base's parameter of which one that was added is a copy, or beside which it is."""
+    if ".lora_" in name:
+        return base_name(f"{name.partition('.lora_')[0]}.weight")
+    return base_name(_COPY.sub(".", name)) or name
 
 
 def _faults(planned: set[str], got: set[str]) -> list[str]:

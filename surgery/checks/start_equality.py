@@ -1,10 +1,13 @@
 """At its start, an adapter changes nothing."""
 
+from collections.abc import Iterator
 from typing import Final
 
 import torch
 
-from surgery.bench import Bench, base_name, digests, largest_difference
+from surgery.apply import trainable_parameters
+from surgery.bench import Bench, base_name, digests, largest_difference, tensors_of
+from surgery.depth import new_names
 from surgery.switch import MULTIMODAL, TEXT
 from surgery.verify import Check, Outcome
 
@@ -24,6 +27,8 @@ class StartEquality(Check):
 
     def run(self, bench: Bench) -> Outcome:
         """Set all to its start and compare; see `Check.run`."""
+        if bench.plan.changes_depth:
+            return self._depth(bench)
         if bench.plan.in_place:
             return self._in_place(bench)
         if any(t.start == "weights" for edit in bench.plan.edits for t in edit.tensors):
@@ -77,6 +82,42 @@ class StartEquality(Check):
         if not differ:
             good = "the folder is at its start, its logits are the stored original's bit for bit"
         return self.judge(faults, good, stored_at_start=not differ, tensors_changed=len(differ))
+
+    def _depth(self, bench: Bench) -> Outcome:
+        """Compare each block with the one of the stored original that it comes from."""
+        differ = list(_differing_from_origin(bench))
+        trained = {name for name, _ in trainable_parameters(bench.plan, bench.model)}
+        frozen = [name for name in differ if name not in trained]
+        faults = (
+            [f"{len(frozen)} frozen tensors differ from the stored original, {frozen[0]} first"]
+            if frozen
+            else []
+        )
+        added = [slot.insert for slot in bench.plan.depth if slot.insert]
+        is_identity = not bench.plan.removed and all(e.start == "identity" for e in added)
+        if is_identity and not differ:
+            found = largest_difference(bench.logits(TEXT), bench.reference.logits)
+            faults += [_differs("deeper model", found)] if found else []
+        good = f"{len(differ)} tensors were trained, all of them planned"
+        if not differ:
+            good = "each block is the stored original's"
+            good += ", and so are the logits, bit for bit" if is_identity else ""
+        return self.judge(faults, good, stored_at_start=not differ, tensors_changed=len(differ))
+
+
+def _differing_from_origin(bench: Bench) -> Iterator[str]:
+    """Names of tensors that are no longer what the plan makes of the original."""
+    found, path = digests(bench.model), bench.plan.anatomy.blocks_path
+    held, wanted = tensors_of(bench.model), bench.reference.digests
+    outside = (name for name in found if not name.startswith(f"{path}."))
+    yield from (name for name in outside if found[name] != wanted[name])
+    for slot, source, own in new_names(bench.plan.depth, path):
+        zeros = {t.name for t in slot.insert.tensors if t.start == "zeros"} if slot.insert else ()
+        for name in (name for name in found if name.startswith(own)):
+            origin = f"{source}{name.removeprefix(own)}"
+            same = not held[name].any() if origin in zeros else found[name] == wanted[origin]
+            if not same:
+                yield name
 
 
 def _differs(what: str, difference: float) -> str:

@@ -27,16 +27,14 @@ def command(
 ) -> None:
     """Show what a recipe would change in a model, to the byte. No weight is touched."""
     from surgery.compose import load_recipe
-    from surgery.identity import identify
     from surgery.plan import plan_recipe
-    from surgery.sidefiles import PLAN_FILE, side_files, weight_bytes
+    from surgery.sidefiles import saved_plan, weight_bytes
     from surgery.staging import io_errors
 
     composed = load_recipe(recipe, with_revision(overrides, revision))
     plan = plan_recipe(composed, trust_remote_code=trust_remote_code)
-    assert plan.files is not None
     if output_format == "json" or out:
-        document = side_files(plan, identify(plan.files, plan.anatomy))[PLAN_FILE].decode()
+        document = saved_plan(plan)
     if out:
         with io_errors(out):
             out.write_text(document, encoding="utf-8")

@@ -24,12 +24,19 @@ class Duplicate(Operation):
             raise SurgeryError(_needs_dense(anatomy))
         return [_swap(name, anatomy, block) for block in blocks]
 
+    def notes(self, anatomy: Anatomy, blocks: Sequence[int]) -> list[Diagnostic]:
+        """Say which copies get their own of what is shared; see `Operation.notes`."""
+        sharing = anatomy.sharing()
+        shared = [block for block in blocks if block in {*sharing, *sharing.values()}]
+        return [_has_its_own(anatomy, shared)] if shared else []
+
 
 def _swap(name: str, anatomy: Anatomy, block: int) -> SwapBlock:
     path = anatomy.block_path(block)
     tensors = tuple(
-        AddedTensor(f"{path}.{t.name}", t.shape, t.dtype, "copy", t.is_parameter)
+        AddedTensor(name, t.shape, t.dtype, "copy", t.is_parameter, anatomy.tied.get(name, ""))
         for t in anatomy.block(block).tensors
+        for name in (f"{path}.{t.name}",)
     )
     return SwapBlock(name, "duplicate", block, path, tensors)
 
@@ -42,4 +49,15 @@ def _needs_dense(anatomy: Anatomy) -> Diagnostic:
         why="a copy is trained in full, and packed integers have no gradients",
         fix="name the unquantised checkpoint in `model=`, or use `lora` on the quantised one",
         key="op",
+    )
+
+
+def _has_its_own(anatomy: Anatomy, blocks: Sequence[int]) -> Diagnostic:
+    return Diagnostic(
+        code="P231",
+        what=f"the copies of blocks {', '.join(map(str, blocks))} share no parameters",
+        why=f"those blocks of {anatomy.source} share theirs with others, and a copy that is "
+        "trained gets its own, which is counted",
+        severity="note",
+        key="blocks",
     )

@@ -9,6 +9,7 @@ from surgery.anatomy import Anatomy, Matrix
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.edit import AddedTensor, AddExpert, Edit, RoutingRule
 from surgery.operation import Operation
+from surgery.operations._beside import left_out
 
 _Run = Annotated[tuple[int, int], Field(strict=False)]
 
@@ -52,6 +53,10 @@ class Expert(Operation):
         self._refuse_unordered_runs()
         return [self._beside(name, anatomy, block) for block in blocks]
 
+    def notes(self, anatomy: Anatomy, blocks: Sequence[int]) -> list[Diagnostic]:
+        """Say which matrices are left out, and why; see `Operation.notes`."""
+        return left_out(self.modules, anatomy, blocks)
+
     def _beside(self, name: str, anatomy: Anatomy, block: int) -> AddExpert:
         path = anatomy.block_path(block)
         chosen = [m for m in anatomy.block(block).matrices if m.takes_lora(self.modules)]
@@ -88,7 +93,7 @@ def _copies(anatomy: Anatomy, block: int, matrix: Matrix) -> list[AddedTensor]:
             shape=t.shape,
             dtype=t.dtype,
             start="copy",
-            source=f"{path}.{t.name}",
+            source=anatomy.tied.get(f"{path}.{t.name}", f"{path}.{t.name}"),
         )
         for t in found
         if t

@@ -5,12 +5,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from surgery.anatomy import PARTS_OF_A_BLOCK, ROLES, Anatomy, Matrix
+from surgery.anatomy import Anatomy, Matrix
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.edit import AddedTensor, AddLora, Edit
 from surgery.operation import Operation, Strict
-
-STARTS_FROM_WEIGHTS = ("pissa", "olora", "orthogonal", "loftq", "corda", "eva", "lora_ga")
+from surgery.operations._beside import left_out, refuse_unknown
 
 
 class PeftOptions(Strict):
@@ -44,7 +43,8 @@ class Lora(Operation):
     """Put low-rank adapters beside matrices."""
 
     modules: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] = ("attention", "mlp")
-    """Which matrices: attention, mlp, mixer, or one role such as q, k, v, o, gate, up, down."""
+    """Which matrices: attention, mlp, mixer, or one role such as q, k, v, o, gate, up, down.
+    Routers only by their role; experts that are packed into one parameter get none."""
 
     rank: Annotated[int, Field(ge=1)] = 8
     """Rank of the pair."""
@@ -57,7 +57,7 @@ class Lora(Operation):
 
     def plan(self, name: str, anatomy: Anatomy, blocks: Sequence[int]) -> list[Edit]:
         """Return one edit for each matrix; see `Operation.plan`."""
-        self._refuse_unknown(anatomy, blocks)
+        refuse_unknown(self.modules, anatomy, blocks)
         chosen = [
             (block, matrix)
             for block in blocks
@@ -68,6 +68,10 @@ class Lora(Operation):
         if too_small:
             raise SurgeryError(_rank_too_large(self.rank, too_small[0]))
         return [self._beside(name, anatomy.block_path(block), block, m) for block, m in chosen]
+
+    def notes(self, anatomy: Anatomy, blocks: Sequence[int]) -> list[Diagnostic]:
+        """Say which matrices are left out, and why; see `Operation.notes`."""
+        return left_out(self.modules, anatomy, blocks)
 
     def _beside(self, name: str, path: str, block: int, matrix: Matrix) -> AddLora:
         target = f"{path}.{matrix.name}"
@@ -92,24 +96,6 @@ class Lora(Operation):
         alpha = 2.0 * self.rank if self.alpha is None else self.alpha
         options = self.peft.changed()
         return AddLora(name, "lora", block, target, tuple(tensors), self.rank, alpha, options)
-
-    def _refuse_unknown(self, anatomy: Anatomy, blocks: Sequence[int]) -> None:
-        held = {word for block in blocks for word in anatomy.block(block).words()}
-        missing = [word for word in self.modules if blocks and word not in held]
-        if missing:
-            raise SurgeryError(_no_such_modules(missing, held, anatomy))
-
-
-def _no_such_modules(missing: list[str], held: set[str], anatomy: Anatomy) -> Diagnostic:
-    order = [*PARTS_OF_A_BLOCK, *ROLES]
-    have = ", ".join(sorted(held, key=lambda w: order.index(w) if w in order else len(order)))
-    return Diagnostic(
-        code="P203",
-        what=f"the picked blocks of {anatomy.source} have no {' and no '.join(missing)}",
-        why=f"a {anatomy.model_type} block here has: {have or 'no matrices'}",
-        fix="name some of those in `modules`",
-        key="modules",
-    )
 
 
 def _rank_too_large(rank: int, matrix: Matrix) -> Diagnostic:

@@ -1,7 +1,8 @@
 """The anatomy of a model as a compact picture."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
+from typing import TypeVar
 
 from rich.text import Text
 from rich.tree import Tree
@@ -9,6 +10,8 @@ from rich.tree import Tree
 from surgery.anatomy import Anatomy, BlockKind, Matrix, Tensor
 from surgery.reporters.terminal import out
 
+K = TypeVar("K")
+V = TypeVar("V")
 _SHADES = "█▓▒░"
 
 
@@ -20,13 +23,33 @@ def print_anatomy(anatomy: Anatomy) -> None:
         _add_part(tree, anatomy, part)
     _add_blocks(tree, anatomy)
     for part in ("norm", "head"):
-        if part != "head" or not anatomy.tied:
+        if part != "head" or anatomy.parts.get("head") != anatomy.parts.get("embeddings"):
             _add_part(tree, anatomy, part)
-    for alias, counted in anatomy.tied.items():
-        tree.add(f"[cyan]head[/]  {alias} = {counted} (tied, counted once)")
+    for line in _shared(anatomy):
+        tree.add(line)
     if anatomy.quantization:
         tree.add(f"[yellow]quantised[/]  {anatomy.quantization}")
+    for reason, words in _by_value(anatomy.refusals).items():
+        tree.add(f"[yellow]refused[/]  {', '.join(words)}: {reason}")
     out().print(tree, soft_wrap=True)
+
+
+def _shared(anatomy: Anatomy) -> Iterator[str]:
+    """What shares its parameters: tensors outside of the blocks one by one, blocks together."""
+    inside = f"{anatomy.blocks_path}."
+    for alias, counted in anatomy.tied.items():
+        if not alias.startswith(inside):
+            yield f"[cyan]head[/]  {alias} = {counted} (tied, counted once)"
+    for first, blocks in _by_value(anatomy.sharing()).items():
+        names = _ranges(blocks)
+        yield f"[cyan]shared[/]  {names} with {first} (parameters in common, counted once)"
+
+
+def _by_value(pairs: Mapping[K, V]) -> dict[V, list[K]]:
+    groups: dict[V, list[K]] = {}
+    for key, value in pairs.items():
+        groups.setdefault(value, []).append(key)
+    return groups
 
 
 def _add_part(tree: Tree, anatomy: Anatomy, part: str) -> None:
@@ -58,15 +81,21 @@ def _kind_lines(kind: BlockKind) -> Iterator[Text]:
         text.append("  ".join(map(_matrix, matrices)), style="default")
         yield text
     held = {f"{m.name}.{end}" for m in kind.matrices for end in ("weight", "bias")}
+    held |= {m.name for m in kind.matrices if m.experts}
     others = [t for t in kind.tensors if t.name not in held]
+    for matrix in kind.matrices:
+        if matrix.apart and not matrix.experts and matrix.role != "router":
+            yield Text(f"* {matrix.name} {matrix.apart}: no LoRA", style="dim")
     if others:
         yield Text("other  ", style="green").append(_others(others), style="default")
     yield Text(f"stored as {', '.join(sorted({t.dtype for t in kind.tensors}))}", style="dim")
 
 
 def _matrix(matrix: Matrix) -> str:
+    packed = f"{matrix.experts} experts' " if matrix.experts else ""
     marks = ("+b" if matrix.bias else "") + ("ᵀ" if matrix.is_transposed else "")
-    return f"{matrix.role} {matrix.outputs}x{matrix.inputs}{marks}"
+    marks += "*" if matrix.apart and not matrix.experts else ""
+    return f"{packed}{matrix.role} {matrix.outputs}x{matrix.inputs}{marks}"
 
 
 def _others(tensors: Iterable[Tensor]) -> str:

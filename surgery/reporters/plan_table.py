@@ -7,6 +7,7 @@ from rich.table import Table
 
 from surgery.edit import AddExpert, AddLearner, AddLora, Edit, SwapBlock
 from surgery.plan import Plan
+from surgery.reporters.depth_table import depth_table
 from surgery.reporters.terminal import out
 from surgery.summary import human_bytes, summary_line
 
@@ -21,7 +22,7 @@ def print_plan(plan: Plan, adapter_bytes: int) -> None:
         adapter_bytes: size of its weight files.
     """
     out().print(f"[bold]{plan.recipe.name}[/] on [bold]{plan.anatomy.source}[/]", soft_wrap=True)
-    out().print(_table(plan))
+    out().print(depth_table(plan) if plan.changes_depth else _table(plan))
     _print_stages(plan)
     out().print(f"{summary_line(plan)} {human_bytes(adapter_bytes)} to write.", soft_wrap=True)
 
@@ -91,7 +92,7 @@ def _added(edits: list[Edit]) -> list[str]:
 def _untouched(plan: Plan, block: int) -> _Row:
     prefix = f"{plan.anatomy.block_path(block)}."
     count = sum(size for name, size in plan.anatomy.sizes.items() if name.startswith(prefix))
-    trained = sum(plan.anatomy.sizes[n] for n in plan.trains.base if n.startswith(prefix))
+    trained = plan.trained_in(block)
     if not trained:
         return " ", "frozen", "", 0
     return "~", "trained in place" if trained == count else "trained in part", "", trained

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file, save_file
-from tiny import FAMILIES, planned, save_tiny, tiny_model, tokens
+from safetensors.torch import load_file
+from tiny import CONVERTED, FAMILIES, save_tiny, tokens, without_prefix
 
 from surgery import commands
 from surgery.adapter import load_base, save_adapter, write_adapter
@@ -125,19 +125,22 @@ def test_disk_gives_what_memory_gives_however_it_is_stored(
     assert kinds == ({dtype} if recipe == "full_finetune" else {dtype, "F32"})
 
 
-def test_disk_refuses_names_that_memory_does_not_have(here, surgery, capsys) -> None:
+@pytest.mark.parametrize("recipe", ["genieblue_skip", "full_finetune"])
+@pytest.mark.parametrize("family", CONVERTED)
+def test_disk_gives_what_memory_gives_of_stacked_experts(
+    family: str, recipe: str, tmp_path: Path
+) -> None:
+    model = save_tiny(tmp_path / "base", family)
+    attention = ["operations.adapters.modules=[attention]"] if recipe == "genieblue_skip" else []
+    disk, memory = both_ways(plan_of(model, recipe, *attention), tmp_path)
+    assert disk == memory
+
+
+def test_disk_takes_names_that_memory_does_not_have(tmp_path: Path) -> None:
     """The hub's GPT-2 is stored without `transformer.` in front, which loading adds."""
-    model = save_tiny(here.parent / "base", "gpt2")
-    file, prefix = model / "model.safetensors", "transformer."
-    save_file(
-        {k.removeprefix(prefix): v for k, v in load_file(file).items()}, file, {"format": "pt"}
-    )
-    assert surgery("apply", "lora", f"model={model}") == EXIT_ENVIRONMENT
-    assert "error[M107]" in capsys.readouterr().err
-    assert list(here.iterdir()) == []
-    loaded = load_base(str(model))
-    applied = apply_plan(planned(loaded), loaded)
-    assert torch.equal(applied(tokens()).logits, tiny_model("gpt2")(tokens()).logits)
+    model = without_prefix(save_tiny(tmp_path / "base", "gpt2"), "transformer.")
+    disk, memory = both_ways(plan_of(model, "genieblue_skip", "rank=4"), tmp_path)
+    assert disk == memory
 
 
 def test_seed_decides_the_start(base: Path, tmp_path: Path) -> None:

@@ -7,10 +7,12 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from surgery.selector import Blocks, pick_blocks
+from surgery.selector import Blocks, is_rest, pick_blocks
 
 COUNTS = st.integers(1, 130)
 PARTS = st.tuples(st.integers(1, 40), st.integers(1, 40)).filter(lambda part: part[0] <= part[1])
+
+WORDS = st.sampled_from(("pre", "post", "skip"))
 
 
 @given(count=COUNTS, part=PARTS)
@@ -53,6 +55,14 @@ def test_positions_are_those_of_a_python_list(count, positions):
     assert list(pick_blocks(tuple(positions), count)) == wanted
 
 
+@given(having=st.sets(st.integers(0, 129), min_size=1), part=PARTS, word=WORDS)
+def test_of_a_kind_picks_as_if_only_those_blocks_were_there(having, part, word):
+    n, d = part
+    blocks = sorted(having)
+    wanted = [blocks[i] for i in pick_blocks(f"{word} {n}/{d}", len(blocks))]
+    assert list(pick_blocks(f"{word} {n}/{d} of mixer", 130, lambda kind: blocks)) == wanted
+
+
 @given(
     count=COUNTS,
     selector=st.text(max_size=20)
@@ -64,7 +74,7 @@ def test_anything_else_is_refused_or_picks_blocks(count, selector):
         words = TypeAdapter(Blocks).validate_python(selector)
     except ValidationError:
         return
-    assume(words != "rest")
+    assume(not is_rest(words))
     try:
         blocks = pick_blocks(words, count)
     except IndexError:

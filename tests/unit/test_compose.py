@@ -286,6 +286,10 @@ def test_mistake_in_an_override_is_told_with_its_place(typed, code, column):
     assert (code, f"<override 1>:1:{column}") in told("genieblue_skip", typed)
 
 
+def test_an_override_into_a_list_is_a_recipe_error():
+    assert [code for code, _ in told("genieblue_skip", "train.copies.copies=None")] == ["R110"]
+
+
 REMEDIES = [
     ("revision: on\n", 'quote it: "on"'),
     ("train: decoder\n", "write [decoder]"),
@@ -303,7 +307,7 @@ REMEDIES = [
         "true or false or 'gaussian', 'pissa', 'olora' or 'orthogonal'",
     ),
     ("operations: {a: {op: duplicat, blocks: all}}\n", "did you mean `duplicate`?"),
-    ("operations: {a: {blocks: all}}\n", "add `op:` with one of duplicate, expert, learner, lora"),
+    ("operations: {a: {blocks: all}}\n", "add `op:` with one of drop, duplicate, expert, insert, learner, lora"),
     ("knobs: {a: [1]}\n", "true or false, a whole number, a number or text, and is [1]"),
 ]
 

@@ -277,13 +277,14 @@ def test_document_counts_itself_and_has_the_same_keys(recipe):
         "recipe",
         "model",
         "edits",
+        "depth",
         "parameters",
         "stages",
         "bytes",
         "diagnostics",
     ]
     counts = document["parameters"]
-    assert counts["total"] == counts["base"] + counts["added"]
+    assert counts["total"] == counts["base"] + counts["added"] - counts["removed"]
     assert counts["frozen"] == counts["total"] - counts["trainable"]
     assert counts["added"] == sum(counts["by"].values())
     assert counts["added"] == sum(edit["parameters"] for edit in document["edits"])

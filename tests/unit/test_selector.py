@@ -3,7 +3,7 @@
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from surgery.selector import GRAMMAR, Blocks, pick_blocks
+from surgery.selector import GRAMMAR, Blocks, is_rest, pick_blocks
 
 BLOCKS = TypeAdapter(Blocks)
 PICKED = [
@@ -33,7 +33,27 @@ PICKED = [
     ((-8,), 8, [0]),
     ((), 8, []),
 ]
+HYBRID = {"attention": [2, 5, 8, 11], "mixer": [0, 1, 3, 4, 6, 7, 9, 10], "mlp": range(12)}
+PICKED_OF_A_KIND = [
+    ("all of attention", [2, 5, 8, 11]),
+    ("all of mlp", range(12)),
+    ("none of attention", []),
+    ("skip 1/4 of attention", [11]),
+    ("skip 1/2 of attention", [5, 11]),
+    ("pre 1/4 of mixer", [0, 1]),
+    ("post 1/4 of mixer", [9, 10]),
+    ("every 2 of attention", [5, 11]),
+    ("every 2 from 0 of attention", [2, 8]),
+    ("3-8 of attention", [5, 8]),
+    ("3-4 of attention", []),
+    ("rest of mixer", [0, 1, 3, 4, 6, 7, 9, 10]),
+]
 REFUSED = [
+    ("of attention", "is not a block selector"),
+    ("skip 1/4 of", "is not a block selector"),
+    ("skip 1/4 of all of attention", "is not a block selector"),
+    ("some of attention", "is not a block selector"),
+    ("skip 5/4 of attention", "5/4 is not a fraction above 0 and up to 1"),
     ("", "is not a block selector"),
     ("skip", "is not a block selector"),
     ("skip 1 / 4", "is not a block selector"),
@@ -62,6 +82,29 @@ def test_selector_picks_blocks(selector, count, picked):
     assert pick_blocks(selector, count) == tuple(picked)
 
 
+@pytest.mark.parametrize(("selector", "picked"), PICKED_OF_A_KIND)
+def test_selector_picks_among_the_blocks_that_have_a_kind(selector, picked):
+    words = BLOCKS.validate_python(selector)
+    assert pick_blocks(words, 12, HYBRID.__getitem__) == tuple(picked)
+
+
+def test_kind_that_no_block_has_is_refused():
+    with pytest.raises(LookupError, match="no block has router"):
+        pick_blocks("every 2 of router", 12, lambda word: HYBRID.get(word, []))
+
+
+def test_range_of_a_kind_must_still_be_in_the_model():
+    with pytest.raises(IndexError, match="no block 12: the model has blocks 0 to 11"):
+        pick_blocks("3-12 of attention", 12, HYBRID.__getitem__)
+
+
+def test_rest_of_a_kind_is_a_rest():
+    assert is_rest("rest")
+    assert is_rest("rest of mixer")
+    assert not is_rest("all of mixer")
+    assert not is_rest((0, 1))
+
+
 @pytest.mark.parametrize(("selector", "fault"), REFUSED)
 def test_selector_is_refused_with_a_sentence(selector, fault):
     with pytest.raises(ValidationError) as caught:
@@ -87,5 +130,5 @@ def test_spaces_are_evened_out_and_lists_become_tuples():
 
 
 def test_grammar_names_every_form():
-    words = "all none rest pre post skip every from i-j"
+    words = "all none rest pre post skip every from i-j of"
     assert all(word in GRAMMAR for word in words.split())

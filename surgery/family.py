@@ -1,0 +1,39 @@
+"""What structure can't tell of a model type: one small file for each in `surgery/families`."""
+
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+import yaml
+from pydantic import BaseModel, ConfigDict
+
+_FOLDER: Final = Path(__file__).parent / "families"
+
+
+class Family(BaseModel):
+    """The content of one file.
+
+    Args:
+        blocks: module name of the list of blocks, where structure would pick another.
+        refuse: word of an operation to why it can't be done right, as half a sentence.
+        called: last name of a matrix whose weight the code reads only where a field of the config
+            is set, to that field; elsewhere the matrix is called like any other.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    blocks: str = ""
+    refuse: dict[str, str] = {}
+    called: dict[str, str] = {}
+
+
+@cache
+def read_family(model_type: str) -> Family:
+    """Return what is known of a model type beyond its structure; empty for nearly all.
+
+    Args:
+        model_type: from a config, such as `bloom`.
+    """
+    file = _FOLDER / f"{model_type}.yaml"
+    content = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return Family.model_validate(content)

@@ -1,0 +1,80 @@
+"""A model without weights, from its config alone, on torch's meta device."""
+
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.model import ModelFiles
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def meta_model(files: ModelFiles, trust_remote_code: bool = False) -> "PreTrainedModel":
+    """Build a model from its config alone, on the meta device; a quantised one unpacked.
+
+    Args:
+        files: where the config is.
+        trust_remote_code: whether the model may run Python code of its own.
+
+    Raises:
+        SurgeryError: M104 and M105, where it can't be built.
+    """
+    import torch
+
+    config = _config(files, trust_remote_code)
+    dtype = config.get_text_config(decoder=True).dtype or config.dtype or torch.float32
+    quantization = config.__dict__.pop("quantization_config", None)
+    try:
+        with torch.device("meta"):
+            model: PreTrainedModel = auto_class(config).from_config(
+                config, dtype=dtype, trust_remote_code=trust_remote_code
+            )
+    except Exception as error:  # a config may be wrong in as many ways as there are classes
+        raise SurgeryError(_does_not_build(files.source, error)) from error
+    model.config.quantization_config = quantization
+    return model
+
+
+def _config(files: ModelFiles, trust_remote_code: bool) -> Any:
+    from transformers import AutoConfig
+
+    if "auto_map" in files.config() and not trust_remote_code:
+        raise SurgeryError(_needs_remote_code(files.source))
+    try:
+        return AutoConfig.from_pretrained(files.folder, trust_remote_code=trust_remote_code)
+    except Exception as error:
+        raise SurgeryError(_does_not_build(files.source, error)) from error
+
+
+def auto_class(config: Any) -> Any:
+    """The auto class of transformers that loads a decoder with all that belongs to it."""
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers.models.auto import modeling_auto as auto
+
+    sees = config.model_type in auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    speaks = config.model_type in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    is_nested = config.get_text_config(decoder=True) is not config
+    return (
+        AutoModelForImageTextToText if sees and (is_nested or not speaks) else AutoModelForCausalLM
+    )
+
+
+def _needs_remote_code(source: str) -> Diagnostic:
+    return Diagnostic(
+        code="M105",
+        what=f"`{source}` runs Python code of its own",
+        why="its config.json has an `auto_map`, and code from a checkpoint is off by default",
+        fix="read that code, then add `--trust-remote-code`",
+        key="model",
+    )
+
+
+def _does_not_build(source: str, error: Exception) -> Diagnostic:
+    return Diagnostic(
+        code="M104",
+        what=f"transformers {version('transformers')} can't build `{source}` from its config",
+        why=f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}",
+        fix="check config.json; a newer model type may need a newer transformers",
+        key="model",
+    )

@@ -1,0 +1,45 @@
+"""Leave blocks out of the depth."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from surgery.anatomy import Anatomy
+from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.edit import DropBlock, Edit
+from surgery.operation import Operation
+
+
+class Drop(Operation):
+    """Leave the picked blocks out; what is left is written as a plain checkpoint.
+
+    Source: ShortGPT (arXiv 2403.03853), section 3.
+    """
+
+    op: Literal["drop"] = "drop"
+    """Leave blocks out."""
+
+    def plan(self, name: str, anatomy: Anatomy, blocks: Sequence[int]) -> list[Edit]:
+        """Return one edit for each block; see `Operation.plan`."""
+        if len(blocks) == anatomy.count:
+            raise SurgeryError(_nothing_left(anatomy))
+        return [
+            DropBlock(
+                operation=name,
+                op="drop",
+                block=block,
+                path=anatomy.block_path(block),
+                tensors=(),
+                removed=anatomy.block(block).parameters,
+            )
+            for block in blocks
+        ]
+
+
+def _nothing_left(anatomy: Anatomy) -> Diagnostic:
+    return Diagnostic(
+        code="P202",
+        what=f"all {anatomy.count} blocks of {anatomy.source} would be dropped",
+        why="a decoder without blocks is none",
+        fix="keep at least one block",
+        key="blocks",
+    )

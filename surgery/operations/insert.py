@@ -1,0 +1,158 @@
+"""Add copies of blocks to the depth."""
+
+from collections.abc import Sequence
+from typing import Annotated, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from surgery.anatomy import Anatomy
+from surgery.depth import writes_residual
+from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.edit import AddedTensor, Edit, InsertBlock
+from surgery.operation import Operation
+from surgery.selector import Blocks
+
+
+def _one_model(ranges: object) -> object:
+    for item in ranges if isinstance(ranges, list | tuple) else ():
+        if isinstance(item, dict):
+            named = item.get("model") or ", ".join(map(str, item))
+            raise PydanticCustomError("ranges", "{fault}", {"fault": _two_models(str(named))})
+    return ranges
+
+
+def _two_models(named: str) -> str:
+    return f"a range is [start, end] of the one model that `model` names, and this names `{named}`"
+
+
+_End = Annotated[int, Field(ge=0)] | Annotated[str, Field(pattern=r"^\d{1,9}/[1-9]\d{0,8}$")]
+_Range = Annotated[tuple[_End, _End], Field(strict=False)]
+Ranges = Annotated[tuple[_Range, ...], Field(strict=False), BeforeValidator(_one_model)]
+"""The pydantic type of `ranges`: pairs of whole numbers, or of shares such as `3/4`."""
+
+
+class Insert(Operation):
+    """Make the decoder deeper with copies of its own blocks; the result is a plain checkpoint.
+
+    With `blocks`, a copy stands behind each picked block, as in LLaMA-Pro (arXiv 2401.02415,
+    section 3.2). With `ranges`, the new depth is the given ranges one after the other, as in SOLAR
+    (arXiv 2312.15166, section 2) and in mergekit's passthrough.
+    """
+
+    op: Literal["insert"] = "insert"
+    """Add copies of blocks to the depth."""
+
+    blocks: Blocks = "none"
+    """The blocks behind each of which a copy stands; or give `ranges`."""
+
+    ranges: Ranges = ()
+    """[start, end] pairs, half-open as in mergekit; a share such as 3/4 counts in blocks of the
+    base. The first time that a block appears it is the base's, afterwards a copy."""
+
+    times: Annotated[int, Field(ge=1)] = 1
+    """How many copies stand behind each picked block."""
+
+    start: Literal["copy", "identity"] = "copy"
+    """copy: as the original. identity: all that writes to the residual stream is zero, so that the
+    deeper model starts as the base."""
+
+    @model_validator(mode="after")
+    def _blocks_or_ranges(self) -> Self:
+        both = self.blocks != "none" and self.ranges
+        if both or not ({"blocks", "ranges"} & self.model_fields_set):
+            fault = f"`insert` takes `blocks` or `ranges`, and {'both are' if both else 'none is'}"
+            raise PydanticCustomError("ranges", "{fault} given", {"fault": fault})
+        return self
+
+    def plan(self, name: str, anatomy: Anatomy, blocks: Sequence[int]) -> list[Edit]:
+        """Return one edit for each copy; see `Operation.plan`."""
+        if anatomy.quantization:
+            raise SurgeryError(_needs_dense(anatomy))
+        places = [(block, block) for block in blocks for _ in range(self.times)]
+        if self.ranges:
+            places = _copies(_sources(self.ranges, anatomy), anatomy)
+        return [self._copy(name, anatomy, block, after) for block, after in places]
+
+    def _copy(self, name: str, anatomy: Anatomy, block: int, after: int) -> InsertBlock:
+        path, kind = anatomy.block_path(block), anatomy.block(block)
+        silent = self.start == "identity"
+        zeros = {t.name for t in kind.tensors if silent and writes_residual(t, kind)}
+        tensors = tuple(
+            AddedTensor(
+                name=f"{path}.{t.name}",
+                shape=t.shape,
+                dtype=t.dtype,
+                start="zeros" if t.name in zeros else "copy",
+                is_parameter=t.is_parameter,
+            )
+            for t in kind.tensors
+        )
+        return InsertBlock(name, "insert", block, path, tensors, after, self.start)
+
+
+def _sources(ranges: Ranges, anatomy: Anatomy) -> list[int]:
+    """The base's positions in the order of the new depth."""
+    sources: list[int] = []
+    for start, end in ranges:
+        first, last = (_position(edge, anatomy.count) for edge in (start, end))
+        if not first < last <= anatomy.count:
+            raise SurgeryError(_bad_range(start, end, anatomy))
+        sources += range(first, last)
+    return sources
+
+
+def _position(edge: int | str, count: int) -> int:
+    if isinstance(edge, int):
+        return edge
+    n, d = map(int, edge.split("/"))
+    return count * n // d
+
+
+def _copies(sources: list[int], anatomy: Anatomy) -> list[tuple[int, int]]:
+    """(source, the block of the base behind which it stands) of each repeated block."""
+    own = list(dict.fromkeys(sources))
+    if own != list(range(anatomy.count)):
+        raise SurgeryError(_not_all_in_order(own, anatomy))
+    seen, places = -1, []
+    for source in sources:
+        if source > seen:
+            seen = source
+        else:
+            places.append((source, seen))
+    return places
+
+
+def _needs_dense(anatomy: Anatomy) -> Diagnostic:
+    return Diagnostic(
+        code="P206",
+        what=f"`insert` can't copy blocks of {anatomy.source}: "
+        f"its weights are quantised ({anatomy.quantization})",
+        why="the copies would need the packing of their originals in the new checkpoint's config",
+        fix="name the unquantised checkpoint in `model=`, and quantise the deeper one",
+        key="op",
+    )
+
+
+def _bad_range(start: int | str, end: int | str, anatomy: Anatomy) -> Diagnostic:
+    return Diagnostic(
+        code="P220",
+        what=f"the range [{start}, {end}] picks no blocks of {anatomy.source}",
+        why=f"it has blocks 0 to {anatomy.count - 1}, and a range ends before its second number",
+        fix=f"write ranges inside [0, {anatomy.count}]",
+        key="ranges",
+    )
+
+
+def _not_all_in_order(own: list[int], anatomy: Anatomy) -> Diagnostic:
+    absent = sorted(set(range(anatomy.count)) - set(own))
+    what = f"the ranges leave out block {absent[0]}" if absent else "the ranges change the order"
+    return Diagnostic(
+        code="P220",
+        what=f"{what} of {anatomy.source}",
+        why="`insert` only adds: each block of the base appears, for the first time in its order",
+        fix="leave blocks out with an operation `drop`"
+        if absent
+        else "begin with the range that holds block 0",
+        key="ranges",
+    )
