@@ -7,10 +7,14 @@ PIP    := $(BIN)/python -m pip
 TORCH_INDEX ?=
 STAMP  := $(VENV)/.installed-
 
-.PHONY: demo test lint bench docs support clean
+.PHONY: demo tables test lint bench docs support clean
 
 demo: $(STAMP)demo
 	$(BIN)/python scripts/demo.py
+
+# Trainable parameters of each recipe beside those that arXiv 2503.06019 prints.
+tables: $(STAMP)demo
+	$(BIN)/python scripts/tables.py
 
 test: $(STAMP)test
 	$(BIN)/python -m pytest -n 2 $(ARGS)

@@ -11,20 +11,24 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from surgery.adapter import load_adapter, save_adapter, write_adapter
     from surgery.apply import apply_plan, trainable_parameters
+    from surgery.assembly import write_assembled
     from surgery.compose import load_recipe
     from surgery.diagnostic import Diagnostic, SurgeryError
+    from surgery.evaluate import evaluate_adapter
     from surgery.fixed import fix_path
     from surgery.import_experts import load_expert_weights
     from surgery.model import find_model
     from surgery.paths import multimodal_path, text_path
     from surgery.plan import make_plan, plan_recipe
     from surgery.read import read_anatomy
+    from surgery.train import train_adapter, train_recipe
     from surgery.verify import verify_adapter
 
 __all__ = [
     "Diagnostic",
     "SurgeryError",
     "apply_plan",
+    "evaluate_adapter",
     "find_model",
     "fix_path",
     "load_adapter",
@@ -36,15 +40,19 @@ __all__ = [
     "read_anatomy",
     "save_adapter",
     "text_path",
+    "train_adapter",
+    "train_recipe",
     "trainable_parameters",
     "verify_adapter",
     "write_adapter",
+    "write_assembled",
 ]
 
 _HOMES: Final = {
     "Diagnostic": "diagnostic",
     "SurgeryError": "diagnostic",
     "apply_plan": "apply",
+    "evaluate_adapter": "evaluate",
     "find_model": "model",
     "fix_path": "fixed",
     "load_adapter": "adapter",
@@ -56,9 +64,12 @@ _HOMES: Final = {
     "read_anatomy": "read",
     "save_adapter": "adapter",
     "text_path": "paths",
+    "train_adapter": "train",
+    "train_recipe": "train",
     "trainable_parameters": "apply",
     "verify_adapter": "verify",
     "write_adapter": "adapter",
+    "write_assembled": "assembly",
 }
 
 

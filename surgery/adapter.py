@@ -16,8 +16,9 @@ from surgery.document import first_difference, recipe_of
 from surgery.edit import AddedTensor
 from surgery.header import read_errors, read_header
 from surgery.identity import identify, refuse_other_base, refuse_other_model
-from surgery.in_place import has_own_base, save_base, write_base
-from surgery.plan import Plan, make_plan, plan_recipe
+from surgery.in_place import copy_assembled, has_own_base, save_base, write_assembly, write_base
+from surgery.load import load_base
+from surgery.plan import ASSEMBLED_FOLDER, Plan, make_plan, plan_recipe
 from surgery.read import not_on_disk, read_anatomy
 from surgery.sidefiles import (
     ADAPTER_WEIGHTS,
@@ -29,17 +30,22 @@ from surgery.sidefiles import (
     side_files,
     weight_bytes,
 )
-from surgery.splice import (
-    NewTensor,
-    check_free_space,
-    staged_folder,
-    write_safetensors,
-)
+from surgery.splice import NewTensor, check_free_space, staged_folder, write_safetensors
 from surgery.start import start_of
 from surgery.stored import Stored, read_stored
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+__all__ = [
+    "check_weights",
+    "load_adapter",
+    "load_base",
+    "load_plan",
+    "read_plan",
+    "save_adapter",
+    "write_adapter",
+]
 
 
 def write_adapter(
@@ -65,9 +71,12 @@ def write_adapter(
     assert plan.files is not None
     _refuse_starts_from_weights(plan)
     fingerprint = identify(plan.files, plan.anatomy, checksum=checksum)
-    needed = weight_bytes(plan)
-    check_free_space(out, needed)
+    check_free_space(out, weight_bytes(plan))
     with staged_folder(out, overwrite=overwrite) as folder:
+        if plan.assembly:
+            plan = write_assembly(plan, folder / ASSEMBLED_FOLDER, progress)
+            assert plan.files is not None
+            fingerprint = identify(plan.files, plan.anatomy, checksum=checksum)
         if plan.in_place:
             write_base(plan, base_home(plan, folder), progress)
         if not plan.is_plain:
@@ -93,6 +102,7 @@ def save_adapter(
     # else PEFT asks the hub whether the vocabulary grew, and adds embeddings if it can't tell
     options = {} if plan.is_plain else {"save_embedding_layers": False}
     with staged_folder(out, overwrite=overwrite) as folder:
+        copy_assembled(plan, folder / ASSEMBLED_FOLDER)
         model.save_pretrained(folder, **options)
         if plan.in_place and not plan.is_plain:
             save_base(plan, model, base_home(plan, folder))
@@ -114,8 +124,13 @@ def read_plan(
     """
     document = _document(folder)
     recipe = recipe_of(json.dumps(document), str(folder / PLAN_FILE))
-    recipe = recipe.model_copy(update={"model": base or document["model"]["source"]})
-    plan = plan_recipe(recipe, weights=True, trust_remote_code=trust_remote_code)
+    assembled = folder / ASSEMBLED_FOLDER if recipe.vision and not base else None
+    if not assembled:
+        named = {"model": base or document["model"]["source"], "vision": None}
+        recipe = recipe.model_copy(update=named)
+    plan = plan_recipe(
+        recipe, weights=True, trust_remote_code=trust_remote_code, assembled=assembled
+    )
     assert plan.files is not None
     found = identify(plan.files, plan.anatomy, checksum=_has_checksum(document))
     refuse_other_base(document["model"]["fingerprint"] or {}, found, plan.anatomy.source)
@@ -133,7 +148,8 @@ def load_plan(file: Path) -> Plan:
         text = file.read_text(encoding="utf-8", errors="replace")
     recipe = recipe_of(text, str(file))
     plan = plan_recipe(recipe, weights=True)
-    difference = first_difference(json.loads(text), json.loads(saved_plan(plan)))
+    made = plan_recipe(recipe) if plan.assembly else plan  # as `surgery plan` made it
+    difference = first_difference(json.loads(text), json.loads(saved_plan(made)))
     if difference:
         raise SurgeryError(_plan_is_stale(file, difference))
     return plan
@@ -194,22 +210,6 @@ def check_weights(plan: Plan, folder: Path, *, trust_remote_code: bool = False) 
         differ = sorted(dict(stored ^ {(name, shape) for name, _, shape in adapter_specs(plan)}))
     if differ:
         raise SurgeryError(_other_weights(folder, differ[0], len(differ)))
-
-
-def load_base(folder: str, *, trust_remote_code: bool = False) -> "PreTrainedModel":
-    """Load a model from safetensors, in the type that its tensors have on disk.
-
-    A model that sees is loaded whole, with its towers.
-    """
-    from transformers import AutoConfig
-
-    from surgery.meta import auto_class
-
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    model: PreTrainedModel = auto_class(config).from_pretrained(
-        folder, dtype="auto", use_safetensors=True, trust_remote_code=trust_remote_code
-    )
-    return model
 
 
 def _document(folder: Path) -> dict[str, Any]:

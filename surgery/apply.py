@@ -8,7 +8,7 @@ from surgery.depth import new_names
 from surgery.depth_model import deepen
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.dissect import dissect
-from surgery.edit import PEFT_PREFIX, AddLearner, Edit, RoutingRule, SwapBlock
+from surgery.edit import PEFT_PREFIX, AddLearner, Edit, RoutingRule, SwapBlock, SwapPart
 from surgery.paths import make_switchable
 from surgery.plan import Plan
 from surgery.sidefiles import adapter_config
@@ -178,7 +178,7 @@ def name_in_memory(edit: Edit, name: str) -> str:
         edit: what adds the tensor.
         name: as in `AddedTensor`, without `PEFT_PREFIX`.
     """
-    if isinstance(edit, SwapBlock):
+    if isinstance(edit, SwapBlock | SwapPart):
         inner = name.removeprefix(f"{edit.path}.")
         return f"{PEFT_PREFIX}{edit.path}.modules_to_save.{ADAPTER}.{inner}"
     if isinstance(edit, AddLearner):
@@ -209,7 +209,7 @@ def _share_config(plan: Plan, peft_model: Any) -> None:
     Otherwise a later `set_attn_implementation` would not reach the copies.
     """
     base = peft_model.get_base_model()
-    for edit in plan.swaps():
+    for edit in (*plan.swaps(), *plan.part_swaps()):
         wrapper = base.get_submodule(edit.path)
         copy = wrapper.modules_to_save[ADAPTER]
         pairs = zip(wrapper.original_module.modules(), copy.modules(), strict=True)

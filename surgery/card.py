@@ -3,15 +3,16 @@
 from typing import Any
 
 from surgery.model import BUILTIN
-from surgery.plan import Plan
+from surgery.plan import ASSEMBLED_FOLDER, Plan
+from surgery.remote import remote_file
 from surgery.summary import summary_line
 
 _PEFT = """\
 ```python
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import {auto}
 {imported}
-base = AutoModelForCausalLM.from_pretrained({base})
+base = {auto}.from_pretrained({base})
 {check}model = PeftModel.from_pretrained(base, "FOLDER")  # multimodal path
 with model.disable_adapter():  # text path: the untouched base
     ...
@@ -30,9 +31,9 @@ with text_path(model):
 
 _IN_PLACE = """\
 ```python
-from transformers import AutoModelForCausalLM
+from transformers import {auto}
 
-model = AutoModelForCausalLM.from_pretrained("FOLDER")
+model = {auto}.from_pretrained("FOLDER"{trust})
 ```
 
 Every weight trains in place, so this folder has no text path of its own: the text path is the
@@ -42,9 +43,9 @@ stored original, `{source}`.
 
 _DEEPER = """\
 ```python
-from transformers import AutoModelForCausalLM
+from transformers import {auto}
 
-model = AutoModelForCausalLM.from_pretrained("FOLDER")
+model = {auto}.from_pretrained("FOLDER"{trust})
 ```
 
 A plain checkpoint: nothing of `surgery` is needed to open it. Its {blocks} blocks are, in order,
@@ -71,8 +72,9 @@ def model_card(plan: Plan, fingerprint: dict[str, Any] | None) -> str:
         fingerprint: of the base, or None where its weights are not here.
     """
     source, recipe = plan.anatomy.source, plan.recipe
+    base = recipe.model if recipe.vision else source
     parts = [
-        f"---\nbase_model: {source}\nlibrary_name: {'transformers' if plan.is_plain else 'peft'}\n"
+        f"---\nbase_model: {base}\nlibrary_name: {'transformers' if plan.is_plain else 'peft'}\n"
         "tags: [surgery]\n---\n",
         f"# {recipe.name} on {source}\n",
         f"{recipe.description}.\n" if recipe.description else "",
@@ -88,18 +90,26 @@ def model_card(plan: Plan, fingerprint: dict[str, Any] | None) -> str:
 
 def _opening(plan: Plan, fingerprint: dict[str, Any] | None) -> str:
     source = plan.anatomy.source
+    sees = plan.anatomy.names_in("vision")
+    remote = remote_file(plan.anatomy.model_type)
+    trust = ", trust_remote_code=True" if remote else ""
+    auto = "AutoModelForImageTextToText" if sees else "AutoModelForCausalLM"
+    loaded: dict[str, Any] = {"auto": auto, "trust": trust}
     if plan.changes_depth:
         order = ", ".join(str(slot.source) for slot in plan.depth)
-        return _DEEPER.format(blocks=len(plan.depth), order=order, source=source)
+        loaded = {"blocks": len(plan.depth), "order": order, **loaded}
+        return _DEEPER.format(source=source, **loaded)
     if plan.in_place:
-        return (_IN_PLACE if plan.is_plain else _LEARNED).format(source=source)
+        return (_IN_PLACE if plan.is_plain else _LEARNED).format(source=source, **loaded)
     if plan.is_routed:
         return f"{_SURGERY}\nPlain PEFT doesn't know the parts that image tokens are routed to.\n"
-    builtin = source.startswith(BUILTIN)
+    builtin = source.startswith(BUILTIN) and not plan.recipe.vision
+    base = f'"FOLDER/{ASSEMBLED_FOLDER}"' if plan.recipe.vision else f'"{source}"'
     peft = _PEFT.format(
         imported="from surgery import find_model\n" if builtin else "",
-        base=f'find_model("{source}").folder' if builtin else f'"{source}"',
+        base=(f'find_model("{source}").folder' if builtin else base) + trust,
         check=_check(fingerprint),
+        auto=auto,
     )
     said = "Plain PEFT can't know whether the base is the right one; the `assert` does.\n"
     return f"{peft}\n{said}\nWith `surgery`:\n\n{_SURGERY}"

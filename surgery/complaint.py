@@ -11,9 +11,10 @@ from pydantic import ValidationError
 
 from surgery.diagnostic import Diagnostic, Span
 from surgery.operation import Strict, known_operations
-from surgery.recipe import Recipe, Stage
+from surgery.recipe import Recipe
 from surgery.selector import GRAMMAR
 from surgery.source import SourceMap
+from surgery.stage import Source, Stage
 
 Loc = tuple[str | int, ...]
 _CODE_KEYS: Final = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
@@ -226,6 +227,8 @@ def _fields_at(loc: Loc, data: Mapping[str, Any]) -> Sequence[str]:
             return [name for name in Recipe.model_fields if name != "name"]
         case ("stages", _):
             return list(Stage.model_fields)
+        case ("stages", _, "data", _):
+            return list(Source.model_fields)
         case ("operations", name, *inner):
             model: type[Strict] | None = known_operations().get(data["operations"][name].get("op"))
             for step in inner:

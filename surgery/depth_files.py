@@ -5,41 +5,19 @@ prediction, is left out: its position would be another block's.
 """
 
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Final
 
-from surgery.checkpoint import INDEX_NAME, WEIGHTS_NAME, Progress
+from surgery.checkpoint import Progress
 from surgery.depth import Slot
 from surgery.depth_check import read_depth
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.header import StoredTensor, tensor_bytes
 from surgery.plan import Plan
-from surgery.splice import NewTensor, file_size, write_safetensors
+from surgery.shards import Shard, make_shards, write_shards
+from surgery.splice import NewTensor
 from surgery.stored import read_stored
-
-SHARD_BYTES: Final = 5_000_000_000
-"""Bytes of tensors in one file at most, as `save_pretrained` has it by default in GB."""
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """One file of weights.
-
-    Args:
-        name: of the file.
-        tensors: in the order of the new depth.
-    """
-
-    name: str
-    tensors: tuple[NewTensor, ...]
-
-    @property
-    def size(self) -> int:
-        """Bytes of the file."""
-        return file_size(tensor.spec for tensor in self.tensors)
 
 
 def depth_config(plan: Plan) -> bytes:
@@ -51,29 +29,7 @@ def depth_config(plan: Plan) -> bytes:
 
 def depth_shards(plan: Plan) -> list[Shard]:
     """Return the files of weights that the plan's depth means; nothing is read but headers."""
-    files: list[list[NewTensor]] = [[]]
-    held = 0
-    for tensor in _tensors(plan):
-        if held and held + tensor.nbytes > SHARD_BYTES:
-            files.append([])
-            held = 0
-        files[-1].append(tensor)
-        held += tensor.nbytes
-    count = len(files)
-    many = (f"model-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1))
-    names = [WEIGHTS_NAME] if count == 1 else many
-    return [Shard(name, tuple(held)) for name, held in zip(names, files, strict=True)]
-
-
-def depth_index(shards: Iterable[Shard]) -> dict[str, bytes]:
-    """Return the index of the shards by its file name; nothing where there is one file."""
-    shards = list(shards)
-    if len(shards) == 1:
-        return {}
-    total = sum(tensor.nbytes for shard in shards for tensor in shard.tensors)
-    names = {tensor.name: shard.name for shard in shards for tensor in shard.tensors}
-    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(names.items()))}
-    return {INDEX_NAME: (json.dumps(index, indent=2) + "\n").encode()}
+    return make_shards(_tensors(plan))
 
 
 def write_depth(plan: Plan, folder: Path, progress: Progress | None) -> None:
@@ -82,8 +38,7 @@ def write_depth(plan: Plan, folder: Path, progress: Progress | None) -> None:
     Raises:
         SurgeryError: A302 to A304 for the disk, M201 to M208 for the base's files.
     """
-    for shard in depth_shards(plan):
-        write_safetensors(folder / shard.name, shard.tensors, progress=progress)
+    write_shards(depth_shards(plan), folder, progress)
 
 
 def _tensors(plan: Plan) -> Iterator[NewTensor]:

@@ -2,8 +2,8 @@
 
 A stage collects all its diagnostics and raises them together in one `SurgeryError`, so that a user
 mends a recipe in one go. The first letter of a code names its family, and the family gives the
-exit code: R recipe and P plan are the user's text (2), M model and A adapter files are the
-environment (3), V is a verification that answered "no" (1).
+exit code: R recipe, P plan, T training and D data are what the user wrote (2), M model and A
+adapter files are the environment (3), V is a verification that answered "no" (1).
 """
 
 from collections.abc import Iterable
@@ -19,6 +19,8 @@ EXIT_INTERRUPTED: Final = 130
 _EXIT_BY_FAMILY: Final = {
     "R": EXIT_USAGE,
     "P": EXIT_USAGE,
+    "T": EXIT_USAGE,
+    "D": EXIT_USAGE,
     "M": EXIT_ENVIRONMENT,
     "A": EXIT_ENVIRONMENT,
     "V": EXIT_NO,

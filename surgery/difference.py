@@ -9,7 +9,7 @@ from surgery.plan import Plan
 def changed_blocks(plan: Plan) -> dict[int, str]:
     """What a plan does to each block that it touches, in a few words."""
     words: dict[int, dict[str, int]] = {}
-    for edit in plan.edits:
+    for edit in (edit for edit in plan.edits if edit.block >= 0):
         counts = words.setdefault(edit.block, {})
         counts[edit.op] = counts.get(edit.op, 0) + edit.parameters
     for block in range(plan.anatomy.count):

@@ -51,7 +51,7 @@ def dissect(model: "nn.Module", source: str) -> Anatomy:
     kinds, sequence = _distinct(_kind(block, called, renamed) for block in blocks)
     tied = _tied(model)
     outside = tuple(
-        t for t in _tensors(model) if not t.name.startswith(f"{path}.") and t.name not in tied
+        t for t in tensors_of(model) if not t.name.startswith(f"{path}.") and t.name not in tied
     )
     anatomy = Anatomy(
         source=source,
@@ -85,7 +85,7 @@ def quantization_method(config: object) -> str:
     return str(getattr(method, "value", method) or "unknown method")
 
 
-def _tensors(module: "nn.Module") -> Iterator[Tensor]:
+def tensors_of(module: "nn.Module") -> Iterator[Tensor]:
     """What `state_dict` holds, without calling it: bitsandbytes repacks its weights in there."""
     for prefix, owner in module.named_modules(remove_duplicate=False):
         buffers = owner._buffers.items()
@@ -108,7 +108,7 @@ def _dtype_name(dtype: object) -> str:
 def _kind(block: "nn.Module", called: Collection[str], renamed: Collection[str]) -> BlockKind:
     return BlockKind(
         class_name=type(block).__name__,
-        tensors=tuple(_tensors(block)),
+        tensors=tuple(tensors_of(block)),
         matrices=tuple(matrices_of(block, called, renamed)),
     )
 

@@ -41,7 +41,7 @@ def plan_document(
             {
                 "operation": edit.operation,
                 "op": edit.op,
-                "block": edit.block,
+                "block": edit.block if edit.block >= 0 else None,
                 "path": edit.path,
                 "parameters": edit.parameters,
                 "trainable": plan.trainable_of(edit),

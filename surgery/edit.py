@@ -50,7 +50,7 @@ class Edit:
     Args:
         operation: the name that the recipe gives to the operation.
         op: which kind of operation it is.
-        block: position of the block in the base.
+        block: position of the block in the base; -1 outside of the blocks.
         path: full module name of what is changed.
         tensors: all that it adds.
     """
@@ -70,6 +70,14 @@ class Edit:
 @dataclass(frozen=True, slots=True)
 class SwapBlock(Edit):
     """A copy of a whole block that takes the block's place along the multimodal path."""
+
+
+@dataclass(frozen=True, slots=True)
+class SwapPart(Edit):
+    """A copy of a vision tower or projector that trains and takes its place as a copied block does.
+
+    `operation` is the part's name, `path` the module's.
+    """
 
 
 @dataclass(frozen=True, slots=True)

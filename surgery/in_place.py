@@ -1,4 +1,4 @@
-"""A base that trains in place: its checkpoint is what is saved, or lies beside what is added."""
+"""A base of the folder's own: one that trains in place, or that the recipe assembles."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from surgery.checkpoint import Progress
 from surgery.depth_files import write_depth
 from surgery.diagnostic import Diagnostic
-from surgery.plan import Plan
+from surgery.plan import Plan, plan_recipe
 from surgery.sidefiles import base_files, depth_files
 from surgery.splice import copy_file
 
@@ -27,6 +27,22 @@ def write_base(plan: Plan, folder: Path, progress: Progress | None) -> None:
         return
     for file in plan.files.checkpoint().files:
         copy_file(file, folder / file.name, progress)
+
+
+def write_assembly(plan: Plan, folder: Path, progress: Progress | None) -> Plan:
+    """Write the model that a recipe assembles into a folder, and plan the recipe on it."""
+    assert plan.assembly is not None
+    folder.mkdir()
+    plan.assembly.write(folder, progress)
+    return plan_recipe(plan.recipe, weights=True, assembled=folder)
+
+
+def copy_assembled(plan: Plan, folder: Path) -> None:
+    """Take the assembled model along, which an adapter's recipe makes part of its folder."""
+    if plan.recipe.vision and plan.files and plan.files.has_weights:
+        folder.mkdir()
+        for file in sorted(plan.files.folder.iterdir()):
+            copy_file(file, folder / file.name)
 
 
 def save_base(plan: Plan, model: Any, folder: Path) -> None:

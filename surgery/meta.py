@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.model import ModelFiles
+from surgery.remote import register
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -39,7 +40,9 @@ def meta_model(files: ModelFiles, trust_remote_code: bool = False) -> "PreTraine
 def _config(files: ModelFiles, trust_remote_code: bool) -> Any:
     from transformers import AutoConfig
 
-    if "auto_map" in files.config() and not trust_remote_code:
+    content = files.config()
+    is_ours = isinstance(content, dict) and register(str(content.get("model_type")))
+    if "auto_map" in content and not is_ours and not trust_remote_code:
         raise SurgeryError(_needs_remote_code(files.source))
     try:
         return AutoConfig.from_pretrained(files.folder, trust_remote_code=trust_remote_code)
@@ -52,7 +55,7 @@ def auto_class(config: Any) -> Any:
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
     from transformers.models.auto import modeling_auto as auto
 
-    sees = config.model_type in auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    sees = type(config) in auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
     speaks = config.model_type in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     is_nested = config.get_text_config(decoder=True) is not config
     return (

@@ -64,7 +64,16 @@ class ModelFiles:
 
 
 def builtin_names() -> list[str]:
-    """The names of the built-in models, `builtin/` in front."""
+    """The names of the built-in decoders, `builtin/` in front."""
+    return sorted({*_builtin_names()} - {*builtin_towers()})
+
+
+def builtin_towers() -> list[str]:
+    """The names of the built-in vision towers, `builtin/` in front."""
+    return [name for name in _builtin_names() if "image_size" in _builtin(name).config()]
+
+
+def _builtin_names() -> list[str]:
     return sorted(f"{BUILTIN}{p.parent.name}" for p in BUILTIN_FOLDER.glob("*/config.json"))
 
 
@@ -94,7 +103,7 @@ def find_model(source: str, *, revision: str | None = None, weights: bool = Fals
 
 def _builtin(source: str) -> ModelFiles:
     folder = BUILTIN_FOLDER / source.removeprefix(BUILTIN)
-    if source not in builtin_names():
+    if source not in _builtin_names():
         raise SurgeryError(_no_such_model(source))
     return ModelFiles(source, folder)
 

@@ -3,19 +3,34 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
+from typing import Final
 
 from surgery.anatomy import Anatomy
+from surgery.assembly import Assembly, assemble, prepare, source_of
 from surgery.conflict import conflicts
 from surgery.depth import Slot, new_anatomy, new_depth
 from surgery.depth_check import read_depth
 from surgery.diagnostic import Diagnostic, SurgeryError, raise_errors
-from surgery.edit import AddExpert, AddLearner, AddLora, DropBlock, Edit, InsertBlock, SwapBlock
+from surgery.edit import (
+    AddExpert,
+    AddLearner,
+    AddLora,
+    DropBlock,
+    Edit,
+    InsertBlock,
+    SwapBlock,
+    SwapPart,
+)
+from surgery.edits import planned_edits
 from surgery.model import ModelFiles, find_model
-from surgery.operation import Operation, known_operations
+from surgery.part import in_copies, part_copies
 from surgery.read import read_anatomy
 from surgery.recipe import Recipe
-from surgery.selector import is_rest, pick_blocks
 from surgery.trainable import Matcher, Selection
+
+ASSEMBLED_FOLDER: Final = "assembled"
+"""Inside an adapter folder whose recipe names `vision`, the model it assembles, as it starts."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +52,7 @@ class Plan:
         stages: who trains when; the last one's counts are the plan's.
         notes: diagnostics that don't stop anything.
         files: where the model is, or None for a model that is only in memory.
+        assembly: what the model is still to be made of, where the recipe names `vision`.
     """
 
     recipe: Recipe
@@ -45,6 +61,7 @@ class Plan:
     stages: tuple[Stage, ...]
     notes: tuple[Diagnostic, ...] = ()
     files: ModelFiles | None = field(default=None, compare=False)
+    assembly: Assembly | None = field(default=None, compare=False, repr=False)
 
     @property
     def trains(self) -> Selection:
@@ -130,15 +147,19 @@ class Plan:
         return sum(self.anatomy.sizes[name] for name in trained)
 
     def by_operation(self) -> dict[str, int]:
-        """Parameters added by each operation of the recipe."""
+        """Parameters added by each operation of the recipe, and by each part that is copied."""
         counts = dict.fromkeys(self.recipe.operations, 0)
         for edit in self.edits:
-            counts[edit.operation] += edit.parameters
+            counts[edit.operation] = counts.get(edit.operation, 0) + edit.parameters
         return counts
 
     def swaps(self) -> list[SwapBlock]:
         """The copied blocks."""
         return [edit for edit in self.edits if isinstance(edit, SwapBlock)]
+
+    def part_swaps(self) -> list[SwapPart]:
+        """The copied vision tower and projector."""
+        return [edit for edit in self.edits if isinstance(edit, SwapPart)]
 
     def experts(self) -> list[AddExpert]:
         """The experts."""
@@ -154,28 +175,47 @@ class Plan:
         return [edit for edit in self.edits if isinstance(edit, AddLora)]
 
 
-def plan_recipe(recipe: Recipe, *, weights: bool = False, trust_remote_code: bool = False) -> Plan:
+def plan_recipe(
+    recipe: Recipe,
+    *,
+    weights: bool = False,
+    trust_remote_code: bool = False,
+    assembled: Path | None = None,
+) -> Plan:
     """Find the model that a recipe names, read its anatomy and plan the recipe on it.
 
     Args:
-        recipe: what to do.
+        recipe: what to do; one that names `vision` is planned on the model that it assembles.
         weights: whether the weights must be here too, as `apply` needs them.
         trust_remote_code: whether the model may run code of its own.
+        assembled: where the assembled model is, once it is written.
 
     Raises:
         SurgeryError: M for the model, P for the plan.
     """
     try:
-        files = find_model(recipe.model, revision=recipe.revision, weights=weights)
-        if weights:
-            files.checkpoint()
+        assembly = prepare(recipe) if recipe.vision and weights and not assembled else None
+        files = _files(recipe, weights=weights, assembled=assembled)
         anatomy = read_anatomy(files, trust_remote_code=trust_remote_code)
+        anatomy = assembly.as_written(anatomy) if assembly else anatomy
     except SurgeryError as error:
         raise SurgeryError(recipe.locate(error.diagnostics)) from error
-    plan = replace(make_plan(recipe, anatomy), files=files)
+    plan = replace(make_plan(recipe, anatomy), files=files, assembly=assembly)
     if plan.changes_depth:
         _refuse_impossible_depth(plan, files, trust_remote_code)
     return plan
+
+
+def _files(recipe: Recipe, *, weights: bool, assembled: Path | None) -> ModelFiles:
+    if recipe.vision and not assembled:
+        return assemble(recipe)
+    if assembled:
+        files = ModelFiles(source_of(recipe), assembled)
+    else:
+        files = find_model(recipe.model, revision=recipe.revision, weights=weights)
+    if weights:
+        files.checkpoint()
+    return files
 
 
 def _refuse_impossible_depth(plan: Plan, files: ModelFiles, trust_remote_code: bool) -> None:
@@ -196,10 +236,12 @@ def make_plan(recipe: Recipe, anatomy: Anatomy) -> Plan:
         SurgeryError: P201 to P211, all conflicts at once.
     """
     said: list[Diagnostic] = []
-    blocks = _blocks(recipe, anatomy, said)
-    edits = tuple(_edits(recipe, anatomy, blocks, said))
+    edits = tuple(planned_edits(recipe, anatomy, said))
     matcher = Matcher(anatomy, edits, recipe.operations)
     stages = tuple(_stages(recipe, matcher, said))
+    copies = part_copies(anatomy, edits, [stage.selection for stage in stages])
+    edits += tuple(copies)
+    stages = tuple(Stage(stage.name, in_copies(stage.selection, copies)) for stage in stages)
     plan = Plan(recipe, anatomy, edits, stages)
     if not any(diagnostic.severity == "error" for diagnostic in said):
         said += conflicts(edits, any(stage.selection.base for stage in stages))
@@ -209,79 +251,14 @@ def make_plan(recipe: Recipe, anatomy: Anatomy) -> Plan:
     return replace(plan, notes=tuple(located))
 
 
-def _blocks(recipe: Recipe, anatomy: Anatomy, said: list[Diagnostic]) -> dict[str, tuple[int, ...]]:
-    """The positions of each operation; `rest` is what no other operation picks."""
-    picked: dict[str, tuple[int, ...]] = {}
-    for name, operation in recipe.operations.items():
-        if not is_rest(operation.blocks):
-            picked[name] = _picked(name, operation, anatomy, said)
-    taken = {block for blocks in picked.values() for block in blocks}
-    for name, operation in recipe.operations.items():
-        if name not in picked:
-            among = _picked(name, operation, anatomy, said)
-            picked[name] = tuple(block for block in among if block not in taken)
-    return {name: picked[name] for name in recipe.operations}
-
-
-def _picked(
-    name: str, operation: Operation, anatomy: Anatomy, said: list[Diagnostic]
-) -> tuple[int, ...]:
-    """The positions of one operation; for `rest`, all that it may pick among."""
-    key = f"operations.{name}.blocks"
-    try:
-        blocks = pick_blocks(operation.blocks, anatomy.count, anatomy.blocks_with)
-    except IndexError as error:
-        said.append(_bad_blocks(str(error), f"name blocks from 0 to {anatomy.count - 1}", key))
-        return ()
-    except LookupError as error:
-        known = ", ".join(sorted({word for kind in anatomy.kinds for word in kind.words()}))
-        said.append(_bad_blocks(f"{error} in {anatomy.source}", f"name one of {known}", key))
-        return ()
-    if not blocks and operation.blocks != "none":
-        what = f"`{operation.blocks}` picks none of the {anatomy.count} blocks of {anatomy.source}"
-        said.append(_bad_blocks(what, "name a larger share, or `none`", key))
-    return blocks
-
-
-def _bad_blocks(what: str, fix: str, key: str) -> Diagnostic:
-    return Diagnostic("P202", what, fix=fix, key=key)
-
-
-def _edits(
-    recipe: Recipe,
-    anatomy: Anatomy,
-    blocks: dict[str, tuple[int, ...]],
-    said: list[Diagnostic],
-) -> Iterable[Edit]:
-    for name, operation in recipe.operations.items():
-        try:
-            if operation.op in anatomy.refusals:
-                raise SurgeryError(_refused(operation.op, anatomy))
-            yield from operation.plan(name, anatomy, blocks[name])
-            notes = operation.notes(anatomy, blocks[name])
-            said += [replace(d, key=f"operations.{name}.{d.key}") for d in notes]
-        except SurgeryError as error:
-            prefix = f"operations.{name}"
-            said += [replace(d, key=f"{prefix}.{d.key}") for d in error.diagnostics]
-
-
-def _refused(op: str, anatomy: Anatomy) -> Diagnostic:
-    others = [word for word in known_operations() if word not in anatomy.refusals]
-    return Diagnostic(
-        code="P216",
-        what=f"`{op}` can't be done right on {anatomy.source} ({anatomy.model_type})",
-        why=anatomy.refusals[op],
-        fix=f"use another operation ({', '.join(others)}) or another base",
-        key="op",
-    )
-
-
 def _stages(recipe: Recipe, matcher: Matcher, said: list[Diagnostic]) -> Iterable[Stage]:
     frozen, diagnostics = matcher.select(recipe.freeze, "freeze")
     said += diagnostics
-    wanted: dict[str, tuple[Sequence[str], str]] = {
-        name: (stage.train, f"stages.{name}.train") for name, stage in recipe.stages.items()
-    } or {"": (recipe.train, "train")}
+    own: tuple[Sequence[str], str] = (recipe.train, "train")
+    wanted = {
+        name: own if stage.train is None else (stage.train, f"stages.{name}.train")
+        for name, stage in recipe.stages.items()
+    } or {"": own}
     for name, (words, key) in wanted.items():
         chosen, diagnostics = matcher.select(words, key)
         said += diagnostics

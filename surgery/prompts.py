@@ -29,7 +29,11 @@ class Prompts:
         pad: the id that fills up.
         source: where they are from: `tokenizer` or `random ids`.
         images: bool (rows, tokens), tokens that a model with parts for image tokens is told to take
-            for them: some in every row, at random places unless all rows must be alike.
+            for them: those of the pictures; without pictures some in every row, at random places
+            unless all rows must be alike.
+        pictures: for a model that sees, of each row the pixels of its pictures (tiles, channels,
+            height, width), perhaps none; else empty.
+        token: the id that stands for an image, where there are pictures.
     """
 
     ids: torch.Tensor
@@ -37,28 +41,35 @@ class Prompts:
     pad: int
     source: str
     images: torch.Tensor
+    pictures: tuple[torch.Tensor, ...] = ()
+    token: int | None = None
 
     @property
     def inputs(self) -> dict[str, torch.Tensor]:
         """As a model takes them."""
-        return {"input_ids": self.ids, "attention_mask": self.mask}
+        text = {"input_ids": self.ids, "attention_mask": self.mask}
+        seen = [picture for picture in self.pictures if len(picture)]
+        return {**text, "pixel_values": torch.cat(seen)} if seen else text
 
     def take(self, rows: Sequence[int] | None) -> "Prompts":
         """Some of the rows, as wide as all of them; all of them for None."""
         if rows is None:
             return self
         index = list(rows)
-        images = self.images[index]
-        return Prompts(self.ids[index], self.mask[index], self.pad, self.source, images)
+        ids, mask, images = (t[index] for t in (self.ids, self.mask, self.images))
+        pictures = tuple(self.pictures[row] for row in index) if self.pictures else ()
+        return replace(self, ids=ids, mask=mask, images=images, pictures=pictures)
 
     def alone(self, row: int) -> "Prompts":
         """One row without its padding."""
         real = self.mask[row].bool()
         ids, mask, images = (t[row][real][None] for t in (self.ids, self.mask, self.images))
-        return Prompts(ids, mask, self.pad, self.source, images)
+        return replace(
+            self, ids=ids, mask=mask, images=images, pictures=self.pictures[row : row + 1]
+        )
 
     def without_images(self) -> "Prompts":
-        """The same prompts, all of whose tokens are text."""
+        """The same prompts, whose tokens parts for image tokens take for text, all of them."""
         return replace(self, images=torch.zeros_like(self.images))
 
     def generation(self, tokens: int, *, use_cache: bool = True) -> Any:
@@ -71,6 +82,7 @@ class Prompts:
             max_new_tokens=tokens,
             min_new_tokens=tokens,
             pad_token_id=self.pad,
+            suppress_tokens=None if self.token is None else [self.token],
             use_cache=use_cache,
         )
 
@@ -86,6 +98,9 @@ def make_prompts(
         alike: whether image tokens must have the same places in every row.
         trust_remote_code: whether the tokenizer may run code of its own.
     """
+    seen = None if alike else _with_pictures(folder, model)
+    if seen is not None:
+        return seen
     size = _vocabulary(model)
     pad = model.generation_config.pad_token_id
     pad = pad if isinstance(pad, int) and 0 <= pad < size else 0
@@ -125,6 +140,44 @@ def _tokenized(folder: Path, trust_remote_code: bool) -> list[list[int]]:
     except Exception:  # none there, or one that needs what isn't installed: ids do as well
         return []
     return rows if all(rows) else []
+
+
+def _with_pictures(folder: Path, model: Any) -> Prompts | None:
+    """The sentences, two of them behind a picture; None where no processor makes it one tensor."""
+    from transformers import AutoProcessor
+
+    token: int | None = getattr(model.config, "image_token_id", None)
+    if token is None:
+        return None
+    try:
+        processor: Any = AutoProcessor.from_pretrained(folder)
+        made = [_pictured(processor, row, sentence) for row, sentence in enumerate(_SENTENCES)]
+    except Exception:  # none there, or one that takes other things: text does as well
+        return None
+    if any((token in ids) != bool(len(pixels)) for ids, pixels in made):
+        return None
+    lengths = zip(made, _LENGTHS, strict=True)
+    rows = [ids[: ids.count(token) + length] for (ids, _), length in lengths]
+    pad = processor.tokenizer.pad_token_id
+    batch = _batch(rows, 0 if pad is None else pad, "processor", False)
+    pictures = tuple(pixels for _, pixels in made)
+    return replace(batch, images=batch.ids == token, pictures=pictures, token=token)
+
+
+def _pictured(processor: Any, row: int, sentence: str) -> tuple[list[int], torch.Tensor]:
+    """Ids of one sentence, every other one behind a picture of noise, and the picture's pixels."""
+    import numpy as np
+
+    size = processor.image_processor.size
+    shape = (size["height"], size["width"], 3)
+    if row % 2:
+        return processor(text=[sentence])["input_ids"][0], torch.zeros(0, 3, *shape[:2])
+    noise = np.random.default_rng(row).integers(0, 256, shape, dtype=np.uint8)
+    made = processor(images=[noise], text=[processor.image_token + sentence], return_tensors="pt")
+    known = {"input_ids", "attention_mask", "pixel_values"}
+    if set(made) != known or made["pixel_values"].dim() != 4:
+        raise ValueError("another kind of processor")
+    return made["input_ids"][0].tolist(), made["pixel_values"]
 
 
 def _batch(rows: list[list[int]], pad: int, source: str, alike: bool) -> Prompts:

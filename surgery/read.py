@@ -51,7 +51,7 @@ def read_anatomy(
     anatomy = _cached(model, build)
     if not model.has_weights:
         return anatomy
-    return _as_stored(anatomy, read_stored(model, anatomy, build))
+    return as_stored(anatomy, read_stored(model, anatomy, build))
 
 
 def _cached(files: ModelFiles, build: "Callable[[], PreTrainedModel]") -> Anatomy:
@@ -60,8 +60,12 @@ def _cached(files: ModelFiles, build: "Callable[[], PreTrainedModel]") -> Anatom
     return anatomy.model_copy(update={"source": files.source})
 
 
-def _as_stored(anatomy: Anatomy, stored: Stored) -> Anatomy:
-    """Give each tensor the type it has on disk, after checking that the shapes agree."""
+def as_stored(anatomy: Anatomy, stored: Stored) -> Anatomy:
+    """Give each tensor the type it has on disk, after checking that the shapes agree.
+
+    Raises:
+        SurgeryError: M107 to M109, where the checkpoint isn't this model's.
+    """
     if anatomy.quantization:
         return anatomy
     kinds: dict[BlockKind, int] = {}

@@ -6,7 +6,7 @@ it, so there is one place to read.
 
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, Any, Final, Union
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Union
 
 from pydantic import Field, PrivateAttr, model_validator
 from pydantic_core import PydanticCustomError
@@ -14,27 +14,22 @@ from pydantic_core import PydanticCustomError
 from surgery.anatomy import PARTS
 from surgery.diagnostic import Diagnostic
 from surgery.operation import Operation, Strict, known_operations
+from surgery.projector import known_projectors
 from surgery.selector import is_rest
 from surgery.source import SourceMap
+from surgery.stage import Names, Scalar, Stage
 
 if TYPE_CHECKING:
     AnyOperation = Operation
+    AnyProjector = str
 else:
+    AnyProjector = Literal[tuple(known_projectors())]
     AnyOperation = Annotated[
         Union[tuple(known_operations().values())], Field(discriminator="op")  # noqa: UP007
     ]
 
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
-Names = Annotated[tuple[str, ...], Field(strict=False)]
 _NOT_TEXT: Final = ("integer", "number", "boolean", "array")
-Scalar = bool | int | float | str
-
-
-class Stage(Strict):
-    """One stage of training."""
-
-    train: Names
-    """Replaces the recipe's `train` while this stage lasts."""
 
 
 class Recipe(Strict):
@@ -51,6 +46,17 @@ class Recipe(Strict):
 
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
+
+    vision: str | None = None
+    """A vision tower to put before the decoder: a hub id, a folder, or a built-in one such as
+    builtin/tiny-vit. `model` is then a language model."""
+
+    projector: AnyProjector = "mlp_downsample"
+    """What stands between `vision` and the decoder."""
+
+    tiles: Annotated[int, Field(ge=1)] = 1
+    """Tiles that an image is cut into at most, each as large as `vision` takes; a thumbnail comes
+    on top. 1: the whole image is resized to one. Only beside `vision`."""
 
     seed: Annotated[int, Field(ge=0)] = 0
     """Seeds every random start."""
@@ -69,7 +75,7 @@ class Recipe(Strict):
     """Globs, as in `train`, that win over it."""
 
     stages: dict[str, Stage] = {}
-    """Stages of training in order, each with a `train` of its own."""
+    """Stages of training in order; `surgery train` runs them."""
 
     _sources: SourceMap = PrivateAttr(default_factory=SourceMap)
 

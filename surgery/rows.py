@@ -15,6 +15,8 @@ from surgery.switch import MULTIMODAL, TEXT, PathName, use_path
 
 _NOT_BY_ROW: Final = ("cache_position", "past_key_values", "num_items_in_batch", "logits_to_keep")
 
+_NOT_JOINED_BY_ROW: Final = ("loss", "past_key_values", "image_hidden_states")
+
 
 class PathCaches(dict[PathName, Any]):
     """The caches of a batch of both paths, as `past_key_values` of its output.
@@ -46,7 +48,8 @@ def forward_rows(
         kwargs: arguments of the model; tensors with the batch first are split.
 
     Returns:
-        The model's own output type. The loss is the mean over all labels, as if not split.
+        The model's own output type. The loss is the mean over all labels, as if not split; hidden
+        states of images, which belong to no row, are left out.
 
     Raises:
         SurgeryError: A407, if `paths` doesn't fit the batch.
@@ -57,9 +60,9 @@ def forward_rows(
     groups = list(_groups(model, paths, _rows(kwargs, paths)))
     caches = kwargs.get("past_key_values")
     _refuse_other_rows(caches, paths)
-    outputs = []
+    outputs, owners = [], tile_owners(model, kwargs)
     for path, rows in groups:
-        arguments = _take(kwargs, rows, len(paths))
+        arguments = _take(kwargs, rows, len(paths), owners)
         if caches is not None:
             arguments["past_key_values"] = caches[path]
         with use_path(model._switch, path):
@@ -83,10 +86,10 @@ def generate_rows(
         if kwargs.get(word):
             raise SurgeryError(_not_with_paths(word))
     groups = list(_groups(model, paths, _rows(kwargs, paths)))
-    outputs = []
+    outputs, owners = [], tile_owners(model, kwargs)
     for path, rows in groups:
         with use_path(model._switch, path):
-            outputs.append(model.generate(**_take(kwargs, rows, len(paths))))
+            outputs.append(model.generate(**_take(kwargs, rows, len(paths), owners)))
     length = max(output.shape[1] for output in outputs)
     fill = _padding_token(model, kwargs)
     padded = [torch.nn.functional.pad(o, (0, length - o.shape[1]), value=fill) for o in outputs]
@@ -119,12 +122,45 @@ def _groups(
         yield path, torch.tensor([i for i in range(rows) if paths[i] == path])
 
 
-def _take(kwargs: dict[str, Any], rows: torch.Tensor, count: int) -> dict[str, Any]:
+def tile_owners(model: Any, kwargs: Mapping[str, Any]) -> torch.Tensor | None:
+    """The row to which each tile of `pixel_values` belongs, in the order of the rows' image tokens.
+
+    A row may have several tiles, or none. All tiles have as many tokens.
+
+    Args:
+        model: its config says which token stands for an image.
+        kwargs: of the call.
+
+    Returns:
+        (tiles,), int64; None without `pixel_values` that hold one tile each, or without ids.
+
+    Raises:
+        SurgeryError: A407, where tokens and tiles don't fit.
+    """
+    pixels, ids = kwargs.get("pixel_values"), kwargs.get("input_ids", kwargs.get("inputs"))
+    token = getattr(model.get_base_model().config, "image_token_id", None)
+    if pixels is None or ids is None or token is None or pixels.dim() != 4:
+        return None
+    tokens = (ids == token).sum(dim=1).cpu()
+    each, rest = divmod(int(tokens.sum()), len(pixels))
+    if rest or not each or (tokens % each).any():
+        raise SurgeryError(_not_with_paths("images of unequal numbers of tokens"))
+    return torch.arange(len(ids)).repeat_interleave(tokens // each)
+
+
+def _take(
+    kwargs: dict[str, Any], rows: torch.Tensor, count: int, owners: torch.Tensor | None
+) -> dict[str, Any]:
     def part(name: str, value: Any) -> Any:
+        if name == "pixel_values" and owners is not None:
+            return value[torch.isin(owners, rows).to(value.device)]
         by_row = isinstance(value, torch.Tensor) and value.dim() > 0 and value.shape[0] == count
         return value[rows.to(value.device)] if by_row and name not in _NOT_BY_ROW else value
 
-    return {name: part(name, value) for name, value in kwargs.items()}
+    taken = {name: part(name, value) for name, value in kwargs.items()}
+    if owners is not None and not len(taken["pixel_values"]):
+        del taken["pixel_values"]
+    return taken
 
 
 def _refuse_other_rows(caches: Any, paths: Sequence[PathName]) -> None:
@@ -144,7 +180,7 @@ def _join(
     joined = {
         name: _join_field(name, rows, [output[name] for output in outputs])
         for name in outputs[0]
-        if name not in ("loss", "past_key_values")
+        if name not in _NOT_JOINED_BY_ROW
     }
     if "loss" in outputs[0]:
         joined["loss"] = _join_loss(rows, [output.loss for output in outputs], kwargs)

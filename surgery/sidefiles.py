@@ -11,11 +11,12 @@ from typing import Any, Final
 import yaml
 
 from surgery.card import model_card
-from surgery.depth_files import depth_config, depth_index, depth_shards
+from surgery.depth_files import depth_config, depth_shards
 from surgery.document import plan_document, to_json
 from surgery.edit import PEFT_PREFIX, AddedTensor, AddLora
 from surgery.identity import identify
 from surgery.plan import Plan
+from surgery.shards import shard_index
 from surgery.splice import Spec, file_size
 
 ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
@@ -68,7 +69,7 @@ def adapter_config(plan: Plan) -> dict[str, Any]:
         "rank_pattern": _differing(loras, "rank", rank),
         "alpha_pattern": _differing(loras, "alpha", alpha),
         "target_modules": [edit.path for edit in loras] or _NO_TARGET,
-        "modules_to_save": [edit.path for edit in plan.swaps()] or None,
+        "modules_to_save": [e.path for e in (*plan.swaps(), *plan.part_swaps())] or None,
         "fan_in_fan_out": _all_transposed(plan),
     }
     return {**config, **(dict(loras[0].options) if loras else {})}
@@ -85,20 +86,29 @@ def base_files(plan: Plan) -> list[Path]:
 def depth_files(plan: Plan) -> dict[str, bytes]:
     """The files beside the weights that a new depth writes anew, by name."""
     assert plan.files is not None
-    index = depth_index(depth_shards(plan)) if plan.files.has_weights else {}
+    index = shard_index(depth_shards(plan)) if plan.files.has_weights else {}
     return {"config.json": depth_config(plan), **index}
 
 
 def weight_bytes(plan: Plan) -> int:
-    """Bytes of the weight files, headers included."""
-    added = 0 if plan.is_plain else file_size(adapter_specs(plan))
+    """Bytes of the weight files, headers included; of an assembled model's too."""
+    written = 0 if plan.is_plain else file_size(adapter_specs(plan))
+    if plan.recipe.vision:
+        written += _base_bytes(plan)
     if not plan.in_place:
-        return added
+        return written
     if plan.changes_depth and plan.files and plan.files.has_weights:
-        return sum(shard.size for shard in depth_shards(plan))
+        return written + sum(shard.size for shard in depth_shards(plan))
+    return written + _base_bytes(plan)
+
+
+def _base_bytes(plan: Plan) -> int:
+    """Bytes of the base's own weight files, as they are or as they will be."""
+    if plan.assembly:
+        return plan.assembly.size
     if plan.files and plan.files.has_weights:
-        return added + sum(file.stat().st_size for file in plan.files.checkpoint().files)
-    return added + file_size((t.name, t.dtype, t.shape) for t in plan.result.tensors())
+        return sum(file.stat().st_size for file in plan.files.checkpoint().files)
+    return file_size((t.name, t.dtype, t.shape) for t in plan.result.tensors())
 
 
 def saved_plan(plan: Plan) -> str:
@@ -137,11 +147,19 @@ def side_files(plan: Plan, fingerprint: dict[str, Any] | None) -> Mapping[str, b
 
 
 def _taken_along(plan: Plan) -> int:
-    """Bytes beside the weights that a plain checkpoint takes from the base, or has anew."""
-    if not plan.in_place or plan.files is None:
+    """Bytes beside the weights that a plain checkpoint takes from the base, or has anew.
+
+    An assembled model's tokenizer and processor are counted once they are written.
+    """
+    if plan.files is None:
         return 0
+    taken = 0
+    if plan.recipe.vision and plan.files.has_weights:
+        taken += sum(f.stat().st_size for f in plan.files.folder.iterdir()) - _base_bytes(plan)
+    if not plan.in_place:
+        return taken
     anew = sum(map(len, depth_files(plan).values())) if plan.changes_depth else 0
-    return anew + sum(file.stat().st_size for file in base_files(plan))
+    return taken + anew + sum(file.stat().st_size for file in base_files(plan))
 
 
 def _recipe_yaml(plan: Plan) -> str:

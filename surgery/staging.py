@@ -16,8 +16,8 @@ from typing import Final
 
 from surgery.diagnostic import Diagnostic, SurgeryError
 
-SIGNATURE: Final = "plan.json"
-"""The file by which a folder is known as one that `surgery` wrote."""
+SIGNATURES: Final = ("plan.json", "assembly.json")
+"""The files by any of which a folder is known as one that `surgery` wrote."""
 
 
 @contextmanager
@@ -69,12 +69,12 @@ def staged_folder(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
     Raises:
         SurgeryError: A301 where `out` is a file or holds files, A305 where `overwrite` would remove
-            a folder without `plan.json`, and those of `io_errors`.
+            a folder without any of `SIGNATURES`, and those of `io_errors`.
     """
     out = Path(os.path.realpath(out))
     with io_errors(out):
         _tidy(out)
-        _refuse_occupied(out, overwrite)
+        refuse_occupied(out, overwrite)
         out.parent.mkdir(parents=True, exist_ok=True)
         staging = _sibling(out, "partial")
         staging.mkdir()
@@ -91,7 +91,8 @@ def _sibling(out: Path, role: str) -> Path:
     return out.with_name(f".{out.name}.{role}-{os.getpid()}-{secrets.token_hex(4)}")
 
 
-def _refuse_occupied(out: Path, overwrite: bool) -> None:
+def refuse_occupied(out: Path, overwrite: bool) -> None:
+    """Refuse a folder that may not be made: A301 and A305, as `staged_folder` does."""
     if not os.path.lexists(out):
         return
     if not out.is_dir():
@@ -102,12 +103,12 @@ def _refuse_occupied(out: Path, overwrite: bool) -> None:
     if not overwrite:
         what, fix = f"`{out}` exists and is not empty", "choose another `--out`, or `--overwrite`"
         raise SurgeryError(Diagnostic("A301", what, fix=fix))
-    if not (out / SIGNATURE).is_file():
+    if not any((out / name).is_file() for name in SIGNATURES):
         raise SurgeryError(
             Diagnostic(
                 "A305",
                 f"`{out}` is not a folder that surgery wrote, and is not overwritten",
-                why=f"it holds no {SIGNATURE}",
+                why=f"it holds no {' and no '.join(SIGNATURES)}",
                 fix="choose another `--out`, or remove the folder yourself",
             )
         )

@@ -16,6 +16,8 @@ def _deeds(plan: Plan) -> str:
     deeds = []
     if plan.swaps():
         deeds.append(f"{len(plan.swaps())} blocks copied")
+    if plan.part_swaps():
+        deeds.append(" and ".join(edit.operation for edit in plan.part_swaps()) + " copied")
     if plan.experts():
         deeds.append(f"{len(plan.experts())} blocks with experts")
     if plan.learners():

@@ -42,6 +42,8 @@ def _table(plan: Plan) -> Table:
     for row, run in groupby(enumerate(rows), key=lambda entry: entry[1]):
         positions = [position for position, _ in run]
         table.add_row(*_cells(row, positions))
+    for edit in plan.part_swaps():
+        table.add_row(*_cells(("~", f"{edit.path} copied", edit.operation, edit.parameters), []))
     if plan.in_place:
         outside = len(plan.trains.base) - _in_blocks(plan)
         table.add_row(*_cells(("~", f"{outside} tensors outside the blocks train", "", 0), []))

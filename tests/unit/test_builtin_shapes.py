@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 BUILTIN = Path(__file__).parents[2] / "surgery" / "builtin"
 PARAMETERS = {
@@ -46,6 +46,18 @@ def test_shape_says_where_it_comes_from(name: str) -> None:
     assert "auto_map" not in config
 
 
+def test_the_vision_tower_has_its_parameters_and_its_pooling_head() -> None:
+    """The count of arXiv 2503.06019's tables; `card.json` repeats it."""
+    folder = BUILTIN / "siglip-so400m-patch14-384"
+    with torch.device("meta"):
+        model = AutoModel.from_config(AutoConfig.from_pretrained(folder))
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    assert sum(sizes.values()) == json.loads((folder / "card.json").read_text())["parameters"]
+    assert sum(sizes.values()) == 428_225_600
+    head = sum(size for name, size in sizes.items() if name.startswith("head."))
+    assert head == 428_225_600 - 412_987_248
+
+
 def test_every_shape_is_listed_here() -> None:
     """A folder under `builtin/` that has a config and no weights is in the table above."""
     shapes = {
@@ -53,4 +65,4 @@ def test_every_shape_is_listed_here() -> None:
         for path in BUILTIN.glob("*/config.json")
         if not (path.parent / "model.safetensors").exists()
     }
-    assert shapes == set(PARAMETERS)
+    assert shapes == {*PARAMETERS, "siglip-so400m-patch14-384"}

@@ -209,7 +209,7 @@ def test_bytes_of_the_plan_are_those_on_disk(tmp_path: Path) -> None:
 
 def test_shards_have_an_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, folder = saved(tmp_path, "llama")
-    monkeypatch.setattr("surgery.depth_files.SHARD_BYTES", 60_000)
+    monkeypatch.setattr("surgery.shards.SHARD_BYTES", 60_000)
     plan = planned(folder, insert(blocks="all"))
     write_adapter(plan, tmp_path / "out")
     assert len(list((tmp_path / "out").glob("model-*.safetensors"))) > 2

@@ -1,0 +1,39 @@
+"""`surgery assemble`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from surgery.commands._arguments import Overrides, Recipe, Revision, with_revision
+
+EPILOG = (
+    "Example: surgery assemble sighted model=Qwen/Qwen2.5-3B "
+    "vision=google/siglip-so400m-patch14-384 tiles=16 --out my-model"
+)
+
+
+def command(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The folder to make; assembled/RECIPE unless given.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a folder that surgery wrote before.")
+    ] = False,
+    revision: Revision = None,
+) -> None:
+    """Make a vision-language model of a decoder, a vision tower and a projector, disk to disk."""
+    from surgery.assembly import prepare
+    from surgery.compose import load_recipe
+    from surgery.reporters.assembly_table import print_assembled, print_assembly
+    from surgery.reporters.progress import byte_progress
+
+    composed = load_recipe(recipe, with_revision(overrides, revision))
+    assembly = prepare(composed)
+    folder = out or Path("assembled") / composed.name
+    print_assembly(assembly)
+    with byte_progress(f"writing {folder}", assembly.size) as progress:
+        assembly.write_folder(folder, overwrite=overwrite, progress=progress)
+    print_assembled(folder)

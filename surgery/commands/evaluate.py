@@ -1,0 +1,54 @@
+"""`surgery evaluate`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from surgery.commands._arguments import Adapter, Base, Format, RemoteCode
+
+EPILOG = "Example: surgery evaluate my-adapter --text heldout.jsonl --questions test.jsonl"
+
+
+def command(
+    adapter: Adapter,
+    text: Annotated[
+        Path | None, typer.Option(help="Held-out text; what the base brings along unless given.")
+    ] = None,
+    questions: Annotated[
+        Path | None, typer.Option(help="Conversations whose answers are compared.")
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="The folder that their image paths are relative to.")
+    ] = None,
+    reference: Annotated[
+        Path | None, typer.Option(help="The JSON of another adapter, for the retention.")
+    ] = None,
+    length: Annotated[int, typer.Option(help="Tokens of a block of text.", min=2)] = 512,
+    new_tokens: Annotated[int, typer.Option(help="Tokens of an answer, at most.", min=1)] = 32,
+    base: Base = None,
+    output_format: Format = "human",
+    trust_remote_code: RemoteCode = False,
+) -> None:
+    """Measure perplexity on both paths against the base, and answers against what is written."""
+    from surgery.document import to_json
+    from surgery.evaluate import evaluate_adapter
+    from surgery.quiet import quiet
+    from surgery.reporters.evaluation_table import print_evaluation
+
+    with quiet():
+        evaluation = evaluate_adapter(
+            adapter,
+            text=text,
+            questions=questions,
+            images=images,
+            reference=reference,
+            length=length,
+            new_tokens=new_tokens,
+            base=base,
+            trust_remote_code=trust_remote_code,
+        )
+    if output_format == "json":
+        typer.echo(to_json(evaluation.document()), nl=False)
+    else:
+        print_evaluation(evaluation)

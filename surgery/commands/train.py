@@ -1,0 +1,58 @@
+"""`surgery train`."""
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from surgery.commands._arguments import Overrides, RemoteCode, Revision, with_revision
+
+EPILOG = (
+    "Example: surgery train genieblue_skip data=conversations.jsonl steps=1000 --out my-adapter"
+)
+
+
+def command(
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE|DIR", help="A recipe, or an adapter to train on.")
+    ],
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The folder to make; trained/RECIPE unless given.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where a training for this folder ended.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Begin anew, and replace what surgery wrote.")
+    ] = False,
+    revision: Revision = None,
+    trust_remote_code: RemoteCode = False,
+) -> None:
+    """Train the stages of a recipe, and save the adapter; a key of a stage means every stage."""
+    from surgery.compose import load_recipe
+    from surgery.processes import this_process
+    from surgery.quiet import quiet
+    from surgery.reporters.training_table import print_trained, training_progress
+    from surgery.shorthand import stage_words
+    from surgery.train import train_adapter, train_recipe
+
+    given = Path(recipe)
+    is_adapter = (given / "plan.json").is_file()
+    source = given / "recipe.yaml" if is_adapter else recipe
+    words = with_revision(overrides, revision)
+    composed = load_recipe(source, stage_words(source, words))
+    folder = out or Path("trained") / (given.name if is_adapter else composed.name)
+    train = partial(train_adapter, given) if is_adapter else train_recipe
+    with quiet(), training_progress() as tell:
+        results = train(
+            composed,
+            folder,
+            resume=resume,
+            overwrite=overwrite,
+            trust_remote_code=trust_remote_code,
+            tell=tell,
+        )
+    if this_process().is_main_process:
+        print_trained(results, folder)

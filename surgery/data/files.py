@@ -1,0 +1,143 @@
+"""A data file as its records: JSON, JSONL or plain text, read by line and not held in memory.
+
+A JSON file, which is one array, is held; of a JSONL file only where its lines begin is, so that a
+file of millions of records costs 16 bytes for each.
+"""
+
+import json
+import re
+from array import array
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from surgery.data.record import Place, Record, read_record
+from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.stage import Source
+
+_BETWEEN: Final = re.compile(r"[\s,]*")
+
+
+class DataFile(Sequence[Record]):
+    """The usable records of one file.
+
+    Args:
+        source: the file, and where its images are.
+        bad_records: whether a bad record is an error or left out.
+
+    Raises:
+        SurgeryError: D101 if the file can't be read, D109 if no record of it is usable; for
+            `error` all that is wrong with its records, at most `_TOLD` of them.
+    """
+
+    _TOLD: Final = 5
+
+    def __init__(self, source: Source, bad_records: Literal["error", "skip"] = "error") -> None:
+        self.file = Path(source.file).expanduser()
+        self.images = Path(source.images or self.file.parent).expanduser()
+        self.bad: list[Diagnostic] = []
+        """What is wrong with the records that were left out."""
+        self.sees = False
+        """Whether any record has images."""
+        self.has_text = False
+        """Whether any record is a text."""
+        self._places = array("q")
+        self._held: list[Any] = []
+        self._read_all(bad_records)
+
+    def __len__(self) -> int:
+        return len(self._places) // 2
+
+    def __getitem__(self, index: Any) -> Any:
+        line, at = self._places[2 * index], self._places[2 * index + 1]
+        if self._held:
+            content = self._held[at]
+        else:
+            with self.file.open("rb") as stream:
+                stream.seek(at)
+                content = json.loads(stream.readline())
+        return read_record(content, Place(self.file, line), self.images)
+
+    def _read_all(self, bad_records: str) -> None:
+        for line, at, content in self._contents():
+            try:
+                record = read_record(content, Place(self.file, line), self.images)
+            except SurgeryError as error:
+                self.bad += error.diagnostics
+                if bad_records == "error" and len(self.bad) >= self._TOLD:
+                    break
+                continue
+            self.sees |= bool(record.images)
+            self.has_text |= bool(record.text)
+            self._places.extend((line, at))
+        if self.bad and bad_records == "error":
+            raise SurgeryError(self.bad)
+        if not self._places:
+            raise SurgeryError(_no_usable_row(self.file, self.bad))
+
+    def _contents(self) -> Iterator[tuple[int, int, Any]]:
+        """The line, where to find it again, and the JSON value of each record."""
+        try:
+            with self.file.open("rb") as stream:
+                first = stream.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
+            if first == b"[":
+                yield from self._of_array()
+            elif self.file.suffix in (".json", ".jsonl") or first == b"{":
+                yield from self._of_lines()
+            else:
+                self._held = [{"text": self.file.read_text(encoding="utf-8")}]
+                yield 1, 0, self._held[0]
+        except (OSError, UnicodeDecodeError) as error:
+            raise SurgeryError(_unreadable(self.file, str(error))) from error
+
+    def _of_lines(self) -> Iterator[tuple[int, int, Any]]:
+        at = 0
+        with self.file.open("rb") as stream:
+            for line, text in enumerate(stream, start=1):
+                if text.strip():
+                    yield line, at, self._parsed(text, line)
+                at += len(text)
+
+    def _of_array(self) -> Iterator[tuple[int, int, Any]]:
+        text = self.file.read_text(encoding="utf-8-sig")
+        decoder, line, at = json.JSONDecoder(), 1, text.index("[") + 1
+        done = 0
+        while True:
+            at = _BETWEEN.match(text, at).end()  # type: ignore[union-attr]
+            line += text.count("\n", done, at)
+            done = at
+            if text[at : at + 1] == "]":
+                return
+            try:
+                content, at = decoder.raw_decode(text, at)
+            except ValueError as error:
+                raise SurgeryError(_unreadable(self.file, f"line {line}: {error}")) from error
+            self._held.append(content)
+            yield line, len(self._held) - 1, content
+
+    def _parsed(self, text: bytes, line: int) -> Any:
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            # a string is of no known form, so that the record is bad and not the file
+            return f"line {line} is not JSON: {error}"
+
+
+def _unreadable(file: Path, why: str) -> Diagnostic:
+    return Diagnostic(
+        code="D101",
+        what=f"the data file `{file}` can't be read",
+        why=why,
+        fix="name a file of JSON, JSONL or plain text in UTF-8",
+        key="data",
+    )
+
+
+def _no_usable_row(file: Path, bad: Sequence[Diagnostic]) -> Diagnostic:
+    return Diagnostic(
+        code="D109",
+        what=f"`{file}` has no usable record",
+        why=f"{len(bad)} were left out, the first because: {bad[0].what}" if bad else "it is empty",
+        fix="mend the records, or name another file",
+        key="data",
+    )

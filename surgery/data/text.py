@@ -1,0 +1,20 @@
+"""Language without questions: `{"text": …}`, all of which is learned."""
+
+from pathlib import Path
+from typing import Any
+
+from surgery.data.record import Place, Record, RecordForm, bad_form
+
+
+class TextForm(RecordForm):
+    """Text under `text`."""
+
+    def matches(self, content: dict[str, Any]) -> bool:
+        """See `RecordForm.matches`."""
+        return "text" in content
+
+    def read(self, content: dict[str, Any], place: Place, images: Path) -> Record:
+        """See `RecordForm.read`."""
+        if not isinstance(content["text"], str) or not content["text"].strip():
+            bad_form(place, "`text` is empty or not text")
+        return Record(place, text=content["text"])

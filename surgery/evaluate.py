@@ -1,0 +1,278 @@
+"""What training did to an adapter's language and answers: perplexity on both paths, and accuracy.
+
+The shared path is the multimodal one with no image in sight, the paper's shared base; the text path
+is its non-shared base. Both are compared with the untouched base, which is loaded by itself.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from surgery.adapter import load_adapter, load_base, read_plan
+from surgery.data.collate import Collator
+from surgery.data.encode import IGNORED, Encoder, Row, load_processor
+from surgery.data.files import DataFile
+from surgery.data.record import IMAGE, Place, Record, Turn
+from surgery.data.rows import Rows
+from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.header import read_errors
+from surgery.paths import text_path
+from surgery.plan import Plan
+from surgery.stage import Source
+
+BASE: Final = "base"
+SHARED: Final = "shared"
+NON_SHARED: Final = "text"
+HELD_OUT: Final = "heldout.jsonl"
+"""Text that a base may bring along, which none of its training saw."""
+
+_BATCH: Final = 16
+_SPACE: Final = re.compile(r"\s+")
+Question = tuple[Sequence[Turn], Sequence[Path], Place]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The figures of one adapter.
+
+    Args:
+        adapter: its folder.
+        model: its base.
+        recipe: its recipe's name.
+        perplexity: of held-out text, by `base`, `shared` and `text`; without `text` where the
+            base trains in place.
+        tokens: that the perplexity is of.
+        accuracy: share of right answers, 0 to 1, by the same words; `shared` for all questions,
+            the others for questions without images.
+        answers: how many were asked for.
+        references: perplexities and accuracies to compare with, named `perplexity.shared` and so
+            on.
+    """
+
+    adapter: str
+    model: str
+    recipe: str
+    perplexity: Mapping[str, float]
+    tokens: int
+    accuracy: Mapping[str, float]
+    answers: int
+    references: Mapping[str, float]
+
+    def figures(self) -> dict[str, float]:
+        """Every figure by its full name."""
+        named = {"perplexity": self.perplexity, "accuracy": self.accuracy}
+        return {f"{kind}.{path}": x for kind, by in named.items() for path, x in by.items()}
+
+    def retention(self) -> dict[str, float]:
+        """Percent of each figure that is left: of the reference's, or of the base's without one.
+
+        For a perplexity, the inverse: half as good is 50 percent, too.
+        """
+        figures = self.figures()
+        base = {name: figures.get(f"{name.partition('.')[0]}.{BASE}", 0.0) for name in figures}
+        pairs = {name: (x, self.references.get(name, base[name])) for name, x in figures.items()}
+        return {
+            name: 100 * (reference / x if name.startswith("perplexity") else x / reference)
+            for name, (x, reference) in pairs.items()
+            if x and reference and not name.endswith(f".{BASE}")
+        }
+
+    def document(self) -> dict[str, Any]:
+        """The evaluation as plain data."""
+        return {
+            "adapter": self.adapter,
+            "model": self.model,
+            "recipe": self.recipe,
+            "perplexity": dict(self.perplexity),
+            "tokens": self.tokens,
+            "accuracy": dict(self.accuracy),
+            "answers": self.answers,
+            "references": dict(self.references),
+            "retention": self.retention(),
+        }
+
+
+def evaluate_adapter(
+    folder: Path,
+    *,
+    text: Path | None = None,
+    questions: Path | None = None,
+    images: Path | None = None,
+    reference: Path | None = None,
+    length: int = 512,
+    new_tokens: int = 32,
+    base: str | None = None,
+    trust_remote_code: bool = False,
+) -> Evaluation:
+    """Measure an adapter and its base.
+
+    Args:
+        folder: what `surgery train`, `apply` or `save_adapter` wrote.
+        text: held-out text in a form of `surgery train`; what the base brings along unless given.
+        questions: conversations whose answers are compared.
+        images: the folder that their image paths are relative to.
+        reference: what `surgery evaluate --format json` said of another adapter.
+        length: tokens of a block of text; blocks don't overlap.
+        new_tokens: of an answer, at most.
+        base: another place of the base than the plan names.
+        trust_remote_code: whether the base may run code of its own.
+
+    Raises:
+        SurgeryError: T113 with nothing to measure; D for the files, A401 and A402 for the folder.
+    """
+    plan, _ = read_plan(folder, base, trust_remote_code=trust_remote_code)
+    assert plan.files is not None
+    processor = load_processor(plan.files.folder, trust_remote_code=trust_remote_code)
+    encoder = Encoder(processor, length)
+    rows = _text_rows(plan.files.folder, text, encoder)
+    asked = _records(questions, images)
+    if not rows and not asked:
+        raise SurgeryError(_nothing_to_measure(folder))
+    meter = _Meter(plan, encoder, rows, asked, new_tokens)
+    model = load_base(str(plan.files.folder), trust_remote_code=trust_remote_code)
+    perplexity, accuracy = meter.measure(model, BASE)
+    del model
+    model = load_adapter(folder, base=base, trust_remote_code=trust_remote_code)
+    for path in (SHARED, NON_SHARED) if plan.has_text_path else (SHARED,):
+        measured = meter.measure(model, path)
+        perplexity |= measured[0]
+        accuracy |= measured[1]
+    tokens = sum(int((row.labels != IGNORED).sum()) for row in rows)
+    answers = sum(1 for record in asked for _ in asked_of(record))
+    known = _references(reference)
+    names = str(folder), plan.anatomy.source, plan.recipe.name
+    return Evaluation(*names, perplexity, tokens, accuracy, answers, known)
+
+
+@dataclass(frozen=True)
+class _Meter:
+    """What is measured."""
+
+    plan: Plan
+    encoder: Encoder
+    rows: Sequence[Row]
+    asked: Sequence[Record]
+    new_tokens: int
+
+    def measure(self, model: Any, path: str) -> tuple[dict[str, float], dict[str, float]]:
+        """Perplexity and accuracy of a model on a path, each under the path's name, if any."""
+        model = model.to(torch.accelerator.current_accelerator() or "cpu").eval()
+        is_routed = self.plan.is_routed and path != BASE
+        asked = [record for record in self.asked if path == SHARED or not record.images]
+        with text_path(model) if path == NON_SHARED else nullcontext():
+            losses = (
+                {path: perplexity(model, self.rows, self.encoder, is_routed)} if self.rows else {}
+            )
+            right = accuracy(model, asked, self.encoder, self.new_tokens, is_routed)
+        return losses, {} if right is None else {path: right}
+
+
+@torch.no_grad()
+def perplexity(model: Any, rows: Sequence[Row], encoder: Encoder, is_routed: bool = False) -> float:
+    """The perplexity of rows: exp of the mean negative log likelihood of their labels.
+
+    Args:
+        model: on the path that is measured.
+        rows: encoded.
+        encoder: of the model.
+        is_routed: whether it must be told of image tokens.
+    """
+    collate = Collator(encoder.pad, image_token=encoder.image_token, is_routed=is_routed)
+    total, count = 0.0, 0
+    for first in range(0, len(rows), _BATCH):
+        batch = collate([[row] for row in rows[first : first + _BATCH]])
+        batch = {name: value.to(model.device) for name, value in batch.items()}
+        labels = batch.pop("labels")[:, 1:]
+        logits = model(**batch, use_cache=False).logits[:, :-1].float()
+        loss = torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum"
+        )
+        total += float(loss)
+        count += int((labels != IGNORED).sum())
+    return float(torch.tensor(total / count, dtype=torch.float64).exp())
+
+
+@torch.no_grad()
+def accuracy(
+    model: Any,
+    records: Sequence[Record],
+    encoder: Encoder,
+    new_tokens: int = 32,
+    is_routed: bool = False,
+) -> float | None:
+    """The share of answers that are generated as written, after `normalised`; None without any.
+
+    Args:
+        model: on the path that is measured.
+        records: conversations; each answer is asked for with all that was said before it.
+        encoder: of the model.
+        new_tokens: of an answer, at most.
+        is_routed: whether the model must be told of image tokens.
+    """
+    pairs = [pair for record in records for pair in asked_of(record)]
+    right = 0
+    for first in range(0, len(pairs), _BATCH):
+        part = pairs[first : first + _BATCH]
+        inputs = encoder.questions([question for question, _ in part]).to(model.device)
+        if is_routed:
+            inputs["image_mask"] = inputs["input_ids"] == (encoder.image_token or IGNORED)
+        said = model.generate(
+            **inputs, do_sample=False, max_new_tokens=new_tokens, pad_token_id=encoder.pad
+        )
+        texts = encoder.tokenizer.batch_decode(
+            said[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
+        )
+        wanted = [answer for _, answer in part]
+        right += sum(normalised(t) == normalised(a) for t, a in zip(texts, wanted, strict=True))
+    return right / len(pairs) if pairs else None
+
+
+def asked_of(record: Record) -> Iterator[tuple[Question, str]]:
+    """Each answer of a conversation, and what it answers."""
+    for position, turn in enumerate(record.turns):
+        if turn.role == "assistant":
+            before = record.turns[:position]
+            shown = sum(t.text.count(IMAGE) for t in before)
+            yield (before, record.images[:shown], record.place), turn.text
+
+
+def normalised(answer: str) -> str:
+    """An answer without case, outer punctuation and spaces that differ."""
+    return _SPACE.sub(" ", answer).strip(" .,;:!?\"'").casefold()
+
+
+def _text_rows(home: Path, text: Path | None, encoder: Encoder) -> Sequence[Row]:
+    file = text or home / HELD_OUT
+    if text is None and not file.is_file():
+        return []
+    return list(Rows(DataFile(Source(file=str(file))), encoder))
+
+
+def _records(questions: Path | None, images: Path | None) -> list[Record]:
+    if questions is None:
+        return []
+    return list(DataFile(Source(file=str(questions), images=str(images or ""))))
+
+
+def _references(file: Path | None) -> dict[str, float]:
+    if file is None:
+        return {}
+    with read_errors(file):
+        document = json.loads(file.read_bytes())
+    kinds = ("perplexity", "accuracy")
+    return {f"{kind}.{path}": x for kind in kinds for path, x in document[kind].items()}
+
+
+def _nothing_to_measure(folder: Path) -> Diagnostic:
+    return Diagnostic(
+        code="T113",
+        what=f"there is nothing to measure `{folder}` on",
+        why=f"neither text nor questions are given, and the base brings no {HELD_OUT} along",
+        fix="surgery evaluate DIR --text heldout.txt --questions conversations.jsonl",
+    )

@@ -1,0 +1,1 @@
+"""Projectors: one file each, found by their word."""

@@ -1,0 +1,25 @@
+"""Model types whose code a checkpoint carries, and which this package has in `surgery/carried`.
+
+Here they are opened from the package and not from the checkpoint, so that they need no
+`trust_remote_code`.
+"""
+
+from importlib import import_module
+from pathlib import Path
+from typing import Final
+
+_FOLDER: Final = Path(__file__).parent / "carried"
+
+
+def remote_file(model_type: str) -> Path | None:
+    """The file of a model type, or None where there is none here."""
+    file = _FOLDER / f"{model_type}.py"
+    return file if model_type.isidentifier() and file.is_file() else None
+
+
+def register(model_type: str) -> bool:
+    """Let transformers know a model type of that folder; False where it isn't one."""
+    if remote_file(model_type) is None:
+        return False
+    import_module(f"surgery.carried.{model_type}")
+    return True

@@ -1,0 +1,26 @@
+"""An assembled model for a person: what it is made of, and what to do with it."""
+
+from pathlib import Path
+
+from surgery.assembly import Assembly
+from surgery.reporters.terminal import out
+from surgery.summary import human_bytes
+
+
+def print_assembly(assembly: Assembly) -> None:
+    """Say what a model is assembled of, and how large it will be."""
+    made, console = assembly.made_of, out()
+    console.print(f"[bold]{assembly.source}[/], {made['projector']}", soft_wrap=True)
+    console.print(
+        f"  {made['tokens_a_tile']} tokens a tile, {made['tiles']} tiles at most, "
+        f"`{made['image_token']}` (token {made['image_token_id']}) stands for an image",
+        soft_wrap=True,
+        markup=False,
+    )
+    console.print(f"  {human_bytes(assembly.size)} of weights", soft_wrap=True)
+
+
+def print_assembled(folder: Path) -> None:
+    """Say what was written and what to do with it."""
+    out().print(f"Wrote {folder}", soft_wrap=True)
+    out().print(f"  next: surgery apply genieblue_skip model={folder}", style="dim", soft_wrap=True)

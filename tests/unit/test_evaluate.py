@@ -1,0 +1,153 @@
+"""Evaluation: perplexity and accuracy against plain loops, on both paths, and what is left."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from seeing import colour_question, save_llava, tokenizer, write_images, write_lines
+from tiny import moved
+
+from surgery.adapter import load_adapter, load_base, save_adapter
+from surgery.apply import apply_plan
+from surgery.compose import load_recipe
+from surgery.data.record import Place, Record, Turn
+from surgery.diagnostic import SurgeryError
+from surgery.evaluate import Evaluation, asked_of, evaluate_adapter, normalised
+from surgery.plan import plan_recipe
+
+TEXTS = ("A list can be changed in place. " * 5, "The surgeon washed her hands.")
+LENGTH = 24
+
+
+@pytest.fixture(scope="module")
+def seer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_llava(tmp_path_factory.mktemp("seer") / "base")
+
+
+def adapter(base: Path, out: Path, *words: str, name: str = "genieblue_skip") -> Path:
+    plan = plan_recipe(load_recipe(name, [f"model={base}", *words]), weights=True)
+    save_adapter(plan, moved(apply_plan(plan, load_base(str(base)))), out)
+    return out
+
+
+@torch.no_grad()
+def plain_perplexity(model: Any) -> float:
+    """One block after the other, one token after the other."""
+    losses: list[float] = []
+    for text in TEXTS:
+        ids = [*tokenizer()(text)["input_ids"], tokenizer().eos_token_id]
+        for first in range(0, len(ids), LENGTH):
+            part = ids[first : first + LENGTH]
+            logits = model(input_ids=torch.tensor([part])).logits[0].log_softmax(-1)
+            losses += [-float(logits[i, part[i + 1]]) for i in range(len(part) - 1)]
+    return math.exp(sum(losses) / len(losses))
+
+
+@pytest.mark.parametrize("name", ["genieblue_skip", "cogvlm_skip"])
+def test_perplexity_on_both_paths(name: str, seer: Path, tmp_path: Path) -> None:
+    folder = adapter(seer, tmp_path / "a", name=name)
+    text = write_lines(tmp_path / "text.jsonl", [{"text": text} for text in TEXTS])
+    found = evaluate_adapter(folder, text=text, length=LENGTH)
+    base = plain_perplexity(load_base(str(seer)).eval())
+    shared = plain_perplexity(load_adapter(folder).eval())
+    assert found.perplexity["base"] == pytest.approx(base, rel=1e-4)
+    assert found.perplexity["shared"] == pytest.approx(shared, rel=1e-4)
+    assert found.perplexity["text"] == found.perplexity["base"]
+    assert found.retention()["perplexity.text"] == 100.0
+    assert found.retention()["perplexity.shared"] == pytest.approx(100 * base / shared, rel=1e-4)
+
+
+def test_base_that_trains_has_no_text_path(seer: Path, tmp_path: Path) -> None:
+    folder = adapter(seer, tmp_path / "a", name="full_finetune")
+    text = write_lines(tmp_path / "text.jsonl", [{"text": text} for text in TEXTS])
+    found = evaluate_adapter(folder, text=text, length=LENGTH)
+    assert list(found.perplexity) == ["base", "shared"]
+    base = plain_perplexity(load_base(str(seer)).eval())
+    assert found.perplexity["base"] == pytest.approx(base, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["genieblue_skip", "cogvlm_skip", "wings"])
+def test_answers_are_compared_with_what_is_generated(name: str, seer: Path, tmp_path: Path) -> None:
+    """The right answers are those that the model itself gives, but for one."""
+    names = [name.partition(".")[0] for name in write_images(tmp_path)]
+    words = ("rank=4",) if name == "wings" else ()
+    folder = adapter(seer, tmp_path / "a", *words, name=name)
+    said = answers_of(folder, names, tmp_path)
+    said[1] = "something else"
+    records = [colour_question(name) for name in names]
+    for record, answer in zip(records, said, strict=True):
+        record["conversations"][1]["value"] = answer.strip() or "nothing"
+    right = sum(bool(answer.strip()) for answer in said) - 1
+    questions = write_lines(tmp_path / "q.jsonl", records)
+    found = evaluate_adapter(folder, questions=questions, new_tokens=6)
+    assert found.accuracy == {"shared": pytest.approx(right / 3)}
+    assert found.answers == 3
+
+
+@torch.no_grad()
+def answers_of(folder: Path, names: list[str], images: Path) -> list[str]:
+    from PIL import Image
+    from seeing import processor
+
+    model: Any = load_adapter(folder).eval()
+    said = []
+    for name in names:
+        prompt = "<|bos|>User: <|image|>\nWhat colour is it?\nAssistant:"
+        image = Image.open(images / f"{name}.png")
+        inputs = processor()(
+            text=[prompt], images=[image], add_special_tokens=False, return_tensors="pt"
+        )
+        out = model.generate(**inputs, do_sample=False, max_new_tokens=6, pad_token_id=0)
+        said.append(
+            tokenizer().decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        )
+    return said
+
+
+def test_each_answer_is_asked_with_what_was_said_before() -> None:
+    words = ("user", "<image>a", "assistant", "b", "user", "<image>c", "assistant", "d")
+    turns = tuple(Turn(words[i], words[i + 1]) for i in range(0, 8, 2))  # type: ignore[arg-type]
+    images = (Path("1"), Path("2"))
+    asked = list(asked_of(Record(Place(Path("x"), 1), turns, images)))
+    assert [answer for _, answer in asked] == ["b", "d"]
+    assert [len(q[0]) for q, _ in asked] == [1, 3]
+    assert [q[1] for q, _ in asked] == [images[:1], images]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "same"),
+    [
+        (" Yes.", "yes", True),
+        ("3  knives", "3 knives!", True),
+        ("3", "4", False),
+        ("a b", "ab", False),
+    ],
+)
+def test_normalisation(first: str, second: str, same: bool) -> None:
+    assert (normalised(first) == normalised(second)) == same
+
+
+def test_retention_against_another_adapter(seer: Path, tmp_path: Path) -> None:
+    figures = {"base": 10.0, "shared": 20.0}, {"shared": 0.4, "base": 0.0}
+    known = {"perplexity.shared": 15.0, "accuracy.shared": 0.5}
+    found = Evaluation("a", "m", "r", figures[0], 5, figures[1], 3, known).retention()
+    assert found == {"perplexity.shared": pytest.approx(75), "accuracy.shared": pytest.approx(80)}
+    assert Evaluation("a", "m", "r", figures[0], 5, {}, 3, {}).retention() == {
+        "perplexity.shared": 50.0
+    }
+    text = write_lines(tmp_path / "text.jsonl", [{"text": text} for text in TEXTS])
+    folder = adapter(seer, tmp_path / "a")
+    first = evaluate_adapter(folder, text=text, length=LENGTH)
+    (tmp_path / "first.json").write_text(json.dumps(first.document()))
+    second = evaluate_adapter(folder, text=text, length=LENGTH, reference=tmp_path / "first.json")
+    assert second.retention()["perplexity.shared"] == 100.0
+
+
+def test_nothing_to_measure(seer: Path, tmp_path: Path) -> None:
+    folder = adapter(seer, tmp_path / "a")
+    with pytest.raises(SurgeryError) as caught:
+        evaluate_adapter(folder)
+    assert caught.value.diagnostics[0].code == "T113"
