@@ -16,7 +16,7 @@ from surgery.document import first_difference, recipe_of
 from surgery.edit import AddedTensor
 from surgery.header import read_errors, read_header
 from surgery.identity import identify, refuse_other_base, refuse_other_model
-from surgery.in_place import has_own_base, save_base, write_base
+from surgery.in_place import has_own_base, save_base, take_along, write_base
 from surgery.plan import Plan, make_plan, plan_recipe
 from surgery.read import not_on_disk, read_anatomy
 from surgery.sidefiles import (
@@ -96,6 +96,8 @@ def save_adapter(
         model.save_pretrained(folder, **options)
         if plan.in_place and not plan.is_plain:
             save_base(plan, model, base_home(plan, folder))
+        if plan.in_place and plan.files:
+            take_along(plan, base_home(plan, folder))
         _write_side_files(plan, fingerprint, folder)
 
 
