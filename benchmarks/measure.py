@@ -151,7 +151,8 @@ def write_results(folder: Path, result: Mapping[str, Any], text: str) -> None:
     command = f"python {Path(sys.argv[0]).resolve().relative_to(ROOT)}"
     when = datetime.now(UTC).isoformat(timespec="minutes")
     here = machine()
-    rounds = f"{result['rounds']} rounds; " if "rounds" in result else ""
+    count = result.get("rounds")
+    rounds = f"{count} round{'s' if count > 1 else ''}; " if count else ""
     about = {"command": command, "date": when, "commit": commit(), "machine": here}
     (folder / "results.json").write_text(json.dumps({**about, **result}, indent=1) + "\n")
     said = (

@@ -16,7 +16,14 @@ from surgery.document import first_difference, recipe_of
 from surgery.edit import AddedTensor
 from surgery.header import read_errors, read_header
 from surgery.identity import identify, refuse_other_base, refuse_other_model
-from surgery.in_place import copy_assembled, has_own_base, save_base, write_assembly, write_base
+from surgery.in_place import (
+    copy_assembled,
+    has_own_base,
+    save_base,
+    take_along,
+    write_assembly,
+    write_base,
+)
 from surgery.load import load_base
 from surgery.plan import ASSEMBLED_FOLDER, Plan, make_plan, plan_recipe
 from surgery.read import not_on_disk, read_anatomy
@@ -106,6 +113,8 @@ def save_adapter(
         model.save_pretrained(folder, **options)
         if plan.in_place and not plan.is_plain:
             save_base(plan, model, base_home(plan, folder))
+        if plan.in_place and plan.files:
+            take_along(plan, base_home(plan, folder))
         _write_side_files(plan, fingerprint, folder)
 
 
@@ -132,8 +141,9 @@ def read_plan(
         recipe, weights=True, trust_remote_code=trust_remote_code, assembled=assembled
     )
     assert plan.files is not None
-    found = identify(plan.files, plan.anatomy, checksum=_has_checksum(document))
-    refuse_other_base(document["model"]["fingerprint"] or {}, found, plan.anatomy.source)
+    recorded = document["model"]["fingerprint"] or {}
+    found = identify(plan.files, plan.anatomy, checksum=bool(recorded.get("checksum")))
+    refuse_other_base(recorded, found, plan.anatomy.source)
     return plan, document
 
 
@@ -218,10 +228,6 @@ def _document(folder: Path) -> dict[str, Any]:
         return {**document, "model": {**document["model"]}}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SurgeryError(_not_an_adapter(folder, error)) from error
-
-
-def _has_checksum(document: dict[str, Any]) -> bool:
-    return bool((document["model"]["fingerprint"] or {}).get("checksum"))
 
 
 def _new_tensors(plan: Plan) -> list[NewTensor]:

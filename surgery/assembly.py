@@ -150,7 +150,7 @@ def prepare(recipe: Recipe) -> Assembly:
         recipe: names `vision`; both models must have weights.
 
     Raises:
-        SurgeryError: as `assemble`; P232 where the recipe names no `vision`; M102 for a model
+        SurgeryError: as `assemble`; P223 where the recipe names no `vision`; M102 for a model
             without weights, M107 for one that isn't whole, M124 where no token can stand for an
             image.
     """
@@ -242,7 +242,7 @@ def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _blind(name: str) -> Diagnostic:
     return Diagnostic(
-        code="P232",
+        code="P223",
         what=f"`{name}` names no vision tower, so there is nothing to assemble",
         fix="add `vision=google/siglip-so400m-patch14-384`, a folder, or builtin/tiny-vit",
         key="model",

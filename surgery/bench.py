@@ -112,10 +112,13 @@ class Bench:
 
     @torch.no_grad()
     def shake(self, seed: int = 1) -> None:
-        """Change every parameter that may change at random, as training would, and then some."""
+        """Change every parameter that may change at random, as training would, and then some.
+
+        Buffers stay: constants that must fit one another, such as a linear attention's decays.
+        """
         generator = torch.Generator().manual_seed(seed)
         for _, tensor in sorted(self.changeable().items()):
-            if tensor.is_floating_point():
+            if isinstance(tensor, nn.Parameter) and tensor.is_floating_point():
                 noise = torch.randn(tensor.shape, generator=generator)
                 scale = 0.1 * tensor.abs().float().mean().item() + 0.02
                 tensor.add_((noise * scale).to(tensor))

@@ -1,8 +1,9 @@
 """What can't stand together in one plan, and would otherwise fail in silence."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
+from surgery.anatomy import Anatomy
 from surgery.diagnostic import Diagnostic
 from surgery.edit import AddExpert, AddLearner, AddLora, DropBlock, Edit, InsertBlock, SwapBlock
 
@@ -35,6 +36,31 @@ def conflicts(edits: Sequence[Edit], in_place: bool) -> list[Diagnostic]:
     elif in_place and any(not isinstance(edit, AddLearner) for edit in beside):
         found.append(_in_place_beside_edits())
     return found
+
+
+def packed_in_place(anatomy: Anatomy, trained: Iterable[frozenset[str]]) -> Iterator[Diagnostic]:
+    """What speaks against training quantised weights of the base.
+
+    Args:
+        anatomy: the model.
+        trained: names of the base's tensors that train, for each stage.
+    """
+    names = frozenset[str]().union(*trained) if anatomy.quantization else frozenset()
+    packed = (
+        f"{anatomy.block_path(index)}.{matrix.name}.weight"
+        for index in range(anatomy.count)
+        for matrix in anatomy.block(index).matrices
+    )
+    first = next((name for name in packed if name in names), None) if names else None
+    if first:
+        yield Diagnostic(
+            code="P206",
+            what=f"`train` names weights of {anatomy.source} that are quantised "
+            f"({anatomy.quantization}), {first} first",
+            why="packed integers have no gradients",
+            fix="name the unquantised checkpoint in `model=`, or use `lora` on the quantised one",
+            key="train",
+        )
 
 
 def _twice(edits: Sequence[Edit], kind: type[Edit], what: str, why: str) -> Iterator[Diagnostic]:

@@ -5,14 +5,14 @@ weights: windows of one short random vector, which take no memory at any width.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any, Final
 
 from surgery.anatomy import Anatomy
 from surgery.depth import Slot
 from surgery.diagnostic import Diagnostic, SurgeryError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _TOKENS: Final = 4
 _SCALE: Final = 0.05
@@ -67,7 +67,10 @@ def _first_of_each_kind(anatomy: Anatomy, slots: Sequence[Slot]) -> dict[int, li
     return found
 
 
-def _make_up_weights(model: nn.Module) -> None:
+def _make_up_weights(model: "nn.Module") -> None:
+    import torch
+    from torch import nn
+
     generator = torch.Generator().manual_seed(0)
     for module in model.modules():
         for name, parameter in module._parameters.items():
@@ -77,7 +80,10 @@ def _make_up_weights(model: nn.Module) -> None:
                 module._parameters[name] = nn.Parameter(weights, requires_grad=False)
 
 
-def _silence(block: nn.Module, zeros: Iterable[str]) -> None:
+def _silence(block: "nn.Module", zeros: Iterable[str]) -> None:
+    import torch
+    from torch import nn
+
     for name in zeros:
         path, _, last = name.rpartition(".")
         owner = block.get_submodule(path)
@@ -86,9 +92,10 @@ def _silence(block: nn.Module, zeros: Iterable[str]) -> None:
         owner._parameters[last] = nn.Parameter(zero, requires_grad=False)
 
 
-@torch.no_grad()
-def _run(model: nn.Module, blocks: Any, positions: Iterable[int]) -> list[int]:
+def _run(model: "nn.Module", blocks: Any, positions: Iterable[int]) -> list[int]:
     """The positions whose block's output is not its input."""
+    import torch
+
     changed: list[int] = []
     given: dict[int, torch.Tensor] = {}
     last = max(positions)
@@ -112,7 +119,8 @@ def _run(model: nn.Module, blocks: Any, positions: Iterable[int]) -> list[int]:
             lambda _, args, output, at=position: after(at, output)
         )
     try:
-        model(input_ids=torch.arange(1, _TOKENS + 1)[None], use_cache=False)
+        with torch.no_grad():
+            model(input_ids=torch.arange(1, _TOKENS + 1)[None], use_cache=False)
     except _Stop:
         return changed
     raise RuntimeError(f"its block {last} doesn't run")

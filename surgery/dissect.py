@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, Final
 from surgery.anatomy import Anatomy, BlockKind, Tensor
 from surgery.family import Family, read_family
 from surgery.locate import find_blocks, text_config
-from surgery.matrices import matrices_of, renamed_by_peft
+from surgery.matrices import Renamed, matrices_of
 from surgery.refusal import refusals_of
+from surgery.renamed import renamed_by_peft
 
 if TYPE_CHECKING:
     from torch import nn
@@ -47,8 +48,10 @@ def dissect(model: "nn.Module", source: str) -> Anatomy:
     family = _family(model)
     path, blocks = find_blocks(model, source, family.blocks)
     called = [name for name, field in family.called.items() if not getattr(config, field, False)]
-    renamed = renamed_by_peft(config.model_type)
-    kinds, sequence = _distinct(_kind(block, called, renamed) for block in blocks)
+    renamed, first = renamed_by_peft(model), f"{path}.0."
+    kinds, sequence = _distinct(
+        _kind(block, called, lambda name: renamed(f"{first}{name}")) for block in blocks
+    )
     tied = _tied(model)
     outside = tuple(
         t for t in tensors_of(model) if not t.name.startswith(f"{path}.") and t.name not in tied
@@ -105,7 +108,7 @@ def _dtype_name(dtype: object) -> str:
     return DTYPES.get(name, name.upper())
 
 
-def _kind(block: "nn.Module", called: Collection[str], renamed: Collection[str]) -> BlockKind:
+def _kind(block: "nn.Module", called: Collection[str], renamed: Renamed) -> BlockKind:
     return BlockKind(
         class_name=type(block).__name__,
         tensors=tuple(tensors_of(block)),

@@ -8,10 +8,13 @@ and the routing of its forward pass along.
 from collections.abc import Sequence
 from contextvars import copy_context
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.switch import SwitchedLayer, path_of, use_path
+
+_CACHES: Final = ("past_key_values", "cache_params")
+"""What decoders call their cache; Mamba's is the second."""
 
 
 def guard_calls(decoder: Any, layer: SwitchedLayer) -> None:
@@ -32,21 +35,30 @@ def guard_calls(decoder: Any, layer: SwitchedLayer) -> None:
 
 def _check_cache(layer: SwitchedLayer, decoder: Any, args: Any, kwargs: dict[str, Any]) -> None:
     """Refuse to go on with a cache that the other path has filled."""
-    cache = kwargs.get("past_key_values")
+    cache = next((kwargs[name] for name in _CACHES if kwargs.get(name) is not None), None)
     if cache is None:
         return
     if hasattr(cache, "paths"):
         raise SurgeryError(_cache_of_rows(cache.paths))
     path, used = path_of(layer), getattr(cache, "_surgery_path", None)
-    if used not in (None, path) and cache.get_seq_length() > 0:
+    if used not in (None, path) and _is_filled(cache):
         raise SurgeryError(_cache_of_other_path(str(used), path))
     cache._surgery_path = path
 
 
 def _mark_cache(layer: SwitchedLayer, decoder: Any, args: Any, output: Any) -> None:
-    cache = getattr(output, "past_key_values", None)
-    if cache is not None:
-        cache._surgery_path = path_of(layer)
+    caches = (getattr(output, name, None) for name in _CACHES)
+    for cache in caches:
+        if cache is not None:
+            cache._surgery_path = path_of(layer)
+
+
+def _is_filled(cache: Any) -> bool:
+    """Whether there is anything in a cache; one of state-space blocks alone doesn't say."""
+    try:
+        return bool(cache.get_seq_length() > 0)
+    except ValueError:
+        return True
 
 
 def _carry_path(layer: SwitchedLayer, decoder: Any, args: Any) -> None:

@@ -7,7 +7,7 @@ from surgery.checkpoint import Progress
 from surgery.depth_files import write_depth
 from surgery.diagnostic import Diagnostic
 from surgery.plan import Plan, plan_recipe
-from surgery.sidefiles import base_files, depth_files
+from surgery.sidefiles import REWRITTEN, base_files, depth_files
 from surgery.splice import copy_file
 
 
@@ -52,6 +52,13 @@ def save_base(plan: Plan, model: Any, folder: Path) -> None:
     base.save_pretrained(
         folder, state_dict={name: t for name, t in base.state_dict().items() if name in names}
     )
+
+
+def take_along(plan: Plan, folder: Path) -> None:
+    """Copy the tokenizer and what else is beside the base's weights to where a model was saved."""
+    for file in base_files(plan):
+        if file.name not in REWRITTEN and not (folder / file.name).exists():
+            copy_file(file, folder / file.name)
 
 
 def has_own_base(folder: Path) -> Diagnostic:

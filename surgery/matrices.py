@@ -7,7 +7,7 @@ transformers 5.23 (docs/decisions/0008-any-decoder.md).
 
 import inspect
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,6 +16,7 @@ from surgery.anatomy import Matrix
 if TYPE_CHECKING:
     from torch import nn
 
+Renamed = Callable[[str], str]
 _CLASSES: Final = {
     "mixer": re.compile(r"(Mixer|DeltaNet|DeltaAttention|LinearAttention|Conv|RecurrentBlock)$"),
     "mlp": re.compile(r"(MLP|Mlp|FFN|FeedForward|MoE|Moe|MoeBlock|Experts|Router|TopK\w*)$"),
@@ -44,23 +45,18 @@ _LAST: Final = {
     "attention": {"c_proj": "o", "dense": "o"},
     "mlp": {"c_proj": "down", "output.dense": "down", "intermediate.dense": "up"},
 }
+_BETWEEN: Final = re.compile(r"HyperConnection|HyperHead|ResidualGate|GatedResidual")
+"""Classes that mix residual streams: no part of attention or MLP, whatever their names."""
 _ROUTER: Final = re.compile(r"Router|TopK|Gating")
 _READ: Final = re.compile(
     r"self\.(\w+)\.(?:weight|bias)\b(?!\.(?:dtype|device|shape|ndim|is_)| is (?:not )?None)"
 )
-_OLD_EXPERTS: Final = {
-    "mixtral": ("gate", "w1", "w2", "w3"),
-    "qwen2_moe": ("gate", "gate_proj", "up_proj", "down_proj"),
-}
-"""Last names that PEFT takes for the packed experts of such types, wherever they stand (peft
-0.21.2, utils/transformers_weight_conversion.py)."""
-
 _LIBRARIES: Final = ("torch.", "bitsandbytes.", "transformers.integrations.", "peft.")
 _BUILDERS: Final = ("__init__", "_init_weights", "reset_parameters")
 
 
 def matrices_of(
-    block: "nn.Module", called: Collection[str] = (), renamed: Collection[str] = ()
+    block: "nn.Module", called: Collection[str] = (), renamed: Renamed = lambda name: ""
 ) -> Iterator[Matrix]:
     """Yield the matrices of a block in the order of its modules.
 
@@ -71,7 +67,7 @@ def matrices_of(
         block: on any device, the meta device included.
         called: last names of matrices that are called as modules, though code that doesn't run
             reads their weights.
-        renamed: last names that PEFT takes for those of packed experts; see `renamed_by_peft`.
+        renamed: from a module's name relative to the block to why PEFT takes it for another.
     """
     modules = dict(block.named_modules())
     for name, module in modules.items():
@@ -108,6 +104,8 @@ def _part(name: str, modules: "dict[str, nn.Module]") -> str:
     for piece in name.split("."):
         path = f"{path}.{piece}" if path else piece
         of_class = type(modules[path]).__name__ if path != name else ""
+        if _BETWEEN.search(of_class):
+            return ""
         found = _first(_CLASSES, of_class) or _first(_NAMES, piece.lower())
         if found:
             return found
@@ -134,7 +132,9 @@ def _in_router(name: str, modules: "dict[str, nn.Module]") -> bool:
     """Whether a module is a router, or inside one."""
     pieces = name.split(".")
     paths = [".".join(pieces[: end + 1]) for end in range(len(pieces))]
-    return any(_ROUTER.search(type(modules[path]).__name__) for path in paths)
+    if any(_ROUTER.search(type(modules[path]).__name__) for path in paths):
+        return True
+    return "gate" in pieces[:-1] and _part(name, modules) == "mlp"
 
 
 def _bare_router(name: str, module: Any) -> Iterator[Matrix]:
@@ -176,34 +176,20 @@ def _packed_experts(name: str, module: Any, part: str) -> Iterator[Matrix]:
         )
 
 
-def renamed_by_peft(model_type: str) -> tuple[str, ...]:
-    """Last names that PEFT takes for packed experts on a model type, as older adapters named them.
-
-    Args:
-        model_type: of the whole model, which is where PEFT looks.
-    """
-    from transformers import conversion_mapping
-
-    patterns = getattr(conversion_mapping, "_MODEL_TO_CONVERSION_PATTERN", {})
-    return _OLD_EXPERTS.get(patterns.get(model_type, ""), ())
-
-
 def _apart(
     name: str,
     modules: "dict[str, nn.Module]",
     called: Collection[str],
-    renamed: Collection[str],
+    renamed: Renamed,
 ) -> str:
     """Why PEFT's wrapper would be passed by, or would compute something else."""
     module, (above, _, own) = modules[name], name.rpartition(".")
-    owner = type(modules[above])
+    owner: Any = type(modules[above])
     if own in _read_directly(owner) and own not in called:
         return f"is multiplied by {owner.__name__} itself, at least where its kernels are installed"
-    if own in renamed:
-        return "has a name that PEFT takes for the packed experts' on this model type"
     if _computes_otherwise(module):
         return f"is a {type(module).__name__}, which computes more than a linear map"
-    return ""
+    return renamed(name)
 
 
 @cache

@@ -8,7 +8,7 @@ from typing import Final
 
 from surgery.anatomy import Anatomy
 from surgery.assembly import Assembly, assemble, prepare, source_of
-from surgery.conflict import conflicts
+from surgery.conflict import conflicts, packed_in_place
 from surgery.depth import Slot, new_anatomy, new_depth
 from surgery.depth_check import read_depth
 from surgery.diagnostic import Diagnostic, SurgeryError, raise_errors
@@ -245,7 +245,7 @@ def make_plan(recipe: Recipe, anatomy: Anatomy) -> Plan:
     plan = Plan(recipe, anatomy, edits, stages)
     if not any(diagnostic.severity == "error" for diagnostic in said):
         said += conflicts(edits, any(stage.selection.base for stage in stages))
-        said += _packed_in_place(anatomy, stages)
+        said += packed_in_place(anatomy, (stage.selection.base for stage in stages))
     located = recipe.locate(said)
     raise_errors(located)
     return replace(plan, notes=tuple(located))
@@ -263,24 +263,3 @@ def _stages(recipe: Recipe, matcher: Matcher, said: list[Diagnostic]) -> Iterabl
         chosen, diagnostics = matcher.select(words, key)
         said += diagnostics
         yield Stage(name, chosen - frozen - matcher.dropped)
-
-
-def _packed_in_place(anatomy: Anatomy, stages: Iterable[Stage]) -> Iterable[Diagnostic]:
-    if not anatomy.quantization:
-        return
-    trained = {name for stage in stages for name in stage.selection.base}
-    packed = [
-        f"{anatomy.block_path(index)}.{matrix.name}.weight"
-        for index in range(anatomy.count)
-        for matrix in anatomy.block(index).matrices
-    ]
-    first = next((name for name in packed if name in trained), None)
-    if first:
-        yield Diagnostic(
-            code="P206",
-            what=f"`train` names weights of {anatomy.source} that are quantised "
-            f"({anatomy.quantization}), {first} first",
-            why="packed integers have no gradients",
-            fix="name the unquantised checkpoint in `model=`, or use `lora` on the quantised one",
-            key="train",
-        )

@@ -139,7 +139,9 @@ def _tokenized(folder: Path, trust_remote_code: bool) -> list[list[int]]:
         rows = [tokenizer(sentence)["input_ids"][:length] for sentence, length in pairs]
     except Exception:  # none there, or one that needs what isn't installed: ids do as well
         return []
-    return rows if all(rows) else []
+    # transformers makes up a tokenizer of unknown tokens where the folder has none
+    is_real = list(map(len, rows)) == list(_LENGTHS) and len({i for row in rows for i in row}) > 8
+    return rows if is_real else []
 
 
 def _with_pictures(folder: Path, model: Any) -> Prompts | None:

@@ -41,7 +41,8 @@ _TAKEN_ALONG: Final = (
     "*processor_config.json",
     "*.py",
 )
-_REWRITTEN: Final = ("config.json", "model.safetensors.index.json")
+REWRITTEN: Final = ("config.json", "model.safetensors.index.json")
+"""What a checkpoint has anew where its weights are other ones than the base's."""
 
 
 def adapter_name(tensor: AddedTensor) -> str:
@@ -79,7 +80,7 @@ def base_files(plan: Plan) -> list[Path]:
     """The base's files beside its weights that a plain checkpoint needs to open and generate."""
     assert plan.files is not None
     found = (file for glob in _TAKEN_ALONG for file in plan.files.folder.glob(glob))
-    anew = _REWRITTEN if plan.changes_depth else ()
+    anew = REWRITTEN if plan.changes_depth else ()
     return sorted({file for file in found if file.is_file() and file.name not in anew})
 
 

@@ -67,7 +67,18 @@ def _save_adapter(plan: Plan, folder: Path) -> dict[str, Any]:
     return {}
 
 
-JOBS: Final = {"plan": Job(_save_plan), "apply": Job(_save_adapter, weights=True)}
+def _train(plan: Plan, folder: Path) -> dict[str, Any]:
+    from surgery.train import train_recipe
+
+    stages = train_recipe(plan.recipe, folder / ADAPTER_FOLDER)
+    return {"stages": {stage.name: {"steps": stage.steps} for stage in stages}}
+
+
+JOBS: Final = {
+    "plan": Job(_save_plan),
+    "apply": Job(_save_adapter, weights=True),
+    "train": Job(_train, weights=True),
+}
 """The jobs by name: one line adds one."""
 
 

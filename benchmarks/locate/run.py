@@ -80,9 +80,7 @@ def main() -> None:
     runs = take_turns(methods, given.rounds, given.seed)
     text = describe(runs, found, failed)
     about = {"rounds": given.rounds, "seed": given.seed, "processes": given.processes}
-    about |= {
-        "types": {n: {"blocks": r["blocks"], "reason": r["reason"]} for n, r in found.items()}
-    }
+    kept = {name: {key: row[key] for key in ("blocks", "reason")} for name, row in found.items()}
     result = {**about, "types": kept, "not_built": failed, "medians": medians(runs), "runs": runs}
     print(text) if given.dry else write_results(HERE, result, text)
 

@@ -21,18 +21,18 @@ class BlocksExecuted(Check):
     A depth that the config doesn't tell is silent: most decoders run only the first
     `num_hidden_layers` blocks of their list. On the text path only originals run; on the
     multimodal path the copies run instead of them, exactly where the plan says, and so do LoRA and
-    experts.
+    experts. The blocks that the config names as looking at images run only beside one, and the
+    prompts have none.
     """
 
     def run(self, bench: Bench) -> Outcome:
         """Count with forward hooks; see `Check.run`."""
         faults, measured = [], {}
         copied = {edit.block for edit in bench.plan.swaps()}
+        running = _without_image(bench)
         for path in bench.paths:
             swapped = copied if path == MULTIMODAL else set()
-            wanted = [
-                (i, "copy" if i in swapped else "original") for i in range(len(bench.plan.depth))
-            ]
+            wanted = [(i, "copy" if i in swapped else "original") for i in running]
             ran: list[_Run] = []
             pairs: list[int] = []
             experts: list[int] = []
@@ -46,12 +46,21 @@ class BlocksExecuted(Check):
             faults += _expert_faults(bench, path, experts)
             measured[f"{path}_blocks"] = len(ran)
             measured[f"{path}_lora"] = len(pairs)
-        good = f"all {len(bench.plan.depth)} blocks run once and in order"
+        good = f"all {len(running)} blocks run once and in order"
+        if len(running) < len(bench.plan.depth):
+            good += f", {len(bench.plan.depth) - len(running)} run beside images alone"
         if copied:
             good += f", copies in the place of {len(copied)} of them on the multimodal path alone"
         if bench.plan.experts():
             good += f", experts in {len(bench.plan.experts())} of them there alone"
         return self.judge(faults, good, copies=len(copied), **measured)
+
+
+def _without_image(bench: Bench) -> list[int]:
+    """The blocks that run on text, as Mllama's config tells."""
+    config: Any = bench.decoder.config
+    seeing = getattr(config.get_text_config(decoder=True), "cross_attention_layers", None) or ()
+    return [block for block in range(len(bench.plan.depth)) if block not in seeing]
 
 
 def _faults(path: str, ran: list[_Run], wanted: list[_Run]) -> list[str]:

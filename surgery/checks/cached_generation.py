@@ -4,6 +4,7 @@ from typing import Any, Final
 
 import torch
 
+from surgery.adapter import load_base
 from surgery.bench import NEW_TOKENS, Bench, generate
 from surgery.prompts import Prompts
 from surgery.verify import Check, Outcome
@@ -52,10 +53,13 @@ class CachedGeneration(Check):
 
 
 def _base_differs(bench: Bench, prompts: Prompts) -> bool:
-    """Whether the untouched base fails in the same way; False where there is none to ask."""
-    if bench.untouched is None:
-        return False
-    found, tolerance, _ = _compare(bench, bench.untouched, prompts)
+    """Whether the untouched base fails in the same way."""
+    base = bench.untouched
+    if base is None:
+        assert bench.plan.files is not None
+        home = str(bench.plan.files.folder)
+        base = load_base(home, trust_remote_code=bench.trust_remote_code).eval()
+    found, tolerance, _ = _compare(bench, base, prompts)
     return not found <= tolerance
 
 

@@ -1,9 +1,12 @@
 """What the plan trains, and nothing else, learns."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import torch
+from torch import nn
 
 from surgery.apply import ADAPTER, trainable_parameters
 from surgery.bench import Bench, base_name, digests, inputs_of
@@ -60,7 +63,7 @@ class Gradients(Check):
 
 def _backward(bench: Bench) -> None:
     with bench.on(MULTIMODAL):
-        _loss(bench.model, bench.prompts).backward()
+        _loss(bench.model, bench.prompts).backward()  # type: ignore[no-untyped-call]
 
 
 def _loss(model: Any, prompts: Prompts) -> torch.Tensor:
@@ -83,12 +86,36 @@ def _unused(bench: Bench, names: set[str]) -> set[str]:
     held = dict(base.named_parameters())
     trains = {name: p.requires_grad for name, p in held.items()}
     base.requires_grad_(True)
-    loss = _loss(base, bench.prompts)
+    with _called(base) as called:
+        loss = _loss(base, bench.prompts)
     found = torch.autograd.grad(loss, list(held.values()), allow_unused=True)
     for name, parameter in held.items():
         parameter.requires_grad_(trains[name])
     without = {name for name, gradient in zip(held, found, strict=True) if gradient is None}
-    return {name for name in names if _original(name) in without}
+    tied = bench.plan.anatomy.tied
+    shared = {*tied, *tied.values()}
+
+    def is_unused(original: str) -> bool:
+        # a shared parameter may be another block's, which a copy of this one has no part in
+        idle = original in shared and original.rpartition(".")[0] not in called
+        return idle or tied.get(original, original) in without
+
+    return {name for name in names if is_unused(_original(name))}
+
+
+@contextmanager
+def _called(model: nn.Module) -> Iterator[set[str]]:
+    """Note the names of all modules that are called meanwhile."""
+    called: set[str] = set()
+    handles = [
+        module.register_forward_pre_hook(lambda module, args, name=name: called.add(name))
+        for name, module in model.named_modules(remove_duplicate=False)
+    ]
+    try:
+        yield called
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _original(name: str) -> str:

@@ -29,7 +29,7 @@ _Words = Annotated[
 
 def command(
     words: _Words = None,
-    job: Annotated[str, typer.Option(help="What to do at each point: plan or apply.")] = "plan",
+    job: Annotated[str, typer.Option(help="What to do at each point: plan, apply or train.")] = "plan",
     launcher: Annotated[
         str, typer.Option(help="basic, joblib, submitit_local, submitit_slurm or ray.")
     ] = "basic",
@@ -40,7 +40,7 @@ def command(
     trust_remote_code: RemoteCode = False,
     multirun: Annotated[bool, typer.Option("-m", "--multirun", hidden=True)] = False,
 ) -> None:
-    """Plan or apply every point of a grid of recipes and knobs, by Hydra.
+    """Plan, apply or train every point of a grid of recipes and knobs, by Hydra.
 
     All points are planned before any job starts. One that fails later doesn't stop the others.
     """

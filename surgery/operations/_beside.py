@@ -1,9 +1,16 @@
 """Which matrices a word of `modules` means, and which of them nothing can be put beside."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from surgery.anatomy import PARTS_OF_A_BLOCK, ROLES, Anatomy, BlockKind, Matrix
 from surgery.diagnostic import Diagnostic, SurgeryError
+
+Reason = Callable[[BlockKind, Matrix], str]
+
+
+def apart(kind: BlockKind, matrix: Matrix) -> str:
+    """Why nothing at all can be put beside a matrix; empty where something can."""
+    return matrix.apart
 
 
 def refuse_unknown(words: Sequence[str], anatomy: Anatomy, blocks: Sequence[int]) -> None:
@@ -29,11 +36,24 @@ def refuse_unknown(words: Sequence[str], anatomy: Anatomy, blocks: Sequence[int]
         raise SurgeryError(_only_apart(wanted, first, useful, anatomy))
 
 
-def left_out(words: tuple[str, ...], anatomy: Anatomy, blocks: Sequence[int]) -> list[Diagnostic]:
-    """One note on the matrices that the words mean and that nothing is put beside."""
-    matrices = [m for kind in _kinds(anatomy, blocks) for m in kind.matrices]
-    apart = list(dict.fromkeys(m for m in matrices if m.apart and m.is_meant(words)))
-    return [_left_out(apart, anatomy)] if apart else []
+def left_out(
+    words: tuple[str, ...], anatomy: Anatomy, blocks: Sequence[int], why: Reason = apart
+) -> list[Diagnostic]:
+    """One note on the matrices that the words mean and that nothing is put beside.
+
+    Args:
+        words: of `modules`.
+        anatomy: the model.
+        blocks: the picked positions.
+        why: from a kind and a matrix of it to the reason; empty for a matrix that isn't left out.
+    """
+    found = {
+        matrix.name: reason
+        for kind in _kinds(anatomy, blocks)
+        for matrix in kind.matrices
+        if matrix.is_meant(words) and (reason := why(kind, matrix))
+    }
+    return [_left_out(found, anatomy)] if found else []
 
 
 def _kinds(anatomy: Anatomy, blocks: Sequence[int]) -> list[BlockKind]:
@@ -70,14 +90,18 @@ def _only_apart(
     )
 
 
-def _left_out(matrices: Sequence[Matrix], anatomy: Anatomy) -> Diagnostic:
-    names = ", ".join(f"`{matrix.name}`" for matrix in matrices[:3])
-    more = f" and {len(matrices) - 3} more" if len(matrices) > 3 else ""
-    reasons = dict.fromkeys(f"`{m.name}` {m.apart}" for m in matrices)
+def _left_out(reasons: dict[str, str], anatomy: Anatomy) -> Diagnostic:
+    names = [f"`{name}`" for name in reasons]
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return Diagnostic(
-        code="P230",
-        what=f"{names}{more} of {anatomy.source} get nothing beside them",
-        why=next(iter(reasons)),
+        code="P221",
+        what=f"{', '.join(names[:3])}{more} of {anatomy.source} get nothing beside them",
+        why="; ".join(f"`{name}` {reason}" for reason, name in _first_of_each(reasons).items()),
         severity="note",
         key="modules",
     )
+
+
+def _first_of_each(reasons: dict[str, str]) -> dict[str, str]:
+    """For each reason, the first name that it is given for."""
+    return {reason: name for name, reason in reversed(reasons.items())}

@@ -54,7 +54,7 @@ def _needs_dense(anatomy: Anatomy) -> Diagnostic:
 
 def _has_its_own(anatomy: Anatomy, blocks: Sequence[int]) -> Diagnostic:
     return Diagnostic(
-        code="P231",
+        code="P222",
         what=f"the copies of blocks {', '.join(map(str, blocks))} share no parameters",
         why=f"those blocks of {anatomy.source} share theirs with others, and a copy that is "
         "trained gets its own, which is counted",

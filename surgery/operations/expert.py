@@ -1,16 +1,19 @@
 """Visual experts: image tokens use copies of a block's matrices, text tokens the base's."""
 
+import re
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
-from surgery.anatomy import Anatomy, Matrix
+from surgery.anatomy import Anatomy, BlockKind, Matrix
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.edit import AddedTensor, AddExpert, Edit, RoutingRule
 from surgery.operation import Operation
 from surgery.operations._beside import left_out
 
+_CROSS: Final = re.compile(r"encoder_attn|encdecattention|cross_?att", re.IGNORECASE)
+_LATENT: Final = ".kv_b_proj"  # of multi-head latent attention, which caches what comes before it
 _Run = Annotated[tuple[int, int], Field(strict=False)]
 
 
@@ -55,11 +58,12 @@ class Expert(Operation):
 
     def notes(self, anatomy: Anatomy, blocks: Sequence[int]) -> list[Diagnostic]:
         """Say which matrices are left out, and why; see `Operation.notes`."""
-        return left_out(self.modules, anatomy, blocks)
+        return left_out(self.modules, anatomy, blocks, _unfit)
 
     def _beside(self, name: str, anatomy: Anatomy, block: int) -> AddExpert:
         path = anatomy.block_path(block)
-        chosen = [m for m in anatomy.block(block).matrices if m.takes_lora(self.modules)]
+        kind = anatomy.block(block)
+        chosen = [m for m in kind.matrices if m.is_meant(self.modules) and not _unfit(kind, m)]
         if not chosen:
             raise SurgeryError(_no_matrices(anatomy, block, self.modules))
         tensors = tuple(t for matrix in chosen for t in _copies(anatomy, block, matrix))
@@ -81,6 +85,18 @@ class Expert(Operation):
             what = f"the runs {[list(run) for run in self.runs]} are not ascending and apart"
             fix = "write [start, end] of each run in order, such as [[1, 197], [210, 406]]"
             raise SurgeryError(Diagnostic("P213", what, fix=fix, key="runs"))
+
+
+def _unfit(kind: BlockKind, matrix: Matrix) -> str:
+    """Why a matrix can't tell image tokens from others; empty where it can."""
+    routed = {m.name.partition(".")[0] for m in kind.matrices if m.experts}
+    if not matrix.apart and matrix.name.partition(".")[0] in routed:
+        return "stands beside routed experts, which take tokens out of their order"
+    if not matrix.apart and _CROSS.search(matrix.name):
+        return "looks at another sequence, whose tokens are not the prompt's"
+    if not matrix.apart and matrix.name.endswith(_LATENT):
+        return "expands keys and values of all tokens so far, not of this call's"
+    return matrix.apart
 
 
 def _copies(anatomy: Anatomy, block: int, matrix: Matrix) -> list[AddedTensor]:

@@ -1,1 +1,1 @@
-"""The conformance suite: every decoder of transformers, tiny and random, through every operation."""
+"""The conformance suite: every decoder of transformers, through every operation."""

@@ -1,13 +1,14 @@
 """One model type through every operation, on the path that users take.
 
-A tiny random model is saved; then recipe, plan, adapter from disk to disk, `surgery verify`. What the
-plan counts is compared with the loaded model, and what was written with what memory gives.
+A tiny random model is saved; then recipe, plan, adapter from disk to disk, `surgery verify`. What
+the plan counts is compared with the loaded model, and what was written with what memory gives.
 """
 
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import CONFIG_MAPPING
 
+from support.repeated import difference_from_repeated
 from support.shrink import tiny_config
 from surgery import prompts
 from surgery.adapter import load_base, save_adapter, write_adapter
@@ -32,6 +34,8 @@ from surgery.verify import verify_adapter
 RECIPES: Final = Path(__file__).parent / "recipes"
 OPERATIONS: Final = tuple(file.stem for file in sorted(RECIPES.glob("*.yaml")))
 """One recipe each; adding a file adds an operation."""
+
+_TOLERANCE: Final = 1e-4
 
 
 @dataclass
@@ -57,7 +61,7 @@ class Row:
     seconds: float = 0.0
 
 
-class Failure(Exception):
+class FailedError(Exception):
     """Something that must hold doesn't."""
 
 
@@ -80,7 +84,7 @@ def conform(model_type: str, operations: Iterable[str] = OPERATIONS) -> Row:
 
 def _locate(row: Row, home: Path) -> None:
     """Plan from a config alone: the type's default one, or the tiny one where that is broken."""
-    for make in (lambda: CONFIG_MAPPING[row.model_type](), lambda: tiny_config(row.model_type)):
+    for make in (CONFIG_MAPPING[row.model_type], partial(tiny_config, row.model_type)):
         try:
             make().save_pretrained(home)
             anatomy = read_anatomy(str(home))
@@ -142,7 +146,7 @@ def _outcome(operation: str, home: Path, anatomy: Anatomy) -> str:
             _check(plan, Path(folder))
     except SurgeryError as error:
         return f"refused: {_sentence(error).replace(str(home), anatomy.model_type)}"
-    except Failure as error:
+    except FailedError as error:
         return f"failed: {error}"
     except Exception as error:
         return f"failed: {_first_line(error)}"
@@ -150,12 +154,48 @@ def _outcome(operation: str, home: Path, anatomy: Anatomy) -> str:
 
 
 def _planned(operation: str, home: Path, anatomy: Anatomy) -> Plan:
-    overrides = [f"model={home}"]
-    if operation == "lora":
-        held = {word for kind in anatomy.kinds for word in kind.words_for_lora()}
-        parts = [part for part in PARTS_OF_A_BLOCK if part in held]
-        overrides += [f"operations.adapters.modules=[{','.join(parts)}]"] if parts else []
-    return plan_recipe(load_recipe(RECIPES / f"{operation}.yaml", overrides), weights=True)
+    overrides = [f"model={home}", *_FITTED.get(operation, lambda anatomy: [])(anatomy)]
+    recipe = RECIPES / f"{operation}.yaml"
+    others = (word.format(last=anatomy.count - 1) for word in _OTHERWISE.get(operation, ()))
+    for more in ("", *others):
+        try:
+            composed = load_recipe(recipe, [*overrides, more] if more else overrides)
+            return plan_recipe(composed, weights=True)
+        except SurgeryError as error:
+            if error.diagnostics[0].code != "P218":
+                raise
+            refused = error
+    raise refused
+
+
+def _every_part(anatomy: Anatomy) -> list[str]:
+    """LoRA on each part that takes it; on those that there are, to be refused, if none does."""
+    useful = {word for kind in anatomy.kinds for word in kind.words_for_lora()}
+    held = {word for kind in anatomy.kinds for word in kind.words()}
+    parts = [part for part in PARTS_OF_A_BLOCK if part in (useful or held)]
+    return [f"operations.adapters.modules=[{','.join(parts)}]"] if parts else []
+
+
+def _with_experts(anatomy: Anatomy) -> list[str]:
+    """Experts in the first and last of the blocks that have attention, or an MLP if none has."""
+    for part in ("attention", "mlp"):
+        blocks = anatomy.blocks_with(part)
+        if blocks:
+            return [f"operations.experts.blocks=[{blocks[0]},{blocks[-1]}]"]
+    return []
+
+
+_OTHERWISE: Final = {
+    "insert": (
+        "operations.copies.blocks=[1]",
+        "operations.copies={{op: insert, blocks: none, ranges: [[0, 4/4], [0, 4/4]]}}",
+    ),
+    "drop": ("operations.shorter.blocks=2-{last}",),
+}
+"""What is tried where no config gives the depth: a block between the first and the last, and whole
+periods."""
+
+_FITTED: Final = {"lora": _every_part, "expert": _with_experts}
 
 
 def _check(plan: Plan, folder: Path) -> None:
@@ -163,8 +203,9 @@ def _check(plan: Plan, folder: Path) -> None:
     write_adapter(plan, folder / "disk")
     failed = [o for o in verify_adapter(folder / "disk").outcomes if o.state == "failed"]
     if failed:
-        raise Failure("; ".join(f"{o.check}: {o.what}" for o in failed))
+        raise FailedError("; ".join(f"{o.check}: {o.what}" for o in failed))
     _refuse(_other_counts(plan))
+    _refuse(_other_order(plan, folder / "disk"))
     if not plan.is_plain:
         _refuse(_other_tensors(plan, folder))
 
@@ -172,7 +213,7 @@ def _check(plan: Plan, folder: Path) -> None:
 def _refuse(faults: Iterator[str]) -> None:
     found = list(faults)
     if found:
-        raise Failure("; ".join(found))
+        raise FailedError("; ".join(found))
 
 
 def _other_counts(plan: Plan) -> Iterator[str]:
@@ -191,6 +232,13 @@ def _other_counts(plan: Plan) -> Iterator[str]:
         yield f"{total - base:,} parameters were added, and the plan says {plan.added:,}"
     if trains != plan.trainable:
         yield f"{trains:,} parameters train, and the plan says {plan.trainable:,}"
+
+
+def _other_order(plan: Plan, folder: Path) -> Iterator[str]:
+    """Whether a deeper model computes something else than the base with blocks run again."""
+    found = difference_from_repeated(plan, str(folder))
+    if found is not None and not found <= _TOLERANCE:
+        yield f"its logits differ by {found:.2g} from those of the base with blocks run again"
 
 
 def _count(parameters: Iterable[torch.Tensor]) -> int:

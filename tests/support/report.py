@@ -2,14 +2,21 @@
 
 import json
 import platform
-from collections.abc import Iterable
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from support.conform import OPERATIONS, Row
 from support.model_types import causal_types, seeing_types
+
+_HEAD: Final = """# Which models
+
+Every decoder of transformers as a tiny random model, through every operation, from recipe to
+`surgery verify`. An operation is done right (`yes`), is refused by the plan before anything is
+written, with the reason, or fails a check. A model that does not run here by itself says why in its
+first column. `make support` writes this page.
+"""
 
 
 def read_rows(folder: Path) -> dict[str, Row]:
@@ -23,27 +30,30 @@ def read_rows(folder: Path) -> dict[str, Row]:
     }
 
 
-def write_report(folder: Path, known: dict[str, Row], found: Iterable[Row], seconds: float) -> None:
-    """Write support.json and support.md, and print the totals.
+class Report:
+    """support.json and support.md, written anew with each row.
 
     Args:
         folder: of both files.
-        known: rows that stay unless found anew; an operation that was not tried anew stays too.
-        found: this run's.
-        seconds: this run took.
+        known: rows that stay unless found anew, as an operation that is not tried anew stays.
     """
-    rows = dict(known)
-    for row in found:
-        earlier = known.get(row.model_type)
+
+    def __init__(self, folder: Path, known: dict[str, Row]) -> None:
+        self._folder = folder
+        self._rows = dict(known)
+
+    def add(self, row: Row) -> None:
+        """Take a row in and write both files."""
+        earlier = self._rows.get(row.model_type)
         if earlier and not row.reason:
             row.outcomes = {**earlier.outcomes, **row.outcomes}
-        rows[row.model_type] = row
-    rows = dict(sorted(rows.items()))
-    (folder / "support.json").write_text(_document(rows), encoding="utf-8")
-    page = _page(rows)
-    (folder / "support.md").write_text(page, encoding="utf-8")
-    print("\n".join(_totals(rows)))
-    print(f"this run took {seconds:.0f} s")
+        self._rows = dict(sorted({**self._rows, row.model_type: row}.items()))
+        (self._folder / "support.json").write_text(_document(self._rows), encoding="utf-8")
+        (self._folder / "support.md").write_text(_page(self._rows), encoding="utf-8")
+
+    def totals(self) -> list[str]:
+        """How many types of each kind, and how each operation went."""
+        return _totals(self._rows)
 
 
 def _document(rows: dict[str, Row]) -> str:
@@ -56,16 +66,13 @@ def _document(rows: dict[str, Row]) -> str:
 
 
 def _page(rows: dict[str, Row]) -> str:
+    versions = (f"{name} {version(name)}" for name in ("transformers", "peft", "torch"))
+    python = f"Python {platform.python_version()}"
     head = [
-        "# Which models",
-        "",
-        "Every decoder of transformers as a tiny random model, through every operation, from recipe to",
-        "`surgery verify`. Written by `make support`.",
-        "",
+        _HEAD,
         *_totals(rows),
         "",
-        f"transformers {version('transformers')}, peft {version('peft')}, torch {version('torch')}, "
-        f"Python {platform.python_version()}.",
+        f"{', '.join(versions)}, {python}.",
         "",
         f"| type | blocks | {' | '.join(OPERATIONS)} |",
         f"|---|---|{'---|' * len(OPERATIONS)}",
@@ -94,8 +101,8 @@ def _totals(rows: dict[str, Row]) -> list[str]:
         located = sum(bool(row.blocks) for row in some)
         seconds = sum(row.planned for row in some)
         lines.append(
-            f"- {title}: {len(some)} types, blocks located in {located}, planned from configs alone in "
-            f"{seconds:.0f} s, {len(runs)} run as tiny models"
+            f"- {title}: {len(some)} types, blocks located in {located}, {len(runs)} run as tiny "
+            f"models; all planned from configs alone in {seconds:.0f} s"
         )
         lines += [f"  - `{op}`: {_tally(runs, op)}" for op in OPERATIONS]
     return lines

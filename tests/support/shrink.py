@@ -1,7 +1,7 @@
 """A tiny config of any model type: sizes by the names of their fields, exceptions by a file.
 
-Only what is small is passed to the config's class, so that it derives the rest (the width of a head,
-the types of the layers) as it does for a real one.
+Only what is small is passed to the config's class, so that it derives the rest (the width of a
+head, the types of the layers) as it does for a real one.
 """
 
 import re
@@ -32,7 +32,8 @@ _SIZES: Final = {  # the first name that matches tells; larger numbers become th
     r"(lora_rank|lora_dim)$": 32,
     r"(intermediate|ffn|inner|mlp|feed_?forward|filter|expert).*(size|dim|width)$|^n_inner$": 96,
     r"^(d_ff|dim_ff|ffn_dim|(en|de)coder_ffn_dim|n_inner)$": 96,
-    r"^(max_position_embeddings|n_positions|max_seq_len(gth)?|n_ctx|max_(source|target)_pos\w*)$": 256,
+    r"^(max_position_embeddings|n_positions|max_seq_len(gth)?|n_ctx)$": 256,
+    r"^max_(source|target)_pos\w*$": 256,
     r"(window|window_size)$": 16,
     r"chunk_size$": 16,
     r"(hidden|embed(ding)?s?|model|proj(ection)?|attention_hidden|lstm|lru)_(size|dim|width)$": 64,
@@ -126,4 +127,4 @@ def _merged(fields: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
         inner = merged.get(name)
         both = isinstance(value, dict) and isinstance(inner, dict)
         merged[name] = _merged(inner, value) if both else value
-    return {name: value for name, value in merged.items() if value != "derive"}
+    return merged

@@ -498,7 +498,7 @@ def test_a_tower_that_is_not_whole_is_refused(tmp_path):
 def test_a_recipe_without_vision_assembles_nothing():
     with pytest.raises(SurgeryError) as caught:
         prepare(recipe_of(name="lora"))
-    assert [d.code for d in caught.value.diagnostics] == ["P232"]
+    assert [d.code for d in caught.value.diagnostics] == ["P223"]
 
 
 # Who trains

@@ -307,7 +307,10 @@ REMEDIES = [
         "true or false or 'gaussian', 'pissa', 'olora' or 'orthogonal'",
     ),
     ("operations: {a: {op: duplicat, blocks: all}}\n", "did you mean `duplicate`?"),
-    ("operations: {a: {blocks: all}}\n", "add `op:` with one of drop, duplicate, expert, insert, learner, lora"),
+    (
+        "operations: {a: {blocks: all}}\n",
+        "add `op:` with one of drop, duplicate, expert, insert, learner, lora",
+    ),
     ("knobs: {a: [1]}\n", "true or false, a whole number, a number or text, and is [1]"),
 ]
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from surgery.adapter import load_adapter, save_adapter, write_adapter
+from surgery.adapter import load_adapter, load_base, save_adapter, write_adapter
 from surgery.anatomy import Anatomy
 from surgery.apply import apply_plan, trainable_parameters
 from surgery.compose import load_recipe
@@ -311,3 +311,14 @@ def test_lists_and_positions_follow_their_blocks() -> None:
         "hybrid_override_pattern": "M--E",
         "no_rope_layers": [1, 1, 1, 1],
     }
+
+
+def test_the_tokenizer_goes_along_from_disk_and_from_memory(tmp_path: Path) -> None:
+    plan = plan_recipe(load_recipe("llama_pro", []), weights=True)
+    assert plan.files is not None
+    write_adapter(plan, tmp_path / "disk")
+    save_adapter(plan, apply_plan(plan, load_base(str(plan.files.folder))), tmp_path / "memory")
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        assert (tmp_path / "disk" / name).read_bytes() == (plan.files.folder / name).read_bytes()
+        assert (tmp_path / "memory" / name).exists()
+    assert verify_adapter(tmp_path / "memory").passed
