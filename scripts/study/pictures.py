@@ -88,7 +88,7 @@ def make_pictures(side: int, test: int) -> dict[str, Pictures]:
     from sklearn.model_selection import train_test_split
 
     known = load_digits()
-    parts = train_test_split(
+    training, held_out = train_test_split(
         np.arange(len(known.target)),
         test_size=HELD_OUT,
         random_state=SPLIT_SEED,
@@ -96,8 +96,7 @@ def make_pictures(side: int, test: int) -> dict[str, Pictures]:
     )
     chance = np.random.default_rng(SPLIT_SEED)
     splits = {}
-    for name, members in zip((TRAINING, TEST), parts, strict=True):
-        members = members if name == TRAINING else members[:test]
+    for name, members in ((TRAINING, training), (TEST, held_out[:test])):
         groups = [*([i] for i in members), *zip(members, chance.permutation(members), strict=True)]
         arrays = np.stack([_drawn([known.images[i] for i in group], side) for group in groups])
         digits = [tuple(int(known.target[i]) for i in group) for group in groups]

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from study.pictures import Pictures
 from transformers import SiglipVisionModel
 
+from study.pictures import Pictures
 from surgery.model import find_model
 
 BATCH = 64
@@ -34,7 +34,6 @@ def pretrain_tower(vision: str, pictures: Pictures, steps: int, seed: int, out: 
     """
     torch.manual_seed(seed)
     tower = SiglipVisionModel.from_pretrained(find_model(vision).folder, dtype=torch.float32)
-    kind = tower.dtype if False else torch.bfloat16
     width, side = tower.config.hidden_size, tower.config.image_size // tower.config.patch_size
     head = torch.nn.Linear(width, CLASSES)
     parameters = [*tower.parameters(), *head.parameters()]
@@ -53,7 +52,7 @@ def pretrain_tower(vision: str, pictures: Pictures, steps: int, seed: int, out: 
         optimizer.step()
         schedule.step()
         right.append(float((scores.argmax(-1) == names[chosen].flatten()).float().mean()))
-    tower.to(kind).save_pretrained(out)
+    tower.save_pretrained(out)
     return float(np.mean(right[-20:]))
 
 

@@ -29,7 +29,9 @@ _Words = Annotated[
 
 def command(
     words: _Words = None,
-    job: Annotated[str, typer.Option(help="What to do at each point: plan, apply or train.")] = "plan",
+    job: Annotated[
+        str, typer.Option(help="What to do at each point: plan, apply or train.")
+    ] = "plan",
     launcher: Annotated[
         str, typer.Option(help="basic, joblib, submitit_local, submitit_slurm or ray.")
     ] = "basic",
