@@ -7,6 +7,7 @@ its switches. Only what tells a block's own position may differ.
 
 import copy
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 _FORMAT: Final = "1"
+_POSITION: Final = re.compile(r"(^|\.)(layer|block)_(idx|id|index|number)$")
 Traits = dict[str, Any]
 
 
@@ -191,8 +193,11 @@ def _is_plain(value: object) -> bool:
 def _counts_blocks(name: str, blocks: Sequence[Traits], position: int, found: object) -> bool:
     """Whether a setting only tells a block's own position, as `layer_idx` does, also at a new one.
 
-    In the base it then grows evenly from block to block, and goes on so.
+    In the base it then grows evenly from block to block, and goes on so. Only a name that says so
+    is believed: Beam's `attn_residual_add_idx` counts blocks too, and scales what they add.
     """
+    if not _POSITION.search(name):
+        return False
     points = [(i, t[name]) for i, t in enumerate(blocks) if type(t.get(name)) is int]
     if not points or type(found) is not int:
         return False

@@ -1,7 +1,8 @@
 """Find the anatomy of a torch model by its structure: its blocks, their matrices, what is tied."""
 
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from surgery.anatomy import Anatomy, BlockKind, Tensor
@@ -48,9 +49,10 @@ def dissect(model: "nn.Module", source: str) -> Anatomy:
     family = _family(model)
     path, blocks = find_blocks(model, source, family.blocks)
     called = [name for name, field in family.called.items() if not getattr(config, field, False)]
-    renamed, first = renamed_by_peft(model), f"{path}.0."
+    renamed = renamed_by_peft(model)
     kinds, sequence = _distinct(
-        _kind(block, called, lambda name: renamed(f"{first}{name}")) for block in blocks
+        _kind(block, called, partial(_in_block, renamed, f"{path}.{index}."))
+        for index, block in enumerate(blocks)
     )
     tied = _tied(model)
     outside = tuple(
@@ -70,6 +72,10 @@ def dissect(model: "nn.Module", source: str) -> Anatomy:
     )
     refusals = {**refusals_of(anatomy, config), **family.refuse}
     return anatomy.model_copy(update={"refusals": refusals})
+
+
+def _in_block(renamed: Callable[[str], str], prefix: str, name: str) -> str:
+    return renamed(f"{prefix}{name}")
 
 
 def _family(model: "nn.Module") -> Family:

@@ -28,13 +28,29 @@ def meta_model(files: ModelFiles, trust_remote_code: bool = False) -> "PreTraine
     quantization = config.__dict__.pop("quantization_config", None)
     try:
         with torch.device("meta"):
-            model: PreTrainedModel = auto_class(config).from_config(
+            model = _decoder_of_a_composite(config) or auto_class(config).from_config(
                 config, dtype=dtype, trust_remote_code=trust_remote_code
             )
     except Exception as error:  # a config may be wrong in as many ways as there are classes
         raise SurgeryError(_does_not_build(files.source, error)) from error
     model.config.quantization_config = quantization
-    return model
+    built: PreTrainedModel = model
+    return built
+
+
+def _decoder_of_a_composite(config: Any) -> Any:
+    """MusicGen's and its like: the decoder that transformers names, on its own part of the config.
+
+    None for all others, of which the auto class takes the right part itself.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    if "text_config" in config.sub_configs or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return None
+    decoder = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    inner = config.get_text_config(decoder=True)
+    fits = isinstance(config, decoder.config_class) or not isinstance(inner, decoder.config_class)
+    return None if fits else decoder(inner)
 
 
 def _config(files: ModelFiles, trust_remote_code: bool) -> Any:

@@ -26,22 +26,35 @@ def renamed_by_peft(model: "PreTrainedModel") -> Callable[[str], str]:
         model: on any device.
     """
     from transformers import conversion_mapping
-    from transformers.core_model_loading import WeightConverter, rename_source_key
 
-    model_type: Any = model.config.model_type
     patterns = getattr(conversion_mapping, "_MODEL_TO_CONVERSION_PATTERN", {})
+    model_type: Any = model.config.model_type
     old = _OLD_EXPERTS.get(patterns.get(model_type, ""), ())
-    known = conversion_mapping.get_checkpoint_conversion_mapping(model_type) is not None
-    transforms = conversion_mapping.get_model_conversion_mapping(model) if known else []
-    converters = [t for t in transforms if isinstance(t, WeightConverter)]
-    renamings = [t for t in transforms if not isinstance(t, WeightConverter)]
+    lost = _lost_on_loading(model)
 
     def reason(name: str) -> str:
-        key = f"base_model.model.{name}.lora_A.weight"
-        if rename_source_key(key, renamings, converters)[0] != key:
+        if name in lost:
             return "has a name that PEFT changes when it loads an adapter"
         if name.rpartition(".")[2] in old:
             return "has a name that PEFT takes for the packed experts' on this model type"
         return ""
 
     return reason
+
+
+def _lost_on_loading(model: "PreTrainedModel") -> frozenset[str]:
+    """The linear modules of a model whose LoRA PEFT's own conversion gives another name."""
+    import torch
+    from peft import LoraConfig
+
+    try:
+        from peft.utils.transformers_weight_conversion import (
+            convert_peft_adapter_state_dict_for_transformers as convert,
+        )
+    except ImportError:  # a PEFT that converts nothing
+        return frozenset()
+    linear = (n for n, module in model.named_modules() if isinstance(module, torch.nn.Linear))
+    names = {f"base_model.model.{name}.lora_A.weight": name for name in linear}
+    empty = {key: torch.empty(1, 1, device="meta") for key in names}
+    found = convert(model, LoraConfig(), empty)
+    return frozenset(name for key, name in names.items() if key not in found)

@@ -22,6 +22,9 @@ class Drop(Operation):
         """Return one edit for each block; see `Operation.plan`."""
         if len(blocks) == anatomy.count:
             raise SurgeryError(_nothing_left(anatomy))
+        attentive = set(anatomy.blocks_with("attention"))
+        if attentive and attentive <= set(blocks):
+            raise SurgeryError(_no_attention_left(anatomy))
         return [
             DropBlock(
                 operation=name,
@@ -41,5 +44,15 @@ def _nothing_left(anatomy: Anatomy) -> Diagnostic:
         what=f"all {anatomy.count} blocks of {anatomy.source} would be dropped",
         why="a decoder without blocks is none",
         fix="keep at least one block",
+        key="blocks",
+    )
+
+
+def _no_attention_left(anatomy: Anatomy) -> Diagnostic:
+    return Diagnostic(
+        code="P202",
+        what=f"all blocks of {anatomy.source} that have attention would be dropped",
+        why="a hybrid's cache counts its tokens by them",
+        fix="keep at least one of them: `blocks: … of mixer` picks none",
         key="blocks",
     )

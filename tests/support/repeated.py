@@ -48,5 +48,5 @@ def _run_again(block: Any) -> None:
 
 
 def _hidden(output: Any) -> torch.Tensor:
-    hidden: torch.Tensor = output[0] if isinstance(output, tuple) else output
+    hidden: torch.Tensor = output[0] if isinstance(output, tuple | list) else output
     return hidden
