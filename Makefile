@@ -18,7 +18,7 @@ tables: $(STAMP)demo
 
 # The paper's study in small: about an hour on two cores; ARGS=--quick takes five minutes.
 study: $(STAMP)study
-	PYTHONPATH=scripts:. $(BIN)/python -m study $(ARGS)
+	PYTHONPATH=$(CURDIR)/scripts $(BIN)/python -m study $(ARGS)
 
 test: $(STAMP)test
 	$(BIN)/python -m pytest -n 2 $(ARGS)
