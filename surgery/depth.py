@@ -27,6 +27,12 @@ class Slot:
     source: int
     insert: InsertBlock | None = None
 
+    @property
+    def zeros(self) -> frozenset[str]:
+        """Names in the base of the tensors that are zero here; a copy's that starts as identity."""
+        added = self.insert.tensors if self.insert else ()
+        return frozenset(tensor.name for tensor in added if tensor.start == "zeros")
+
 
 def new_depth(edits: Iterable[Edit], count: int) -> tuple[Slot, ...]:
     """Return the blocks in their new order.

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 
 from surgery.checkpoint import Progress
-from surgery.depth import Slot
 from surgery.depth_check import read_depth
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.header import StoredTensor, tensor_bytes
@@ -56,7 +55,7 @@ def _tensors(plan: Plan) -> Iterator[NewTensor]:
         if not (memory[name] or "").startswith(f"{plan.anatomy.blocks_path}."):
             yield NewTensor(name, tensor.dtype, tensor.shape, tensor)
     for position, slot in enumerate(plan.depth):
-        zeros = _zeros(slot)
+        zeros = slot.zeros
         if not zeros <= {memory[name] for name in blocks[slot.source]}:
             raise SurgeryError(_no_zeros(plan))
         for name in blocks[slot.source]:
@@ -68,11 +67,6 @@ def _tensors(plan: Plan) -> Iterator[NewTensor]:
 def _moved(tensor: StoredTensor, name: str, *, silent: bool) -> NewTensor:
     size = tensor_bytes(tensor.dtype, tensor.shape)
     return NewTensor(name, tensor.dtype, tensor.shape, partial(bytes, size) if silent else tensor)
-
-
-def _zeros(slot: Slot) -> set[str]:
-    added = slot.insert.tensors if slot.insert else ()
-    return {tensor.name for tensor in added if tensor.start == "zeros"}
 
 
 def _by_block(plan: Plan, memory: dict[str, str | None]) -> dict[int, list[str]]:

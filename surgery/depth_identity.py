@@ -62,8 +62,7 @@ def _first_of_each_kind(anatomy: Anatomy, slots: Sequence[Slot]) -> dict[int, li
         if slot.insert and slot.insert.start == "identity" and kind not in seen:
             seen.add(kind)
             prefix = f"{slot.insert.path}."
-            zeros = (t.name for t in slot.insert.tensors if t.start == "zeros")
-            found[position] = [name.removeprefix(prefix) for name in zeros]
+            found[position] = [name.removeprefix(prefix) for name in slot.zeros]
     return found
 
 

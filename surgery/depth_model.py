@@ -31,7 +31,7 @@ def deepen(plan: Plan, model: "PreTrainedModel") -> "PreTrainedModel":
         SurgeryError: P218 and P219, see `read_depth`.
     """
     deeper: Any = _empty(plan.anatomy, plan.depth, model)
-    held = {**_named(model), **dict(model.named_buffers(remove_duplicate=False))}
+    held = _tensors(model)
     for name, origin, slot in _origins(plan, deeper):
         _put(deeper, name, _start(held[origin], origin, slot))
     deeper.generation_config = model.generation_config
@@ -54,17 +54,18 @@ def _empty(anatomy: Anatomy, slots: tuple[Slot, ...], model: Any) -> Any:
         return type(model)(config)
 
 
-def _named(model: "nn.Module") -> "dict[str, torch.Tensor]":
-    return dict(model.named_parameters(remove_duplicate=False))
+def _tensors(model: "nn.Module") -> "dict[str, torch.Tensor]":
+    """Parameters and buffers, those that are not saved too, under each of their names."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    return {**parameters, **dict(model.named_buffers(remove_duplicate=False))}
 
 
 def _origins(plan: Plan, deeper: "nn.Module") -> "list[tuple[str, str, Slot | None]]":
     """Each tensor of the deeper model with its name in the base, and its slot in a block."""
     path = plan.anatomy.blocks_path
     slots = {own: (slot, source) for slot, source, own in new_names(plan.depth, path)}
-    names = [*_named(deeper), *dict(deeper.named_buffers(remove_duplicate=False))]
     found: list[tuple[str, str, Slot | None]] = []
-    for name in names:
+    for name in _tensors(deeper):
         inner = name.removeprefix(f"{path}.") if name.startswith(f"{path}.") else ""
         own = f"{path}.{inner.partition('.')[0]}."
         slot, source = slots.get(own, (None, own))
@@ -78,9 +79,8 @@ def _start(tensor: "torch.Tensor", origin: str, slot: Slot | None) -> "torch.Ten
 
     if slot is None or slot.insert is None:
         return tensor
-    zeros = {added.name for added in slot.insert.tensors if added.start == "zeros"}
     start = tensor.detach().clone()
-    if origin in zeros:
+    if origin in slot.zeros:
         torch.nn.init.zeros_(start)
     return nn.Parameter(start) if isinstance(tensor, nn.Parameter) else start
 

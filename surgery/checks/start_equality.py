@@ -112,10 +112,9 @@ def _differing_from_origin(bench: Bench) -> Iterator[str]:
     outside = (name for name in found if not name.startswith(f"{path}."))
     yield from (name for name in outside if found[name] != wanted[name])
     for slot, source, own in new_names(bench.plan.depth, path):
-        zeros = {t.name for t in slot.insert.tensors if t.start == "zeros"} if slot.insert else ()
         for name in (name for name in found if name.startswith(own)):
             origin = f"{source}{name.removeprefix(own)}"
-            same = not held[name].any() if origin in zeros else found[name] == wanted[origin]
+            same = not held[name].any() if origin in slot.zeros else found[name] == wanted[origin]
             if not same:
                 yield name
 

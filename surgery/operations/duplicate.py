@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from typing import Literal
 
 from surgery.anatomy import Anatomy
-from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostic import Diagnostic
 from surgery.edit import AddedTensor, Edit, SwapBlock
 from surgery.operation import Operation
+from surgery.operations._dense import refuse_quantised
 
 
 class Duplicate(Operation):
@@ -20,8 +21,9 @@ class Duplicate(Operation):
 
     def plan(self, name: str, anatomy: Anatomy, blocks: Sequence[int]) -> list[Edit]:
         """Return one edit for each block; see `Operation.plan`."""
-        if anatomy.quantization:
-            raise SurgeryError(_needs_dense(anatomy))
+        refuse_quantised(
+            anatomy, "`duplicate` can't copy blocks", fix=", or use `lora` on the quantised one"
+        )
         return [_swap(name, anatomy, block) for block in blocks]
 
     def notes(self, anatomy: Anatomy, blocks: Sequence[int]) -> list[Diagnostic]:
@@ -39,17 +41,6 @@ def _swap(name: str, anatomy: Anatomy, block: int) -> SwapBlock:
         for name in (f"{path}.{t.name}",)
     )
     return SwapBlock(name, "duplicate", block, path, tensors)
-
-
-def _needs_dense(anatomy: Anatomy) -> Diagnostic:
-    return Diagnostic(
-        code="P206",
-        what=f"`duplicate` can't copy blocks of {anatomy.source}: "
-        f"its weights are quantised ({anatomy.quantization})",
-        why="a copy is trained in full, and packed integers have no gradients",
-        fix="name the unquantised checkpoint in `model=`, or use `lora` on the quantised one",
-        key="op",
-    )
 
 
 def _has_its_own(anatomy: Anatomy, blocks: Sequence[int]) -> Diagnostic:

@@ -11,6 +11,7 @@ from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.edit import AddedTensor, AddExpert, Edit, RoutingRule
 from surgery.operation import Operation
 from surgery.operations._beside import left_out
+from surgery.operations._dense import refuse_quantised
 
 _CROSS: Final = re.compile(r"encoder_attn|encdecattention|cross_?att", re.IGNORECASE)
 _LATENT: Final = ".kv_b_proj"  # of multi-head latent attention, which caches what comes before it
@@ -50,8 +51,7 @@ class Expert(Operation):
 
     def plan(self, name: str, anatomy: Anatomy, blocks: Sequence[int]) -> list[Edit]:
         """Return one edit for each block; see `Operation.plan`."""
-        if anatomy.quantization:
-            raise SurgeryError(_needs_dense(anatomy))
+        refuse_quantised(anatomy, "`expert` can't copy matrices", fix="")
         self._refuse_unknown_token(anatomy)
         self._refuse_unordered_runs()
         return [self._beside(name, anatomy, block) for block in blocks]
@@ -114,17 +114,6 @@ def _copies(anatomy: Anatomy, block: int, matrix: Matrix) -> list[AddedTensor]:
         for t in found
         if t
     ]
-
-
-def _needs_dense(anatomy: Anatomy) -> Diagnostic:
-    return Diagnostic(
-        code="P206",
-        what=f"`expert` can't copy matrices of {anatomy.source}: "
-        f"its weights are quantised ({anatomy.quantization})",
-        why="a copy is trained in full, and packed integers have no gradients",
-        fix="name the unquantised checkpoint in `model=`",
-        key="op",
-    )
 
 
 def _no_matrices(anatomy: Anatomy, block: int, words: tuple[str, ...]) -> Diagnostic:

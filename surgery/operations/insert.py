@@ -1,7 +1,7 @@
 """Add copies of blocks to the depth."""
 
 from collections.abc import Sequence
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -11,6 +11,7 @@ from surgery.depth import writes_residual
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.edit import AddedTensor, Edit, InsertBlock
 from surgery.operation import Operation
+from surgery.operations._dense import refuse_quantised
 from surgery.selector import Blocks
 
 
@@ -26,6 +27,9 @@ def _two_models(named: str) -> str:
     return f"a range is [start, end] of the one model that `model` names, and this names `{named}`"
 
 
+_PACKED: Final = (
+    "the copies would need the packing of their originals in the new checkpoint's config"
+)
 _End = Annotated[int, Field(ge=0)] | Annotated[str, Field(pattern=r"^\d{1,9}/[1-9]\d{0,8}$")]
 _Range = Annotated[tuple[_End, _End], Field(strict=False)]
 Ranges = Annotated[tuple[_Range, ...], Field(strict=False), BeforeValidator(_one_model)]
@@ -67,8 +71,9 @@ class Insert(Operation):
 
     def plan(self, name: str, anatomy: Anatomy, blocks: Sequence[int]) -> list[Edit]:
         """Return one edit for each copy; see `Operation.plan`."""
-        if anatomy.quantization:
-            raise SurgeryError(_needs_dense(anatomy))
+        refuse_quantised(
+            anatomy, "`insert` can't copy blocks", why=_PACKED, fix=", and quantise the deeper one"
+        )
         places = [(block, block) for block in blocks for _ in range(self.times)]
         if self.ranges:
             places = _copies(_sources(self.ranges, anatomy), anatomy)
@@ -121,17 +126,6 @@ def _copies(sources: list[int], anatomy: Anatomy) -> list[tuple[int, int]]:
         else:
             places.append((source, seen))
     return places
-
-
-def _needs_dense(anatomy: Anatomy) -> Diagnostic:
-    return Diagnostic(
-        code="P206",
-        what=f"`insert` can't copy blocks of {anatomy.source}: "
-        f"its weights are quantised ({anatomy.quantization})",
-        why="the copies would need the packing of their originals in the new checkpoint's config",
-        fix="name the unquantised checkpoint in `model=`, and quantise the deeper one",
-        key="op",
-    )
 
 
 def _bad_range(start: int | str, end: int | str, anatomy: Anatomy) -> Diagnostic:
