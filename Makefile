@@ -1,4 +1,4 @@
-# make demo   a real trained model, operated on and verified, in about two minutes
+# make demo   a real trained model, operated on and verified, in a minute or two
 # make test   everything that CI runs but the linters
 PYTHON ?= python3
 VENV   ?= .venv
