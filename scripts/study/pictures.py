@@ -71,8 +71,8 @@ KINDS: Mapping[str, tuple[int, Callable[[Digits, np.random.Generator], Asked]]] 
     "parity": (1, lambda digits, _: ("Is it even or odd?", ("even", "odd")[digits[0] % 2])),
     "larger": (1, _larger),
     "left": (2, lambda digits, _: ("Which digit is on the left?", str(digits[0]))),
+    "right": (2, lambda digits, _: ("Which digit is on the right?", str(digits[1]))),
     "side": (2, _side),
-    "sum": (2, lambda digits, _: ("What is the sum?", str(sum(digits)))),
 }
 """Kinds of questions by name: how many digits they are about, and what is asked and answered."""
 

@@ -40,7 +40,7 @@ class Size:
     test: int
 
 
-FULL = Size(RECIPES, ("full_finetune", "lora", "genieblue_skip"), (0, 1, 2), 1000, 200, 250, 150)
+FULL = Size(RECIPES, ("full_finetune", "lora", "genieblue_skip"), (0, 1, 2), 1000, 200, 350, 150)
 QUICK = Size(
     ("full_finetune", "cogvlm_skip", "genieblue_skip"), ("genieblue_skip",), (0,), 400, 80, 110, 60
 )

@@ -113,10 +113,10 @@ def test_no_picture_is_in_both_splits() -> None:
         ("larger", (9,), "yes"),
         ("larger", (0,), "no"),
         ("left", (4, 9), "4"),
+        ("right", (4, 9), "9"),
         ("side", (4, 9), "right"),
         ("side", (9, 4), "left"),
         ("side", (5, 5), "none"),
-        ("sum", (9, 8), "17"),
     ],
 )
 def test_answer(kind: str, digits: tuple[int, ...], answer: str) -> None:
