@@ -63,9 +63,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=48)
+    parser.add_argument("--only", choices=[*RECIPES, PEER], help="for the memory of its process")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    names = [*RECIPES, PEER]
+    names = [given.only] if given.only else [*RECIPES, PEER]
     steppers = {name: Stepper(name, given.rows, given.tokens) for name in names}
     order = random.Random(given.seed)
     for stepper in steppers.values():
