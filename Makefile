@@ -16,12 +16,12 @@ demo: $(STAMP)demo
 tables: $(STAMP)demo
 	$(BIN)/python scripts/tables.py
 
-# The paper's study in small: about an hour on two cores; ARGS=--quick takes five minutes.
+# The paper's study in small: about an hour on two cores; ARGS=--quick takes four minutes.
 study: $(STAMP)study
 	PYTHONPATH=$(CURDIR)/scripts $(BIN)/python -m study $(ARGS)
 
 test: $(STAMP)test
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 # Every model type of transformers, tiny and random, through every operation: most of an hour.
 support: $(STAMP)test

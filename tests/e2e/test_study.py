@@ -1,6 +1,7 @@
 """The study runs whole: data, alignment, sweeps, figures, report; what must be exact is exact.
 
-`--quick` is as a user runs it. How good the answers are is compared with who sees no picture.
+`--quick` is as a user runs it; its tests share one run, so they are one group. How good the
+answers are is compared with who sees no picture.
 """
 
 import csv
@@ -44,7 +45,7 @@ def scores(folder: Path) -> dict[str, Any]:
     return dict(json.loads((folder / "scores.json").read_text()))
 
 
-@pytest.mark.slow
+@pytest.mark.xdist_group("study")
 def test_text_path_is_the_base_to_the_last_bit(folder: Path) -> None:
     runs = scores(folder)["runs"]
     exact = {run["recipe"] for run in runs if "text" in run["perplexity"]}
@@ -56,13 +57,13 @@ def test_text_path_is_the_base_to_the_last_bit(folder: Path) -> None:
     assert len({run["perplexity"]["base"] for run in runs}) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.xdist_group("study")
 def test_training_changed_the_shared_path(folder: Path) -> None:
     for run in scores(folder)["runs"]:
         assert run["perplexity"]["shared"] != run["perplexity"]["base"]
 
 
-@pytest.mark.slow
+@pytest.mark.xdist_group("study")
 def test_full_finetuning_sees(folder: Path) -> None:
     document = scores(folder)
     blind = 100 * sum(document["blind"].values()) / len(document["blind"])
@@ -70,7 +71,7 @@ def test_full_finetuning_sees(folder: Path) -> None:
     assert full["answers"] > blind + CLEARLY
 
 
-@pytest.mark.slow
+@pytest.mark.xdist_group("study")
 def test_report_is_whole(folder: Path) -> None:
     runs = scores(folder)["runs"]
     with (folder / "runs.csv").open(newline="") as stream:
