@@ -4,7 +4,6 @@ Each run is a process of its own, started and killed as a shell would.
 """
 
 import csv
-import importlib.util
 import os
 import signal
 import subprocess
@@ -69,6 +68,14 @@ def losses(folder: Path) -> list[float]:
         return [float(row["loss"]) for row in csv.DictReader(stream)]
 
 
+def seen_by_tensorboard(folder: Path) -> list[float]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (events,) = folder.glob("runs/*/*/events*")
+    read = EventAccumulator(str(events)).Reload()
+    return [point.value for point in read.Scalars("train/loss")]
+
+
 def test_killed_and_resumed_is_the_same_to_the_byte(talk: Path, tmp_path: Path) -> None:
     words = ("-m", "surgery", "train", "genieblue_skip", f"data={talk}", *FEW, "save_every=1")
     words = (*words, "operations.adapters.peft.lora_dropout=0.1", "steps=12")
@@ -88,6 +95,7 @@ def test_killed_and_resumed_is_the_same_to_the_byte(talk: Path, tmp_path: Path) 
     for name in (WEIGHTS, "plan.json"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     assert losses(tmp_path / "a") == losses(tmp_path / "b")
+    assert seen_by_tensorboard(tmp_path / "a") == pytest.approx(losses(tmp_path / "a"))
 
 
 @pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
@@ -189,8 +197,6 @@ def test_assembled_model_is_trained_and_trained_on(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("script", sorted(LOOPS.glob("*.py")), ids=lambda path: path.stem)
 def test_own_loop_runs(script: Path, tmp_path: Path) -> None:
-    if script.stem == "trl_sft" and not importlib.util.find_spec("trl"):
-        pytest.skip("trl is not installed")
     done(run(script, tmp_path / "a"))
     tensors = load_file(tmp_path / "a" / WEIGHTS)
     assert any(t.any() for name, t in tensors.items() if "lora_B" in name)
