@@ -132,7 +132,8 @@ def write_results(folder: Path, job: str, results: Sequence[Result]) -> str:
 
 
 def _result_files(folder: Path) -> list[Path]:
-    return sorted(folder.rglob(RESULT_FILE))
+    """One a job; deeper folders come and go while jobs run."""
+    return sorted(folder.glob(f"*/{RESULT_FILE}"))
 
 
 def _without(point: Point, reason: str) -> Result:
