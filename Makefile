@@ -6,6 +6,8 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip
 TORCH_INDEX ?=
 STAMP  := $(VENV)/.installed-
+# Qualcomm's compiler, where it runs; elsewhere the tests that ask it are skipped with the reason.
+NPU    := $(shell $(PYTHON) scripts/npu_extra.py)
 
 .PHONY: demo tables study test lint bench docs support clean
 
@@ -55,7 +57,7 @@ $(STAMP)demo: pyproject.toml constraints.txt $(STAMP)torch
 	@touch $@
 
 $(STAMP)test: pyproject.toml constraints.txt $(STAMP)torch
-	$(PIP) install -q -c constraints.txt -e '.[test]'
+	$(PIP) install -q -c constraints.txt -e '.[test$(NPU)]'
 	@touch $@
 
 $(STAMP)study: pyproject.toml constraints.txt $(STAMP)torch
@@ -63,7 +65,7 @@ $(STAMP)study: pyproject.toml constraints.txt $(STAMP)torch
 	@touch $@
 
 $(STAMP)lint: pyproject.toml constraints.txt $(STAMP)torch
-	$(PIP) install -q -c constraints.txt -e '.[test,lint]'
+	$(PIP) install -q -c constraints.txt -e '.[test,lint$(NPU)]'
 	@touch $@
 
 $(STAMP)docs: pyproject.toml constraints.txt $(STAMP)torch

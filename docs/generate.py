@@ -1,4 +1,4 @@
-"""Write the pages that follow from the code: errors, recipe schema, recipe, commands and models.
+"""Write the pages that follow from the code: errors, recipe schema, recipe, commands, models, lint.
 
 `python docs/generate.py` writes them; `--check` writes nothing and names those that are stale.
 """
@@ -14,6 +14,7 @@ from typing import Any, Final
 
 os.environ["TYPER_USE_RICH"] = "0"  # plain help texts, the same in every terminal
 
+from lint_pages import rules_page, targets_page
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
@@ -34,7 +35,10 @@ FAMILIES: Final = {
     "P": "Plan",
     "M": "Model and checkpoint",
     "A": "Applying and adapters",
+    "D": "Data",
+    "T": "Training",
     "V": "Verification",
+    "X": "Toolchain and graphs",
 }
 
 
@@ -62,6 +66,8 @@ def all_files() -> Iterator[tuple[str, str]]:
     yield "reference/recipe.md", NOTICE + _recipe_page()
     yield "reference/commands.md", NOTICE + _commands_page()
     yield "reference/models.md", NOTICE + _models_page()
+    yield "reference/rules.md", NOTICE + rules_page()
+    yield "reference/targets.md", NOTICE + targets_page()
 
 
 def _committed(name: str) -> str | None:

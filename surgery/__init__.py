@@ -15,12 +15,16 @@ if TYPE_CHECKING:
     from surgery.compose import load_recipe
     from surgery.diagnostic import Diagnostic, SurgeryError
     from surgery.evaluate import evaluate_adapter
+    from surgery.export import export_adapter
     from surgery.fixed import fix_path
     from surgery.import_experts import load_expert_weights
+    from surgery.lint import lint_plan
     from surgery.model import find_model
     from surgery.paths import multimodal_path, text_path
     from surgery.plan import make_plan, plan_recipe
     from surgery.read import read_anatomy
+    from surgery.run import run_export
+    from surgery.target import load_target
     from surgery.train import train_adapter, train_recipe
     from surgery.verify import verify_adapter
 
@@ -29,15 +33,19 @@ __all__ = [
     "SurgeryError",
     "apply_plan",
     "evaluate_adapter",
+    "export_adapter",
     "find_model",
     "fix_path",
+    "lint_plan",
     "load_adapter",
     "load_expert_weights",
     "load_recipe",
+    "load_target",
     "make_plan",
     "multimodal_path",
     "plan_recipe",
     "read_anatomy",
+    "run_export",
     "save_adapter",
     "text_path",
     "train_adapter",
@@ -53,15 +61,19 @@ _HOMES: Final = {
     "SurgeryError": "diagnostic",
     "apply_plan": "apply",
     "evaluate_adapter": "evaluate",
+    "export_adapter": "export",
     "find_model": "model",
     "fix_path": "fixed",
     "load_adapter": "adapter",
     "load_expert_weights": "import_experts",
+    "lint_plan": "lint",
     "load_recipe": "compose",
+    "load_target": "target",
     "make_plan": "plan",
     "multimodal_path": "paths",
     "plan_recipe": "plan",
     "read_anatomy": "read",
+    "run_export": "run",
     "save_adapter": "adapter",
     "text_path": "paths",
     "train_adapter": "train",

@@ -25,6 +25,7 @@ from surgery.in_place import (
     write_base,
 )
 from surgery.load import load_base
+from surgery.manifest import MANIFEST_FILE
 from surgery.plan import ASSEMBLED_FOLDER, Plan, make_plan, plan_recipe
 from surgery.read import not_on_disk, read_anatomy
 from surgery.sidefiles import (
@@ -223,6 +224,8 @@ def check_weights(plan: Plan, folder: Path, *, trust_remote_code: bool = False) 
 
 
 def _document(folder: Path) -> dict[str, Any]:
+    if (folder / MANIFEST_FILE).is_file():
+        raise SurgeryError(_an_export(folder))
     try:
         document: dict[str, Any] = json.loads((folder / PLAN_FILE).read_bytes())
         return {**document, "model": {**document["model"]}}
@@ -288,6 +291,15 @@ def _other_weights(folder: Path, name: str, count: int) -> Diagnostic:
         what=f"the weights in `{folder}` are not those of its {PLAN_FILE}",
         why=f"{count} tensors are missing, too many or of another shape, `{name}` first",
         fix="copy the folder again, or make it anew with `surgery apply` or `save_adapter`",
+    )
+
+
+def _an_export(folder: Path) -> Diagnostic:
+    return Diagnostic(
+        code="A402",
+        what=f"`{folder}` is an export and not an adapter",
+        why=f"its {MANIFEST_FILE} says so: what was trained is already in its parts",
+        fix=f"name the adapter that it was made of, or run it: surgery run {folder}",
     )
 
 

@@ -118,8 +118,8 @@ def refuse_other_decoder(parts: Parts, read: Callable[[], Anatomy]) -> None:
     except SurgeryError as error:
         why = f"Llava can't be built around it: {error.diagnostics[0].why}"
         raise SurgeryError(_unfit(parts.decoder.source, why)) from error
-    sizes = parts.decoder.sizes
-    wanted = {(parts.new_names()[name], size) for name, size in sizes.items()}
+    sizes, names = parts.decoder.sizes, parts.new_names()
+    wanted = {(names[name], size) for name, size in sizes.items()}
     apart = {*assembled.names_in("vision"), *assembled.names_in("projector")}
     found = {item for item in assembled.sizes.items() if item[0] not in apart}
     if wanted != found or len(wanted) != len(sizes):

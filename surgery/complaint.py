@@ -18,12 +18,20 @@ from surgery.stage import Source, Stage
 
 Loc = tuple[str | int, ...]
 _CODE_KEYS: Final = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
-_OWN_CODES: Final = {"selector": "R106", "name": "R107", "rest": "R116", "ranges": "R119"}
+_OWN_CODES: Final = {
+    "selector": "R106",
+    "name": "R107",
+    "rest": "R116",
+    "ranges": "R119",
+    "rule": "R123",
+    "reason": "R124",
+}
 _OWN_FIXES: Final = {
     "selector": f"write {GRAMMAR}",
     "name": "give it another name",
     "ranges": "write `blocks: every 4`, or `ranges: [[0, 24], [8, 32]]`",
     "rest": "give all but one of them blocks of their own",
+    "reason": "write who decided it and why, such as `measured on our phone, 2026-11-20`",
 }
 _TYPES: Final = {  # what is wanted, by pydantic's names of errors; braces take its context
     "literal_error": "{expected}",
@@ -155,10 +163,7 @@ def _refused(loc: Loc, items: list[Any], data: Mapping[str, Any], sources: Sourc
     item = own or items[0]
     kind, name = item["type"], ".".join(map(str, loc))
     if own:
-        path = own["ctx"]["key"].split(".") if "key" in own["ctx"] else loc
-        return Diagnostic(
-            _OWN_CODES[kind], own["msg"], fix=_OWN_FIXES[kind], span=sources.place(path)
-        )
+        return _refused_by_us(loc, own, sources)
     if kind == "extra_forbidden":
         place = sources.place(loc, value=False)
         fix = nearest(str(loc[-1]), _fields_at(loc[:-1], data))
@@ -169,6 +174,16 @@ def _refused(loc: Loc, items: list[Any], data: Mapping[str, Any], sources: Sourc
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         return _unknown_operation(loc, item, sources)
     return _wrong_value(loc, items, sources)
+
+
+def _refused_by_us(loc: Loc, item: Any, sources: SourceMap) -> Diagnostic:
+    """What one of our own checks says of a value, or of a key."""
+    kind, context = item["type"], item["ctx"]
+    path = context["key"].split(".") if "key" in context else loc
+    known = context.get("known")
+    fix = nearest(context["name"], known) if known else _OWN_FIXES[kind]
+    place = sources.place(path, value=not known)
+    return Diagnostic(_OWN_CODES[kind], item["msg"], fix=fix, span=place)
 
 
 def _unknown_operation(loc: Loc, item: Any, sources: SourceMap) -> Diagnostic:

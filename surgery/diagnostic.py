@@ -2,8 +2,9 @@
 
 A stage collects all its diagnostics and raises them together in one `SurgeryError`, so that a user
 mends a recipe in one go. The first letter of a code names its family, and the family gives the
-exit code: R recipe, P plan, T training and D data are what the user wrote (2), M model and A
-adapter files are the environment (3), V is a verification that answered "no" (1).
+exit code: R recipe, P plan, T training and D data are what the user wrote (2), M model, A adapter
+files and X the toolchain and its graphs are the environment (3), V is a verification and L a lint
+that answered "no" (1).
 """
 
 from collections.abc import Iterable
@@ -23,7 +24,9 @@ _EXIT_BY_FAMILY: Final = {
     "D": EXIT_USAGE,
     "M": EXIT_ENVIRONMENT,
     "A": EXIT_ENVIRONMENT,
+    "X": EXIT_ENVIRONMENT,
     "V": EXIT_NO,
+    "L": EXIT_NO,
 }
 
 Severity = Literal["error", "warning", "note"]

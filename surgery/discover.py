@@ -9,8 +9,8 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def modules_in(package: str) -> list[ModuleType]:
-    """Import every module of a package folder, in the order of their names.
+def names_in(package: str) -> list[str]:
+    """The names of the modules of a package folder, sorted; none of them is imported.
 
     A name that begins with an underscore is what the others share, and is left out.
 
@@ -19,8 +19,16 @@ def modules_in(package: str) -> list[ModuleType]:
     """
     folder = importlib.import_module(package)
     found = sorted(module.name for module in pkgutil.iter_modules(folder.__path__))
-    names = [name for name in found if not name.startswith("_")]
-    return [importlib.import_module(f"{package}.{name}") for name in names]
+    return [name for name in found if not name.startswith("_")]
+
+
+def modules_in(package: str) -> list[ModuleType]:
+    """Import every module of a package folder, in the order of `names_in`.
+
+    Args:
+        package: dotted name, such as `surgery.operations`.
+    """
+    return [importlib.import_module(f"{package}.{name}") for name in names_in(package)]
 
 
 def classes_in(package: str, base: type[T]) -> list[type[T]]:

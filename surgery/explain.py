@@ -1,30 +1,62 @@
-"""The pages behind the codes, one Markdown file each in `surgery/errors/`."""
+"""The pages behind the codes: Markdown files in `surgery/errors/`, and the docstrings of rules."""
 
+import inspect
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from surgery.diagnostic import Diagnostic, SurgeryError
 
+if TYPE_CHECKING:
+    from surgery.rule import Rule
+
 _FOLDER: Final = Path(__file__).parent / "errors"
+_RULE: Final = "L"
+"""The first letter of the codes of rules."""
 
 
 def all_pages() -> dict[str, str]:
-    """The title of each page by its code."""
+    """The title of each error's page by its code."""
     return {file.stem: _title(file) for file in sorted(_FOLDER.glob("*.md"))}
 
 
+def rule_pages() -> dict[str, str]:
+    """The name of each lint rule by its code; this imports the rules."""
+    return {code: rule.name for code, rule in _rules().items()}
+
+
 def page_of(code: str) -> str:
-    """Return the page of a code, as Markdown.
+    """Return the page of a code, as Markdown; a rule is found by its name, too.
 
     Raises:
         SurgeryError: R117, if there is no such code.
     """
     file = _FOLDER / f"{code.upper()}.md"
-    if not code.isalnum() or not file.is_file():
-        known = ", ".join(all_pages())
-        fix = "`surgery explain all` lists them with their titles"
-        raise SurgeryError(Diagnostic("R117", f"there is no code `{code}`", f"known: {known}", fix))
-    return file.read_text(encoding="utf-8")
+    if code.isalnum() and file.is_file():
+        return file.read_text(encoding="utf-8")
+    if code.upper().startswith(_RULE) or "-" in code or code.islower():
+        for known, rule in _rules().items():
+            if code.upper() == known or code == rule.name:
+                return _page(rule)
+    known = ", ".join([*all_pages(), *rule_pages()])
+    fix = "`surgery explain all` lists them with their titles"
+    raise SurgeryError(Diagnostic("R117", f"there is no code `{code}`", f"known: {known}", fix))
+
+
+def _rules() -> "dict[str, Rule]":
+    from surgery.rule import known_rules
+
+    return {rule.code: rule for rule in known_rules().values()}
+
+
+def _page(rule: "Rule") -> str:
+    """A rule's docstring under its code and name, and what it stands on."""
+    text = inspect.cleandoc(type(rule).__doc__ or "")
+    return (
+        f"# {rule.code}: {rule.name}\n\n{text}\n\n"
+        f"Severity: {rule.severity}, unless the target or the finding says otherwise. Known by: "
+        f"{rule.evidence}, {rule.known_by}. To live with it, a recipe says "
+        f"`allow: {{{rule.name}: why, in words}}`.\n"
+    )
 
 
 def _title(file: Path) -> str:

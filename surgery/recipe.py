@@ -8,11 +8,12 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Union
 
-from pydantic import Field, PrivateAttr, model_validator
+from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 from pydantic_core import PydanticCustomError
 
 from surgery.anatomy import PARTS
 from surgery.diagnostic import Diagnostic
+from surgery.discover import names_in
 from surgery.operation import Operation, Strict, known_operations
 from surgery.projector import known_projectors
 from surgery.selector import is_rest
@@ -30,6 +31,30 @@ else:
 
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _NOT_TEXT: Final = ("integer", "number", "boolean", "array")
+_FEWEST_WORDS: Final = 3
+
+
+def _known_rule(name: str) -> str:
+    """Refuse the name of no rule; a rule's file bears its name, so that none has to be imported."""
+    known = [file.replace("_", "-") for file in names_in("surgery.rules")]
+    if name not in known:
+        fault, context = f"there is no lint rule `{name}`", {"name": name, "known": tuple(known)}
+        raise PydanticCustomError("rule", "{fault}", {"fault": fault, **context})
+    return name
+
+
+def _in_words(reason: str) -> str:
+    """Refuse a reason that is none."""
+    if len(reason.split()) < _FEWEST_WORDS:
+        fault = (
+            f'"{reason}" is no reason: say in at least {_FEWEST_WORDS} words why it is all right'
+        )
+        raise PydanticCustomError("reason", "{fault}", {"fault": fault})
+    return reason
+
+
+_Rule = Annotated[str, AfterValidator(_known_rule)]
+_Reason = Annotated[str, AfterValidator(_in_words)]
 
 
 class Recipe(Strict):
@@ -77,6 +102,9 @@ class Recipe(Strict):
     stages: dict[str, Stage] = {}
     """Stages of training in order; `surgery train` runs them."""
 
+    allow: dict[_Rule, _Reason] = {}
+    """Lint rules to live with: the rule's name, and why in words. Their findings become notes."""
+
     _sources: SourceMap = PrivateAttr(default_factory=SourceMap)
 
     @model_validator(mode="after")
@@ -109,8 +137,14 @@ class Recipe(Strict):
         return [self._sources.locate(diagnostic) for diagnostic in diagnostics]
 
     def resolved(self) -> dict[str, Any]:
-        """Plain data with every value spelled out, which reads back as the same recipe."""
-        content: dict[str, Any] = self.model_dump(mode="json", serialize_as_any=True)
+        """Plain data with every value spelled out, which reads back as the same recipe.
+
+        `allow` is left out where it is empty: plans from before there was lint stay the same.
+        """
+        unsaid = set() if self.allow else {"allow"}
+        content: dict[str, Any] = self.model_dump(
+            mode="json", serialize_as_any=True, exclude=unsaid
+        )
         return content
 
 

@@ -8,16 +8,19 @@ EPILOG = "Example: surgery explain P204"
 
 
 def command(
-    code: Annotated[str, typer.Argument(help="A code such as P204; `all` lists them.")],
+    code: Annotated[
+        str,
+        typer.Argument(help="A code such as P204, or the name of a lint rule; `all` lists them."),
+    ],
 ) -> None:
     """Print the page of a code: what it means, an example, and what to do."""
     from rich.markdown import Markdown
 
-    from surgery.explain import all_pages, page_of
+    from surgery.explain import all_pages, page_of, rule_pages
     from surgery.reporters.terminal import out
 
     if code == "all":
-        for name, title in all_pages().items():
+        for name, title in {**all_pages(), **rule_pages()}.items():
             typer.echo(f"{name}  {title}")
         return
     text = page_of(code)

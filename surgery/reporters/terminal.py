@@ -8,18 +8,19 @@ from functools import cache
 
 from rich.console import Console
 
-_PIPED_WIDTH = 120
+PIPED_WIDTH = 120
+"""Columns of what goes into a file."""
 
 
 @cache
 def out() -> Console:
     """Where results go."""
     console = Console(highlight=False, soft_wrap=False)
-    return console if console.is_terminal else Console(highlight=False, width=_PIPED_WIDTH)
+    return console if console.is_terminal else Console(highlight=False, width=PIPED_WIDTH)
 
 
 @cache
 def err() -> Console:
     """Where progress, notes and errors go."""
     console = Console(stderr=True, highlight=False)
-    return console if console.is_terminal else Console(stderr=True, width=_PIPED_WIDTH)
+    return console if console.is_terminal else Console(stderr=True, width=PIPED_WIDTH)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from surgery.diagnostic import _EXIT_BY_FAMILY, SurgeryError
-from surgery.explain import all_pages, page_of
+from surgery.explain import all_pages, page_of, rule_pages
 
 PACKAGE = Path(__file__).parents[2] / "surgery"
 CODE = re.compile(r"[\"']([A-Z]\d{3})[\"']")
@@ -25,7 +25,8 @@ def used_codes():
 
 
 def test_codes_and_pages_are_the_same_set():
-    assert sorted(all_pages()) == sorted(used_codes())
+    assert sorted({**all_pages(), **rule_pages()}) == sorted(used_codes())
+    assert not all_pages().keys() & rule_pages().keys()
 
 
 def test_every_family_has_an_exit_code():

@@ -1,0 +1,1 @@
+"""From a plan to the ONNX graphs of its distinct blocks, one step each, of static shape."""

@@ -1,0 +1,119 @@
+"""Lint one subject for one target as deep as is asked: its recipe, its graphs, or by compiler."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.lint import SCHEME, lint_plan, settled
+from surgery.lint_report import Proof, Report
+from surgery.lint_subject import Subject
+from surgery.plan import Plan
+from surgery.target import Target
+
+if TYPE_CHECKING:
+    from surgery.snapdragon.quantise import Scheme
+
+Level = Literal["recipe", "graph", "prove"]
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Depth:
+    """How deep, and for which use of the device.
+
+    Args:
+        level: `recipe` needs no torch, `graph` reads the graphs too, `prove` also compiles them.
+        context: tokens of the key-value cache; where None, 4096 or what the model is made for.
+        scheme: quantisation; where None, memory is counted in the default and all are proved.
+        trust_remote_code: whether a model may run code of its own.
+    """
+
+    level: Level = "recipe"
+    context: int | None = None
+    scheme: "Scheme | None" = None
+    trust_remote_code: bool = False
+
+
+def check_depth(targets: Iterable[Target], depth: Depth) -> None:
+    """Refuse at once what could only fail later.
+
+    Raises:
+        SurgeryError: R126 for proof on a target without a compiler, X101 and X102 where the
+            compiler is not here.
+    """
+    if depth.level != "prove":
+        return
+    for target in targets:
+        if not (target.compiler == "htp" and target.soc and target.arch):
+            raise SurgeryError(_no_compiler(target))
+    from surgery.snapdragon.toolchain import toolchain
+
+    toolchain()
+
+
+def lint_subject(
+    subject: Subject, targets: Sequence[Target], depth: Depth, tell: Tell = lambda step: None
+) -> list[Report]:
+    """Lint, and report instead of raising where the subject itself is at fault.
+
+    Args:
+        subject: what to lint.
+        targets: the devices.
+        depth: how deep.
+        tell: told of each step when it begins; level 1 has none.
+
+    Returns:
+        One for each target.
+    """
+    try:
+        if subject.kind == "graph":
+            return [_of_file(Report(subject, t.name, depth.level), t, depth, tell) for t in targets]
+        plan = subject.plan(trust_remote_code=depth.trust_remote_code)
+        reports = [Report(subject, t.name, depth.level, plan.anatomy.source) for t in targets]
+        return [
+            _of_plan(report, plan, target, depth, tell)
+            for report, target in zip(reports, targets, strict=True)
+        ]
+    except SurgeryError as error:
+        return [Report(subject, t.name, depth.level, errors=error.diagnostics) for t in targets]
+
+
+def _of_plan(report: Report, plan: Plan, target: Target, depth: Depth, tell: Tell) -> Report:
+    scheme = depth.scheme or SCHEME
+    findings = lint_plan(plan, target, context=depth.context, scheme=scheme)
+    proofs: list[Proof] = []
+    if depth.level != "recipe":
+        from surgery.lint_graphs import lint_blocks
+
+        trusted = depth.trust_remote_code
+        found, proofs = lint_blocks(plan, target, _schemes(depth), tell, trust_remote_code=trusted)
+        findings += settled(plan, found)
+    return replace(report, findings=tuple(findings), proofs=tuple(proofs))
+
+
+def _of_file(report: Report, target: Target, depth: Depth, tell: Tell) -> Report:
+    from surgery.lint_file import lint_file
+
+    assert report.subject.file is not None
+    findings, proofs = lint_file(report.subject.file, target, _schemes(depth), tell)
+    named = (replace(found, subject=report.subject.name) for found in findings)
+    return replace(report, findings=tuple(named), proofs=tuple(proofs))
+
+
+def _schemes(depth: Depth) -> "tuple[Scheme, ...]":
+    """The schemes to prove; none below that level."""
+    if depth.level != "prove":
+        return ()
+    return (depth.scheme,) if depth.scheme else ("fp16", "w8a16", "w4a16")
+
+
+def _no_compiler(target: Target) -> Diagnostic:
+    no_numbers = "the target has no `soc` and `arch`, by which the compiler knows a chip"
+    no_compiler = f"no compiler for {target.device} can be had; lint knows it from tables"
+    return Diagnostic(
+        code="R126",
+        what=f"nothing can be proved for `{target.name}`",
+        why=no_numbers if target.compiler == "htp" else no_compiler,
+        fix="leave out `--prove`; `--graph` holds the graphs against what is known",
+    )

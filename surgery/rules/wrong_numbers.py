@@ -1,0 +1,33 @@
+"""Rule L301: a graph that compiles and computes something else."""
+
+from surgery.rule import Rule
+
+
+class WrongNumbers(Rule):
+    """A graph that compiles, runs, and whose result is not what it should be.
+
+    ## Why is it bad?
+
+    Nothing fails: the model just answers worse. Compiling alone doesn't show it.
+
+    ## Example
+
+    int4 weights with a zero point compile, and a decoder's logits then have a cosine of 0.874 with
+    those of the same quantised graph on the CPU (measured with onnxruntime-qnn 2.7.0).
+
+    ## Use instead
+
+    Compare the outputs that the finding names. Where fp16 is right and a quantised scheme is not,
+    look at the quantiser's settings: weights must be symmetric.
+
+    ## Evidence
+
+    The emulator of the NPU, run on this machine by `--prove`: in fp16 against torch, in a quantised
+    scheme against the quantised graph on the CPU. A cosine below 0.9999 on any output is an error.
+    The emulator is Qualcomm's; that silicon does the same is not shown.
+    """
+
+    code = "L301"
+    name = "wrong-numbers"
+    evidence = "proved"
+    known_by = "onnxruntime-qnn, run by lint"

@@ -1,0 +1,26 @@
+"""Tensors by name, and a file of them that two processes share."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Arrays = Mapping[str, np.ndarray[Any, Any]]
+"""Tensors by the names of a graph's inputs or outputs."""
+_MARK = "="
+"""Before each name, since numpy keeps some names, such as `file`, to itself."""
+
+
+def write_arrays(file: Path, arrays: Arrays) -> None:
+    """Write them into an npz file, whatever their names are."""
+    marked: dict[str, Any] = {f"{_MARK}{name}": array for name, array in arrays.items()}
+    np.savez(file, **marked)
+
+
+def read_arrays(file: Path) -> Arrays:
+    """Read what `write_arrays` wrote; nothing where there is no file."""
+    if not file.is_file():
+        return {}
+    with np.load(file) as found:
+        return {name.removeprefix(_MARK): array for name, array in found.items()}

@@ -1,0 +1,70 @@
+"""Quantise a graph as the NPU computes it: QDQ, activations of 16 bits, weights of 8 or 4.
+
+By onnxruntime's own quantiser with its settings for QNN, but for one: weights are symmetric. Its
+default for int4 has a zero point, which the NPU compiles and computes wrong.
+Source: onnxruntime.quantization.execution_providers.qnn of onnxruntime 1.31.1.
+"""
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.snapdragon.apart import LIMIT, run_apart
+from surgery.snapdragon.arrays import Arrays, write_arrays
+from surgery.snapdragon.files import copied
+from surgery.staging import io_errors
+
+Scheme = Literal["fp16", "w8a16", "w4a16"]
+"""Bits of weights and activations; fp16 quantises nothing."""
+
+
+def quantise(
+    model: Path,
+    out: Path,
+    scheme: Scheme,
+    samples: Sequence[Arrays],
+    *,
+    ranges: Path | None = None,
+    seconds: float = LIMIT,
+) -> None:
+    """Write the quantised graph, in a process of its own.
+
+    Inputs and outputs stay float, the key-value cache's too; each weight has one scale.
+
+    Args:
+        model: an ONNX file in float.
+        out: the quantised one; its weights become `OUT.data` beside it.
+        scheme: w8a16 or w4a16.
+        samples: inputs that show the ranges of the activations; at least one.
+        ranges: where these are kept for the next scheme; samples count only where it is not there.
+        seconds: that it may take.
+
+    Raises:
+        SurgeryError: X106 where it can't be quantised, X107 where it can't be read.
+    """
+    with io_errors(out), tempfile.TemporaryDirectory(dir=out.parent) as scratch:
+        folder = Path(scratch)
+        for index, sample in enumerate(samples):
+            write_arrays(folder / f"{index:04}.npz", sample)
+        made, done = folder / "made" / out.name, folder / "done"
+        made.parent.mkdir()
+        mine = copied(model, folder / "model")  # the quantiser writes beside the graph
+        words = [str(mine), str(made), scheme, str(ranges or folder / "ranges.json"), str(done)]
+        log = folder / "log.txt"
+        ended = run_apart("surgery.snapdragon.quantiser", words, [done], log, seconds)
+        if ended:
+            raise SurgeryError(_cannot_quantise(model, ended))
+        for file in sorted(made.parent.iterdir(), key=lambda file: file == made):
+            os.replace(file, out.with_name(file.name))
+
+
+def _cannot_quantise(model: Path, ended: str) -> Diagnostic:
+    return Diagnostic(
+        code="X106",
+        what=f"{model.name} can't be quantised",
+        why=f"onnxruntime's quantiser {ended}",
+        fix="give a float graph with static shapes, and samples of all its inputs",
+    )
