@@ -1,7 +1,7 @@
 """`surgery plan`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +14,9 @@ from surgery.commands._arguments import (
     with_revision,
 )
 
+if TYPE_CHECKING:
+    from surgery.plan import Plan
+
 EPILOG = "Example: surgery plan genieblue_skip model=Qwen/Qwen2.5-3B placement=post rank=16"
 
 
@@ -25,6 +28,13 @@ def command(
     train: Annotated[
         bool, typer.Option("--train", help="Show the memory that training takes, too.")
     ] = False,
+    deploy: Annotated[
+        bool, typer.Option("--deploy", help="Show what it costs on a device, beside its peers.")
+    ] = False,
+    target: Annotated[str, typer.Option(help="The device for --deploy.")] = "snapdragon",
+    context: Annotated[
+        int, typer.Option(help="Tokens of the key-value cache for --deploy.", min=1)
+    ] = 2048,
     revision: Revision = None,
     trust_remote_code: RemoteCode = False,
 ) -> None:
@@ -43,6 +53,9 @@ def command(
     if out:
         with io_errors(out):
             out.write_text(document, encoding="utf-8")
+    if deploy:
+        _show_deployment(plan, target, context, output_format)
+        return
     if output_format == "json":
         typer.echo(document, nl=False)
         return
@@ -56,3 +69,18 @@ def command(
         from surgery.reporters.memory_table import print_memory
 
         print_memory(training_memory(plan))
+
+
+def _show_deployment(plan: "Plan", target: str, context: int, output_format: str) -> None:
+    from surgery.deploy import deployment
+    from surgery.target import load_target
+
+    found = deployment(plan, load_target(target), context)
+    if output_format == "json":
+        from surgery.document import to_json
+
+        typer.echo(to_json(found.document()), nl=False)
+        return
+    from surgery.reporters.deploy_table import print_deployment
+
+    print_deployment(found)

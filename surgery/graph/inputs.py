@@ -70,7 +70,7 @@ def lora_pairs(loras: Sequence[AddLora], adapter: Path | None) -> Feeds:
     found: Feeds = {}
     for edit in loras:
         a, b = (tensor.name for tensor in edit.tensors[:2])
-        stored = readlora_pairs(adapter, edit.path) if adapter else {}
+        stored = read_pairs(adapter, edit.path) if adapter else {}
         found[a], found[b] = (
             stored[tensor.name].float() if stored else torch.zeros(tensor.shape)
             for tensor in edit.tensors[:2]

@@ -1,0 +1,192 @@
+"""Export an adapter: each path in a form that runs without this package, and a manifest.
+
+An exporter says what there will be (`surgery/exporter.py`); here it is written into a folder that
+is whole or not there, and every file is accounted for.
+"""
+
+import difflib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from surgery.adapter import check_weights, read_plan
+from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.exported_files import Copied
+from surgery.exporter import BaseForm, Contents, Exporter, Job, LoraForm, Part, known_exporters
+from surgery.header import Progress
+from surgery.manifest import MANIFEST_FILE, ExportedFile, Manifest, PartRecord, toolchain
+from surgery.sidefiles import PLAN_FILE
+from surgery.splice import check_free_space, io_errors, staged_folder
+from surgery.target import load_target
+
+
+class Export:
+    """An export that is ready to be written.
+
+    Args:
+        to: the word of an exporter.
+        job: what is exported, and how.
+        document: the adapter's plan.json.
+
+    Raises:
+        SurgeryError: R131 for an unknown word, and what the exporter refuses.
+    """
+
+    def __init__(self, to: str, job: Job, document: Mapping[str, Any]) -> None:
+        self._to = to
+        self._job = job
+        self._document = document
+        self._contents = _exporter(to).contents(job)
+
+    @property
+    def name(self) -> str:
+        """The recipe's."""
+        return self._job.plan.recipe.name
+
+    def room(self, out: Path) -> int:
+        """Bytes that it will write, where it is written to `out`."""
+        items = (item for part in self._contents.parts.values() for item in part.items)
+        return sum(item.room(out) for item in items)
+
+    def write(
+        self, out: Path, *, overwrite: bool = False, progress: Progress | None = None
+    ) -> Manifest:
+        """Make the folder, or none.
+
+        Args:
+            out: the folder to make.
+            overwrite: replace a folder that `surgery` wrote before.
+            progress: told of the bytes of each step; they add up to `room(out)`, except of files
+                that turn out not to be linkable.
+
+        Raises:
+            SurgeryError: A301 to A305 for the disk, M201 to M207 for the files it is made of.
+        """
+        check_free_space(out, self.room(out))
+        with staged_folder(out, overwrite=overwrite) as folder:
+            records = {
+                name: _written(part, folder / name, progress)
+                for name, part in self._contents.parts.items()
+            }
+            plan = Copied(self._job.folder / PLAN_FILE).write(folder, None)
+            manifest = self._manifest(records, plan)
+            with io_errors(folder / MANIFEST_FILE):
+                text = json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False)
+                (folder / MANIFEST_FILE).write_text(f"{text}\n", encoding="utf-8")
+        return manifest
+
+    def _manifest(self, parts: dict[str, PartRecord], plan: ExportedFile) -> Manifest:
+        job = self._job
+        return Manifest(
+            format=self._to,
+            name=job.plan.recipe.name,
+            model=job.plan.anatomy.source,
+            fingerprint=self._document["model"]["fingerprint"] or {},
+            target=job.target.name if job.target else None,
+            base=job.base,
+            lora=job.lora,
+            paths=dict(self._contents.paths),
+            parts=parts,
+            toolchain=toolchain(*self._contents.packages),
+            recipe=dict(self._document["recipe"]),
+            plan=plan,
+            run=tuple(_commands(self._contents)),
+        )
+
+
+def prepare_export(
+    adapter: Path,
+    *,
+    to: str = "hf",
+    lora: LoraForm | None = None,
+    base: BaseForm = "unshared",
+    target: str | None = None,
+    at: str | None = None,
+    copy: bool = False,
+    checksum: bool = False,
+    prefill: int = 64,
+    context: int = 1024,
+    trust_remote_code: bool = False,
+) -> Export:
+    """Look at an adapter and its base, and say what will be written.
+
+    Args:
+        adapter: the adapter folder.
+        to: the word of an exporter, such as `hf`.
+        lora: whether LoRA is merged into its matrices, or kept as a part of its own; None for what
+            the form does best.
+        base: whether text has the untouched base, or runs on the multimodal path.
+        target: a device, for the forms that are made for one, and for the manifest.
+        at: another place of the base than the plan names.
+        copy: whether files of the base are copied where they could be linked.
+        checksum: whether linked files are read for their SHA-256.
+        prefill: tokens of one step of the prompt, for forms of static shape.
+        context: tokens of prompt and answer together, for the same.
+        trust_remote_code: whether the base may run code of its own.
+
+    Raises:
+        SurgeryError: A401 and A402 for the adapter, R121 for the target, R131 for an unknown form,
+            A602 to A604 for what the form can't hold, M for the base.
+    """
+    device = load_target(target) if target else None
+    plan, document = read_plan(adapter, at, trust_remote_code=trust_remote_code)
+    check_weights(plan, adapter, trust_remote_code=trust_remote_code)
+    lora = lora or _exporter(to).lora
+    job = Job(
+        plan, adapter, lora, base, copy, checksum, device, prefill, context, trust_remote_code
+    )
+    return Export(to, job, document)
+
+
+def export_adapter(
+    adapter: Path, out: Path, *, overwrite: bool = False, **options: Any
+) -> Manifest:
+    """Export an adapter.
+
+    Args:
+        adapter: the adapter folder.
+        out: the folder to make.
+        overwrite: replace a folder that `surgery` wrote before.
+        options: those of `prepare_export`.
+
+    Raises:
+        SurgeryError: as `prepare_export`, before anything is written; A301 to A305 for the disk.
+    """
+    return prepare_export(Path(adapter), **options).write(Path(out), overwrite=overwrite)
+
+
+def _exporter(to: str) -> Exporter:
+    known = known_exporters()
+    if to not in known:
+        raise SurgeryError(_unknown_form(to, list(known)))
+    return known[to]
+
+
+def _written(part: Part, folder: Path, progress: Progress | None) -> PartRecord:
+    with io_errors(folder):
+        folder.mkdir()
+    files = tuple(item.write(folder, progress) for item in part.items)
+    size = sum(file.bytes for file in files)
+    return PartRecord(
+        kind=part.kind,
+        dtype=part.dtype,
+        quantisation=part.quantisation,
+        bytes=size,
+        files=files,
+    )
+
+
+def _commands(contents: Contents) -> Iterator[str]:
+    for path in contents.paths:
+        yield f'surgery run . --path {path} --prompt "…"'
+
+
+def _unknown_form(to: str, known: list[str]) -> Diagnostic:
+    near = difflib.get_close_matches(to, known, 1)
+    return Diagnostic(
+        code="R131",
+        what=f"there is no form `{to}` to export to",
+        why=f"known: {', '.join(known)}",
+        fix=f"use `--to {near[0] if near else known[0]}`",
+    )

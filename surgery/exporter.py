@@ -1,0 +1,120 @@
+"""The base of exporters: a module in `surgery/exporters` defines one, named by what `--to` takes.
+
+An exporter says which parts there will be and what each file of them is made of. The frame,
+`surgery/export.py`, sees to room on the disk, to a folder that is whole or not there, and to the
+manifest.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal, Protocol
+
+from surgery.discover import classes_in
+from surgery.header import Progress
+from surgery.manifest import ExportedFile, PathName
+from surgery.plan import Plan
+from surgery.target import Target
+
+LoraForm = Literal["merge", "keep"]
+BaseForm = Literal["unshared", "shared"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be exported, and how.
+
+    Args:
+        plan: the adapter's, on its base.
+        folder: the adapter folder.
+        lora: whether LoRA is merged into its matrices, or kept as a part of its own.
+        base: whether text has the untouched base, or runs on the multimodal path.
+        copy: whether files of the base are copied where they could be linked.
+        checksum: whether linked files are read for their SHA-256.
+        target: the device, if one is named.
+        prefill: tokens of one step of the prompt, for forms of static shape.
+        context: tokens of prompt and answer together, for the same.
+        trust_remote_code: whether the model may run code of its own.
+    """
+
+    plan: Plan
+    folder: Path
+    lora: LoraForm = "merge"
+    base: BaseForm = "unshared"
+    copy: bool = False
+    checksum: bool = False
+    target: Target | None = None
+    prefill: int = 64
+    context: int = 1024
+    trust_remote_code: bool = False
+
+
+class Item(Protocol):
+    """One file to write."""
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+
+    def room(self, folder: Path) -> int:
+        """Bytes that writing it into a folder takes up, or goes through."""
+
+    def write(self, folder: Path, progress: Progress | None) -> ExportedFile:
+        """Write it into a folder that exists."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A folder of an export.
+
+    Args:
+        kind: what it is, as in `PartRecord`.
+        dtype: the same.
+        quantisation: the same.
+        items: its files.
+    """
+
+    kind: str
+    dtype: str
+    items: Sequence[Item]
+    quantisation: str = "none"
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What an export will hold.
+
+    Args:
+        parts: by the name of their folders.
+        paths: the parts that each path uses, the model first.
+        packages: whose versions belong into the manifest.
+    """
+
+    parts: Mapping[str, Part]
+    paths: Mapping[PathName, tuple[str, ...]]
+    packages: Sequence[str]
+
+
+class Exporter(ABC):
+    """One form of export."""
+
+    word: ClassVar[str]
+    """What `--to` takes."""
+
+    lora: ClassVar[LoraForm] = "merge"
+    """What becomes of LoRA unless the user says it."""
+
+    @abstractmethod
+    def contents(self, job: Job) -> Contents:
+        """Say what the export will hold; nothing is written.
+
+        Raises:
+            SurgeryError: where this adapter can't have this form.
+        """
+
+
+def known_exporters() -> dict[str, Exporter]:
+    """Every exporter by its word, found in the folder `surgery/exporters`."""
+    classes = classes_in("surgery.exporters", Exporter)  # type: ignore[type-abstract]
+    return {cls.word: cls() for cls in classes}

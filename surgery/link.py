@@ -1,0 +1,59 @@
+"""Give a file a second name, or a second copy that shares its blocks, where the disk can do that.
+
+A reflink is a file of its own: who writes into it changes nothing else. A hard link is the same
+file under another name. Source: ioctl_ficlonerange(2), link(2).
+"""
+
+import fcntl
+import os
+from pathlib import Path
+from typing import Final, Literal
+
+How = Literal["reflink", "hard link", "copied", "written"]
+"""How a file came to be where it is."""
+
+_FICLONE: Final = 0x40049409
+
+
+def link_file(source: Path, target: Path) -> How | None:
+    """Make `target` the same bytes as `source` without writing them.
+
+    Args:
+        source: a file, or a link to one, which is followed.
+        target: must not exist; its folder must.
+
+    Returns:
+        How it was done; None where this disk can't, or may not, and nothing is left behind.
+    """
+    source = Path(os.path.realpath(source))
+    if _reflink(source, target):
+        return "reflink"
+    try:
+        os.link(source, target)
+    except OSError:
+        return None
+    return "hard link"
+
+
+def shares_disk(source: Path, target: Path) -> bool:
+    """Whether a link from one to the other is possible at all.
+
+    Args:
+        source: a file that exists.
+        target: need not exist; its nearest existing parent is asked.
+    """
+    target = target.absolute()
+    there = next(parent for parent in (target, *target.parents) if parent.exists())
+    return os.stat(source).st_dev == os.stat(there).st_dev
+
+
+def _reflink(source: Path, target: Path) -> bool:
+    try:
+        with source.open("rb") as original, target.open("xb") as copy:
+            fcntl.ioctl(copy.fileno(), _FICLONE, original.fileno())
+    except FileExistsError:
+        raise
+    except OSError:
+        target.unlink(missing_ok=True)
+        return False
+    return True

@@ -1,0 +1,196 @@
+"""What an export holds: its parts, which path uses which, every file with its SHA-256.
+
+`surgery run` reads it, and so can anything that reads JSON.
+"""
+
+import json
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from platform import python_version
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.link import How
+
+MANIFEST_FILE: Final = "manifest.json"
+FORMAT_VERSION: Final = "1.0"
+
+PathName = Literal["text", "multimodal"]
+
+
+class _Data(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class ValueRecord(_Data):
+    """An input or an output of a graph."""
+
+    name: str
+    """In the graph."""
+
+    dtype: str
+    """A numpy name."""
+
+    shape: tuple[int, ...]
+    """Static."""
+
+    source: str = ""
+    """What an input is: `ids`, `positions`, `hidden`, `mask`, `past_key`, `past_value`, `lora` for
+    a tensor of the part `lora` (zeros on a path without it), or an output of `positions`. The
+    output `new_hidden` is `hidden` for the next part; `new_key` and `new_value` go into the
+    cache."""
+
+
+class GraphRecord(_Data):
+    """One graph of static shape."""
+
+    phase: Literal["prefill", "decode", "both"]
+    """Many tokens at once, or one."""
+
+    tokens: int
+    """Of a step; a shorter one is filled up behind."""
+
+    window: int
+    """Tokens that the cache has places for; 0 for a graph without one."""
+
+    sliding: int | None = None
+    """How many tokens back attention sees, itself among them; None for all."""
+
+    inputs: tuple[ValueRecord, ...]
+    """In the graph's order."""
+
+    outputs: tuple[ValueRecord, ...]
+    """In the graph's order."""
+
+    weights: str = "weights.bin"
+    """The file of the same part that holds its weights; the part's graphs share it."""
+
+
+class ExportedFile(_Data):
+    """One file of an export."""
+
+    name: str
+    """Relative to its part's folder."""
+
+    bytes: int
+    """Its size."""
+
+    sha256: str | None
+    """In hex; None for a file that shares the base's bytes and was not read. The base's
+    `fingerprint` stands for it."""
+
+    how: How
+    """Written anew, copied, or linked to the file it was made of."""
+
+    graph: GraphRecord | None = None
+    """What is in it, if it is a graph."""
+
+
+class PartRecord(_Data):
+    """One part: a folder that is opened as a whole."""
+
+    kind: str
+    """What it is, such as `transformers` or `peft`."""
+
+    dtype: str
+    """Type of most of its numbers, a safetensors name."""
+
+    quantisation: str
+    """`none`, or weights and activations as in `w4a16`."""
+
+    bytes: int
+    """Size of all its files."""
+
+    files: tuple[ExportedFile, ...]
+    """All of them."""
+
+
+class Manifest(_Data):
+    """The content of manifest.json."""
+
+    format_version: str = FORMAT_VERSION
+    """Of this file."""
+
+    format: str
+    """The word of the exporter, such as `hf`."""
+
+    name: str
+    """The recipe's."""
+
+    model: str
+    """The base, as the user calls it."""
+
+    fingerprint: dict[str, Any]
+    """Of the base, as plan.json has it; it was compared with the base's files."""
+
+    target: str | None
+    """The device, if one was named."""
+
+    base: Literal["unshared", "shared"]
+    """Whether text runs on the untouched base, or on the multimodal path."""
+
+    lora: Literal["merge", "keep"]
+    """Whether LoRA is merged into the matrices, or is a part of its own."""
+
+    paths: dict[PathName, tuple[str, ...]]
+    """The parts that each path uses: the model first, or in the order in which they run."""
+
+    parts: dict[str, PartRecord]
+    """Every part by the name of its folder."""
+
+    toolchain: dict[str, str]
+    """Versions of what made it."""
+
+    recipe: dict[str, Any]
+    """The recipe, every value spelled out."""
+
+    plan: ExportedFile
+    """The plan, a file beside this one."""
+
+    run: tuple[str, ...]
+    """Commands that run it, in the export's folder."""
+
+
+def toolchain(*packages: str) -> dict[str, str]:
+    """Return the versions of Python, of this package and of others that are installed.
+
+    Args:
+        packages: names on the package index.
+    """
+    found = {"python": python_version(), "surgery": version("surgery")}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read the manifest of an export.
+
+    Raises:
+        SurgeryError: A601, where the folder has none, or one of another version.
+    """
+    try:
+        content = json.loads((folder / MANIFEST_FILE).read_bytes())
+        if content["format_version"] != FORMAT_VERSION:
+            raise ValueError(f"its format_version is {content['format_version']!r}")
+        return Manifest.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        reason = f"`{'.'.join(map(str, first['loc']))}`: {first['msg'].lower()}"
+        raise SurgeryError(_not_an_export(folder, reason)) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SurgeryError(_not_an_export(folder, str(error))) from error
+
+
+def _not_an_export(folder: Path, reason: str) -> Diagnostic:
+    return Diagnostic(
+        code="A601",
+        what=f"`{folder}` is not a folder that `surgery export` wrote",
+        why=f"its {MANIFEST_FILE} can't be read: {reason}",
+        fix="name an export; `surgery export ADAPTER --to hf --out DIR` makes one",
+    )

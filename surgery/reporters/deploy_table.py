@@ -1,0 +1,99 @@
+"""What a recipe and its peers cost on a device, for a person."""
+
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+from rich.table import Table
+
+from surgery.reporters.terminal import out
+from surgery.summary import human_bytes
+
+if TYPE_CHECKING:
+    from surgery.deploy import Deployment, Measured
+    from surgery.deploy_cost import Cost
+
+_COLUMNS = (
+    "recipe",
+    "base",
+    "storage",
+    "text",
+    "multimodal",
+    "load text",
+    "multimodal",
+    "switch",
+    "tok/s text",
+    "multimodal",
+)
+_PAPERS = ("of table 9", "storage", "by sum", "memory", "by sum", "tok/s", "bound")
+
+
+def print_deployment(found: "Deployment") -> None:
+    """Print one row for each recipe and kind of base, then the paper's table beside ours."""
+    head = f"[bold]{escape(found.model)}[/] on [bold]{found.target}[/], {found.context:,} tokens"
+    out().print(head, soft_wrap=True)
+    table = _table(_COLUMNS)
+    for cost in found.costs:
+        table.add_row(*_cells(cost))
+    out().print(table)
+    for name, why in found.left_out.items():
+        out().print(f"{name} is left out: {why}", style="dim", soft_wrap=True, markup=False)
+    out().print(_notes(found), style="dim", soft_wrap=True)
+    out().print("\nThe paper's phone (arXiv 2503.06019, table 9; BlueLM-3B, 2,048 tokens)")
+    measured = _table(_PAPERS)
+    for row in found.measured:
+        measured.add_row(*_paper_cells(row))
+    out().print(measured)
+    for sentence in found.disagreements:
+        out().print(f"- {sentence}", soft_wrap=True, markup=False)
+
+
+def _notes(found: "Deployment") -> str:
+    bandwidth = f"{found.bandwidth / 1e9:.1f} GB/s" if found.bandwidth else "unknown"
+    return (
+        "LLM W4A16; vision tower, projector and LoRA W8A16; memory is weights and cache, without "
+        f"activations; tok/s is a bound by bandwidth ({bandwidth}) with a full cache. By "
+        "arithmetic, not measured."
+    )
+
+
+def _table(names: tuple[str, ...]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for position, name in enumerate(names):
+        left = position == 0 or name == "base"
+        table.add_column(name, justify="left" if left else "right", no_wrap=True)
+    return table
+
+
+def _cells(cost: "Cost") -> tuple[str, ...]:
+    sizes = (
+        cost.storage,
+        cost.text_memory,
+        cost.multimodal_memory,
+        cost.text_load,
+        cost.multimodal_load,
+        cost.switch,
+    )
+    speeds = (cost.text_speed, cost.multimodal_speed)
+    return (
+        escape(cost.recipe),
+        cost.base,
+        *(human_bytes(size) for size in sizes),
+        *(_speed(speed) for speed in speeds),
+    )
+
+
+def _paper_cells(row: "Measured") -> tuple[str, ...]:
+    ours = row.arithmetic
+    return (
+        row.model,
+        human_bytes(round(row.storage)),
+        human_bytes(ours.storage),
+        human_bytes(round(row.memory)),
+        human_bytes(ours.multimodal_memory),
+        _speed(row.speed),
+        _speed(ours.multimodal_speed),
+    )
+
+
+def _speed(speed: float | None) -> str:
+    return "?" if speed is None else f"{speed:.1f}"

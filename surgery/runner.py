@@ -1,0 +1,90 @@
+"""The base of runners: a module in `surgery/runners` opens the exports of one exporter."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from surgery.discover import classes_in
+from surgery.manifest import Manifest, PathName
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What is asked.
+
+    Args:
+        text: as the user wrote it.
+        images: files to show, before the text.
+        chat: whether it is a user's turn in the chat template; None lets the model decide, by
+            whether it has one.
+        new_tokens: of the answer, at most.
+    """
+
+    text: str
+    images: Sequence[Path] = ()
+    chat: bool | None = None
+    new_tokens: int = 32
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was generated.
+
+    Args:
+        path: on which path.
+        prompt: the ids of the prompt.
+        tokens: the ids that were generated, greedily.
+        text: these in words, without special tokens.
+    """
+
+    path: PathName
+    prompt: tuple[int, ...]
+    tokens: tuple[int, ...]
+    text: str
+
+    def document(self) -> dict[str, Any]:
+        """The answer as plain data."""
+        return {
+            "path": self.path,
+            "prompt_tokens": list(self.prompt),
+            "tokens": list(self.tokens),
+            "text": self.text,
+        }
+
+
+class Runner(ABC):
+    """Opens one form of export."""
+
+    word: ClassVar[str]
+    """The word of its exporter."""
+
+    @abstractmethod
+    def run(
+        self,
+        folder: Path,
+        manifest: Manifest,
+        path: PathName,
+        prompt: Prompt,
+        *,
+        trust_remote_code: bool,
+    ) -> Answer:
+        """Generate greedily on a path.
+
+        Args:
+            folder: the export.
+            manifest: its manifest.
+            path: text or multimodal.
+            prompt: what is asked.
+            trust_remote_code: whether the model may run code of its own.
+
+        Raises:
+            SurgeryError: R132 for an image that the path can't see, R133 for one that doesn't open.
+        """
+
+
+def known_runners() -> dict[str, Runner]:
+    """Every runner by its word, found in the folder `surgery/runners`."""
+    classes = classes_in("surgery.runners", Runner)  # type: ignore[type-abstract]
+    return {cls.word: cls() for cls in classes}

@@ -1,0 +1,1 @@
+"""What runs an export: one file each, found by the word of its exporter."""
