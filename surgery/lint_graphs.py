@@ -5,11 +5,13 @@ Only what is asked for it imports this module.
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.edit import AddExpert
 from surgery.finding import Finding
 from surgery.graph.file import save
 from surgery.graph.form import BlockForm, Shape
@@ -30,6 +32,8 @@ SHAPES: Final = (Shape("prefill", 16, 64), Shape("decode", 1, 64))
 """Small ones: what compiles is a matter of the form and not of these numbers."""
 IMAGE: Final = Shape("prefill", 1, 0)
 """Of a vision tower's block and a projector, which take one image whatever this says."""
+RUNS: Final = ((4, 12),)
+"""Where an image stands in a prompt of segments, if the recipe doesn't say."""
 SAMPLES: Final = 2
 """Inputs by which a quantiser finds ranges."""
 _UNEXAMINED: Final = "X111"
@@ -60,7 +64,7 @@ def lint_blocks(
         SurgeryError: M where the model can't be built, X where the compiler can't be asked.
     """
     tell("build the model without weights")
-    tracer = Tracer(plan, trust_remote_code=trust_remote_code)
+    tracer = Tracer(_with_layout(plan), trust_remote_code=trust_remote_code)
     findings: list[Finding] = []
     proofs: list[Proof] = []
     for form in tracer.forms:
@@ -79,6 +83,17 @@ def lint_blocks(
         findings += findings_on(form.name, form.key, cases, target)
         proofs += [proof_of(case, form.name, len(form.blocks)) for case in cases]
     return _once(findings), proofs
+
+
+def _with_layout(plan: Plan) -> Plan:
+    """Let segments without `runs` have some, as each deployed graph would: rule L105 says so."""
+    edits = tuple(
+        replace(edit, rule=replace(edit.rule, runs=RUNS))
+        if isinstance(edit, AddExpert) and edit.rule.form == "segments" and not edit.rule.runs
+        else edit
+        for edit in plan.edits
+    )
+    return replace(plan, edits=edits)
 
 
 def _shapes(form: BlockForm) -> list[Shape]:

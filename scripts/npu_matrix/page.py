@@ -32,8 +32,8 @@ def _head(found: Mapping[str, Sequence[Row]], run: str) -> Iterator[str]:
     yield "*accepted*: the whole graph compiles, and the emulator's numbers agree with the CPU's"
     yield "(cosine of at least 0.9999). *rejected*: it doesn't compile. *wrong*: it compiles, and"
     yield "then fails or computes other numbers, so compiling alone proves nothing. *error* is the"
-    yield "greatest absolute difference. *rule* is what lint says without the compiler. No phone was"
-    yield "involved."
+    yield "greatest absolute difference. *rule* is what lint says without the compiler. No phone"
+    yield "was involved."
 
 
 def _line(row: Row) -> str:

@@ -57,6 +57,30 @@ def product(
     return Case(name, graph, expected, op=op, weights=constants, feeds=feeds, opset=opset)
 
 
+def layer_norm(factor: str, zero: int = 0, expected: Known = "accepted") -> Case:
+    """Return a layer norm in 16 bits whose factor is of a type such as `int8`."""
+    low, high = _RANGES.get(factor, (0, 65535))
+    numbers = np.linspace(low + 1, high, _WIDTH).astype(getattr(ml_dtypes, factor, factor))
+    return Case(
+        f"LayerNormalization, a factor of {factor}, zero point {zero}",
+        f"(float[4,{_WIDTH}] x) => (float[4,{_WIDTH}] y) {{ q = QuantizeLinear(x, s, z) "
+        "b = DequantizeLinear(q, s, z) f = DequantizeLinear(w, ws, wz) h = DequantizeLinear(v, vs) "
+        "c = LayerNormalization(b, f, h) p = QuantizeLinear(c, s, z) "
+        "y = DequantizeLinear(p, s, z) }",
+        expected,
+        op="LayerNormalization",
+        weights={
+            "w": numbers,
+            "ws": np.array(1 / high, dtype=np.float32),
+            "wz": np.array(zero).astype(numbers.dtype),
+            "v": np.zeros(_WIDTH, dtype=np.int32),
+            "vs": np.array(1e-6, dtype=np.float32),
+            **_activations("uint16"),
+        },
+        feeds={"x": _input()},
+    )
+
+
 def _input() -> np.ndarray[Any, Any]:
     return np.random.default_rng(1).uniform(-1, 1, (4, _WIDTH)).astype(np.float32)
 
@@ -82,7 +106,7 @@ def _activations(kind: str) -> dict[str, Any]:
 
 
 def quantised_cases() -> list[Case]:
-    """Return a product of each kind, and two other operators."""
+    """Return a product of each kind, and other operators."""
     return [
         product("W8A8, int8", "int8", "uint8"),
         product("W8A16, int8", "int8"),
@@ -107,6 +131,11 @@ def quantised_cases() -> list[Case]:
             "W8 beside float, a scale a channel", "int8", "", grain="channel", expected="rejected"
         ),
         product("W2A16, int2, a scale a channel", "int2", grain="channel", expected="wrong"),
+        layer_norm("uint8"),
+        layer_norm("uint16", 32768),
+        layer_norm("uint16", expected="rejected"),
+        layer_norm("int8", expected="rejected"),
+        layer_norm("int4", expected="rejected"),
         Case(
             "MatMulNBits, 4 bits in blocks of 32",
             f"(float[1,4,{_WIDTH}] x) => (float[1,4,{_OUT}] y) {{ y = com.microsoft.MatMulNBits"
