@@ -8,12 +8,8 @@ from typing import Any, Final
 
 import torch
 
-_SENTENCES: Final = (
-    "The surgeon washed her hands, put on her gloves and asked for the smallest knife on the tray.",
-    "A list in Python is a sequence that can be changed in place, as this example shows:",
-    "What do you see in this picture, and what is to the left of it?",
-    "Once there was a phone that could read.",
-)
+from surgery.sentences import SENTENCES
+
 _TOKEN: Final = re.compile(r"token_(id|index)s?$")
 _LENGTHS: Final = (12, 9, 6, 4)
 """Tokens of each prompt, at most: no two alike, so that a batch of them is padded."""
@@ -135,7 +131,7 @@ def _tokenized(folder: Path, trust_remote_code: bool) -> list[list[int]]:
 
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-        pairs = zip(_SENTENCES, _LENGTHS, strict=True)
+        pairs = zip(SENTENCES, _LENGTHS, strict=True)
         rows = [tokenizer(sentence)["input_ids"][:length] for sentence, length in pairs]
     except Exception:  # none there, or one that needs what isn't installed: ids do as well
         return []
@@ -153,7 +149,7 @@ def _with_pictures(folder: Path, model: Any) -> Prompts | None:
         return None
     try:
         processor: Any = AutoProcessor.from_pretrained(folder)
-        made = [_pictured(processor, row, sentence) for row, sentence in enumerate(_SENTENCES)]
+        made = [_pictured(processor, row, sentence) for row, sentence in enumerate(SENTENCES)]
     except Exception:  # none there, or one that takes other things: text does as well
         return None
     if any((token in ids) != bool(len(pixels)) for ids, pixels in made):

@@ -7,6 +7,7 @@ them, so that the later writer of a key is the one that is shown.
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -132,9 +133,22 @@ def _lines(text: str) -> list[str]:
     return re.split("[\n\x85\u2028\u2029]", text.removeprefix("\ufeff"))  # as PyYAML counts them
 
 
+@lru_cache
+def compose_yaml(text: str) -> yaml.Node | None:
+    """Return the nodes of a YAML text, which nobody may change; None of an empty one.
+
+    Kept, because one recipe is looked at four times, and `base` by each.
+
+    Raises:
+        yaml.YAMLError: where it isn't YAML.
+    """
+    root: yaml.Node | None = yaml.compose(text, Loader=yaml.SafeLoader)
+    return root
+
+
 def _nodes(file: Path) -> Iterator[Place]:
     text = file.read_text(encoding="utf-8")
-    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    root = compose_yaml(text)
     lines = _lines(text)
     if root is not None:
         top = span_of_node(file, root, lines)

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 
 from surgery.diagnostic import Diagnostic, Span
-from surgery.source import map_sources, shown_path, span_of_node
+from surgery.source import compose_yaml, map_sources, shown_path, span_of_node
 
 _SELF: Final = "_self_"
 _EXAMPLE: Final = "defaults: [base, _self_]"
@@ -18,7 +18,7 @@ _EXAMPLE: Final = "defaults: [base, _self_]"
 def yaml_faults(file: Path) -> list[Diagnostic]:
     """What is wrong with a file as YAML: syntax, keys, no mapping, `defaults` without `_self_`."""
     try:
-        root = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        root = compose_yaml(file.read_text(encoding="utf-8"))
         if not isinstance(root, yaml.MappingNode):
             return [_no_mapping(file, root)]
         found = [*_keys_of_other_types(file, root), *_bad_defaults(file, root)]

@@ -35,10 +35,12 @@ def run_apart(
     Returns:
         How it ended, as half a sentence, where files are missing; empty where none is.
     """
-    command = [sys.executable, "-P", "-c", _BOOT, module, repr(sys.path), *words]
     with log.open("w") as errors:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors
+            command_of(module, words),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
         )
     try:
         late = any(_is_late(process, file, seconds) for file in files)
@@ -47,7 +49,17 @@ def run_apart(
         process.wait()
     if all(file.exists() for file in files):
         return ""
-    return f"took more than {seconds:g} s" if late else _ending(process.returncode, log)
+    return f"took more than {seconds:g} s" if late else ending(process.returncode, log)
+
+
+def command_of(module: str, words: Sequence[str]) -> list[str]:
+    """Return the command that runs a module, found where this process would find it.
+
+    Args:
+        module: dotted name.
+        words: its arguments.
+    """
+    return [sys.executable, "-P", "-c", _BOOT, module, repr(sys.path), *words]
 
 
 def _is_late(process: "subprocess.Popen[bytes]", file: Path, seconds: float) -> bool:
@@ -59,7 +71,14 @@ def _is_late(process: "subprocess.Popen[bytes]", file: Path, seconds: float) -> 
     return False
 
 
-def _ending(code: int, log: Path) -> str:
+def ending(code: int, log: Path) -> str:
+    """Say how a process ended, as half a sentence.
+
+    Args:
+        code: its return code; below 0 for a signal.
+        log: its standard error.
+    """
+
     if code < 0:
         return f"was ended by signal {-code}"
     last = log.read_text(errors="replace").strip().splitlines()[-1:]

@@ -22,7 +22,9 @@ from surgery.snapdragon.apart import peak_bytes
 from surgery.snapdragon.arrays import read_arrays, write_arrays
 from surgery.snapdragon.task import Compiled, Refused, Task
 
-_PROVIDER: Final = "QNNExecutionProvider"
+PROVIDER: Final = "QNNExecutionProvider"
+"""The name under which its library is registered with onnxruntime."""
+
 _WARNINGS: Final = 2
 _SAID: Final = re.compile(r"\[[WEF]:onnxruntime:[^\]]*\] (?P<text>.+?)(?:\x1b\[m)?$")
 _NOISE: Final = (
@@ -35,7 +37,7 @@ _NOISE: Final = (
 
 def main(folders: list[str]) -> None:
     """Do the task of each folder, one after the other."""
-    ort.register_execution_provider_library(_PROVIDER, qnn.get_library_path())
+    ort.register_execution_provider_library(PROVIDER, qnn.get_library_path())
     for folder in folders:
         task = Task.model_validate_json((Path(folder) / "task.json").read_bytes())
         with task.log.open("w") as log:
@@ -57,8 +59,8 @@ def _compile(task: Task) -> Compiled:
     """Compile with nothing left to the CPU; what was refused is in the trace all the same."""
     started, error = time.perf_counter(), ""
     try:
-        session = _session(task.model, task, writes=True)
-        if session.get_providers()[0] != _PROVIDER:
+        session = open_session(task.model, task, writes=True)
+        if session.get_providers()[0] != PROVIDER:
             error = "onnxruntime put the graph on the CPU"
         del session
     except Exception as caught:
@@ -83,7 +85,7 @@ def _run(task: Task, answer: Compiled) -> Compiled:
     """Load the binary as a phone would, and run it in the emulator."""
     started, error = time.perf_counter(), ""
     try:
-        session = _session(task.context, task)
+        session = open_session(task.context, task)
         found = session.run(None, dict(read_arrays(task.feeds)))
         names = [output.name for output in session.get_outputs()]
         write_arrays(task.outputs, dict(zip(names, found, strict=True)))
@@ -93,8 +95,14 @@ def _run(task: Task, answer: Compiled) -> Compiled:
     return answer.model_copy(update={"run_error": error, "run_seconds": seconds})
 
 
-def _session(model: Path, task: Task, *, writes: bool = False) -> Any:
-    """Open a graph on the NPU alone; `writes` compiles it into a file."""
+def open_session(model: Path, task: Task, *, writes: bool = False) -> Any:
+    """Open a graph on the NPU alone.
+
+    Args:
+        model: the graph, or what it was compiled to.
+        task: for which chip, and where what is written goes.
+        writes: whether it is compiled into a file.
+    """
     options = ort.SessionOptions()
     options.log_severity_level = _WARNINGS
     settings = {"session.disable_cpu_ep_fallback": "1", "session.intra_op.allow_spinning": "0"}
@@ -104,7 +112,7 @@ def _session(model: Path, task: Task, *, writes: bool = False) -> Any:
         settings["ep.context_embed_mode"] = "0"
     for key, value in settings.items():
         options.add_session_config_entry(key, value)
-    devices = [device for device in ort.get_ep_devices() if device.ep_name == _PROVIDER]
+    devices = [device for device in ort.get_ep_devices() if device.ep_name == PROVIDER]
     options.add_provider_for_devices(devices[:1], _provider_options(task, traces=writes))
     return ort.InferenceSession(str(model), options, enable_fallback=0)
 
@@ -145,7 +153,7 @@ def _written(context: Path) -> tuple[tuple[str, ...], str]:
     notes = {entry.key: entry.value for entry in model.metadata_props}
     return (
         tuple(node.op_type for node in model.graph.node),
-        notes.get(f"ep_compatibility_info.{_PROVIDER}", ""),
+        notes.get(f"ep_compatibility_info.{PROVIDER}", ""),
     )
 
 
