@@ -47,7 +47,7 @@ _LAST: Final = {
 }
 _BETWEEN: Final = re.compile(r"HyperConnection|HyperHead|ResidualGate|GatedResidual")
 """Classes that mix residual streams: no part of attention or MLP, whatever their names."""
-_ROUTER: Final = re.compile(r"Router|TopK|Gating")
+_ROUTER: Final = re.compile(r"Router|TopK|Gating(?!MLP)")
 _READ: Final = re.compile(
     r"self\.(\w+)\.(?:weight|bias)\b(?!\.(?:dtype|device|shape|ndim|is_)| is (?:not )?None)"
 )

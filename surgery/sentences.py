@@ -1,0 +1,10 @@
+"""Built-in text: what `surgery verify` asks, and what a quantised export is calibrated on."""
+
+from typing import Final
+
+SENTENCES: Final = (
+    "The surgeon washed her hands, put on her gloves and asked for the smallest knife on the tray.",
+    "A list in Python is a sequence that can be changed in place, as this example shows:",
+    "What do you see in this picture, and what is to the left of it?",
+    "Once there was a phone that could read.",
+)
