@@ -23,7 +23,7 @@ study: $(STAMP)study
 	PYTHONPATH=$(CURDIR)/scripts $(BIN)/python -m study $(ARGS)
 
 test: $(STAMP)test
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -n 2 $(ARGS)
 
 # Every model type of transformers, tiny and random, through every operation: most of an hour.
 support: $(STAMP)test

@@ -87,6 +87,15 @@ def staged_folder(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
             raise
 
 
+def kept_beside(staging: Path) -> Path:
+    """Return the folder in which work is kept from one try to the next, for a folder being made.
+
+    Args:
+        staging: what `staged_folder` gave; the same `out` has always the same folder beside it.
+    """
+    return staging.with_name(f"{staging.name.rpartition('.partial-')[0]}.work")
+
+
 def _sibling(out: Path, role: str) -> Path:
     return out.with_name(f".{out.name}.{role}-{os.getpid()}-{secrets.token_hex(4)}")
 

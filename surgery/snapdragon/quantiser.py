@@ -58,7 +58,9 @@ def _settings(model: str, scheme: str, reader: "_Reader") -> Any:
         activation_type=QuantType.QUInt16,
         weight_type=_WEIGHTS[scheme],
         weight_symmetric=True,
-        init_overrides={gain: [{"quant_type": QuantType.QUInt16, "symmetric": True}] for gain in _gains(model)},
+        init_overrides={
+            gain: [{"quant_type": QuantType.QUInt16, "symmetric": True}] for gain in _gains(model)
+        },
     )
 
 

@@ -1,7 +1,7 @@
 """The study runs whole: data, alignment, sweeps, figures, report; what must be exact is exact.
 
-`--quick` is as a user runs it; its tests share one run, so they are one group. How good the
-answers are is compared with who sees no picture.
+`--quick` is as a user runs it, once for all that is checked of it. How good the answers are is
+compared with who sees no picture.
 """
 
 import csv
@@ -25,9 +25,9 @@ CLEARLY = 5  # percentage points
 pytestmark = pytest.mark.skipif(bool(LACKING), reason=f"not installed: {', '.join(LACKING)}")
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("study") / "out"
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    out = tmp_path / "out"
     path = os.pathsep.join([str(SCRIPTS), str(ROOT), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, "-m", "study", "--quick", "--out", str(out)],
@@ -45,8 +45,14 @@ def scores(folder: Path) -> dict[str, Any]:
     return dict(json.loads((folder / "scores.json").read_text()))
 
 
-@pytest.mark.xdist_group("study")
-def test_text_path_is_the_base_to_the_last_bit(folder: Path) -> None:
+def test_quick_study_is_whole_and_its_text_path_the_base(folder: Path) -> None:
+    check_text_path_is_the_base_to_the_last_bit(folder)
+    check_training_changed_the_shared_path(folder)
+    check_full_finetuning_sees(folder)
+    check_report_is_whole(folder)
+
+
+def check_text_path_is_the_base_to_the_last_bit(folder: Path) -> None:
     runs = scores(folder)["runs"]
     exact = {run["recipe"] for run in runs if "text" in run["perplexity"]}
     assert exact == set(HAVE_TEXT_PATH)
@@ -57,22 +63,19 @@ def test_text_path_is_the_base_to_the_last_bit(folder: Path) -> None:
     assert len({run["perplexity"]["base"] for run in runs}) == 1
 
 
-@pytest.mark.xdist_group("study")
-def test_training_changed_the_shared_path(folder: Path) -> None:
+def check_training_changed_the_shared_path(folder: Path) -> None:
     for run in scores(folder)["runs"]:
         assert run["perplexity"]["shared"] != run["perplexity"]["base"]
 
 
-@pytest.mark.xdist_group("study")
-def test_full_finetuning_sees(folder: Path) -> None:
+def check_full_finetuning_sees(folder: Path) -> None:
     document = scores(folder)
     blind = 100 * sum(document["blind"].values()) / len(document["blind"])
     full = next(run for run in document["runs"] if run["recipe"] == "full_finetune")
     assert full["answers"] > blind + CLEARLY
 
 
-@pytest.mark.xdist_group("study")
-def test_report_is_whole(folder: Path) -> None:
+def check_report_is_whole(folder: Path) -> None:
     runs = scores(folder)["runs"]
     with (folder / "runs.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
