@@ -1,0 +1,164 @@
+"""`--to onnx`: graphs of static shape, one part a block, with LoRA as their inputs.
+
+A copied block is a part of its own beside its original; everything else serves both paths, since
+LoRA is zeros along text.
+"""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from surgery.checkpoint import INDEX_NAME
+from surgery.decode_loop import LORA, LORA_FILE, TOKENIZER
+from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.exported_files import Weights, copies
+from surgery.exporter import Contents, Exporter, Item, Job, LoraForm, Part
+from surgery.manifest import PathName
+from surgery.part_limit import refuse_large_floats
+from surgery.plan import Plan
+from surgery.sidefiles import base_files
+
+if TYPE_CHECKING:
+    from surgery.cut import Cut
+    from surgery.exported_graphs import GraphPart
+
+_HEAD: Final = "head"
+_KINDS: Final = {name: name for name in ("embeddings", "positions", _HEAD)}
+_PACKAGES: Final = ("torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
+
+
+class OnnxExporter(Exporter):
+    """`embeddings/`, `positions/`, `block.N/`, `copy.N/`, `head/`, `lora/` and `tokenizer/`."""
+
+    word: ClassVar[str] = "onnx"
+    lora: ClassVar[LoraForm] = "keep"
+
+    def contents(self, job: Job) -> Contents:
+        """Return the parts; see `Exporter.contents`.
+
+        Raises:
+            SurgeryError: as `float_contents`; A618 for a part that is too large for the device.
+        """
+        refuse_large_floats(job.plan, job.target)
+        return float_contents(job)
+
+
+def float_contents(job: Job) -> Contents:
+    """Return the parts in fp32; every distinct graph is traced here.
+
+    Args:
+        job: what is exported.
+
+    Raises:
+        SurgeryError: A611 for what these graphs can't hold, A612 for a model that can't be cut into
+            parts, A613 for impossible lengths, X110 to X112 for its graphs.
+    """
+    refuse(job)
+    from surgery.cut import Cut
+
+    cut = Cut(job)
+    before = cut.before()
+    graphs = {**before, **dict(_blocks(job, cut)), _HEAD: cut.head()}
+    parts = {TOKENIZER: Part("tokenizer", "", _tokenizer(job.plan))}
+    for name, part in graphs.items():
+        parts[name] = Part(_KINDS.get(name, "block"), "F32", part.items)
+    if job.plan.loras():
+        parts[LORA] = Part("lora", "F32", [_lora(job)])
+    return Contents(parts, _paths(job, tuple(before)), _PACKAGES)
+
+
+def _blocks(job: Job, cut: "Cut") -> "Iterator[tuple[str, GraphPart]]":
+    """Each block, and behind it its copy; where the base is shared, only what runs."""
+    copied = {edit.block for edit in job.plan.swaps()}
+    for index in range(job.plan.anatomy.count):
+        if job.base == "unshared" or index not in copied:
+            yield f"block.{index}", cut.block(index)
+        if index in copied:
+            yield f"copy.{index}", cut.block(index, job.folder)
+
+
+def refuse(job: Job) -> None:
+    """Refuse what graphs of static shape in parts can't hold.
+
+    Raises:
+        SurgeryError: A611 for the plan, A613 for the lengths.
+    """
+    why = next(_reasons(job.plan), None)
+    if why:
+        raise SurgeryError(_not_in_parts(job.plan, why))
+    if job.lora == "merge" and job.plan.loras():
+        raise SurgeryError(_not_merged())
+    if not 1 < job.prefill <= job.context:
+        raise SurgeryError(_no_length(job))
+
+
+def _reasons(plan: Plan) -> Iterator[str]:
+    if plan.is_routed:
+        yield f"it has {'experts' if plan.experts() else 'learners'}, which only images go through"
+    if plan.anatomy.names_in("vision"):
+        yield "its model sees, and the graphs of a vision tower are not written yet"
+    if plan.in_place:
+        yield "it trains or reorders the base itself, so that no block of it serves both paths"
+    if plan.anatomy.quantization:
+        yield f"the base is quantised ({plan.anatomy.quantization})"
+    options = dict(plan.loras()[0].options) if plan.loras() else {}
+    if options.get("use_dora"):
+        yield "DoRA scales each row by its length, and is no pair of inputs"
+    if options.get("init_lora_weights") in ("pissa", "olora"):
+        yield f"{options['init_lora_weights']} moves the base's matrices"
+
+
+def _paths(job: Job, before: tuple[str, ...]) -> dict[PathName, tuple[str, ...]]:
+    copied = {edit.block for edit in job.plan.swaps()}
+    blocks = range(job.plan.anatomy.count)
+    text = [f"block.{index}" for index in blocks]
+    seeing = [f"copy.{index}" if index in copied else f"block.{index}" for index in blocks]
+    lora = (LORA,) if job.plan.loras() else ()
+    multimodal = (TOKENIZER, *before, *seeing, _HEAD, *lora)
+    own = (TOKENIZER, *before, *text, _HEAD)
+    return {"text": own if job.base == "unshared" else multimodal, "multimodal": multimodal}
+
+
+def _tokenizer(plan: Plan) -> list[Item]:
+    """What encodes a prompt, and says which words end an answer."""
+    return [*copies(file for file in base_files(plan) if file.name != INDEX_NAME)]
+
+
+def _lora(job: Job) -> Weights:
+    """All pairs as inputs of the graphs, fp32, B with its scale in it."""
+    from surgery.graph.inputs import lora_pairs
+    from surgery.splice import NewTensor
+    from surgery.stream import streamed
+
+    pairs = lora_pairs(job.plan.loras(), job.folder)
+    tensors = (
+        NewTensor(name, "F32", tuple(pair.shape), pair.contiguous().numpy().tobytes)
+        for name, pair in pairs.items()
+    )
+    return Weights(LORA_FILE, tuple(map(streamed, tensors)))
+
+
+def _not_in_parts(plan: Plan, why: str) -> Diagnostic:
+    return Diagnostic(
+        code="A611",
+        what=f"`{plan.recipe.name}` can't be exported as graphs in parts",
+        why=why,
+        fix="use `--to hf`; copies and LoRA on a decoder, such as genieblue_skip's, are exported",
+    )
+
+
+def _not_merged() -> Diagnostic:
+    return Diagnostic(
+        code="A611",
+        what="LoRA isn't merged into graphs in parts",
+        why="it is an input of them, so that one part serves both paths",
+        fix="leave `--lora` out, or use `--lora keep`; `--to hf` merges",
+    )
+
+
+def _no_length(job: Job) -> Diagnostic:
+    return Diagnostic(
+        code="A613",
+        what=f"no step takes {job.prefill:,} tokens of a context of {job.context:,}",
+        why="a step of the prompt has at least two tokens, and they go into the context's cache",
+        fix="use such as `--prefill 64 --context 1024`",
+    )

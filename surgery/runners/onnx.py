@@ -1,0 +1,115 @@
+"""Runs `onnx` exports with onnxruntime on the CPU.
+
+torch is used for encoding the prompt alone, by the code that other runners share.
+"""
+
+import json
+from collections.abc import Collection
+from pathlib import Path
+from typing import ClassVar, Final
+
+from surgery.cpu_engine import OnCpu
+from surgery.decode_loop import (
+    LORA,
+    LORA_FILE,
+    TOKENIZER,
+    Arrays,
+    DecodeLoop,
+    Engine,
+    parts_of,
+)
+from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.manifest import Manifest, PathName
+from surgery.runner import Answer, Prompt, Runner
+
+_ENDS: Final = ("generation_config.json", "config.json")
+
+
+class OnnxRunner(Runner):
+    """Loads the graphs of a path and generates."""
+
+    word: ClassVar[str] = "onnx"
+
+    def run(
+        self,
+        folder: Path,
+        manifest: Manifest,
+        path: PathName,
+        prompt: Prompt,
+        *,
+        trust_remote_code: bool,
+    ) -> Answer:
+        """Generate greedily on a path; see `Runner.run`.
+
+        Raises:
+            SurgeryError: A614 where prompt and answer are longer than the graphs' cache, A615
+                without onnxruntime.
+        """
+        loop = open_loop(folder, manifest, path, OnCpu(folder))
+        return generate(folder, loop, path, prompt, trust_remote_code=trust_remote_code)
+
+
+def open_loop(folder: Path, manifest: Manifest, path: PathName, engine: Engine) -> DecodeLoop:
+    """Return a decode loop over the parts of a path.
+
+    Args:
+        folder: the export.
+        manifest: its manifest.
+        path: text or multimodal.
+        engine: runs the graphs.
+    """
+    names = manifest.paths[path]
+    lora: Arrays = {}
+    if LORA in names:
+        from safetensors.numpy import load_file
+
+        lora = load_file(folder / LORA / LORA_FILE)
+    return DecodeLoop(engine, parts_of(names, manifest.parts), lora)
+
+
+def generate(
+    folder: Path, loop: DecodeLoop, path: PathName, prompt: Prompt, *, trust_remote_code: bool
+) -> Answer:
+    """Encode a prompt, continue it, and say it in words.
+
+    Args:
+        folder: the export.
+        loop: a new one.
+        path: text or multimodal.
+        prompt: what is asked.
+        trust_remote_code: whether the tokenizer may run code of its own.
+
+    Raises:
+        SurgeryError: A614 where prompt and answer are longer than the cache, R132 for an image.
+    """
+    from surgery.data.encode import load_processor
+    from surgery.runners.hf import encoded
+
+    processor = load_processor(folder / TOKENIZER, trust_remote_code=trust_remote_code)
+    ids = encoded(processor, prompt, path)["input_ids"][0].tolist()
+    if len(ids) + prompt.new_tokens > loop.context:
+        raise SurgeryError(_too_long(len(ids), prompt.new_tokens, loop.context))
+    made = loop.generate(ids, prompt.new_tokens, ends_of(folder / TOKENIZER))
+    tokenizer = getattr(processor, "tokenizer", processor)
+    text: str = tokenizer.decode(made, skip_special_tokens=True)
+    return Answer(path, tuple(ids), tuple(made), text)
+
+
+def ends_of(folder: Path) -> Collection[int]:
+    """Return the ids that end an answer, as the model's own files name them.
+
+    Args:
+        folder: with generation_config.json or config.json.
+    """
+    file = next(folder / name for name in _ENDS if (folder / name).is_file())
+    found = json.loads(file.read_bytes()).get("eos_token_id")
+    return {found} if isinstance(found, int) else set(found or ())
+
+
+def _too_long(prompt: int, new: int, context: int) -> Diagnostic:
+    return Diagnostic(
+        code="A614",
+        what=f"{prompt:,} tokens of prompt and {new:,} of answer don't fit into this export",
+        why=f"the cache of its graphs has places for {context:,}",
+        fix="ask less, or export with a larger `--context`",
+    )
