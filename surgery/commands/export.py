@@ -35,10 +35,10 @@ def command(
         bool, typer.Option("--checksum", help="Read linked files too, for their SHA-256.")
     ] = False,
     prefill: Annotated[
-        int, typer.Option(help="Tokens of one step of the prompt; onnx.", min=2)
+        int, typer.Option(help="Tokens of one step of the prompt; onnx, qnn.", min=2)
     ] = 64,
     context: Annotated[
-        int, typer.Option(help="Tokens of prompt and answer together; onnx.", min=2)
+        int, typer.Option(help="Tokens of prompt and answer together; onnx, qnn.", min=2)
     ] = 1024,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a folder that surgery wrote before.")
