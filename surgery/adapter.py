@@ -25,7 +25,7 @@ from surgery.in_place import (
     write_base,
 )
 from surgery.load import load_base
-from surgery.manifest import MANIFEST_FILE
+from surgery.manifest import refuse_export
 from surgery.plan import ASSEMBLED_FOLDER, Plan, make_plan, plan_recipe
 from surgery.read import not_on_disk, read_anatomy
 from surgery.sidefiles import (
@@ -184,8 +184,7 @@ def load_adapter(
         trust_remote_code: whether the base may run code of its own.
 
     Raises:
-        SurgeryError: A402, if the folder is none or holds other weights than its plan; A401, if
-            the base isn't the adapter's; M204 for weights that are cut short.
+        SurgeryError: A402 for no adapter or other weights, A401 for another base, M204 for cut ones.
     """
     folder = Path(folder)
     if model is None:
@@ -224,8 +223,7 @@ def check_weights(plan: Plan, folder: Path, *, trust_remote_code: bool = False) 
 
 
 def _document(folder: Path) -> dict[str, Any]:
-    if (folder / MANIFEST_FILE).is_file():
-        raise SurgeryError(_an_export(folder))
+    refuse_export(folder)
     try:
         document: dict[str, Any] = json.loads((folder / PLAN_FILE).read_bytes())
         return {**document, "model": {**document["model"]}}
@@ -269,8 +267,7 @@ def _starts_from_weights(operation: str) -> Diagnostic:
     return Diagnostic(
         code="A404",
         what=f"the start of `{operation}` is computed from the base's weights",
-        why="DoRA, PiSSA and their like load and decompose the weights, and this command only "
-        "moves bytes",
+        why="DoRA, PiSSA and their like decompose the weights, and this command only moves bytes",
         fix="take that option out, or call `apply_plan` on the loaded model and `save_adapter`",
         key=f"operations.{operation}.peft",
     )
@@ -291,15 +288,6 @@ def _other_weights(folder: Path, name: str, count: int) -> Diagnostic:
         what=f"the weights in `{folder}` are not those of its {PLAN_FILE}",
         why=f"{count} tensors are missing, too many or of another shape, `{name}` first",
         fix="copy the folder again, or make it anew with `surgery apply` or `save_adapter`",
-    )
-
-
-def _an_export(folder: Path) -> Diagnostic:
-    return Diagnostic(
-        code="A402",
-        what=f"`{folder}` is an export and not an adapter",
-        why=f"its {MANIFEST_FILE} says so: what was trained is already in its parts",
-        fix=f"name the adapter that it was made of, or run it: surgery run {folder}",
     )
 
 

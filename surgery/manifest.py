@@ -171,6 +171,24 @@ def toolchain(*packages: str) -> dict[str, str]:
     return found
 
 
+def refuse_export(folder: Path) -> None:
+    """Refuse an export where an adapter is wanted.
+
+    Raises:
+        SurgeryError: A402.
+    """
+    if not (folder / MANIFEST_FILE).is_file():
+        return
+    raise SurgeryError(
+        Diagnostic(
+            code="A402",
+            what=f"`{folder}` is an export and not an adapter",
+            why=f"its {MANIFEST_FILE} says so: what was trained is already in its parts",
+            fix=f"name the adapter that it was made of, or run it: surgery run {folder}",
+        )
+    )
+
+
 def read_manifest(folder: Path) -> Manifest:
     """Read the manifest of an export.
 

@@ -132,8 +132,8 @@ def write_results(folder: Path, job: str, results: Sequence[Result]) -> str:
 
 
 def _result_files(folder: Path) -> list[Path]:
-    """One a job; deeper folders come and go while jobs run."""
-    return sorted(folder.glob(f"*/{RESULT_FILE}"))
+    """One a job, or that of a single run; deeper folders come and go while jobs run."""
+    return sorted([*folder.glob(RESULT_FILE), *folder.glob(f"*/{RESULT_FILE}")])
 
 
 def _without(point: Point, reason: str) -> Result:

@@ -257,7 +257,7 @@ def test_checkpoint_holds_what_trains_and_no_half_one_is_taken(
     with pytest.raises(Killed):
         train(talker, tmp_path / "a", *words, callbacks=[KillAt(5)])
     stage = work_folder(tmp_path / "a") / "train"
-    found = sorted(folder.name for folder in stage.iterdir())
+    found = sorted(folder.name for folder in stage.glob("checkpoint-*"))
     assert found == ["checkpoint-2", "checkpoint-4"]
     plan = plan_recipe(recipe_of(talker, *words), weights=True)
     held = load_file(stage / "checkpoint-4" / TRAINED)
