@@ -184,7 +184,7 @@ def load_adapter(
         trust_remote_code: whether the base may run code of its own.
 
     Raises:
-        SurgeryError: A402 for no adapter or other weights, A401 for another base, M204 for cut ones.
+        SurgeryError: A402 for no adapter or other weights, A401 for another base, M204.
     """
     folder = Path(folder)
     if model is None:

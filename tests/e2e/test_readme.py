@@ -25,12 +25,10 @@ def _commands() -> list[tuple[str, str]]:
 
 
 SURGERY = [entry for entry in _commands() if entry[0].startswith("surgery")]
+APPLY = "apply genieblue_skip --out my-adapter"
+EXPORT = "export my-adapter --to hf --out my-export"
+BEFORE = {"verify": [APPLY], "export": [APPLY], "run": [APPLY, EXPORT]}
 MAKE = [command for command, _ in _commands() if command.startswith("make")]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("readme")
 
 
 def _run(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
@@ -40,11 +38,11 @@ def _run(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(("command", "shown"), SURGERY, ids=[c for c, _ in SURGERY])
-def test_readme_command_does_what_it_shows(command: str, shown: str, folder: Path) -> None:
+def test_readme_command_does_what_it_shows(command: str, shown: str, tmp_path: Path) -> None:
     words = shlex.split(command)[1:]
-    if words[0] == "verify":
-        _run(["apply", "genieblue_skip", "--out", words[1]], folder)
-    result = _run(words, folder)
+    for before in BEFORE.get(words[0], ()):
+        assert _run(shlex.split(before), tmp_path).returncode == 0
+    result = _run(words, tmp_path)
     if "error[" in shown:
         assert (result.returncode, result.stderr) == (2, shown)
     else:
