@@ -67,13 +67,11 @@ def _prove(
     schemes: Sequence[Scheme],
     tell: Callable[[str], None],
 ) -> Iterator[Case]:
-    assert target.soc
-    assert target.arch
+    assert target.chip
     graph = subject.model.graph
     modules = {node.name: subject.module_of(node) for node in graph}
     samples = [_drawn(graph, seed) for seed in range(1 + _SAMPLES)]
-    numbers = target.soc.value, target.arch.value
-    for verdict in prove(file, samples[0], samples[1:], *numbers, schemes, progress=tell):
+    for verdict in prove(file, samples[0], samples[1:], *target.chip, schemes, progress=tell):
         yield Case("", verdict.scheme, verdict, lambda name: modules.get(name, ""))
 
 

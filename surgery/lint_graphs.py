@@ -123,8 +123,7 @@ def _not_traceable(said: Diagnostic, form: BlockForm, target: Target) -> Finding
 
 
 def _prove(traced: Traced, target: Target, schemes: Sequence[Scheme], tell: Tell) -> Iterator[Case]:
-    assert target.soc
-    assert target.arch
+    assert target.chip
     feeds = traced.sample()
     samples = [traced.sample(seed) for seed in range(1, 1 + SAMPLES)]
     modules = {node.name: module_of(node) for node in traced.model.graph}
@@ -135,8 +134,7 @@ def _prove(traced: Traced, target: Target, schemes: Sequence[Scheme], tell: Tell
             file,
             feeds,
             samples,
-            target.soc.value,
-            target.arch.value,
+            *target.chip,
             schemes,
             expected=traced.run(feeds),
             progress=tell,

@@ -45,7 +45,7 @@ def check_depth(targets: Iterable[Target], depth: Depth) -> None:
     if depth.level != "prove":
         return
     for target in targets:
-        if not (target.compiler == "htp" and target.soc and target.arch):
+        if not target.chip:
             raise SurgeryError(_no_compiler(target))
     from surgery.snapdragon.toolchain import toolchain
 

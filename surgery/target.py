@@ -8,7 +8,7 @@ import datetime
 import difflib
 from functools import cache
 from pathlib import Path
-from typing import Any, Final, Generic, Literal, TypeVar
+from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -81,6 +81,16 @@ class Operators(_Data):
     """All operators that a published table names, where there is no compiler to ask."""
 
 
+class Chip(NamedTuple):
+    """The numbers by which Qualcomm's compiler knows a chip."""
+
+    soc: int
+    """Of the chip."""
+
+    arch: int
+    """Version of the NPU's instruction set."""
+
+
 class Target(_Data):
     """The content of one file."""
 
@@ -122,6 +132,13 @@ class Target(_Data):
 
     severities: dict[str, Severity] = {}
     """Rule name to severity, where it differs from the rule's own."""
+
+    @property
+    def chip(self) -> Chip | None:
+        """By which numbers its compiler is asked; None where there is none to ask."""
+        if self.compiler != "htp" or not self.soc or not self.arch:
+            return None
+        return Chip(self.soc.value, self.arch.value)
 
     def severity(self, rule: str, own: Severity) -> Severity:
         """How grave a finding of a rule is here.

@@ -25,13 +25,14 @@ from surgery.part_limit import refuse_large
 from surgery.sidefiles import ADAPTER_WEIGHTS, PLAN_FILE
 from surgery.snapdragon.agreement import agreement
 from surgery.snapdragon.compiler import compile_graph
+from surgery.snapdragon.files import own_digest
 from surgery.snapdragon.quantise import Scheme, quantise
 from surgery.snapdragon.reference import reference
 from surgery.snapdragon.task import Compiled
 from surgery.snapdragon.toolchain import toolchain
 from surgery.staging import io_errors
 from surgery.stream import hash_file
-from surgery.target import Target
+from surgery.target import Chip, Target
 
 REFERENCE: Final = ".qdq.onnx"
 """Ends the name of a quantised graph before it is compiled, which the CPU can run."""
@@ -98,14 +99,13 @@ class Workshop:
         job = self.job
         files = (job.folder / name for name in (PLAN_FILE, ADAPTER_WEIGHTS))
         digests = [hash_file(file) for file in files if file.is_file()]
-        asked = (job.prefill, job.context, job.base, self.scheme, *self._chip, str(toolchain()))
-        return json.dumps([*digests, *asked])
+        asked = (job.prefill, job.context, job.base, self.scheme, *self._chip)
+        return json.dumps([*digests, *asked, str(toolchain()), own_digest()])
 
     @property
-    def _chip(self) -> tuple[int, int]:
-        assert self.target.soc is not None
-        assert self.target.arch is not None
-        return self.target.soc.value, self.target.arch.value
+    def _chip(self) -> Chip:
+        assert self.target.chip is not None
+        return self.target.chip
 
     def _floats(self, folder: Path) -> dict[str, PartRecord]:
         records = {}

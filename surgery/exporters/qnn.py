@@ -47,7 +47,7 @@ class QnnExporter(Exporter):
 
 def _target(job: Job) -> Target:
     target = job.target
-    if target is None or target.compiler != "htp" or not target.soc or not target.arch:
+    if target is None or not target.chip:
         raise SurgeryError(_no_device(target))
     return target
 

@@ -82,7 +82,6 @@ def open_emulator(manifest: Manifest) -> Emulator:
         SurgeryError: X101 and X102 where it can't run here.
     """
     assert manifest.target is not None
-    target = load_target(manifest.target)
-    assert target.soc is not None
-    assert target.arch is not None
-    return Emulator(target.soc.value, target.arch.value)
+    chip = load_target(manifest.target).chip
+    assert chip is not None
+    return Emulator(*chip)

@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 
 from surgery.cache import kept
@@ -17,7 +17,7 @@ from surgery.snapdragon.agreement import agreement
 from surgery.snapdragon.apart import LIMIT
 from surgery.snapdragon.arrays import Arrays
 from surgery.snapdragon.compiler import compile_and_run
-from surgery.snapdragon.files import digest
+from surgery.snapdragon.files import digest, own_digest
 from surgery.snapdragon.quantise import Scheme, quantise
 from surgery.snapdragon.reference import reference
 from surgery.snapdragon.task import Task
@@ -73,13 +73,6 @@ def prove(
         return [proof.of(scheme) for scheme in schemes]
 
 
-@cache
-def _own_digest() -> str:
-    """Of how this package quantises, compiles and compares, on which a verdict hangs too."""
-    files = sorted(Path(__file__).parent.glob("*.py"))
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
-
-
 class _UnsettledError(Exception):
     """A verdict that another try may change: a crash, a lack of memory, a step out of time."""
 
@@ -111,7 +104,7 @@ class _Proof:
         inputs = [self.feeds, self.expected or {}, *(self.samples if scheme != "fp16" else ())]
         chip = [self.soc, self.arch]
         asked = [self._digest, [_digest(i) for i in inputs], str(self.tools), chip, scheme]
-        return [*asked, _own_digest()]
+        return [*asked, own_digest()]
 
     @cached_property
     def _digest(self) -> str:

@@ -145,6 +145,15 @@ def test_a_gathering_expert_has_no_graph_and_a_blending_one_has(lint) -> None:
     assert (code, rules(report)) == (0, set())
 
 
+def test_segments_without_a_layout_are_traced_with_one_and_warned_of(lint) -> None:
+    code, report, err = lint("cogvlm_full", "form=segments", "--graph", "--fail-on", "warning")
+    warned = {found["rule"] for found in report["findings"]}
+    assert (code, warned) == (1, {"dynamic-shapes", "resident-experts"})
+    assert "block+expert, prefill: trace" in err
+    assert "block+expert, decode" not in err  # what is decoded is text
+    assert "block, decode: trace" in err
+
+
 def test_allow_takes_the_verdict_of_the_tracer_too(lint, tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(

@@ -311,6 +311,26 @@ def test_malformed_graph_and_lost_tensors_are_errors(tmp_path):
     assert code_of(digest, tmp_path / "none.onnx") == "X107"
 
 
+@needs_compiler
+@pytest.mark.parametrize("scheme", ["w8a16", "w4a16"])
+def test_layer_norm_between_products_is_quantised_as_the_compiler_takes_it(
+    scheme, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("SURGERY_CACHE", str(tmp_path / "cache"))
+    model = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["" : 23]> g (float[1,16,64] x) => (float[1,16,64] y) '
+        "{ a = MatMul(x, v) n = LayerNormalization(a, g, b) y = MatMul(n, w) }"
+    )
+    draw = np.random.default_rng(0).standard_normal
+    held = {"v": draw((64, 64)) / 8, "w": draw((64, 64)) / 8, "g": 1 + draw(64) / 5, "b": draw(64)}
+    tensors = [numpy_helper.from_array(a.astype(np.float32), name) for name, a in held.items()]
+    model.graph.initializer.extend(tensors)
+    onnx.save(model, tmp_path / "norm.onnx")
+    feeds, other = ({"x": draw((1, 16, 64)).astype(np.float32)} for _ in range(2))
+    (verdict,) = prove(tmp_path / "norm.onnx", feeds, [other], *ELITE, [scheme])
+    assert verdict.passed, verdict.refused
+
+
 def test_missing_extra_says_the_command(monkeypatch):
     if platform.system() != "Linux":
         pytest.skip("says first that the machine is another")
