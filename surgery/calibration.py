@@ -1,119 +1,151 @@
-"""Show what the graphs of an export are given, by running it in float on a few sentences.
+"""Show the graphs of an export what they will be given, one part after another.
 
-Encoding them imports transformers, when it is done.
+Prompts go through a part in float on every path that it is in; what comes out waits on disk for the
+next part. So no more than one part is ever in memory, and a stopped export goes on where it was.
 """
 
-from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
-from surgery.decode_loop import LORA, Arrays, DecodeLoop, Engine, parts_of
-from surgery.manifest import ExportedFile, PartRecord, PathName
-from surgery.sentences import SENTENCES
+from surgery.cached_part import CachedPart, Engine
+from surgery.manifest import PartRecord, PathName
+from surgery.piece import Arrays, Features, Phase, Piece, pieces
 from surgery.snapdragon.arrays import read_arrays, write_arrays
 
 DECODED: Final = 8
-"""Tokens that are made after each sentence."""
-_EACH: Final = 2
-"""Samples of one graph for one sentence and path."""
-_WITH_LORA: Final = "+lora"
+"""Tokens at the end of each prompt that go through the graphs of one token."""
+_PLACE: Final = "piece"
 
 
-class Recorder:
-    """An engine that keeps what graphs are given, less LoRA, which is the same each time.
+@dataclass(frozen=True)
+class Shown:
+    """What a graph was given once.
 
     Args:
-        engine: runs them.
-        folder: where it is kept, in a folder for each graph.
-        lora: names of the inputs that aren't kept.
+        path: along which.
+        prompt: its number.
+        file: of the graph.
+        feeds: an array for each of its inputs.
     """
 
-    def __init__(self, engine: Engine, folder: Path, lora: Collection[str]) -> None:
-        self._engine, self._folder, self._lora = engine, folder, lora
-        self._kept: Counter[tuple[str, str]] = Counter()
-        self._number, self._mark = 0, ""
+    path: PathName
+    prompt: int
+    file: str
+    feeds: Arrays
 
-    def begin(self, *, with_lora: bool) -> None:
-        """Keep a few samples of each graph again.
+
+class Calibration:
+    """Prompts on their way through the parts.
+
+    Args:
+        folder: where they wait.
+        paths: the parts of each path that they go through, in its order.
+        lora: for each path what goes into inputs for LoRA.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        paths: Mapping[PathName, Sequence[str]],
+        lora: Mapping[PathName, Arrays],
+    ) -> None:
+        self._folder, self._paths, self._lora = folder, paths, lora
+
+    def begin(
+        self,
+        prompts: Sequence[tuple[Sequence[int], Features | None]],
+        lengths: Mapping[Phase, int],
+    ) -> None:
+        """Let prompts wait before the first part of each path.
 
         Args:
-            with_lora: whether LoRA is on in these.
+            prompts: ids of each, and what its images became.
+            lengths: of a step in each phase that there are graphs for.
         """
-        self._kept.clear()
-        self._mark = _WITH_LORA if with_lora else ""
+        for path in self._paths:
+            waiting = self._waiting(path, 0)
+            for number, (ids, features) in enumerate(prompts):
+                self._keep(waiting, number, _cut(ids, features, lengths))
+
+    def through(self, engine: Engine, name: str, part: PartRecord) -> list[Shown]:
+        """Let all prompts go through a part, on each of its paths.
+
+        Args:
+            engine: runs its float graphs.
+            name: of the part, before which they wait.
+            part: its graphs.
+
+        Returns:
+            For each graph, prompt and path what the graph was given first and last.
+        """
+        shown: list[Shown] = []
+        for path, place in self._places(name):
+            for number, waiting in enumerate(self._prompts(path, place)):
+                noted = _Noted(engine)
+                cached = CachedPart(noted, name, part, self._lora[path])
+                self._keep(self._waiting(path, place + 1), number, map(cached.take, waiting))
+                shown += (Shown(path, number, file, feeds) for file, feeds in noted.given)
+        return shown
+
+    def passed(self, name: str) -> None:
+        """Forget what waited before a part that need not be gone through again."""
+        for path, place in self._places(name):
+            shutil.rmtree(self._waiting(path, place), ignore_errors=True)
+
+    def _places(self, name: str) -> Iterator[tuple[PathName, int]]:
+        return ((path, names.index(name)) for path, names in self._paths.items() if name in names)
+
+    def _waiting(self, path: PathName, place: int) -> Path:
+        return self._folder / path / f"{place:04}"
+
+    def _prompts(self, path: PathName, place: int) -> Iterator[Iterator[Piece]]:
+        for prompt in sorted(self._waiting(path, place).iterdir()):
+            yield map(_read, sorted(prompt.iterdir()))
+
+    def _keep(self, waiting: Path, number: int, found: Iterable[Piece]) -> None:
+        folder = waiting / f"{number:04}"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        for index, piece in enumerate(found):
+            place = np.array([piece.phase == "prefill", piece.start, piece.count])
+            write_arrays(folder / f"{index:06}.npz", {**piece.known, _PLACE: place})
+
+
+class _Noted:
+    """An engine that notes what each graph is given the first time and the last."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._given: dict[str, list[Arrays]] = {}
 
     def run(self, part: str, file: str, feeds: Arrays) -> Arrays:
-        """Run a graph; see `Engine.run`."""
-        self._kept[part, file] += 1
-        if self._kept[part, file] <= _EACH:
-            place = self._folder / part / file
-            place.mkdir(parents=True, exist_ok=True)
-            kept = {name: array for name, array in feeds.items() if name not in self._lora}
-            write_arrays(place / f"{self._number:06}{self._mark}.npz", kept)
-            self._number += 1
+        given = self._given.setdefault(file, [])
+        given[1:] = [{name: np.array(array) for name, array in feeds.items()}]
         return self._engine.run(part, file, feeds)
 
-
-def calibrate(
-    engine: Engine,
-    parts: Mapping[str, PartRecord],
-    paths: Mapping[PathName, Sequence[str]],
-    lora: Mapping[str, Any],
-    prompts: Iterable[Sequence[int]],
-    folder: Path,
-) -> None:
-    """Run all paths on prompts, and keep samples of what each graph is given.
-
-    Args:
-        engine: runs the float graphs.
-        parts: of the export.
-        paths: the parts of each path; one with the part `lora` gets that.
-        lora: the pairs.
-        prompts: ids.
-        folder: for `samples_of`.
-    """
-    recorder = Recorder(engine, folder, lora.keys())
-    for prompt in prompts:
-        for names in paths.values():
-            recorder.begin(with_lora=LORA in names)
-            pairs = lora if LORA in names else {}
-            DecodeLoop(recorder, parts_of(names, parts), pairs).generate(prompt, DECODED, ())
+    @property
+    def given(self) -> Iterator[tuple[str, Arrays]]:
+        return ((file, feeds) for file, given in self._given.items() for feeds in given)
 
 
-def samples_of(
-    folder: Path, part: str, file: ExportedFile, lora: Mapping[str, Any]
-) -> list[Arrays]:
-    """Return the samples of a graph in the order in which they came.
-
-    Args:
-        folder: as for `calibrate`.
-        part: name of the graph's folder.
-        file: the graph.
-        lora: as for `calibrate`.
-    """
-    assert file.graph is not None
-    asked = [value for value in file.graph.inputs if value.source == "lora"]
-    on = {value.name: lora[value.name] for value in asked}
-    off = {value.name: np.zeros(value.shape, np.float32) for value in asked}
-    return [
-        {**read_arrays(sample), **(on if sample.stem.endswith(_WITH_LORA) else off)}
-        for sample in sorted((folder / part / file.name).glob("*.npz"))
-    ]
+def _cut(
+    ids: Sequence[int], features: Features | None, lengths: Mapping[Phase, int]
+) -> Iterator[Piece]:
+    """A prompt as it is read, but for its end, which goes token by token as an answer does."""
+    if "prefill" not in lengths:
+        return pieces(ids, "decode", 1, 0, features)
+    end = max(1, len(ids) - DECODED)
+    read = pieces(ids[:end], "prefill", lengths["prefill"], 0, features)
+    return chain(read, pieces(ids[end:], "decode", 1, end))
 
 
-def sentences(folder: Path, longest: int, *, trust_remote_code: bool) -> list[list[int]]:
-    """Return the built-in sentences as ids.
-
-    Args:
-        folder: of the tokenizer.
-        longest: tokens of one, at most.
-        trust_remote_code: whether the tokenizer may run code of its own.
-    """
-    from surgery.data.encode import load_processor
-
-    processor = load_processor(folder, trust_remote_code=trust_remote_code)
-    tokenizer: Any = getattr(processor, "tokenizer", processor)
-    return [tokenizer(sentence)["input_ids"][:longest] for sentence in SENTENCES]
+def _read(file: Path) -> Piece:
+    known = dict(read_arrays(file))
+    is_prefill, start, count = map(int, known.pop(_PLACE))
+    return Piece("prefill" if is_prefill else "decode", start, count, known)

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from surgery.decode_loop import Arrays
 from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.piece import Arrays
 
 
 class OnCpu:

@@ -107,6 +107,7 @@ def prepare_export(
     checksum: bool = False,
     prefill: int = 64,
     context: int = 1024,
+    calibration: Path | None = None,
     trust_remote_code: bool = False,
 ) -> Export:
     """Look at an adapter and its base, and say what will be written.
@@ -123,6 +124,7 @@ def prepare_export(
         checksum: whether linked files are read for their SHA-256.
         prefill: tokens of one step of the prompt, for forms of static shape.
         context: tokens of prompt and answer together, for the same.
+        calibration: records whose ranges a quantised form takes; None for built-in sentences.
         trust_remote_code: whether the base may run code of its own.
 
     Raises:
@@ -134,7 +136,17 @@ def prepare_export(
     check_weights(plan, adapter, trust_remote_code=trust_remote_code)
     lora = lora or _exporter(to).lora
     job = Job(
-        plan, adapter, lora, base, copy, checksum, device, prefill, context, trust_remote_code
+        plan,
+        adapter,
+        lora,
+        base,
+        copy,
+        checksum,
+        device,
+        prefill,
+        context,
+        calibration,
+        trust_remote_code,
     )
     return Export(to, job, document)
 

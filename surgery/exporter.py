@@ -14,6 +14,7 @@ from typing import ClassVar, Literal, Protocol
 from surgery.discover import classes_in
 from surgery.header import Progress
 from surgery.manifest import ExportedFile, PathName
+from surgery.piece import Phase
 from surgery.plan import Plan
 from surgery.target import Target
 
@@ -33,8 +34,10 @@ class Job:
         copy: whether files of the base are copied where they could be linked.
         checksum: whether linked files are read for their SHA-256.
         target: the device, if one is named.
-        prefill: tokens of one step of the prompt, for forms of static shape.
+        prefill: tokens of one step of the prompt, for forms of static shape; with 1 the prompt
+            goes through the graphs of one token.
         context: tokens of prompt and answer together, for the same.
+        calibration: records whose ranges a quantised form takes; None for built-in sentences.
         trust_remote_code: whether the model may run code of its own.
     """
 
@@ -47,7 +50,13 @@ class Job:
     target: Target | None = None
     prefill: int = 64
     context: int = 1024
+    calibration: Path | None = None
     trust_remote_code: bool = False
+
+    @property
+    def lengths(self) -> dict[Phase, int]:
+        """Tokens of a step, in each phase that has graphs of its own."""
+        return {"prefill": self.prefill, "decode": 1} if self.prefill > 1 else {"decode": 1}
 
 
 class Item(Protocol):

@@ -67,8 +67,9 @@ class GraphRecord(_Data):
     weights: str = "weights.bin"
     """The file of the same part that holds its weights; the part's graphs share it."""
 
-    cosine: dict[str, float] = {}
-    """Of a quantised graph: each output against float's on one sample of the calibration."""
+    cosine: dict[PathName, dict[str, float]] = {}
+    """Of a quantised graph: each output against float's, for each path that the graph is on, at the
+    end of a prompt that was kept out of the calibration."""
 
 
 class ExportedFile(_Data):

@@ -1,4 +1,4 @@
-"""Files of parts that are quantised and compiled, each graph when its first file is written."""
+"""The files of parts that a workshop makes, each part when its first file is written."""
 
 import shutil
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from surgery.exporter import Item
 from surgery.header import Progress
 from surgery.manifest import ExportedFile
 from surgery.staging import kept_beside
-from surgery.workshop import Workshop, files_of_graph
+from surgery.workshop import Workshop
 
 
 @dataclass
@@ -24,20 +24,16 @@ class QuantisedParts:
     shop: Workshop
     _last: tuple[str, str] = ("", "")
 
-    def items(self, part: str, graphs: Sequence[str]) -> list[Item]:
+    def items(self, part: str, names: Sequence[str]) -> list[Item]:
         """Return the files of a part.
 
         Args:
             part: name of its folder.
-            graphs: names of its graphs in float, such as `decode.onnx`.
+            names: of its files.
         """
-        names = [(graph, name) for graph in graphs for name in files_of_graph(graph)]
-        self._last = part, names[-1][1]
+        self._last = part, names[-1]
         floats = self.shop.floats.parts[part].items
-        return [
-            _CompiledFile(self, graph, name, () if position else floats)
-            for position, (graph, name) in enumerate(names)
-        ]
+        return [_Made(self, name, () if index else floats) for index, name in enumerate(names)]
 
     def written(self, work: Path, part: str, name: str) -> None:
         """Clear the workshop behind the last file."""
@@ -46,24 +42,25 @@ class QuantisedParts:
 
 
 @dataclass(frozen=True)
-class _CompiledFile:
-    """One file of a compiled graph; the first of a part answers for the room of its float form."""
+class _Made:
+    """One file; the first of a part answers for the room of its float form.
+
+    What is made of that is smaller, and so makes up for what a part takes while it is made.
+    """
 
     parts: QuantisedParts
-    graph: str
     name: str
     floats: Sequence[Item]
 
     def room(self, folder: Path) -> int:
-        return 2 * sum(item.room(folder) for item in self.floats)  # the quantiser has a copy
+        return sum(item.room(folder) for item in self.floats)
 
     def write(self, folder: Path, progress: Progress | None) -> ExportedFile:
         work = kept_beside(folder.parent)
-        record = self.parts.shop.make(work, folder.name, self.graph)
+        files = {file.name: file for file in self.parts.shop.make(work, folder.name)}
         made = work / "made" / folder.name / self.name
-        linked = Linked(made, self.name, copy=False, checksum=True).write(folder, None)
+        Linked(made, self.name, copy=False, checksum=False).write(folder, None)
         if progress:
             progress(self.room(folder))
         self.parts.written(work, folder.name, self.name)
-        graph = record if self.name == self.graph else None
-        return linked.model_copy(update={"how": "written", "graph": graph})
+        return files[self.name]

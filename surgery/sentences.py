@@ -8,3 +8,11 @@ SENTENCES: Final = (
     "What do you see in this picture, and what is to the left of it?",
     "Once there was a phone that could read.",
 )
+
+CALIBRATION: Final = (
+    *SENTENCES,
+    "In 1969 two people walked on the moon, 384,400 km from home; a third one waited for them.",
+    "def area(width: float, height: float) -> float:\n    return width * height\n",
+    'The train was late again. "Is there another one tonight?" she asked, and he shook his head.',
+)
+"""More of the same; the last one isn't calibrated on, but measured."""

@@ -1,13 +1,15 @@
-"""Quantise and compile the graphs of an export one at a time, out of the same export in float.
+"""Make the parts of a quantised export one at a time, out of the same parts in float.
 
-All that is made is kept beside the new export until that is whole. So an export that was killed
-goes on at the graph where it was, as long as it is asked for the same.
+A part is written in float, calibrated, quantised and compiled before the next one is begun, so that
+neither memory nor disk ever holds more than one in float. All that is made is kept beside the new
+export until that is whole: one that was killed goes on at the part where it was, as long as it is
+asked for the same.
 """
 
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,28 +17,23 @@ from typing import Any, Final
 
 from pydantic import TypeAdapter
 
-from surgery.calibration import DECODED, calibrate, samples_of, sentences
+from surgery.calibration import Calibration, Shown
+from surgery.compiled_graph import FloatGraph, compiled
 from surgery.cpu_engine import OnCpu
 from surgery.decode_loop import LORA, LORA_FILE, TOKENIZER
-from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.exporter import Contents, Job
-from surgery.manifest import GraphRecord, PartRecord
-from surgery.part_limit import refuse_large
+from surgery.manifest import ExportedFile, PartRecord, PathName
 from surgery.sidefiles import ADAPTER_WEIGHTS, PLAN_FILE
-from surgery.snapdragon.agreement import agreement
-from surgery.snapdragon.compiler import compile_graph
 from surgery.snapdragon.files import own_digest
-from surgery.snapdragon.quantise import Scheme, quantise
-from surgery.snapdragon.reference import reference
-from surgery.snapdragon.task import Compiled
+from surgery.snapdragon.quantise import Scheme
 from surgery.snapdragon.toolchain import toolchain
 from surgery.staging import io_errors
 from surgery.stream import hash_file
-from surgery.target import Chip, Target
+from surgery.target import Target
 
-REFERENCE: Final = ".qdq.onnx"
-"""Ends the name of a quantised graph before it is compiled, which the CPU can run."""
-_RECORDS: Final = TypeAdapter(dict[str, PartRecord])
+_FILES: Final = TypeAdapter(tuple[ExportedFile, ...])
+_AHEAD: Final = (TOKENIZER, LORA)
+"""Parts without graphs, which calibration needs."""
 
 
 @dataclass(frozen=True)
@@ -46,144 +43,119 @@ class Workshop:
     Args:
         job: what is exported.
         floats: the same in float.
+        schemes: bits of weights and activations by the kind of part; others stay in float.
         target: for which device; its compiler is Qualcomm's.
-        scheme: bits of weights and activations.
     """
 
     job: Job
     floats: Contents
+    schemes: Mapping[str, Scheme]
     target: Target
-    scheme: Scheme
 
-    def make(self, work: Path, part: str, graph: str) -> GraphRecord:
-        """Quantise a graph, compile it, and say how far it is from float; unless it is there.
+    def make(self, work: Path, part: str) -> tuple[ExportedFile, ...]:
+        """Make a part that has graphs, unless it is there; those before it come first.
 
         Args:
             work: the folder that keeps what is made.
-            part: name of the part.
-            graph: name of its graph in float, such as `decode.onnx`.
+            part: its name.
 
         Returns:
-            The record of the compiled graph, whose files are in `work/made/PART`.
+            Its files, which are in `work/made/PART`.
 
         Raises:
             SurgeryError: A302 to A304 for the disk, A616 where it doesn't compile, A618 where it is
-                too large, X101 to X107 for the compiler and the quantiser.
+                too large, D for the user's records, X101 to X107 for the compiler and the
+                quantiser.
         """
         with io_errors(work):
-            records = self._prepared(work)
-            done = work / "made" / part / f"{graph}.json"
+            calibration = self._begun(work)
+            done = work / "made" / f"{part}.json"
             if not done.is_file():
-                done.parent.mkdir(parents=True, exist_ok=True)
-                _write(done, self._made(work, part, graph, records).model_dump_json())
-            return GraphRecord.model_validate_json(done.read_bytes())
+                _write(done, _FILES.dump_json(self._made(work, part, calibration)).decode())
+                shutil.rmtree(work / "float" / part, ignore_errors=True)
+                calibration.passed(part)
+            return _FILES.validate_json(done.read_bytes())
 
-    def _prepared(self, work: Path) -> dict[str, PartRecord]:
-        """Write the float export, and let it run on the built-in sentences; once."""
-        asked, done = work / "asked.json", work / "float.json"
-        if not asked.is_file() or asked.read_text() != self._asked:
+    def _begun(self, work: Path) -> Calibration:
+        """Let the prompts wait before the first part; once."""
+        asked, floats = work / "asked.json", work / "float"
+        is_begun = asked.is_file() and asked.read_text() == self._asked
+        if not is_begun:
             shutil.rmtree(work, ignore_errors=True)
-            work.mkdir()
+            (work / "made").mkdir(parents=True)
+            for name in (name for name in _AHEAD if name in self.floats.parts):
+                self._float(floats, name)
+        calibration = Calibration(work / "waiting", self._paths, self._lora(floats))
+        if not is_begun:
+            calibration.begin(self._prompts(floats / TOKENIZER), self.job.lengths)
             _write(asked, self._asked)
-        if not done.is_file():
-            for name in ("float", "samples"):
-                shutil.rmtree(work / name, ignore_errors=True)
-            records = self._floats(work / "float")
-            self._calibrate(work, records)
-            _write(done, _RECORDS.dump_json(records).decode())
-        return _RECORDS.validate_json(done.read_bytes())
+        return calibration
 
     @cached_property
     def _asked(self) -> str:
         """All that what is made depends on."""
         job = self.job
-        files = (job.folder / name for name in (PLAN_FILE, ADAPTER_WEIGHTS))
-        digests = [hash_file(file) for file in files if file.is_file()]
-        asked = (job.prefill, job.context, job.base, self.scheme, *self._chip)
+        files = (job.folder / PLAN_FILE, job.folder / ADAPTER_WEIGHTS, job.calibration)
+        digests = [hash_file(file) for file in files if file and file.is_file()]
+        asked = (job.prefill, job.context, job.base, dict(self.schemes), self.target.chip)
         return json.dumps([*digests, *asked, str(toolchain()), own_digest()])
 
     @property
-    def _chip(self) -> Chip:
-        assert self.target.chip is not None
-        return self.target.chip
+    def _paths(self) -> dict[PathName, Sequence[str]]:
+        """The parts with graphs on each path; one path where both are the same."""
+        paths = dict(self.floats.paths)
+        if paths["text"] == paths["multimodal"]:
+            del paths["text"]
+        return {path: [n for n in names if n not in _AHEAD] for path, names in paths.items()}
 
-    def _floats(self, folder: Path) -> dict[str, PartRecord]:
-        records = {}
-        for name, part in self.floats.parts.items():
-            (folder / name).mkdir(parents=True)
-            files = tuple(item.write(folder / name, None) for item in part.items)
-            records[name] = PartRecord(
-                kind=part.kind, dtype=part.dtype, quantisation="none", bytes=0, files=files
-            )
-        return records
+    def _lora(self, floats: Path) -> dict[PathName, dict[str, Any]]:
+        from safetensors.numpy import load_file
 
-    def _calibrate(self, work: Path, records: Mapping[str, PartRecord]) -> None:
-        floats = work / "float"
-        prompts = sentences(
-            floats / TOKENIZER,
-            self.job.context - DECODED,
-            trust_remote_code=self.job.trust_remote_code,
+        file = floats / LORA / LORA_FILE
+        pairs = load_file(file) if file.is_file() else {}
+        return {path: pairs if LORA in names else {} for path, names in self.floats.paths.items()}
+
+    def _prompts(self, tokenizer: Path) -> list[tuple[Sequence[int], None]]:
+        from surgery.calibration_prompts import prompts_of
+        from surgery.data.encode import load_processor
+
+        job = self.job
+        processor = load_processor(tokenizer, trust_remote_code=job.trust_remote_code)
+        rows = prompts_of(processor, job.calibration, job.context)
+        return [(row.ids.tolist(), None) for row in rows]
+
+    def _float(self, folder: Path, name: str) -> PartRecord:
+        part = self.floats.parts[name]
+        shutil.rmtree(folder / name, ignore_errors=True)
+        (folder / name).mkdir(parents=True)
+        files = tuple(item.write(folder / name, None) for item in part.items)
+        return PartRecord(
+            kind=part.kind, dtype=part.dtype, quantisation="none", bytes=0, files=files
         )
-        paths = self.floats.paths
-        calibrate(OnCpu(floats), records, paths, _lora(work), prompts, work / "samples")
 
-    def _made(
-        self, work: Path, part: str, graph: str, records: Mapping[str, PartRecord]
-    ) -> GraphRecord:
-        model, made = work / "float" / part / graph, work / "made" / part
-        own = next(file for file in records[part].files if file.name == graph)
-        samples = samples_of(work / "samples", part, own, _lora(work))
-        quantised = made / f"{Path(graph).stem}{REFERENCE}"
-        quantise(model, quantised, self.scheme, samples)
-        _keep_weights_beside(quantised)
-        answer = compile_graph(quantised, *self._chip, made / graph, fp16=True)
-        if not answer.accepted:
-            raise SurgeryError(_refused(part, graph, answer))
-        refuse_large(part, answer.context_bytes, self.target)
-        found = agreement(reference(quantised, samples[-1]), reference(model, samples[-1]))
-        cosine = {name: one.cosine for name, one in found.items()}
-        assert own.graph is not None
-        return own.graph.model_copy(update={"cosine": cosine, "weights": files_of_graph(graph)[2]})
+    def _made(self, work: Path, name: str, calibration: Calibration) -> tuple[ExportedFile, ...]:
+        floats, made = work / "float", work / "made" / name
+        shutil.rmtree(made, ignore_errors=True)
+        record = self._float(floats, name)
+        shown = calibration.through(OnCpu(floats), name, record)
+        scheme = self.schemes.get(record.kind)
+        if scheme is None:
+            (floats / name).rename(made)
+            return record.files
+        made.mkdir()
+        graphs = (_graph(floats / name, file, shown) for file in record.files if file.graph)
+        return tuple(
+            file for graph in graphs for file in compiled(graph, made, scheme, self.target)
+        )
 
 
-def files_of_graph(graph: str) -> tuple[str, ...]:
-    """Return the files of a compiled graph: quantised graph, its weights, binary, compiled graph.
-
-    Args:
-        graph: its name in float, which the compiled one has too.
-    """
-    stem = Path(graph).stem
-    return (f"{stem}{REFERENCE}", f"{stem}{REFERENCE}.data", f"{stem}_qnn.bin", graph)
-
-
-def _lora(work: Path) -> dict[str, Any]:
-    from safetensors.numpy import load_file
-
-    pairs = work / "float" / LORA / LORA_FILE
-    return load_file(pairs) if pairs.is_file() else {}
+def _graph(folder: Path, file: ExportedFile, shown: Sequence[Shown]) -> FloatGraph:
+    assert file.graph is not None
+    own = [sample for sample in shown if sample.file == file.name]
+    return FloatGraph(folder / file.name, file.graph, own)
 
 
 def _write(file: Path, text: str) -> None:
     partial = file.with_name(f"{file.name}.partial")
     partial.write_text(text)
     os.replace(partial, file)
-
-
-def _keep_weights_beside(model: Path) -> None:
-    """Let a graph have a file of weights also where the quantiser put them into it."""
-    import onnx
-
-    data = f"{model.name}.data"
-    if not model.with_name(data).is_file():
-        graph = onnx.load(model)
-        onnx.save_model(graph, model, save_as_external_data=True, location=data, size_threshold=0)
-
-
-def _refused(part: str, graph: str, answer: Compiled) -> Diagnostic:
-    nodes = [f"`{node.node}` ({node.op}): {node.reason}" for node in answer.refused[:3]]
-    return Diagnostic(
-        code="A616",
-        what=f"`{part}/{graph}` doesn't compile",
-        why="; ".join(nodes) or answer.error,
-        fix="`surgery lint RECIPE --target snapdragon --prove` says what to change",
-    )

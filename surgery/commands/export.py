@@ -35,11 +35,18 @@ def command(
         bool, typer.Option("--checksum", help="Read linked files too, for their SHA-256.")
     ] = False,
     prefill: Annotated[
-        int, typer.Option(help="Tokens of one step of the prompt; onnx, qnn.", min=2)
+        int,
+        typer.Option(
+            help="Tokens of one step of the prompt, 1 for token by token; onnx, qnn.", min=1
+        ),
     ] = 64,
     context: Annotated[
         int, typer.Option(help="Tokens of prompt and answer together; onnx, qnn.", min=2)
     ] = 1024,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(help="Records in a form of `surgery train` for the ranges; qnn."),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a folder that surgery wrote before.")
     ] = False,
@@ -62,6 +69,7 @@ def command(
         checksum=checksum,
         prefill=prefill,
         context=context,
+        calibration=calibration,
         trust_remote_code=trust_remote_code,
     )
     folder = out or Path("exports") / prepared.name

@@ -3,15 +3,20 @@
 Embeddings and angles stay in float on the CPU; blocks and head are context binaries.
 """
 
-from typing import ClassVar, Final
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.exporter import Contents, Exporter, Job, LoraForm, Part
 from surgery.exporters.onnx import float_contents
 from surgery.target import Target
 
-_COMPILED: Final = {"block": ("prefill.onnx", "decode.onnx"), "head": ("head.onnx",)}
-_SCHEME: Final = "w4a16"
+if TYPE_CHECKING:
+    from surgery.snapdragon.quantise import Scheme
+
+_SCHEMES: Final[dict[str, "Scheme"]] = {"block": "w4a16", "head": "w4a16"}
+_IN_FLOAT: Final = ("embeddings", "positions")
+_DTYPES: Final = {"w4a16": "I4", "w8a16": "I8"}
 
 
 class QnnExporter(Exporter):
@@ -32,17 +37,25 @@ class QnnExporter(Exporter):
 
         toolchain()
         floats = float_contents(job)
-        from surgery.quantised_parts import QuantisedParts
-        from surgery.workshop import Workshop
+        parts = dict(_made(job, floats, target))
+        return Contents({**floats.parts, **parts}, floats.paths, (*floats.packages, PACKAGE))
 
-        compiled = QuantisedParts(Workshop(job, floats, target, _SCHEME))
-        parts = {
-            name: Part(part.kind, "I4", compiled.items(name, _COMPILED[part.kind]), _SCHEME)
-            if part.kind in _COMPILED
-            else part
-            for name, part in floats.parts.items()
-        }
-        return Contents(parts, floats.paths, (*floats.packages, PACKAGE))
+
+def _made(job: Job, floats: Contents, target: Target) -> Iterator[tuple[str, Part]]:
+    from surgery.compiled_graph import files_of_graph
+    from surgery.quantised_parts import QuantisedParts
+    from surgery.workshop import Workshop
+
+    made = QuantisedParts(Workshop(job, floats, _SCHEMES, target))
+    for name, part in floats.parts.items():
+        files = [item.name for item in part.items]
+        scheme = _SCHEMES.get(part.kind)
+        if scheme:
+            graphs = [file for file in files if file.endswith(".onnx")]
+            names = [name for graph in graphs for name in files_of_graph(graph)]
+            yield name, Part(part.kind, _DTYPES[scheme], made.items(name, names), scheme)
+        elif part.kind in _IN_FLOAT:
+            yield name, Part(part.kind, part.dtype, made.items(name, files))
 
 
 def _target(job: Job) -> Target:

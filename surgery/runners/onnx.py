@@ -8,18 +8,12 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import ClassVar, Final
 
+from surgery.cached_part import Engine
 from surgery.cpu_engine import OnCpu
-from surgery.decode_loop import (
-    LORA,
-    LORA_FILE,
-    TOKENIZER,
-    Arrays,
-    DecodeLoop,
-    Engine,
-    parts_of,
-)
+from surgery.decode_loop import LORA, LORA_FILE, TOKENIZER, DecodeLoop, parts_of
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.manifest import Manifest, PathName
+from surgery.piece import Arrays
 from surgery.runner import Answer, Prompt, Runner
 
 _ENDS: Final = ("generation_config.json", "config.json")

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from surgery.cpu_engine import OnCpu
-from surgery.decode_loop import Arrays
 from surgery.manifest import Manifest, PathName
+from surgery.piece import Arrays
 from surgery.runner import Answer, Prompt, Runner
 from surgery.runners.onnx import generate, open_loop
 from surgery.snapdragon.emulator import Emulator

@@ -5,11 +5,13 @@ default for int4 has a zero point, which the NPU compiles and computes wrong.
 Source: onnxruntime.quantization.execution_providers.qnn of onnxruntime 1.31.1.
 """
 
+import json
 import os
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.snapdragon.apart import LIMIT, run_apart
@@ -20,6 +22,22 @@ from surgery.staging import io_errors
 Scheme = Literal["fp16", "w8a16", "w4a16"]
 """Bits of weights and activations; fp16 quantises nothing."""
 
+BRANCH: Final = "branch"
+"""Names the folder of a branch's samples beside the others, and the file of its inputs."""
+
+
+@dataclass(frozen=True)
+class Branch:
+    """What is added beside a graph's own matrices along one path alone, such as LoRA's A and B.
+
+    Args:
+        inputs: of the graph, with which it begins; it ends before it is added.
+        samples: inputs that show the ranges within it.
+    """
+
+    inputs: Sequence[str]
+    samples: Sequence[Arrays]
+
 
 def quantise(
     model: Path,
@@ -27,6 +45,7 @@ def quantise(
     scheme: Scheme,
     samples: Sequence[Arrays],
     *,
+    branch: Branch | None = None,
     ranges: Path | None = None,
     seconds: float = LIMIT,
 ) -> None:
@@ -39,6 +58,8 @@ def quantise(
         out: the quantised one; its weights become `OUT.data` beside it.
         scheme: w8a16 or w4a16.
         samples: inputs that show the ranges of the activations; at least one.
+        branch: what has ranges of other samples. Where the samples have zeros for it, the graph's
+            numbers without it are those of the same graph that has none, to the bit.
         ranges: where these are kept for the next scheme; samples count only where it is not there.
         seconds: that it may take.
 
@@ -47,8 +68,10 @@ def quantise(
     """
     with io_errors(out), tempfile.TemporaryDirectory(dir=out.parent) as scratch:
         folder = Path(scratch)
-        for index, sample in enumerate(samples):
-            write_arrays(folder / f"{index:04}.npz", sample)
+        _write_samples(folder, samples)
+        if branch:
+            (folder / f"{BRANCH}.json").write_text(json.dumps([*branch.inputs]))
+            _write_samples(folder / BRANCH, branch.samples)
         made, done = folder / "made" / out.name, folder / "done"
         made.parent.mkdir()
         mine = copied(model, folder / "model")  # the quantiser writes beside the graph
@@ -59,6 +82,12 @@ def quantise(
             raise SurgeryError(_cannot_quantise(model, ended))
         for file in sorted(made.parent.iterdir(), key=lambda file: file == made):
             os.replace(file, out.with_name(file.name))
+
+
+def _write_samples(folder: Path, samples: Sequence[Arrays]) -> None:
+    folder.mkdir(exist_ok=True)
+    for index, sample in enumerate(samples):
+        write_arrays(folder / f"{index:04}.npz", sample)
 
 
 def _cannot_quantise(model: Path, ended: str) -> Diagnostic:

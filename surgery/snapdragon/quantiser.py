@@ -1,9 +1,11 @@
 """Quantise in this process; arguments: MODEL OUT SCHEME RANGES DONE.
 
 Runs only as a process of its own, since it holds a graph several times over; so onnxruntime is
-imported at the top. The samples lie beside DONE, which is written last.
+imported at the top. The samples lie beside DONE, which is written last; those of a branch in a
+folder of their own, with a file of its inputs.
 """
 
+import json
 import logging
 import sys
 from collections.abc import Iterator
@@ -17,6 +19,7 @@ from onnxruntime.quantization import QuantType, quant_utils, quantize_static, sa
 from onnxruntime.quantization.calibrate import create_calibrator
 
 from surgery.snapdragon.arrays import Arrays, read_arrays
+from surgery.snapdragon.quantise import BRANCH
 
 _WEIGHTS: Final = {"w8a16": QuantType.QInt8, "w4a16": QuantType.QInt4}
 _ROOM: Final = 1.25
@@ -29,9 +32,10 @@ def main(model: str, out: str, scheme: str, ranges: str, done: str) -> None:
     """Quantise; arguments as `quantise` gives them."""
     logging.disable(logging.WARNING)
     quant_utils.pack_bytes_to_4bit = _packed
-    settings = _settings(model, scheme, _Reader(Path(done).parent))
+    samples = Path(done).parent
+    settings = _settings(model, scheme, _Reader(samples))
     if not Path(ranges).is_file():
-        _calibrate(Path(model), settings, Path(ranges))
+        save_tensors_data(_calibrated(Path(model), settings, samples), ranges)
     quantize_static(
         model,
         out,
@@ -72,19 +76,37 @@ def _gains(model: str) -> list[str]:
     return [node.input[1] for node in norms if node.input[1] in held]
 
 
-def _calibrate(model: Path, settings: Any, ranges: Path) -> None:
-    """Write the range of every activation, with some room."""
+def _calibrated(model: Path, settings: Any, samples: Path) -> Any:
+    """The range of every activation, with some room."""
+    found = _ranges(model, settings, samples)
+    if (samples / BRANCH).is_dir():
+        own = _ranges(model, settings, samples / BRANCH).data
+        inputs = json.loads((samples / f"{BRANCH}.json").read_text())
+        inside = _branch(onnx.load(model, load_external_data=False).graph, inputs)
+        found.data.update({name: own[name] for name in inside & own.keys()})
+    for tensor in found.data.values():
+        tensor.lowest, tensor.highest = tensor.lowest * _ROOM, tensor.highest * _ROOM
+    return found
+
+
+def _ranges(model: Path, settings: Any, samples: Path) -> Any:
     calibrator = create_calibrator(
         model,
         settings.op_types_to_quantize,
         augmented_model_path=str(model.with_name("augmented.onnx")),
         use_external_data_format=settings.use_external_data_format,
     )
-    calibrator.collect_data(settings.calibration_data_reader)
-    found = calibrator.compute_data()
-    for tensor in found.data.values():
-        tensor.lowest, tensor.highest = tensor.lowest * _ROOM, tensor.highest * _ROOM
-    save_tensors_data(found, ranges)
+    calibrator.collect_data(_Reader(samples))
+    return calibrator.compute_data()
+
+
+def _branch(graph: Any, inputs: list[str]) -> set[str]:
+    """All that comes of these inputs, up to where it is added to something else."""
+    inside = set(inputs)
+    for node in graph.node:
+        if node.op_type != "Add" and inside & {*node.input}:
+            inside.update(node.output)
+    return inside
 
 
 def _packed(values: bytes) -> bytearray:

@@ -1,0 +1,80 @@
+"""A prompt cut into pieces of static length, and what becomes known of each. numpy alone.
+
+Shapes: T tokens of a piece, D width of the hidden state.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+
+Arrays = dict[str, Any]
+Phase = Literal["prefill", "decode"]
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the images of a prompt became.
+
+    Args:
+        token: the id whose places they take.
+        rows: (places, D), in the order of the places.
+    """
+
+    token: int
+    rows: Any
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some tokens that go through all parts at once.
+
+    Args:
+        phase: of the graphs that take it.
+        start: tokens before it.
+        count: of its own, at most T; what is behind them only fills it up.
+        known: arrays by name: `ids` and `positions` (1, T), and whatever parts have given. With
+            images `is_image` (T) and `features`, a row for each place that is one.
+    """
+
+    phase: Phase
+    start: int
+    count: int
+    known: Mapping[str, Any]
+
+    def knowing(self, found: Mapping[str, Any]) -> "Piece":
+        """The same piece, of which more is known."""
+        return replace(self, known={**self.known, **found})
+
+
+def pieces(
+    ids: Sequence[int], phase: Phase, length: int, start: int, features: Features | None = None
+) -> Iterator[Piece]:
+    """Cut tokens into pieces.
+
+    Args:
+        ids: of the tokens.
+        phase: of the graphs.
+        length: T.
+        start: tokens before them.
+        features: of the images among them.
+    """
+    seen = 0
+    for first in range(0, len(ids), length):
+        piece = _piece(ids[first : first + length], phase, length, start + first)
+        if features:
+            is_image = piece.known["ids"][0] == features.token
+            is_image[piece.count :] = False
+            rows = features.rows[seen : seen + is_image.sum()]
+            seen += len(rows)
+            piece = piece.knowing({"is_image": is_image, "features": rows})
+        yield piece
+
+
+def _piece(ids: Sequence[int], phase: Phase, length: int, start: int) -> Piece:
+    filled = np.zeros((1, length), np.int64)
+    filled[0, : len(ids)] = ids
+    places = np.minimum(np.arange(length), len(ids) - 1)  # none is outside of a learned table
+    positions = (start + places)[None].astype(np.int64)
+    return Piece(phase, start, len(ids), {"ids": filled, "positions": positions})
