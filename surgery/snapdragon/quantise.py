@@ -1,7 +1,8 @@
 """Quantise a graph as the NPU computes it: QDQ, activations of 16 bits, weights of 8 or 4.
 
-By onnxruntime's own quantiser with its settings for QNN, but for one: weights are symmetric. Its
-default for int4 has a zero point, which the NPU compiles and computes wrong.
+By onnxruntime's own quantiser with its settings for QNN, but for two. Weights are symmetric: its
+default for int4 has a zero point, which the NPU compiles and computes wrong. And each column of a
+matrix has a scale of its own.
 Source: onnxruntime.quantization.execution_providers.qnn of onnxruntime 1.31.1.
 """
 
@@ -51,7 +52,7 @@ def quantise(
 ) -> None:
     """Write the quantised graph, in a process of its own.
 
-    Inputs and outputs stay float, the key-value cache's too; each weight has one scale.
+    Inputs and outputs stay float, the key-value cache's too; each column of a matrix has its scale.
 
     Args:
         model: an ONNX file in float.

@@ -50,30 +50,44 @@ def main(model: str, out: str, scheme: str, ranges: str, done: str) -> None:
 
 
 def _settings(model: str, scheme: str, reader: "_Reader") -> Any:
-    """What onnxruntime advises for QNN, but with symmetric weights."""
+    """What onnxruntime advises for QNN, but with symmetric weights, a scale for each column."""
     without_torch = ModuleType("onnxruntime.tools.pytorch_export_helpers")
     without_torch.infer_input_info = None  # type: ignore[attr-defined]
     sys.modules[without_torch.__name__] = without_torch  # it isn't used, and its torch takes 1.5 s
     from onnxruntime.quantization.execution_providers.qnn import get_qnn_qdq_config
 
+    graph = onnx.load(model, load_external_data=False).graph
     return get_qnn_qdq_config(
         model,
         reader,
         activation_type=QuantType.QUInt16,
         weight_type=_WEIGHTS[scheme],
         weight_symmetric=True,
-        init_overrides={
-            gain: [{"quant_type": QuantType.QUInt16, "symmetric": True}] for gain in _gains(model)
-        },
+        init_overrides=_by_column(graph, _WEIGHTS[scheme]) | _gains(graph),
     )
 
 
-def _gains(model: str) -> list[str]:
+def _by_column(graph: Any, kind: Any) -> dict[str, list[dict[str, Any]]]:
+    """Give each column of a matrix a scale of its own, which `per_channel` doesn't for MatMul.
+
+    On builtin/tiny-qwen2 in W4A16, 12,140 tokens of held-out text lose 0.045 of loss against fp32
+    with it, and 0.235 with one scale a matrix.
+    """
+    own = {"axis": 1, "quant_type": kind, "symmetric": True}
+    return {name: [own] for name in _second_inputs(graph, "MatMul")}
+
+
+def _gains(graph: Any) -> dict[str, list[dict[str, Any]]]:
     """The factors of layer norms, which the NPU takes with 8 bits or 16, but not signed 8 or 4."""
-    graph = onnx.load(model, load_external_data=False).graph
+    own = {"quant_type": QuantType.QUInt16, "symmetric": True}
+    return {name: [own] for name in _second_inputs(graph, "LayerNormalization")}
+
+
+def _second_inputs(graph: Any, kind: str) -> Iterator[str]:
+    """Those of all nodes of a kind, where they are weights."""
     held = {tensor.name for tensor in graph.initializer}
-    norms = (node for node in graph.node if node.op_type == "LayerNormalization")
-    return [node.input[1] for node in norms if node.input[1] in held]
+    inputs = (node.input[1] for node in graph.node if node.op_type == kind)
+    return (name for name in inputs if name in held)
 
 
 def _calibrated(model: Path, settings: Any, samples: Path) -> Any:

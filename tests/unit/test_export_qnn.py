@@ -7,43 +7,38 @@ import numpy as np
 import pytest
 import torch
 from tiny import moved
+from transformers import AutoTokenizer
 
 from surgery.adapter import load_base, save_adapter
 from surgery.apply import apply_plan
+from surgery.calibration_prompts import prompts_of
 from surgery.compose import load_recipe
 from surgery.diagnostic import SurgeryError
-from surgery.export import prepare_export
-from surgery.manifest import read_manifest
+from surgery.export import export_adapter, prepare_export
+from surgery.manifest import Manifest, read_manifest
 from surgery.model import find_model
 from surgery.plan import plan_recipe
 from surgery.runners.onnx import open_loop
 from surgery.runners.qnn import OnEmulator, OnReference, open_emulator
+from surgery.sentences import CALIBRATION
 from surgery.snapdragon.toolchain import why_not
 
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
+BUILT_IN = find_model("builtin/tiny-qwen2").folder
 STEPS = 32
-IDS = [5, 9, 33, 70, 100, 101, 20, 3, 77, 61, 8]
+PROMPT = "A list is a thing that holds many words, and one can read each of them in turn. Then"
+COPIES = """\
+defaults: [base, _self_]
+operations:
+  copies: {op: duplicate, blocks: all}
+train: [copies]
+"""
 
 
-@pytest.fixture(scope="module")
-def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of the first four blocks of the built-in model, one of which is copied.
-
-    A random model has no likeliest word to speak of: rounding alone would change it.
-    """
-    folder = tmp_path_factory.mktemp("qnn")
-    source = find_model("builtin/tiny-qwen2").folder
-    model = load_base(str(source)).float()
-    model.model.layers = model.model.layers[:4]
-    model.config.num_hidden_layers = 4
-    model.config.layer_types = model.config.layer_types[:4]
-    model.save_pretrained(folder / "base")
-    for file in source.glob("token*"):
-        (folder / "base" / file.name).write_bytes(file.read_bytes())
-    recipe = load_recipe("genieblue_skip", [f"model={folder / 'base'}", "rank=4"])
-    plan = plan_recipe(recipe, weights=True)
-    save_adapter(plan, moved(apply_plan(plan, load_base(str(folder / "base")))), folder / "adapter")
-    return folder / "adapter"
+def adapter_of(folder: Path, recipe: str, base: Path) -> Path:
+    plan = plan_recipe(load_recipe(recipe, [f"model={base}"]), weights=True)
+    save_adapter(plan, moved(apply_plan(plan, load_base(str(base)))), folder)
+    return folder
 
 
 class _Stopped(BaseException):
@@ -51,14 +46,13 @@ class _Stopped(BaseException):
 
 
 @pytest.fixture(scope="module")
-def out(adapter: Path) -> Path:
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An export that was stopped behind its first block, and went on."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # matrices this small only wait for each other's threads
-    options = {"to": "qnn", "target": "snapdragon", "prefill": 8, "context": 64}
-    prepared = prepare_export(adapter, **options)
-    out: Path = adapter.parent / "out"
-    made = out.with_name(".out.work") / "made" / "block.0" / "prefill_qnn.bin"
+    folder = tmp_path_factory.mktemp("qnn")
+    adapter = adapter_of(folder / "adapter", "genieblue_skip", BUILT_IN)
+    prepared = prepare_export(adapter, to="qnn", target="snapdragon", prefill=16, context=128)
+    out: Path = folder / "out"
+    made = out.with_name(".out.work") / "made" / "block.0" / "decode_qnn.bin"
 
     def stop(_: int) -> None:
         if made.is_file():
@@ -70,41 +64,40 @@ def out(adapter: Path) -> Path:
     first = made.stat().st_mtime_ns
     prepared.write(out)
     assert (out / "block.0" / made.name).stat().st_mtime_ns == first, "it was made anew"
-    torch.set_num_threads(threads)
     return out
 
 
-def answers(engine: Any, out: Path, path: Any, words: list[int]) -> list[np.ndarray]:
-    """Logits behind the prompt, and behind each of these words after it."""
-    loop = open_loop(out, read_manifest(out), path, engine)
-    return [loop.read(IDS), *(loop.step("decode", [word]) for word in words)]
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Any:
+    """Matrices this small only wait for each other's threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def said(out: Path, manifest: Manifest, path: Any, engine: Any) -> list[int]:
+    ids = AutoTokenizer.from_pretrained(BUILT_IN)(PROMPT)["input_ids"]
+    return open_loop(out, manifest, path, engine).generate(ids, STEPS, ())
 
 
 def test_the_emulator_says_what_the_quantised_reference_says(out: Path) -> None:
-    """Step by step on the same words: a tie of two would part them for good."""
     manifest = read_manifest(out)
-    said = {}
+    reference = {
+        path: said(out, manifest, path, OnReference(out)) for path in ("text", "multimodal")
+    }
     with open_emulator(manifest) as emulator:
-        for path in ("text", "multimodal"):
-            loop = open_loop(out, manifest, path, OnReference(out))
-            said[path] = loop.generate(IDS, STEPS, ())
-            found = answers(OnEmulator(out, emulator), out, path, said[path][:-1])
-            wanted = answers(OnReference(out), out, path, said[path][:-1])
-            for one, other, word in zip(found, wanted, said[path], strict=True):
-                assert np.corrcoef(one, other)[0, 1] > 0.999
-                assert other[word] - other[one.argmax()] < 0.05 * other.std(), "no tie"
-            same = sum(
-                int(one.argmax()) == word for one, word in zip(found, said[path], strict=True)
-            )
-            assert same >= STEPS - 2
-    assert said["text"] != said["multimodal"]
-    assert len({*said["text"]}) > 2, "a model that says one word alone proves nothing"
+        for path, words in reference.items():
+            assert said(out, manifest, path, OnEmulator(out, emulator)) == words
+    assert reference["text"] != reference["multimodal"]
+    assert len({*reference["text"]}) > 8, "a model that says few words proves little"
 
 
 def test_every_block_is_compiled_and_its_loss_is_told(out: Path) -> None:
     manifest = read_manifest(out)
     compiled = {name for name, part in manifest.parts.items() if part.quantisation == "w4a16"}
-    assert compiled == {"block.0", "block.1", "block.2", "block.3", "copy.3", "head"}
+    blocks = {f"block.{index}" for index in range(12)}
+    assert compiled == {*blocks, "copy.3", "copy.7", "copy.11", "head"}
     for name in compiled:
         files = {file.name: file for file in manifest.parts[name].files}
         graphs = [file.graph for file in files.values() if file.graph]
@@ -113,13 +106,65 @@ def test_every_block_is_compiled_and_its_loss_is_told(out: Path) -> None:
         )
         for graph in graphs:
             assert files[graph.weights].bytes > 0
+            assert graph.cosine.keys() == {
+                p for p, parts in manifest.paths.items() if name in parts
+            }
             for cosines in graph.cosine.values():
                 assert cosines.keys() == {value.name for value in graph.outputs}
-                assert min(cosines.values()) > 0.8
+                assert min(cosines.values()) > 0.95
     assert [file.name for file in out.parent.iterdir() if file.name.startswith(".")] == []
 
 
-def test_a_device_must_be_named(adapter: Path) -> None:
+def test_sharing_its_blocks_costs_text_nothing(tmp_path: Path) -> None:
+    """Beside LoRA a block gives what the base's own gives that is quantised alone.
+
+    To the bit in the reference; the NPU's compiler fuses the two otherwise, and rounds so.
+    """
+    base = shallow(tmp_path / "base")
+    (tmp_path / "copies.yaml").write_text(COPIES)
+    shared, alone = (
+        on_both_engines(adapter_of(tmp_path / name, recipe, base))
+        for name, recipe in (("shared", "lora"), ("alone", str(tmp_path / "copies.yaml")))
+    )
+    np.testing.assert_array_equal(shared[0], alone[0])
+    assert np.corrcoef(shared[1].ravel(), alone[1].ravel())[0, 1] > 0.999999
+    np.testing.assert_array_equal(shared[1].argmax(-1), alone[1].argmax(-1))
+
+
+def shallow(folder: Path) -> Path:
+    """The first two blocks of the built-in model."""
+    model = load_base(str(BUILT_IN)).float()
+    model.model.layers = model.model.layers[:2]
+    model.config.update({"num_hidden_layers": 2, "layer_types": model.config.layer_types[:2]})
+    model.save_pretrained(folder)
+    for file in BUILT_IN.glob("token*"):
+        (folder / file.name).write_bytes(file.read_bytes())
+    return folder
+
+
+def on_both_engines(adapter: Path) -> list[np.ndarray]:
+    """Logits of the text path behind each word, on the reference and in the emulator."""
+    out = adapter.with_name(f"{adapter.name}.out")
+    manifest = export_adapter(adapter, out, to="qnn", target="snapdragon", prefill=1, context=64)
+    ids = AutoTokenizer.from_pretrained(BUILT_IN)(PROMPT)["input_ids"]
+    with open_emulator(manifest) as emulator:
+        engines = (OnReference(out), OnEmulator(out, emulator))
+        loops = (open_loop(out, manifest, "text", engine) for engine in engines)
+        return [np.stack([loop.step("decode", [word]) for word in ids]) for loop in loops]
+
+
+def test_the_users_records_are_calibrated_on(tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(BUILT_IN)
+    file = tmp_path / "mine.jsonl"
+    file.write_text('{"text": "One."}\n{"text": "And another one."}\n')
+    rows = prompts_of(tokenizer, file, 64)
+    mine = [tokenizer.decode(row.ids, skip_special_tokens=True) for row in rows]
+    assert mine == ["One.", "And another one."]
+    assert len(prompts_of(tokenizer, None, 64)) == len(CALIBRATION)
+
+
+def test_a_device_must_be_named(tmp_path: Path) -> None:
+    adapter = adapter_of(tmp_path / "adapter", "lora", BUILT_IN)
     for target in (None, "dimensity"):
         with pytest.raises(SurgeryError, match="A617"):
             prepare_export(adapter, to="qnn", target=target)
