@@ -53,7 +53,8 @@ def run_child(
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         before = os.getloadavg()[0]
         started = time.perf_counter()
-        child = subprocess.Popen([str(c) for c in command], stdout=out, stderr=err, env=_env(env))
+        words, around = [str(word) for word in command], child_environment(env)
+        child = subprocess.Popen(words, stdout=out, stderr=err, env=around)
         _, status, usage = os.wait4(child.pid, 0)
         seconds = time.perf_counter() - started
         child.returncode = os.waitstatus_to_exitcode(status)
@@ -167,7 +168,7 @@ def write_results(folder: Path, result: Mapping[str, Any], text: str) -> None:
     print(f"\n{said}\n\n{text}")
 
 
-def _env(more: Mapping[str, str] | None) -> dict[str, str]:
+def child_environment(more: Mapping[str, str] | None) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", **(more or {})}
 
 

@@ -4,7 +4,7 @@ numpy alone. Shapes: T tokens of a step, W places of the cache, K heads of keys,
 """
 
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 
@@ -12,7 +12,8 @@ from surgery.causal_mask import causal_mask
 from surgery.manifest import GraphRecord, PartRecord, ValueRecord
 from surgery.piece import Arrays, Phase, Piece
 
-_OF_THE_CACHE = ("new_key", "new_value")
+_OF_THE_CACHE: Final = ("new_key", "new_value")
+_PHASES: Final[tuple[Phase, ...]] = ("prefill", "decode")
 
 
 class Engine(Protocol):
@@ -47,9 +48,8 @@ class CachedPart:
 
     def lengths(self) -> dict[Phase, int]:
         """Tokens of a step in each phase that it has graphs of its own for."""
-        return {
-            phase: graph.tokens for phase, (_, graph) in self._graphs.items() if phase != "both"
-        }
+        own = (phase for phase in _PHASES if phase in self._graphs)
+        return {phase: self._graphs[phase][1].tokens for phase in own}
 
     @property
     def context(self) -> int | None:

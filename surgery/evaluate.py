@@ -7,28 +7,22 @@ is its non-shared base. Both are compared with the untouched base, which is load
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 
-from surgery.adapter import load_adapter, load_base, read_plan
 from surgery.data.collate import Collator
 from surgery.data.encode import IGNORED, Encoder, Row, load_processor
 from surgery.data.files import DataFile
 from surgery.data.record import IMAGE, Place, Record, Turn
 from surgery.data.rows import Rows
 from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.evaluated import BASE, SHARED, open_evaluated
 from surgery.header import read_errors
-from surgery.paths import text_path
-from surgery.plan import Plan
 from surgery.stage import Source
 
-BASE: Final = "base"
-SHARED: Final = "shared"
-NON_SHARED: Final = "text"
 HELD_OUT: Final = "heldout.jsonl"
 """Text that a base may bring along, which none of its training saw."""
 
@@ -110,10 +104,10 @@ def evaluate_adapter(
     base: str | None = None,
     trust_remote_code: bool = False,
 ) -> Evaluation:
-    """Measure an adapter and its base.
+    """Measure an adapter, or an export of one, and its base.
 
     Args:
-        folder: what `surgery train`, `apply` or `save_adapter` wrote.
+        folder: what `surgery train`, `apply`, `save_adapter` or `export --to hf` wrote.
         text: held-out text in a form of `surgery train`; what the base brings along unless given.
         questions: conversations whose answers are compared.
         images: the folder that their image paths are relative to.
@@ -124,37 +118,34 @@ def evaluate_adapter(
         trust_remote_code: whether the base may run code of its own.
 
     Raises:
-        SurgeryError: T113 with nothing to measure; D for the files, A401 and A402 for the folder.
+        SurgeryError: T113 with nothing to measure; D for the files, A401, A402 and A606 for the
+            folder.
     """
-    plan, _ = read_plan(folder, base, trust_remote_code=trust_remote_code)
-    assert plan.files is not None
-    processor = load_processor(plan.files.folder, trust_remote_code=trust_remote_code)
+    evaluated = open_evaluated(folder, base=base, trust_remote_code=trust_remote_code)
+    processor = load_processor(evaluated.home, trust_remote_code=trust_remote_code)
     encoder = Encoder(processor, length)
-    rows = _text_rows(plan.files.folder, text, encoder)
+    rows = _text_rows(evaluated.home, text, encoder)
     asked = _records(questions, images)
     if not rows and not asked:
         raise SurgeryError(_nothing_to_measure(folder))
-    meter = _Meter(plan, encoder, rows, asked, new_tokens)
-    model = load_base(str(plan.files.folder), trust_remote_code=trust_remote_code)
-    perplexity, accuracy = meter.measure(model, BASE)
-    del model
-    model = load_adapter(folder, base=base, trust_remote_code=trust_remote_code)
-    for path in (SHARED, NON_SHARED) if plan.has_text_path else (SHARED,):
-        measured = meter.measure(model, path)
-        perplexity |= measured[0]
-        accuracy |= measured[1]
+    meter = _Meter(evaluated.is_routed, encoder, rows, asked, new_tokens)
+    losses: dict[str, float] = {}
+    right: dict[str, float] = {}
+    for measured in evaluated.each(meter.measure):
+        losses |= measured[0]
+        right |= measured[1]
     tokens = sum(int((row.labels != IGNORED).sum()) for row in rows)
     answers = sum(1 for record in asked for _ in asked_of(record))
     known = _references(reference)
-    names = str(folder), plan.anatomy.source, plan.recipe.name
-    return Evaluation(*names, perplexity, tokens, accuracy, answers, known)
+    names = str(folder), evaluated.model, evaluated.recipe
+    return Evaluation(*names, losses, tokens, right, answers, known)
 
 
 @dataclass(frozen=True)
 class _Meter:
     """What is measured."""
 
-    plan: Plan
+    is_routed: bool
     encoder: Encoder
     rows: Sequence[Row]
     asked: Sequence[Record]
@@ -163,13 +154,10 @@ class _Meter:
     def measure(self, model: Any, path: str) -> tuple[dict[str, float], dict[str, float]]:
         """Perplexity and accuracy of a model on a path, each under the path's name, if any."""
         model = model.to(torch.accelerator.current_accelerator() or "cpu").eval()
-        is_routed = self.plan.is_routed and path != BASE
+        is_routed = self.is_routed and path != BASE
         asked = [record for record in self.asked if path == SHARED or not record.images]
-        with text_path(model) if path == NON_SHARED else nullcontext():
-            losses = (
-                {path: perplexity(model, self.rows, self.encoder, is_routed)} if self.rows else {}
-            )
-            right = accuracy(model, asked, self.encoder, self.new_tokens, is_routed)
+        losses = {path: perplexity(model, self.rows, self.encoder, is_routed)} if self.rows else {}
+        right = accuracy(model, asked, self.encoder, self.new_tokens, is_routed)
         return losses, {} if right is None else {path: right}
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from adapter import make_adapter
 from checkpoint import make_checkpoint
 from measure import (
     SURGERY,
@@ -52,29 +53,6 @@ SMALLER = {
     f"{name}, small": [*SURGERY, "export", str(SMALL_ADAPTER), "--out", str(OUT), "--lora", form]
     for name, form in ((KEEP, "keep"), (MERGE, "merge"))
 }
-
-
-def make_adapter(source: Path, out: Path) -> None:
-    """Apply the recipe, and let B be what training might make of it."""
-    apply = ["apply", "genieblue_skip", f"model={source}", "--out", str(out)]
-    run_child([*SURGERY, *apply], CACHE)
-    run_child([sys.executable, __file__, "--shake", out])
-
-
-def shake(adapter: Path) -> None:
-    """Write small random numbers over every B of an adapter."""
-    import numpy as np
-
-    from surgery.header import read_header
-
-    file = adapter / "adapter_model.safetensors"
-    random = np.random.default_rng(0)
-    with file.open("r+b") as stream:
-        for tensor in read_header(file).values():
-            if ".lora_B." in tensor.name:
-                stream.seek(tensor.offset)
-                numbers = random.standard_normal(tensor.shape, np.float32) * 0.01
-                stream.write(numbers.tobytes())
 
 
 def compare(ours: Path, theirs: Path, base: Path) -> None:
@@ -188,10 +166,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the order of turns")
     parser.add_argument("--dry", action="store_true", help="write no results")
     parser.add_argument("--compare", nargs=3, type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--shake", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.shake:
-        return shake(given.shake)
     if given.compare:
         return compare(*given.compare)
     try:

@@ -22,7 +22,7 @@ RemoteCode: TypeAlias = Annotated[
     bool, typer.Option("--trust-remote-code", help="Let the model run Python code of its own.")
 ]
 Adapter: TypeAlias = Annotated[
-    Path, typer.Argument(help="A folder that `surgery apply` wrote.", metavar="DIR")
+    Path, typer.Argument(help="A folder that `surgery apply` or `train` wrote.", metavar="DIR")
 ]
 Base: TypeAlias = Annotated[
     str | None, typer.Option(help="Where the base is, if not where the plan says.")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from seeing import colour_question, save_llava, tokenizer, write_images, write_lines
-from tiny import moved
+from tiny import moved, save_tiny
 
 from surgery.adapter import load_adapter, load_base, save_adapter
 from surgery.apply import apply_plan
@@ -16,6 +16,7 @@ from surgery.compose import load_recipe
 from surgery.data.record import Place, Record, Turn
 from surgery.diagnostic import SurgeryError
 from surgery.evaluate import Evaluation, asked_of, evaluate_adapter, normalised
+from surgery.export import export_adapter
 from surgery.plan import plan_recipe
 
 TEXTS = ("A list can be changed in place. " * 5, "The surgeon washed her hands.")
@@ -151,3 +152,26 @@ def test_nothing_to_measure(seer: Path, tmp_path: Path) -> None:
     with pytest.raises(SurgeryError) as caught:
         evaluate_adapter(folder)
     assert caught.value.diagnostics[0].code == "T113"
+
+
+def test_exports_with_a_base_unshared_and_shared(seer: Path, tmp_path: Path) -> None:
+    """Text keeps what the base has where it isn't shared, and loses it where it is."""
+    folder = adapter(seer, tmp_path / "a")
+    text = write_lines(tmp_path / "text.jsonl", [{"text": text} for text in TEXTS])
+    wanted = evaluate_adapter(folder, text=text, length=LENGTH).perplexity
+    found = {}
+    for form in ("unshared", "shared"):
+        export_adapter(folder, tmp_path / form, base=form)
+        found[form] = evaluate_adapter(tmp_path / form, text=text, length=LENGTH)
+    assert found["unshared"].perplexity == pytest.approx(wanted, rel=1e-4)
+    assert found["unshared"].retention()["perplexity.text"] == 100.0
+    lost = found["shared"].perplexity
+    assert lost["text"] == lost["shared"] == pytest.approx(wanted["shared"], rel=1e-4)
+    assert lost["text"] != pytest.approx(wanted["text"], rel=1e-3)
+
+
+def test_graphs_are_not_evaluated(tmp_path: Path) -> None:
+    base = save_tiny(tmp_path / "base")
+    export_adapter(adapter(base, tmp_path / "a"), tmp_path / "out", to="onnx", context=64)
+    with pytest.raises(SurgeryError, match="A606"):
+        evaluate_adapter(tmp_path / "out", text=tmp_path / "none.txt")

@@ -1,0 +1,111 @@
+"""What can be evaluated: an adapter, or an export of one as checkpoints; opened path by path.
+
+Imports torch through the models that it opens.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from surgery.adapter import load_adapter, load_base, read_plan
+from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.manifest import MANIFEST_FILE, Manifest, read_manifest
+from surgery.model import find_model
+from surgery.paths import text_path
+from surgery.runners.hf import open_path
+
+BASE: Final = "base"
+SHARED: Final = "shared"
+NON_SHARED: Final = "text"
+_HF: Final = "hf"
+
+_T = TypeVar("_T")
+Measure = Callable[[Any, str], _T]
+"""Takes a model and the name of the path that it is on."""
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Something with a base, a shared path and perhaps a text path of its own.
+
+    Args:
+        folder: of the adapter or of the export.
+        model: the base, as the user calls it.
+        recipe: name of its recipe.
+        home: a folder with the processor, and perhaps with held-out text.
+        is_routed: whether its model must be told of image tokens.
+        each: opens one path after the other, hands each to a function, and gives what that returns.
+    """
+
+    folder: Path
+    model: str
+    recipe: str
+    home: Path
+    is_routed: bool
+    each: Callable[[Measure[Any]], Iterator[Any]]
+
+
+def open_evaluated(
+    folder: Path, *, base: str | None = None, trust_remote_code: bool = False
+) -> Evaluated:
+    """Look at an adapter or an export; no weights are loaded.
+
+    Args:
+        folder: what `surgery train`, `apply`, `save_adapter` or `export --to hf` wrote.
+        base: another place of the base than the plan or the manifest names.
+        trust_remote_code: whether the model may run code of its own.
+
+    Raises:
+        SurgeryError: A401 and A402 for an adapter, A601 and A606 for an export, M for the base.
+    """
+    if (folder / MANIFEST_FILE).is_file():
+        return _export(folder, base, trust_remote_code)
+    return _adapter(folder, base, trust_remote_code)
+
+
+def _adapter(folder: Path, base: str | None, trust: bool) -> Evaluated:
+    plan, _ = read_plan(folder, base, trust_remote_code=trust)
+    assert plan.files is not None
+    home = plan.files.folder
+
+    def each(measure: Measure[_T]) -> Iterator[_T]:
+        yield measure(load_base(str(home), trust_remote_code=trust), BASE)
+        model = load_adapter(folder, base=base, trust_remote_code=trust)
+        yield measure(model, SHARED)
+        if plan.has_text_path:
+            with text_path(model):
+                yield measure(model, NON_SHARED)
+
+    source, recipe = plan.anatomy.source, plan.recipe.name
+    return Evaluated(folder, source, recipe, home, plan.is_routed, each)
+
+
+def _export(folder: Path, base: str | None, trust: bool) -> Evaluated:
+    manifest = read_manifest(folder)
+    if manifest.format != _HF:
+        raise SurgeryError(_not_checkpoints(folder, manifest))
+    home = find_model(base or manifest.model).folder
+
+    def each(measure: Measure[_T]) -> Iterator[_T]:
+        yield measure(load_base(str(home), trust_remote_code=trust), BASE)
+        seeing = open_path(folder, manifest, "multimodal", trust_remote_code=trust)
+        yield measure(seeing, SHARED)
+        if manifest.base == "shared":
+            yield measure(seeing, NON_SHARED)
+            return
+        del seeing
+        text = open_path(folder, manifest, "text", trust_remote_code=trust)
+        yield measure(text, NON_SHARED)
+
+    return Evaluated(folder, manifest.model, manifest.name, home, False, each)
+
+
+def _not_checkpoints(folder: Path, manifest: Manifest) -> Diagnostic:
+    return Diagnostic(
+        code="A606",
+        what=f"`{folder}` is an export in the form `{manifest.format}`, which isn't evaluated",
+        why="perplexity takes the likelihood of every word of a text, and its graphs give that of "
+        "the last one alone",
+        fix="evaluate the adapter, or an export of it in the form `hf`",
+    )
