@@ -1,4 +1,4 @@
-"""Cut a model into parts whose graphs have static shapes: embeddings, angles, blocks and head.
+"""Cut a model into parts whose graphs have static shapes: eyes, embeddings, angles, blocks, head.
 
 Imports torch at the top: only exporters that make graphs reach it.
 """
@@ -14,7 +14,9 @@ from surgery.exporter import Job
 from surgery.graph.form import BlockForm, Shape
 from surgery.graph.outside import Outside
 from surgery.graph.refusal import no_parts
+from surgery.graph.sight import Sight
 from surgery.graph.tracer import Tracer
+from surgery.graph.whole import Whole
 from surgery.manifest import GraphRecord, ValueRecord
 
 if TYPE_CHECKING:
@@ -32,18 +34,22 @@ class Cut:
     Args:
         job: of an adapter that adds nothing but copies and LoRA.
 
+    Attributes:
+        sight: vision tower and projector as a part, for one tile of an image; None where the model
+            sees nothing.
+
     Raises:
-        SurgeryError: A612 where the model is no chain of blocks, X110 and X111 for its graphs.
+        SurgeryError: A612 where the model is no chain of blocks or doesn't take images in tiles of
+            one size, X110 and X111 for its graphs.
     """
 
     def __init__(self, job: Job) -> None:
         self._job = job
-        self._shapes = (
-            Shape("prefill", job.prefill, job.context),
-            Shape("decode", 1, job.context),
-        )
+        self._shapes = [Shape(phase, n, job.context) for phase, n in job.lengths.items()]
+        self._whole = Whole(job.plan, trust_remote_code=job.trust_remote_code)
+        self.sight = self._find_sight() if job.plan.anatomy.names_in("vision") else None
         self._tracer = Tracer(job.plan, trust_remote_code=job.trust_remote_code)
-        self._outside = Outside(job.plan, trust_remote_code=job.trust_remote_code)
+        self._outside = Outside(self._whole)
         self._forms = [form for form in self._tracer.forms if form.blocks]
         traced = {form.name: list(self._traced(form)) for form in self._forms}
         used = {form.blocks[0]: _others(form, traced[form.name][0]) for form in self._forms}
@@ -65,7 +71,7 @@ class Cut:
                 )
                 step = StepGraph(f"{shape.phase}.onnx", model, record)
                 graphs.setdefault(name, []).append(step)
-        return {name: GraphPart(made, self._outside.numbers) for name, made in graphs.items()}
+        return {name: GraphPart(made, self._whole.numbers) for name, made in graphs.items()}
 
     def block(self, index: int, adapter: Path | None = None) -> GraphPart:
         """Return a block as a part; nothing is read yet.
@@ -87,7 +93,16 @@ class Cut:
         """
         model = self._outside.head()
         record = GraphRecord(phase="both", tokens=1, window=0, **_values(model))
-        return GraphPart([StepGraph("head.onnx", model, record)], self._outside.numbers)
+        return GraphPart([StepGraph("head.onnx", model, record)], self._whole.numbers)
+
+    def _find_sight(self) -> GraphPart:
+        job = self._job
+        sight = Sight(self._whole, job.folder, trust_remote_code=job.trust_remote_code)
+        model, tile = sight.graph(), sight.tile
+        record = GraphRecord(
+            phase="image", tokens=tile.tokens, window=0, image_token=tile.token, **_values(model)
+        )
+        return GraphPart([StepGraph("vision.onnx", model, record)], sight.numbers)
 
     def _numbers(
         self, form: BlockForm, index: int, adapter: Path | None, names: list[str]

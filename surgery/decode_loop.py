@@ -104,4 +104,4 @@ def parts_of(names: Iterable[str], parts: Mapping[str, PartRecord]) -> dict[str,
     phases = {
         name: {file.graph.phase for file in parts[name].files if file.graph} for name in names
     }
-    return {name: parts[name] for name in names if phases[name]}
+    return {name: parts[name] for name in names if phases[name] - {"image"}}

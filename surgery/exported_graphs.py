@@ -22,7 +22,7 @@ from surgery.staging import io_errors
 
 WEIGHTS_FILE: Final = "weights.bin"
 _PAGE: Final = 4096  # onnxruntime maps a tensor into memory where it begins at one
-_GRAPH_BYTES: Final = 1 << 17  # more than a block's graph takes without weights
+_GRAPH_BYTES: Final = 1 << 20  # more than a graph takes without weights, a vision tower's too
 
 Numbers = Callable[[list[str]], Mapping[str, torch.Tensor]]
 

@@ -38,25 +38,29 @@ class ValueRecord(_Data):
 
     source: str = ""
     """What an input is: `ids`, `positions`, `hidden`, `mask`, `past_key`, `past_value`, `lora` for
-    a tensor of the part `lora` (zeros on a path without it), or an output of `positions`. The
-    output `new_hidden` is `hidden` for the next part; `new_key` and `new_value` go into the
-    cache."""
+    a tensor of the part `lora` (zeros on a path without it), an output of `positions`, or
+    `pixel_values` of one tile. The output `new_hidden` is `hidden` for the next part; `new_key` and
+    `new_value` go into the cache; `features` take the places of the image in `hidden`, behind the
+    embeddings."""
 
 
 class GraphRecord(_Data):
     """One graph of static shape."""
 
-    phase: Literal["prefill", "decode", "both"]
-    """Many tokens at once, or one."""
+    phase: Literal["prefill", "decode", "both", "image"]
+    """Many tokens at once, or one; or one tile of an image, before the prompt is read."""
 
     tokens: int
-    """Of a step; a shorter one is filled up behind."""
+    """Of a step; a shorter one is filled up behind. Of an image, the places that a tile takes."""
 
     window: int
     """Tokens that the cache has places for; 0 for a graph without one."""
 
     sliding: int | None = None
     """How many tokens back attention sees, itself among them; None for all."""
+
+    image_token: int | None = None
+    """Of the graph of an image: the id in whose places of a prompt its features go, in order."""
 
     inputs: tuple[ValueRecord, ...]
     """In the graph's order."""

@@ -22,6 +22,8 @@ def refuse_large_floats(plan: Plan, target: Target | None) -> None:
     anatomy = plan.anatomy
     head = anatomy.names_in("head") or anatomy.names_in("embeddings")
     sizes = {f"block.{i}": anatomy.block(i).parameters for i in range(anatomy.count)}
+    eyes = (*anatomy.names_in("vision"), *anatomy.names_in("projector"))
+    sizes["vision"] = sum(anatomy.sizes.get(name, 0) for name in eyes)
     sizes["head"] = sum(anatomy.sizes[name] for name in head)
     part = max(sizes, key=lambda name: sizes[name])
     refuse_large(part, _FLOAT_BYTES * sizes[part], target)

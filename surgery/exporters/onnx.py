@@ -1,7 +1,7 @@
 """`--to onnx`: graphs of static shape, one part a block, with LoRA as their inputs.
 
 A copied block is a part of its own beside its original; everything else serves both paths, since
-LoRA is zeros along text.
+LoRA is zeros along text. A model that sees has its eyes as a part of the multimodal path.
 """
 
 from collections.abc import Iterator
@@ -21,13 +21,14 @@ if TYPE_CHECKING:
     from surgery.cut import Cut
     from surgery.exported_graphs import GraphPart
 
+_VISION: Final = "vision"
 _HEAD: Final = "head"
-_KINDS: Final = {name: name for name in ("embeddings", "positions", _HEAD)}
+_KINDS: Final = {name: name for name in (_VISION, "embeddings", "positions", _HEAD)}
 _PACKAGES: Final = ("torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
 
 
 class OnnxExporter(Exporter):
-    """`embeddings/`, `positions/`, `block.N/`, `copy.N/`, `head/`, `lora/` and `tokenizer/`."""
+    """One part each for eyes, embeddings, positions, blocks, copies and head; LoRA; tokenizer."""
 
     word: ClassVar[str] = "onnx"
     lora: ClassVar[LoraForm] = "keep"
@@ -56,14 +57,15 @@ def float_contents(job: Job) -> Contents:
     from surgery.cut import Cut
 
     cut = Cut(job)
+    eyes = {_VISION: cut.sight} if cut.sight else {}
     before = cut.before()
-    graphs = {**before, **dict(_blocks(job, cut)), _HEAD: cut.head()}
+    graphs = {**eyes, **before, **dict(_blocks(job, cut)), _HEAD: cut.head()}
     parts = {TOKENIZER: Part("tokenizer", "", _tokenizer(job.plan))}
     for name, part in graphs.items():
         parts[name] = Part(_KINDS.get(name, "block"), "F32", part.items)
     if job.plan.loras():
         parts[LORA] = Part("lora", "F32", [_lora(job)])
-    return Contents(parts, _paths(job, tuple(before)), _PACKAGES)
+    return Contents(parts, _paths(job, tuple(eyes), tuple(before)), _PACKAGES)
 
 
 def _blocks(job: Job, cut: "Cut") -> "Iterator[tuple[str, GraphPart]]":
@@ -87,15 +89,13 @@ def refuse(job: Job) -> None:
         raise SurgeryError(_not_in_parts(job.plan, why))
     if job.lora == "merge" and job.plan.loras():
         raise SurgeryError(_not_merged())
-    if not 1 < job.prefill <= job.context:
+    if not 0 < job.prefill <= job.context:
         raise SurgeryError(_no_length(job))
 
 
 def _reasons(plan: Plan) -> Iterator[str]:
     if plan.is_routed:
         yield f"it has {'experts' if plan.experts() else 'learners'}, which only images go through"
-    if plan.anatomy.names_in("vision"):
-        yield "its model sees, and the graphs of a vision tower are not written yet"
     if plan.in_place:
         yield "it trains or reorders the base itself, so that no block of it serves both paths"
     if plan.anatomy.quantization:
@@ -107,13 +107,15 @@ def _reasons(plan: Plan) -> Iterator[str]:
         yield f"{options['init_lora_weights']} moves the base's matrices"
 
 
-def _paths(job: Job, before: tuple[str, ...]) -> dict[PathName, tuple[str, ...]]:
+def _paths(
+    job: Job, eyes: tuple[str, ...], before: tuple[str, ...]
+) -> dict[PathName, tuple[str, ...]]:
     copied = {edit.block for edit in job.plan.swaps()}
     blocks = range(job.plan.anatomy.count)
     text = [f"block.{index}" for index in blocks]
     seeing = [f"copy.{index}" if index in copied else f"block.{index}" for index in blocks]
     lora = (LORA,) if job.plan.loras() else ()
-    multimodal = (TOKENIZER, *before, *seeing, _HEAD, *lora)
+    multimodal = (TOKENIZER, *eyes, *before, *seeing, _HEAD, *lora)
     own = (TOKENIZER, *before, *text, _HEAD)
     return {"text": own if job.base == "unshared" else multimodal, "multimodal": multimodal}
 
@@ -159,6 +161,6 @@ def _no_length(job: Job) -> Diagnostic:
     return Diagnostic(
         code="A613",
         what=f"no step takes {job.prefill:,} tokens of a context of {job.context:,}",
-        why="a step of the prompt has at least two tokens, and they go into the context's cache",
+        why="a step of the prompt has at least one token, and all go into the context's cache",
         fix="use such as `--prefill 64 --context 1024`",
     )

@@ -7,25 +7,16 @@ graphs reaches it.
 Shapes: T tokens of the step, D width of the hidden state, V words.
 """
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import torch
-from torch import nn
 
-from surgery.graph.call import ANSWERS, Call, named_call
-from surgery.graph.norm import rewrite_norms
-from surgery.graph.onnx_graph import to_onnx
-from surgery.graph.refusal import no_parts, reason_of
+from surgery.graph.refusal import no_parts
 from surgery.graph.step import Feeds
-from surgery.graph.tracer import model_around
-from surgery.graph.weights import read_base, settle
+from surgery.graph.whole import Whole
 from surgery.locate import text_config
-from surgery.meta import meta_model
-from surgery.plan import Plan
-from surgery.stored import read_stored
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -34,30 +25,14 @@ _PROBED: Final = 8  # tokens, which tell one kind of angles from another
 
 
 class Outside:
-    """A model whose blocks do nothing.
+    """Embeddings, angles, final norm and head of a model.
 
     Args:
-        plan: of a model on disk.
-        trust_remote_code: whether the model may run code of its own.
-
-    Raises:
-        SurgeryError: M104 and M105 where the model can't be built, A612 where its decoder does more
-            between blocks than to pass the hidden state on.
+        whole: the model.
     """
 
-    def __init__(self, plan: Plan, *, trust_remote_code: bool = False) -> None:
-        assert plan.files is not None
-        self._plan, self._files = plan, plan.files
-        path = plan.anatomy.blocks_path
-        self._model: Any = meta_model(plan.files, trust_remote_code).float().eval()
-        self._model.requires_grad_(False)
-        self._blocks = _idle(self._model.get_submodule(path))
-        self._model.set_submodule(path, self._blocks)
-        self._decoder = model_around(self._model, path)
-        settle(self._decoder, self._model.modules())
-        self._originals = dict(self._model.named_modules())
-        rewrite_norms(self._model)
-        self._answer = self._find_answer()
+    def __init__(self, whole: Whole) -> None:
+        self._whole, self._plan = whole, whole.plan
 
     def angles(self, used: Mapping[int, Sequence[str]]) -> dict[int, dict[str, str]]:
         """Say which output of the graph of positions each input of a block takes.
@@ -75,7 +50,7 @@ class Outside:
         """
         ids = torch.zeros(1, _PROBED, dtype=torch.long)
         positions = torch.arange(_PROBED)[None]
-        calls = self._calls(ids, positions)
+        calls = self._whole.calls(positions, input_ids=ids)
         known: dict[str, torch.Tensor] = {"positions": positions}
         found: dict[int, dict[str, str]] = {}
         for block, names in used.items():
@@ -122,114 +97,19 @@ class Outside:
         Raises:
             SurgeryError: A612 where there is none.
         """
-        width: int = text_config(self._model).hidden_size
-        return self._to_onnx(self._behind, {"hidden": torch.zeros(1, 1, width)})
-
-    def numbers(self, names: Sequence[str]) -> dict[str, torch.Tensor]:
-        """Return real parameters as the graphs compute with them.
-
-        Args:
-            names: full ones in the base.
-
-        Raises:
-            SurgeryError: X112 where one isn't on disk.
-        """
-        stored = read_stored(self._files, self._plan.anatomy)
-        found: dict[str, torch.Tensor] = {}
-        for place in dict.fromkeys(name.rpartition(".")[0] for name in names):
-            part = _bare(self._originals[place])
-            for name, _ in self._originals[place].named_parameters(recurse=False):
-                value = read_base(f"{place}.{name}", stored).float()
-                part.register_parameter(name, nn.Parameter(value, requires_grad=False))
-            holder = nn.ModuleDict({"part": part})
-            rewrite_norms(holder)
-            read = holder["part"].named_parameters()
-            found |= {f"{place}.{name}": parameter.detach() for name, parameter in read}
-        return found
-
-    def _calls(self, ids: torch.Tensor, positions: torch.Tensor) -> list[Call]:
-        """Let the decoder begin a step, and return how it calls each of its blocks.
-
-        A mask of four dimensions is taken by transformers as it is, so that none is made.
-        """
-        seen: list[Call] = []
-        for block in self._blocks:
-            block.forward = partial(_note, seen, block, self._answer)
-        tokens = ids.shape[1]
-        mask = torch.zeros(1, 1, tokens, tokens)
-        self._decoder(input_ids=ids, position_ids=positions, attention_mask=mask, use_cache=False)
-        return seen
+        width: int = text_config(self._whole.model).hidden_size
+        return self._whole.to_onnx(self._behind, {"hidden": torch.zeros(1, 1, width)})
 
     def _before(self, sources: Mapping[str, tuple[int, str]], feeds: Feeds) -> Feeds:
-        calls = self._calls(feeds["ids"], feeds["positions"])
+        calls = self._whole.calls(feeds["positions"], input_ids=feeds["ids"])
         return {output: calls[block].tensors[name] for output, (block, name) in sources.items()}
 
     def _behind(self, feeds: Feeds) -> Feeds:
-        hidden = feeds["hidden"]
-        for block in self._blocks:
-            block.forward = partial(_always, self._answer(hidden))
-        mask = torch.zeros(1, 1, 1, 1)
-        given = {"inputs_embeds": torch.zeros_like(hidden), "attention_mask": mask}
-        return {"logits": self._model(**given, use_cache=False).logits}
-
-    def _find_answer(self) -> Callable[[torch.Tensor], Any]:
-        ids = torch.zeros(1, 2, dtype=torch.long)
-        why = "it changes the hidden state between its blocks"
-        for answer in ANSWERS:
-            self._answer = answer
-            try:
-                with torch.no_grad():
-                    passed = [call.tensors["hidden"] for call in self._calls(ids, ids)]
-            except Exception as error:  # each family refuses in its own way
-                why = reason_of(error)
-                continue
-            if len(passed) == len(self._blocks) and all(h is passed[0] for h in passed):
-                return answer
-        raise no_parts(self._plan, why)
+        return {"logits": self._whole.logits(feeds["hidden"])}
 
     def _exported(self, compute: Callable[[Feeds], Feeds], tokens: int) -> "ir.Model":
         ids = torch.zeros(1, tokens, dtype=torch.long)
-        return self._to_onnx(compute, {"ids": ids, "positions": torch.arange(tokens)[None]})
-
-    def _to_onnx(self, compute: Callable[[Feeds], Feeds], feeds: Feeds) -> "ir.Model":
-        try:
-            return to_onnx(_Whole(self._model, compute), feeds, "", numbers=False)
-        except Exception as error:  # torch.export has many ways to say no
-            raise no_parts(self._plan, reason_of(error)) from error
-
-
-class _Whole(nn.Module):
-    """Holds the model where `to_onnx` looks for names, and computes something with it."""
-
-    def __init__(self, model: nn.Module, compute: Callable[[Feeds], Feeds]) -> None:
-        super().__init__()
-        self.plain = nn.Module()
-        self.plain.block = model
-        self._compute = compute
-
-    def forward(self, feeds: Feeds) -> Feeds:
-        return self._compute(feeds)
-
-
-def _idle(blocks: Any) -> nn.ModuleList:
-    """Blocks of the same classes and settings, with nothing in them."""
-    return nn.ModuleList(_bare(block) for block in blocks)
-
-
-def _bare(module: nn.Module) -> Any:
-    bare = copy.copy(module)
-    bare.__dict__.update(_parameters={}, _modules={}, _buffers=dict(module._buffers))
-    return bare
-
-
-def _note(seen: list[Call], block: nn.Module, answer: Any, *args: Any, **kwargs: Any) -> Any:
-    call = named_call((args, kwargs), block)
-    seen.append(call)
-    return answer(call.tensors["hidden"])
-
-
-def _always(answer: Any, *args: Any, **kwargs: Any) -> Any:
-    return answer
+        return self._whole.to_onnx(compute, {"ids": ids, "positions": torch.arange(tokens)[None]})
 
 
 def _named(name: str, block: int, value: torch.Tensor, known: dict[str, torch.Tensor]) -> str:

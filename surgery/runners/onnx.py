@@ -12,6 +12,7 @@ from surgery.cached_part import Engine
 from surgery.cpu_engine import OnCpu
 from surgery.decode_loop import LORA, LORA_FILE, TOKENIZER, DecodeLoop, parts_of
 from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.image_part import ImagePart, image_part
 from surgery.manifest import Manifest, PathName
 from surgery.piece import Arrays
 from surgery.runner import Answer, Prompt, Runner
@@ -39,8 +40,10 @@ class OnnxRunner(Runner):
             SurgeryError: A614 where prompt and answer are longer than the graphs' cache, A615
                 without onnxruntime.
         """
-        loop = open_loop(folder, manifest, path, OnCpu(folder))
-        return generate(folder, loop, path, prompt, trust_remote_code=trust_remote_code)
+        engine = OnCpu(folder)
+        loop = open_loop(folder, manifest, path, engine)
+        eyes = image_part(engine, manifest.paths[path], manifest.parts)
+        return generate(folder, loop, path, prompt, eyes=eyes, trust_remote_code=trust_remote_code)
 
 
 def open_loop(folder: Path, manifest: Manifest, path: PathName, engine: Engine) -> DecodeLoop:
@@ -62,7 +65,13 @@ def open_loop(folder: Path, manifest: Manifest, path: PathName, engine: Engine) 
 
 
 def generate(
-    folder: Path, loop: DecodeLoop, path: PathName, prompt: Prompt, *, trust_remote_code: bool
+    folder: Path,
+    loop: DecodeLoop,
+    path: PathName,
+    prompt: Prompt,
+    *,
+    eyes: ImagePart | None = None,
+    trust_remote_code: bool,
 ) -> Answer:
     """Encode a prompt, continue it, and say it in words.
 
@@ -71,20 +80,24 @@ def generate(
         loop: a new one.
         path: text or multimodal.
         prompt: what is asked.
+        eyes: of the path; None where it sees nothing.
         trust_remote_code: whether the tokenizer may run code of its own.
 
     Raises:
-        SurgeryError: A614 where prompt and answer are longer than the cache, R132 for an image.
+        SurgeryError: A614 where prompt and answer are longer than the cache, R132 for an image
+            before a path without eyes, R133 for one that doesn't open.
     """
     from surgery.data.encode import load_processor
     from surgery.runners.hf import encoded
 
     processor = load_processor(folder / TOKENIZER, trust_remote_code=trust_remote_code)
-    ids = encoded(processor, prompt, path)["input_ids"][0].tolist()
+    tokenizer = getattr(processor, "tokenizer", processor)
+    inputs = encoded(processor if eyes else tokenizer, prompt, path)
+    ids = inputs["input_ids"][0].tolist()
     if len(ids) + prompt.new_tokens > loop.context:
         raise SurgeryError(_too_long(len(ids), prompt.new_tokens, loop.context))
-    made = loop.generate(ids, prompt.new_tokens, ends_of(folder / TOKENIZER))
-    tokenizer = getattr(processor, "tokenizer", processor)
+    features = eyes.features(inputs["pixel_values"]) if eyes and prompt.images else None
+    made = loop.generate(ids, prompt.new_tokens, ends_of(folder / TOKENIZER), features)
     text: str = tokenizer.decode(made, skip_special_tokens=True)
     return Answer(path, tuple(ids), tuple(made), text)
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from surgery.cpu_engine import OnCpu
+from surgery.image_part import image_part
 from surgery.manifest import Manifest, PathName
 from surgery.piece import Arrays
 from surgery.runner import Answer, Prompt, Runner
@@ -33,8 +34,12 @@ class QnnRunner(Runner):
                 X102 where the emulator can't run.
         """
         with open_emulator(manifest) as emulator:
-            loop = open_loop(folder, manifest, path, OnEmulator(folder, emulator))
-            return generate(folder, loop, path, prompt, trust_remote_code=trust_remote_code)
+            engine = OnEmulator(folder, emulator)
+            loop = open_loop(folder, manifest, path, engine)
+            eyes = image_part(engine, manifest.paths[path], manifest.parts)
+            return generate(
+                folder, loop, path, prompt, eyes=eyes, trust_remote_code=trust_remote_code
+            )
 
 
 class OnEmulator:

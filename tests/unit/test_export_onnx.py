@@ -185,6 +185,20 @@ def logits(model: Any, path: str, ids: list[int]) -> Any:
             return model(torch.tensor([ids])).logits[0].numpy()
 
 
+def test_a_prompt_may_go_through_token_by_token(tmp_path: Path) -> None:
+    base = save_tiny(tmp_path / "base")
+    adapter = moved_adapter(tmp_path / "a", base, "genieblue_skip", "rank=4")
+    manifest = export_adapter(adapter, tmp_path / "out", to="onnx", prefill=1, context=16)
+    for name in ("embeddings", "positions", "block.0", "copy.3"):
+        files = [file.name for file in manifest.parts[name].files if file.graph]
+        assert files == ["decode.onnx"], name
+    model = load_adapter(adapter).float().eval()
+    ids = [5, 9, 33, 70, 100, 101, 20, 3, 77]
+    for path in ("text", "multimodal"):
+        found = open_loop(tmp_path / "out", manifest, path, OnCpu(tmp_path / "out")).read(ids)
+        np.testing.assert_allclose(found, logits(model, path, ids)[-1], atol=2e-4, rtol=2e-4)
+
+
 def refused(adapter: Path, **options: Any) -> str:
     with pytest.raises(SurgeryError) as caught:
         prepare_export(adapter, to="onnx", **options)
@@ -196,6 +210,7 @@ def test_what_graphs_in_parts_cannot_hold_is_refused(tmp_path: Path) -> None:
     adapter = moved_adapter(tmp_path / "a", base, "genieblue_skip", "rank=4")
     assert "A611" in refused(adapter, lora="merge")
     assert "A613" in refused(adapter, prefill=64, context=32)
+    assert "A613" in refused(adapter, prefill=0)
     (tmp_path / "small.yaml").write_text(SMALL)
     assert "A618" in refused(adapter, target=str(tmp_path / "small.yaml"))
     token = "operations.experts.image_token_id=5"
