@@ -1,7 +1,7 @@
 """`surgery export`."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 import typer
 
@@ -10,46 +10,56 @@ from surgery.commands._arguments import Adapter, Base, Format, RemoteCode
 EPILOG = "Example: surgery export my-adapter --to hf --out my-export --lora keep"
 
 
+Form: TypeAlias = Annotated[str, typer.Option(help="hf, onnx, qnn or executorch.", metavar="FORM")]
+Out: TypeAlias = Annotated[
+    Path | None, typer.Option(help="The folder to make; exports/RECIPE unless given.")
+]
+Target: TypeAlias = Annotated[
+    str | None, typer.Option(help="The device; `surgery targets list` names them.")
+]
+Lora: TypeAlias = Annotated[
+    Literal["merge", "keep"] | None,
+    typer.Option(help="Merge LoRA into its matrices, or keep it apart; by the form."),
+]
+TextBase: TypeAlias = Annotated[
+    Literal["unshared", "shared"],
+    typer.Option(help="Give text the untouched base, or let it run on the multimodal path."),
+]
+Copy: TypeAlias = Annotated[
+    bool, typer.Option("--copy", help="Copy the base's weights where they could be linked.")
+]
+Checksum: TypeAlias = Annotated[
+    bool, typer.Option("--checksum", help="Read linked files too, for their SHA-256.")
+]
+Prefill: TypeAlias = Annotated[
+    int,
+    typer.Option(help="Tokens of one step of the prompt, 1 for one by one; onnx, qnn.", min=1),
+]
+Context: TypeAlias = Annotated[
+    int, typer.Option(help="Tokens of prompt and answer together; all but hf.", min=2)
+]
+Calibration: TypeAlias = Annotated[
+    Path | None, typer.Option(help="Records in a form of `surgery train`, for ranges; qnn.")
+]
+Overwrite: TypeAlias = Annotated[
+    bool, typer.Option("--overwrite", help="Replace a folder that surgery wrote before.")
+]
+
+
 def command(
     adapter: Adapter,
-    to: Annotated[str, typer.Option(help="The form, such as hf.")] = "hf",
-    out: Annotated[
-        Path | None, typer.Option(help="The folder to make; exports/RECIPE unless given.")
-    ] = None,
-    target: Annotated[
-        str | None, typer.Option(help="The device; `surgery targets list` names them.")
-    ] = None,
-    lora: Annotated[
-        Literal["merge", "keep"] | None,
-        typer.Option(help="Merge LoRA into its matrices, or keep it apart; by the form."),
-    ] = None,
-    base: Annotated[
-        Literal["unshared", "shared"],
-        typer.Option(help="Give text the untouched base, or let it run on the multimodal path."),
-    ] = "unshared",
+    to: Form = "hf",
+    out: Out = None,
+    target: Target = None,
+    lora: Lora = None,
+    base: TextBase = "unshared",
     at: Base = None,
-    copy: Annotated[
-        bool, typer.Option("--copy", help="Copy the base's weights where they could be linked.")
-    ] = False,
-    checksum: Annotated[
-        bool, typer.Option("--checksum", help="Read linked files too, for their SHA-256.")
-    ] = False,
-    prefill: Annotated[
-        int,
-        typer.Option(
-            help="Tokens of one step of the prompt, 1 for token by token; onnx, qnn.", min=1
-        ),
-    ] = 64,
-    context: Annotated[
-        int, typer.Option(help="Tokens of prompt and answer together; onnx, qnn.", min=2)
-    ] = 1024,
-    calibration: Annotated[
-        Path | None,
-        typer.Option(help="Records in a form of `surgery train` for the ranges; qnn."),
-    ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a folder that surgery wrote before.")
-    ] = False,
+    copy: Copy = False,
+    checksum: Checksum = False,
+    prefill: Prefill = 64,
+    context: Context = 1024,
+    calibration: Calibration = None,
+    overwrite: Overwrite = False,
     output_format: Format = "human",
     trust_remote_code: RemoteCode = False,
 ) -> None:
