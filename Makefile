@@ -9,7 +9,7 @@ STAMP  := $(VENV)/.installed-
 # Qualcomm's compiler, where it runs; elsewhere the tests that ask it are skipped with the reason.
 NPU    := $(shell $(PYTHON) scripts/npu_extra.py)
 
-.PHONY: demo tables study test lint bench docs support clean
+.PHONY: demo tables study test test-executorch with-executorch test-aimet with-aimet lint bench docs support clean
 
 demo: $(STAMP)demo
 	$(BIN)/python scripts/demo.py
@@ -24,6 +24,20 @@ study: $(STAMP)study
 
 test: $(STAMP)test
 	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+# The one form of export that wants one torch alone: an environment of its own, and some minutes.
+test-executorch:
+	$(MAKE) VENV=.venv-executorch with-executorch
+
+with-executorch: $(STAMP)executorch
+	$(BIN)/python -m pytest tests/unit/test_export_executorch.py $(ARGS)
+
+# Quantising with AIMET: an environment of its own, 2.7 GB.
+test-aimet:
+	$(MAKE) VENV=.venv-aimet with-aimet
+
+with-aimet: $(STAMP)aimet
+	$(BIN)/python -m pytest tests/unit/test_quantise_aimet.py $(ARGS)
 
 # Every model type of transformers, tiny and random, through every operation: most of an hour.
 support: $(STAMP)test
@@ -58,6 +72,17 @@ $(STAMP)demo: pyproject.toml constraints.txt $(STAMP)torch
 
 $(STAMP)test: pyproject.toml constraints.txt $(STAMP)torch
 	$(PIP) install -q -c constraints.txt -e '.[test$(NPU)]'
+	@touch $@
+
+$(STAMP)executorch: pyproject.toml constraints.txt $(STAMP)torch
+	$(PIP) install -q -c constraints.txt -e '.[executorch]' pytest
+	@touch $@
+
+# AIMET's onnx2torch asks for torchvision and works without. The index has it for CUDA's torch, and beside
+# another build of torch it keeps transformers from loading models.
+$(STAMP)aimet: pyproject.toml constraints.txt $(STAMP)torch
+	$(PIP) install -q -c constraints.txt -e '.[aimet]' pytest
+	$(PIP) uninstall -q -y torchvision
 	@touch $@
 
 $(STAMP)study: pyproject.toml constraints.txt $(STAMP)torch
