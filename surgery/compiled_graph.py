@@ -10,6 +10,7 @@ from typing import Final
 
 from surgery.calibration import Shown
 from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.exporter import Quantiser
 from surgery.manifest import ExportedFile, GraphRecord, PathName
 from surgery.part_limit import refuse_large
 from surgery.snapdragon.agreement import agreement
@@ -45,14 +46,17 @@ class FloatGraph:
         """What shows the ranges; LoRA's own branch has them of the path that it is on.
 
         A graph on both paths has all others of text alone, so that text's numbers are those of the
-        base quantised by itself.
+        base quantised by itself; but it is shown prompts with images too, which are nothing like
+        words. On builtin/tiny-qwen2 and builtin/tiny-vit with a projector 20 times as loud, a block
+        had a cosine of 0.90 with float with the ranges of words alone, and has 0.994 with both.
         """
         last = max(shown.prompt for shown in self.shown)
         rest = [shown for shown in self.shown if shown.prompt != last] or self.shown
         text, seeing = (_feeds(rest, path) for path in _PATHS)
         inputs = [value.name for value in self.record.inputs if value.source == "lora"]
         branch = Branch(inputs, seeing) if text and seeing and inputs else None
-        return text or seeing, branch
+        images = [shown.feeds for shown in rest if shown.sees]
+        return [*text, *images] if text else seeing, branch
 
     def measured(self, quantised: Path) -> dict[PathName, dict[str, float]]:
         """The cosine of each output with float's, for each path, at the end of the last prompt."""
@@ -83,15 +87,19 @@ def files_of_graph(graph: str) -> tuple[str, ...]:
 
 
 def compiled(
-    graph: FloatGraph, folder: Path, scheme: Scheme, target: Target
+    graph: FloatGraph, folder: Path, scheme: Scheme, target: Target, quantiser: Quantiser
 ) -> tuple[ExportedFile, ...]:
     """Quantise a graph, compile it, and say how far it is from float.
+
+    Ranges and scales are kept beside the float graph, so that decode has those of prefill, which
+    saw more rows: with its own, W4A16 loses 0.071 of loss on builtin/tiny-qwen2, with these 0.061.
 
     Args:
         graph: in float.
         folder: for its files; its name is the part's.
         scheme: bits of weights and activations.
         target: for which device; its compiler is Qualcomm's.
+        quantiser: who finds the scales of its weights.
 
     Raises:
         SurgeryError: A616 where it doesn't compile, A618 where it is too large, X101 to X107 for
@@ -100,7 +108,16 @@ def compiled(
     name = graph.file.name
     quantised, weights, *_ = names = files_of_graph(name)
     samples, branch = graph.samples()
-    quantise(graph.file, folder / quantised, scheme, samples, branch=branch)
+    quantise(
+        graph.file,
+        folder / quantised,
+        scheme,
+        samples,
+        branch=branch,
+        ranges=graph.file.with_name("ranges.json"),
+        quantiser=quantiser,
+        scales=graph.file.with_name("scales"),
+    )
     _keep_weights_beside(folder / quantised)
     assert target.chip is not None
     answer = compile_graph(folder / quantised, *target.chip, folder / name, fp16=True)

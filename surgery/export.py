@@ -13,7 +13,16 @@ from typing import Any
 from surgery.adapter import check_weights, read_plan
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.exported_files import Copied
-from surgery.exporter import BaseForm, Contents, Exporter, Job, LoraForm, Part, known_exporters
+from surgery.exporter import (
+    BaseForm,
+    Contents,
+    Exporter,
+    Job,
+    LoraForm,
+    Part,
+    Quantiser,
+    known_exporters,
+)
 from surgery.header import Progress
 from surgery.manifest import MANIFEST_FILE, ExportedFile, Manifest, PartRecord, toolchain
 from surgery.sidefiles import PLAN_FILE
@@ -108,6 +117,7 @@ def prepare_export(
     prefill: int = 64,
     context: int = 1024,
     calibration: Path | None = None,
+    quantiser: Quantiser | None = None,
     trust_remote_code: bool = False,
 ) -> Export:
     """Look at an adapter and its base, and say what will be written.
@@ -125,6 +135,7 @@ def prepare_export(
         prefill: tokens of one step of the prompt, for forms of static shape.
         context: tokens of prompt and answer together, for the same.
         calibration: records whose ranges a quantised form takes; None for built-in sentences.
+        quantiser: who finds the scales of weights; None for AIMET where it is installed.
         trust_remote_code: whether the base may run code of its own.
 
     Raises:
@@ -146,6 +157,7 @@ def prepare_export(
         prefill,
         context,
         calibration,
+        quantiser,
         trust_remote_code,
     )
     return Export(to, job, document)

@@ -20,6 +20,8 @@ from surgery.target import Target
 
 LoraForm = Literal["merge", "keep"]
 BaseForm = Literal["unshared", "shared"]
+Quantiser = Literal["onnxruntime", "aimet"]
+"""Who finds the scales of weights; onnxruntime writes the graph either way."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Job:
             goes through the graphs of one token.
         context: tokens of prompt and answer together, for the same.
         calibration: records whose ranges a quantised form takes; None for built-in sentences.
+        quantiser: who finds the scales of weights; None for AIMET where it is installed.
         trust_remote_code: whether the model may run code of its own.
     """
 
@@ -51,6 +54,7 @@ class Job:
     prefill: int = 64
     context: int = 1024
     calibration: Path | None = None
+    quantiser: Quantiser | None = None
     trust_remote_code: bool = False
 
     @property

@@ -34,7 +34,7 @@ class ValueRecord(_Data):
     """A numpy name."""
 
     shape: tuple[int, ...]
-    """Static."""
+    """Static; of a program, that of the longest step."""
 
     source: str = ""
     """What an input is: `ids`, `positions`, `hidden`, `mask`, `past_key`, `past_value`, `lora` for

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import torch
 
+from surgery.pictures import picture
 from surgery.sentences import SENTENCES
 
 _TOKEN: Final = re.compile(r"token_(id|index)s?$")
@@ -163,15 +164,13 @@ def _with_pictures(folder: Path, model: Any) -> Prompts | None:
 
 
 def _pictured(processor: Any, row: int, sentence: str) -> tuple[list[int], torch.Tensor]:
-    """Ids of one sentence, every other one behind a picture of noise, and the picture's pixels."""
-    import numpy as np
-
+    """Ids of one sentence, every other one behind a drawn picture, and the picture's pixels."""
     size = processor.image_processor.size
-    shape = (size["height"], size["width"], 3)
+    shape = (size["height"], size["width"])
     if row % 2:
-        return processor(text=[sentence])["input_ids"][0], torch.zeros(0, 3, *shape[:2])
-    noise = np.random.default_rng(row).integers(0, 256, shape, dtype=np.uint8)
-    made = processor(images=[noise], text=[processor.image_token + sentence], return_tensors="pt")
+        return processor(text=[sentence])["input_ids"][0], torch.zeros(0, 3, *shape)
+    drawn = picture(row, *shape)
+    made = processor(images=[drawn], text=[processor.image_token + sentence], return_tensors="pt")
     known = {"input_ids", "attention_mask", "pixel_values"}
     if set(made) != known or made["pixel_values"].dim() != 4:
         raise ValueError("another kind of processor")

@@ -9,7 +9,7 @@ asked for the same.
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,9 +21,11 @@ from surgery.calibration import Calibration, Shown
 from surgery.compiled_graph import FloatGraph, compiled
 from surgery.cpu_engine import OnCpu
 from surgery.decode_loop import LORA, LORA_FILE, TOKENIZER
-from surgery.exporter import Contents, Job
+from surgery.exporter import Contents, Job, Quantiser
 from surgery.manifest import ExportedFile, PartRecord, PathName
+from surgery.piece import Features
 from surgery.sidefiles import ADAPTER_WEIGHTS, PLAN_FILE
+from surgery.snapdragon.aimet import aimet_version
 from surgery.snapdragon.files import own_digest
 from surgery.snapdragon.quantise import Scheme
 from surgery.snapdragon.toolchain import toolchain
@@ -34,6 +36,8 @@ from surgery.target import Target
 _FILES: Final = TypeAdapter(tuple[ExportedFile, ...])
 _AHEAD: Final = (TOKENIZER, LORA)
 """Parts without graphs, which calibration needs."""
+_EYES: Final = "vision"
+"""The kind of a part that looks at images, which calibration needs as well."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +49,14 @@ class Workshop:
         floats: the same in float.
         schemes: bits of weights and activations by the kind of part; others stay in float.
         target: for which device; its compiler is Qualcomm's.
+        quantiser: who finds the scales of weights.
     """
 
     job: Job
     floats: Contents
     schemes: Mapping[str, Scheme]
     target: Target
+    quantiser: Quantiser
 
     def make(self, work: Path, part: str) -> tuple[ExportedFile, ...]:
         """Make a part that has graphs, unless it is there; those before it come first.
@@ -72,7 +78,7 @@ class Workshop:
             done = work / "made" / f"{part}.json"
             if not done.is_file():
                 _write(done, _FILES.dump_json(self._made(work, part, calibration)).decode())
-                shutil.rmtree(work / "float" / part, ignore_errors=True)
+                _forget(work / "float", part)
                 calibration.passed(part)
             return _FILES.validate_json(done.read_bytes())
 
@@ -87,7 +93,7 @@ class Workshop:
                 self._float(floats, name)
         calibration = Calibration(work / "waiting", self._paths, self._lora(floats))
         if not is_begun:
-            calibration.begin(self._prompts(floats / TOKENIZER), self.job.lengths)
+            calibration.begin(self._prompts(floats, calibration), self.job.lengths)
             _write(asked, self._asked)
         return calibration
 
@@ -98,15 +104,23 @@ class Workshop:
         files = (job.folder / PLAN_FILE, job.folder / ADAPTER_WEIGHTS, job.calibration)
         digests = [hash_file(file) for file in files if file and file.is_file()]
         asked = (job.prefill, job.context, job.base, dict(self.schemes), self.target.chip)
-        return json.dumps([*digests, *asked, str(toolchain()), own_digest()])
+        tools = (str(toolchain()), self.quantiser, aimet_version(), own_digest())
+        return json.dumps([*digests, *asked, *tools])
 
     @property
     def _paths(self) -> dict[PathName, Sequence[str]]:
-        """The parts with graphs on each path; one path where both are the same."""
+        """The parts that pieces go through on each path; one path where both are the same."""
         paths = dict(self.floats.paths)
         if paths["text"] == paths["multimodal"]:
             del paths["text"]
-        return {path: [n for n in names if n not in _AHEAD] for path, names in paths.items()}
+        apart = (*_AHEAD, self._eyes)
+        return {path: [n for n in names if n not in apart] for path, names in paths.items()}
+
+    @property
+    def _eyes(self) -> str | None:
+        """The part that sees, if there is one."""
+        parts = self.floats.parts
+        return next((name for name, part in parts.items() if part.kind == _EYES), None)
 
     def _lora(self, floats: Path) -> dict[PathName, dict[str, Any]]:
         from safetensors.numpy import load_file
@@ -115,23 +129,41 @@ class Workshop:
         pairs = load_file(file) if file.is_file() else {}
         return {path: pairs if LORA in names else {} for path, names in self.floats.paths.items()}
 
-    def _prompts(self, tokenizer: Path) -> list[tuple[Sequence[int], None]]:
+    def _prompts(
+        self, floats: Path, calibration: Calibration
+    ) -> Iterator[tuple[Sequence[int], Features | None]]:
+        """Ids of each prompt, and what the eyes make of its images."""
         from surgery.calibration_prompts import prompts_of
         from surgery.data.encode import load_processor
 
-        job = self.job
-        processor = load_processor(tokenizer, trust_remote_code=job.trust_remote_code)
-        rows = prompts_of(processor, job.calibration, job.context)
-        return [(row.ids.tolist(), None) for row in rows]
+        job, eyes = self.job, self._eyes
+        processor = load_processor(floats / TOKENIZER, trust_remote_code=job.trust_remote_code)
+        tokenizer = getattr(processor, "tokenizer", processor)
+        record = self._float(floats, eyes) if eyes else None
+        engine = OnCpu(floats)
+        rows = prompts_of(processor if eyes else tokenizer, job.calibration, job.context)
+        for number, row in enumerate(rows):
+            features = None
+            if eyes and record and row.sees:
+                pixels = row.images["pixel_values"]
+                features = calibration.see(engine, eyes, record, number, pixels)
+            yield row.ids.tolist(), features
 
     def _float(self, folder: Path, name: str) -> PartRecord:
-        part = self.floats.parts[name]
-        shutil.rmtree(folder / name, ignore_errors=True)
-        (folder / name).mkdir(parents=True)
-        files = tuple(item.write(folder / name, None) for item in part.items)
-        return PartRecord(
-            kind=part.kind, dtype=part.dtype, quantisation="none", bytes=0, files=files
-        )
+        """Write a part in float, unless it is there."""
+        noted = _record_file(folder, name)
+        if not noted.is_file():
+            part = self.floats.parts[name]
+            shutil.rmtree(folder / name, ignore_errors=True)
+            (folder / name).mkdir(parents=True)
+            files = tuple(item.write(folder / name, None) for item in part.items)
+            record = PartRecord(
+                kind=part.kind, dtype=part.dtype, quantisation="none", bytes=0, files=files
+            )
+            _write(noted, record.model_dump_json())
+        found = PartRecord.model_validate_json(noted.read_bytes())
+        _clear(folder / name, found)
+        return found
 
     def _made(self, work: Path, name: str, calibration: Calibration) -> tuple[ExportedFile, ...]:
         floats, made = work / "float", work / "made" / name
@@ -140,12 +172,15 @@ class Workshop:
         shown = calibration.through(OnCpu(floats), name, record)
         scheme = self.schemes.get(record.kind)
         if scheme is None:
+            _record_file(floats, name).unlink()
             (floats / name).rename(made)
             return record.files
         made.mkdir()
         graphs = (_graph(floats / name, file, shown) for file in record.files if file.graph)
         return tuple(
-            file for graph in graphs for file in compiled(graph, made, scheme, self.target)
+            file
+            for graph in graphs
+            for file in compiled(graph, made, scheme, self.target, self.quantiser)
         )
 
 
@@ -153,6 +188,23 @@ def _graph(folder: Path, file: ExportedFile, shown: Sequence[Shown]) -> FloatGra
     assert file.graph is not None
     own = [sample for sample in shown if sample.file == file.name]
     return FloatGraph(folder / file.name, file.graph, own)
+
+
+def _record_file(floats: Path, part: str) -> Path:
+    """What says that a part is there in float, whole."""
+    return floats / f"{part}.json"
+
+
+def _clear(folder: Path, record: PartRecord) -> None:
+    """Remove what quantising may have left half written beside a part's own files."""
+    own = {file.name for file in record.files}
+    for other in [place for place in folder.iterdir() if place.name not in own]:
+        shutil.rmtree(other) if other.is_dir() else other.unlink()
+
+
+def _forget(floats: Path, part: str) -> None:
+    _record_file(floats, part).unlink(missing_ok=True)
+    shutil.rmtree(floats / part, ignore_errors=True)
 
 
 def _write(file: Path, text: str) -> None:

@@ -1,5 +1,6 @@
 """Tiny random models of several families, and recipes for them, for tests of every folder."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,21 @@ def moved(model: Any) -> Any:
                 noise = torch.randn(parameter.shape, generator=generator)
                 parameter.add_(0.05 * noise.to(parameter.dtype))
     return model
+
+
+def talked(recipe: str, folder: Path) -> Path:
+    """An adapter of the built-in model that was shortly trained on one sentence; its folder."""
+    from surgery.compose import load_recipe
+    from surgery.shorthand import stage_words
+    from surgery.train import train_recipe
+
+    data = folder / "talk.jsonl"
+    row = json.dumps({"text": "Bananas are yellow and they are round. " * 3})
+    data.write_text(f"{row}\n" * 8)
+    few = ("batch=4", "length=64", "steps=8", "rate=1e-2", "log_every=4", "save_every=4")
+    words = stage_words(recipe, [f"data={data}", *few])
+    train_recipe(load_recipe(recipe, words), folder / "adapter")
+    return folder / "adapter"
 
 
 def tokens(rows: int = 2, length: int = 7, seed: int = 0) -> torch.Tensor:

@@ -33,13 +33,17 @@ Checksum: TypeAlias = Annotated[
 ]
 Prefill: TypeAlias = Annotated[
     int,
-    typer.Option(help="Tokens of one step of the prompt, 1 for one by one; onnx, qnn.", min=1),
+    typer.Option(help="Tokens of one step of the prompt, 1 for one by one; all but hf.", min=1),
 ]
 Context: TypeAlias = Annotated[
     int, typer.Option(help="Tokens of prompt and answer together; all but hf.", min=2)
 ]
 Calibration: TypeAlias = Annotated[
     Path | None, typer.Option(help="Records in a form of `surgery train`, for ranges; qnn.")
+]
+Quantiser: TypeAlias = Annotated[
+    Literal["onnxruntime", "aimet"] | None,
+    typer.Option(help="Who finds the scales of weights; AIMET where it is installed; qnn."),
 ]
 Overwrite: TypeAlias = Annotated[
     bool, typer.Option("--overwrite", help="Replace a folder that surgery wrote before.")
@@ -59,6 +63,7 @@ def command(
     prefill: Prefill = 64,
     context: Context = 1024,
     calibration: Calibration = None,
+    quantiser: Quantiser = None,
     overwrite: Overwrite = False,
     output_format: Format = "human",
     trust_remote_code: RemoteCode = False,
@@ -80,6 +85,7 @@ def command(
         prefill=prefill,
         context=context,
         calibration=calibration,
+        quantiser=quantiser,
         trust_remote_code=trust_remote_code,
     )
     folder = out or Path("exports") / prepared.name

@@ -1,20 +1,20 @@
 """`--to qnn`: the graphs of `--to onnx`, quantised and compiled for a Snapdragon.
 
-Embeddings and angles stay in float on the CPU; blocks and head are context binaries.
+Embeddings and angles stay in float on the CPU; eyes, blocks and head are context binaries.
 """
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from surgery.diagnostic import Diagnostic, SurgeryError
-from surgery.exporter import Contents, Exporter, Job, LoraForm, Part
+from surgery.exporter import Contents, Exporter, Job, LoraForm, Part, Quantiser
 from surgery.exporters.onnx import float_contents
 from surgery.target import Target
 
 if TYPE_CHECKING:
     from surgery.snapdragon.quantise import Scheme
 
-_SCHEMES: Final[dict[str, "Scheme"]] = {"block": "w4a16", "head": "w4a16"}
+_SCHEMES: Final[dict[str, "Scheme"]] = {"vision": "w8a16", "block": "w4a16", "head": "w4a16"}
 _IN_FLOAT: Final = ("embeddings", "positions")
 _DTYPES: Final = {"w4a16": "I4", "w8a16": "I8"}
 
@@ -30,23 +30,28 @@ class QnnExporter(Exporter):
 
         Raises:
             SurgeryError: as `float_contents`; A617 without a device to compile for, X101 and
-                X102 where the compiler can't run.
+                X102 where the compiler can't run, X108 without the quantiser that is asked for.
         """
         target = _target(job)
+        from surgery.snapdragon import aimet
         from surgery.snapdragon.toolchain import PACKAGE, toolchain
 
         toolchain()
+        quantiser = aimet.chosen_quantiser(job.quantiser)
         floats = float_contents(job)
-        parts = dict(_made(job, floats, target))
-        return Contents({**floats.parts, **parts}, floats.paths, (*floats.packages, PACKAGE))
+        parts = dict(_made(job, floats, target, quantiser))
+        used = (PACKAGE, aimet.PACKAGE) if quantiser == "aimet" else (PACKAGE,)
+        return Contents({**floats.parts, **parts}, floats.paths, (*floats.packages, *used))
 
 
-def _made(job: Job, floats: Contents, target: Target) -> Iterator[tuple[str, Part]]:
+def _made(
+    job: Job, floats: Contents, target: Target, quantiser: Quantiser
+) -> Iterator[tuple[str, Part]]:
     from surgery.compiled_graph import files_of_graph
     from surgery.quantised_parts import QuantisedParts
     from surgery.workshop import Workshop
 
-    made = QuantisedParts(Workshop(job, floats, _SCHEMES, target))
+    made = QuantisedParts(Workshop(job, floats, _SCHEMES, target, quantiser))
     for name, part in floats.parts.items():
         files = [item.name for item in part.items]
         scheme = _SCHEMES.get(part.kind)

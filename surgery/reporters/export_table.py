@@ -1,7 +1,8 @@
 """What an export holds, for a person."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from rich.markup import escape
 from rich.table import Table
@@ -10,22 +11,14 @@ from surgery.reporters.terminal import out
 from surgery.summary import human_bytes
 
 if TYPE_CHECKING:
-    from surgery.manifest import Manifest, PartRecord
+    from surgery.manifest import Manifest
 
 
 def print_export(manifest: "Manifest", folder: Path) -> None:
     """Print one row for each part, and what to do with them."""
     head = f"[bold]{escape(manifest.name)}[/] on [bold]{escape(manifest.model)}[/]"
     out().print(f"{head} as {manifest.format}", soft_wrap=True)
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("part", "is", "paths", "size", "of it linked"):
-        table.add_column(name, justify="right" if "it" in name or name == "size" else "left")
-    for name, part in manifest.parts.items():
-        paths = ", ".join(path for path, parts in manifest.paths.items() if name in parts)
-        linked = _linked(part)
-        shown = human_bytes(linked) if linked else ""
-        table.add_row(f"{name}/", part.kind, paths, human_bytes(part.bytes), shown)
-    out().print(table)
+    out().print(_table(manifest))
     out().print(f"Wrote {folder}", soft_wrap=True)
     if any(file.how == "hard link" for part in manifest.parts.values() for file in part.files):
         out().print("  linked weights are the base's own files: don't write into them", style="dim")
@@ -33,5 +26,44 @@ def print_export(manifest: "Manifest", folder: Path) -> None:
     out().print(next_step, style="dim", soft_wrap=True, markup=False)
 
 
-def _linked(part: "PartRecord") -> int:
-    return sum(file.bytes for file in part.files if file.how in ("hard link", "reflink"))
+def _table(manifest: "Manifest") -> Table:
+    """Columns that are empty for all parts are left out."""
+    cells = {
+        name: [column(manifest, part) for part in manifest.parts]
+        for name, column in _COLUMNS.items()
+    }
+    shown = {name: column for name, column in cells.items() if any(column)}
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in shown:
+        table.add_column(name, justify="left" if name in _WORDS else "right")
+    for row in zip(*shown.values(), strict=True):
+        table.add_row(*row)
+    return table
+
+
+def _paths(manifest: "Manifest", part: str) -> str:
+    return ", ".join(path for path, parts in manifest.paths.items() if part in parts)
+
+
+def _linked(manifest: "Manifest", part: str) -> str:
+    files = manifest.parts[part].files
+    size = sum(file.bytes for file in files if file.how in ("hard link", "reflink"))
+    return human_bytes(size) if size else ""
+
+
+def _least_cosine(manifest: "Manifest", part: str) -> str:
+    """Of all outputs of its graphs with float's, on all paths."""
+    graphs = (file.graph for file in manifest.parts[part].files if file.graph)
+    cosines = [x for graph in graphs for found in graph.cosine.values() for x in found.values()]
+    return f"{min(cosines):.4f}" if cosines else ""
+
+
+_COLUMNS: Final[dict[str, Callable[["Manifest", str], str]]] = {
+    "part": lambda _, part: f"{part}/",
+    "is": lambda manifest, part: manifest.parts[part].kind,
+    "paths": _paths,
+    "size": lambda manifest, part: human_bytes(manifest.parts[part].bytes),
+    "of it linked": _linked,
+    "cosine with fp32": _least_cosine,
+}
+_WORDS: Final = ("part", "is", "paths")

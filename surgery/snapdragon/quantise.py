@@ -2,7 +2,7 @@
 
 By onnxruntime's own quantiser with its settings for QNN, but for two. Weights are symmetric: its
 default for int4 has a zero point, which the NPU compiles and computes wrong. And each column of a
-matrix has a scale of its own.
+matrix has a scale of its own, which AIMET finds where it is asked to.
 Source: onnxruntime.quantization.execution_providers.qnn of onnxruntime 1.31.1.
 """
 
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.exporter import Quantiser
 from surgery.snapdragon.apart import LIMIT, run_apart
 from surgery.snapdragon.arrays import Arrays, write_arrays
 from surgery.snapdragon.files import copied
@@ -25,6 +26,10 @@ Scheme = Literal["fp16", "w8a16", "w4a16"]
 
 BRANCH: Final = "branch"
 """Names the folder of a branch's samples beside the others, and the file of its inputs."""
+
+_LONGER: Final = 6
+"""AIMET may take as many times what another step may: it took half a minute to a minute and a half
+for 33 to 77 million weights on two cores."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +53,11 @@ def quantise(
     *,
     branch: Branch | None = None,
     ranges: Path | None = None,
+    quantiser: Quantiser = "onnxruntime",
+    scales: Path | None = None,
     seconds: float = LIMIT,
 ) -> None:
-    """Write the quantised graph, in a process of its own.
+    """Write the quantised graph, in processes of their own.
 
     Inputs and outputs stay float, the key-value cache's too; each column of a matrix has its scale.
 
@@ -62,7 +69,11 @@ def quantise(
         branch: what has ranges of other samples. Where the samples have zeros for it, the graph's
             numbers without it are those of the same graph that has none, to the bit.
         ranges: where these are kept for the next scheme; samples count only where it is not there.
-        seconds: that it may take.
+        quantiser: who finds the scales of weights. onnxruntime takes a column's greatest weight,
+            AIMET what changes its products with the samples least.
+        scales: where AIMET's are kept for the next graph of the same weights; samples count for
+            them only where it is not there.
+        seconds: that a step may take, and AIMET six times.
 
     Raises:
         SurgeryError: X106 where it can't be quantised, X107 where it can't be read.
@@ -76,11 +87,18 @@ def quantise(
         made, done = folder / "made" / out.name, folder / "done"
         made.parent.mkdir()
         mine = copied(model, folder / "model")  # the quantiser writes beside the graph
-        words = [str(mine), str(made), scheme, str(ranges or folder / "ranges.json"), str(done)]
-        log = folder / "log.txt"
+        log, found = folder / "log.txt", scales or folder / "scales"
+        if quantiser == "aimet" and not found.is_file():
+            words = [str(mine), scheme, str(folder), str(found)]
+            most = seconds * _LONGER
+            ended = run_apart("surgery.snapdragon.aimet_scales", words, [found], log, most)
+            if ended:
+                raise SurgeryError(_cannot_quantise(model, f"AIMET {ended}"))
+        places = [ranges or folder / "ranges.json", found, done]
+        words = [str(mine), str(made), scheme, *map(str, places)]
         ended = run_apart("surgery.snapdragon.quantiser", words, [done], log, seconds)
         if ended:
-            raise SurgeryError(_cannot_quantise(model, ended))
+            raise SurgeryError(_cannot_quantise(model, f"onnxruntime's quantiser {ended}"))
         for file in sorted(made.parent.iterdir(), key=lambda file: file == made):
             os.replace(file, out.with_name(file.name))
 
@@ -91,10 +109,10 @@ def _write_samples(folder: Path, samples: Sequence[Arrays]) -> None:
         write_arrays(folder / f"{index:04}.npz", sample)
 
 
-def _cannot_quantise(model: Path, ended: str) -> Diagnostic:
+def _cannot_quantise(model: Path, why: str) -> Diagnostic:
     return Diagnostic(
         code="X106",
         what=f"{model.name} can't be quantised",
-        why=f"onnxruntime's quantiser {ended}",
+        why=why,
         fix="give a float graph with static shapes, and samples of all its inputs",
     )

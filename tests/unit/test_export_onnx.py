@@ -1,6 +1,10 @@
 """`--to onnx`: what the graphs say, step by step, is what torch says, on both paths."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from tiny import moved, save_tiny
+from tiny import moved, save_tiny, talked
 from transformers import AutoTokenizer
 
 from surgery.adapter import load_adapter, load_base, save_adapter
@@ -25,8 +29,6 @@ from surgery.paths import text_path
 from surgery.plan import plan_recipe
 from surgery.run import run_export
 from surgery.runners.onnx import open_loop
-from surgery.shorthand import stage_words
-from surgery.train import train_recipe
 
 pytest.importorskip("onnxruntime", reason="the graphs are run by onnxruntime")
 
@@ -72,14 +74,9 @@ def trained(
 ) -> tuple[Path, Path]:
     """A shortly trained adapter of the built-in model, and its export."""
     folder = tmp_path_factory.mktemp(request.param)
-    data = folder / "talk.jsonl"
-    row = json.dumps({"text": "Bananas are yellow and they are round. " * 3})
-    data.write_text(f"{row}\n" * 8)
-    few = ("batch=4", "length=64", "steps=8", "rate=1e-2", "log_every=4", "save_every=4")
-    words = stage_words(request.param, [f"data={data}", *few])
-    train_recipe(load_recipe(request.param, words), folder / "adapter")
-    export_adapter(folder / "adapter", folder / "out", to="onnx", prefill=16, context=128)
-    return folder / "adapter", folder / "out"
+    adapter = talked(request.param, folder)
+    export_adapter(adapter, folder / "out", to="onnx", prefill=16, context=128)
+    return adapter, folder / "out"
 
 
 def said(out: Path, path: Any, ids: list[int], steps: int = STEPS) -> list[int]:
@@ -216,6 +213,24 @@ def test_what_graphs_in_parts_cannot_hold_is_refused(tmp_path: Path) -> None:
     token = "operations.experts.image_token_id=5"
     assert "A611" in refused(moved_adapter(tmp_path / "b", base, "cogvlm_skip", token))
     assert "A611" in refused(moved_adapter(tmp_path / "c", base, "full_finetune"))
+
+
+def test_a_killed_export_leaves_the_old_folder(tmp_path: Path) -> None:
+    """Killed once two blocks of the new one are written."""
+    adapter = moved_adapter(tmp_path / "a", save_tiny(tmp_path / "base"), "lora", "rank=4")
+    words = (str(adapter), "--to", "onnx", "--out", str(tmp_path / "out"), "--overwrite")
+    command = [sys.executable, "-m", "surgery", "export", *words]
+    export_adapter(adapter, tmp_path / "out", to="onnx", prefill=4, context=32)
+    before = {file: file.read_bytes() for file in (tmp_path / "out").rglob("*") if file.is_file()}
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as export:
+        while export.poll() is None and not [*tmp_path.glob(".out.*/block.1/decode.onnx")]:
+            time.sleep(0.001)
+        export.kill()
+    assert export.returncode == -signal.SIGKILL
+    assert all(file.read_bytes() == content for file, content in before.items())
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    assert read_manifest(tmp_path / "out").parts["block.0"].files[-1].graph.window == 1024
+    assert not [*tmp_path.glob(".out.*")]
 
 
 def test_more_tokens_than_the_cache_takes_are_refused(trained: tuple[Path, Path]) -> None:

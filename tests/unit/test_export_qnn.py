@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import moved
+from tiny import moved, talked
 from transformers import AutoTokenizer
 
 from surgery.adapter import load_base, save_adapter
@@ -18,7 +18,7 @@ from surgery.calibration_prompts import prompts_of
 from surgery.compose import load_recipe
 from surgery.diagnostic import SurgeryError
 from surgery.export import export_adapter, prepare_export
-from surgery.manifest import Manifest, read_manifest
+from surgery.manifest import read_manifest
 from surgery.model import find_model
 from surgery.plan import plan_recipe
 from surgery.runners.onnx import open_loop
@@ -48,7 +48,7 @@ def adapter_of(folder: Path, recipe: str, base: Path) -> Path:
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An export that was killed behind its first block, and went on."""
     folder = tmp_path_factory.mktemp("qnn")
-    adapter = adapter_of(folder / "adapter", "genieblue_skip", BUILT_IN)
+    adapter = talked("genieblue_skip", folder)
     out: Path = folder / "out"
     made = folder / ".out.work" / "made"
     words = ("--to", "qnn", "--target", "snapdragon", "--prefill", "16", "--context", "128")
@@ -74,21 +74,33 @@ def _one_thread() -> Any:
     torch.set_num_threads(threads)
 
 
-def said(out: Path, manifest: Manifest, path: Any, engine: Any) -> list[int]:
-    ids = AutoTokenizer.from_pretrained(BUILT_IN)(PROMPT)["input_ids"]
-    return open_loop(out, manifest, path, engine).generate(ids, STEPS, ())
-
-
 def test_the_emulator_says_what_the_quantised_reference_says(out: Path) -> None:
+    """Word for word, but where the reference itself is within rounding of another word."""
     manifest = read_manifest(out)
-    reference = {
-        path: said(out, manifest, path, OnReference(out)) for path in ("text", "multimodal")
-    }
+    ids = AutoTokenizer.from_pretrained(BUILT_IN)(PROMPT)["input_ids"]
     with open_emulator(manifest) as emulator:
-        for path, words in reference.items():
-            assert said(out, manifest, path, OnEmulator(out, emulator)) == words
-    assert reference["text"] != reference["multimodal"]
-    assert len({*reference["text"]}) > 8, "a model that says few words proves little"
+        engines = (OnReference(out), OnEmulator(out, emulator))
+        for path in ("text", "multimodal"):
+            words = open_loop(out, manifest, path, engines[0]).generate(ids, STEPS, ())
+            loops = (open_loop(out, manifest, path, engine) for engine in engines)
+            reference, found = (logits(loop, ids, words) for loop in loops)
+            same_words(reference, found)
+            assert len({*words}) > 8, "a model that says few words proves little"
+
+
+def logits(loop: Any, ids: list[int], words: list[int]) -> np.ndarray:
+    """Behind the prompt, and behind each of these words but the last."""
+    return np.stack([loop.read(ids), *(loop.step("decode", [word]) for word in words[:-1])])
+
+
+def same_words(reference: np.ndarray, found: np.ndarray) -> None:
+    """The likeliest words are the same; one may be a tie, a hundredth of the logits' spread."""
+    chosen = found.argmax(-1)
+    lead = reference.max(-1) - np.take_along_axis(reference, chosen[:, None], -1)[:, 0]
+    for one, other in zip(reference, found, strict=True):
+        assert np.corrcoef(one, other)[0, 1] > 0.9999
+    assert (lead < 0.01 * reference.std(-1)).all()
+    assert (lead > 0).sum() <= 1
 
 
 def test_every_block_is_compiled_and_its_loss_is_told(out: Path) -> None:
