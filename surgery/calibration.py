@@ -38,14 +38,12 @@ class Shown:
         prompt: its number.
         file: of the graph.
         feeds: an array for each of its inputs.
-        sees: whether the prompt has images on this path.
     """
 
     path: PathName
     prompt: int
     file: str
     feeds: Arrays
-    sees: bool = False
 
 
 class Calibration:
@@ -121,7 +119,7 @@ class Calibration:
                 cached = CachedPart(noted, name, part, self._lora[path])
                 taken = _taken(cached, noted, waiting)
                 self._keep(self._waiting(path, place + 1), number, taken)
-                shown += (Shown(path, number, *given, noted.sees) for given in noted.given)
+                shown += (Shown(path, number, *given) for given in noted.given)
         return shown
 
     def passed(self, name: str) -> None:
@@ -138,9 +136,7 @@ class Calibration:
         prompts = sorted(self._tiles(name).iterdir())
         for prompt in prompts[: _LOOKED_AT - 1] + prompts[_LOOKED_AT - 1 :][-1:]:
             for tile in sorted(prompt.iterdir()):
-                yield Shown(
-                    "multimodal", int(prompt.name), file, dict(read_arrays(tile)), sees=True
-                )
+                yield Shown("multimodal", int(prompt.name), file, dict(read_arrays(tile)))
 
     def _tiles(self, name: str) -> Path:
         return self._folder / _TILES / name
@@ -165,7 +161,7 @@ class _Noted:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._given: dict[str, dict[str, Arrays]] = {}
-        self.sees = self.is_image = False
+        self.is_image = False
 
     def run(self, part: str, file: str, feeds: Arrays) -> Arrays:
         given = self._given.setdefault(file, {})
@@ -178,9 +174,8 @@ class _Noted:
         return self._engine.run(part, file, feeds)
 
     def note(self, piece: Piece) -> None:
-        """Look at what comes now: whether there are images in it, or elsewhere in its prompt."""
-        self.sees = "is_image" in piece.known
-        self.is_image = self.sees and bool(piece.known["is_image"].any())
+        """Look at whether there are images in what comes now."""
+        self.is_image = bool(np.any(piece.known.get("is_image", False)))
 
     @property
     def given(self) -> Iterator[tuple[str, Arrays]]:

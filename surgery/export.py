@@ -127,7 +127,8 @@ def prepare_export(
         to: the word of an exporter, such as `hf`.
         lora: whether LoRA is merged into its matrices, or kept as a part of its own; None for what
             the form does best.
-        base: whether text has the untouched base, or runs on the multimodal path.
+        base: whether text has the untouched base, runs on the multimodal path, or has parts that
+            are all its own.
         target: a device, for the forms that are made for one, and for the manifest.
         at: another place of the base than the plan names.
         copy: whether files of the base are copied where they could be linked.

@@ -19,7 +19,7 @@ from surgery.plan import Plan
 from surgery.target import Target
 
 LoraForm = Literal["merge", "keep"]
-BaseForm = Literal["unshared", "shared"]
+BaseForm = Literal["unshared", "shared", "apart"]
 Quantiser = Literal["onnxruntime", "aimet"]
 """Who finds the scales of weights; onnxruntime writes the graph either way."""
 
@@ -32,7 +32,8 @@ class Job:
         plan: the adapter's, on its base.
         folder: the adapter folder.
         lora: whether LoRA is merged into its matrices, or kept as a part of its own.
-        base: whether text has the untouched base, or runs on the multimodal path.
+        base: whether text has the untouched base, or runs on the multimodal path; `apart`, where
+            none of its parts is the multimodal path's too.
         copy: whether files of the base are copied where they could be linked.
         checksum: whether linked files are read for their SHA-256.
         target: the device, if one is named.

@@ -136,8 +136,9 @@ class Manifest(_Data):
     target: str | None
     """The device, if one was named."""
 
-    base: Literal["unshared", "shared"]
-    """Whether text runs on the untouched base, or on the multimodal path."""
+    base: Literal["unshared", "shared", "apart"]
+    """Whether text runs on the untouched base, on the multimodal path, or on parts that are all its
+    own."""
 
     lora: Literal["merge", "keep"]
     """Whether LoRA is merged into the matrices, or is a part of its own."""

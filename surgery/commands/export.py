@@ -22,8 +22,10 @@ Lora: TypeAlias = Annotated[
     typer.Option(help="Merge LoRA into its matrices, or keep it apart; by the form."),
 ]
 TextBase: TypeAlias = Annotated[
-    Literal["unshared", "shared"],
-    typer.Option(help="Give text the untouched base, or let it run on the multimodal path."),
+    Literal["unshared", "shared", "apart"],
+    typer.Option(
+        help="Give text the untouched base, let it run on the multimodal path, or share no part."
+    ),
 ]
 Copy: TypeAlias = Annotated[
     bool, typer.Option("--copy", help="Copy the base's weights where they could be linked.")

@@ -41,13 +41,13 @@ class HfExporter(Exporter):
         _refuse(job)
         keeps = job.lora == "keep" and bool(job.plan.loras())
         dtype = _dtype(job.plan)
-        parts = {_LLM: Part("transformers", dtype, _text(job))} if job.base == "unshared" else {}
+        parts = {_LLM: Part("transformers", dtype, _text(job))} if job.base != "shared" else {}
         parts[_MULTIMODAL] = Part("transformers", dtype, list(_multimodal(job)))
         if keeps:
             files = kept_lora(job.plan, job.folder, _MULTIMODAL)
             parts[_LORA] = Part("peft", "F32", files)
         seeing = (_MULTIMODAL, _LORA) if keeps else (_MULTIMODAL,)
-        text = (_LLM,) if job.base == "unshared" else seeing
+        text = (_LLM,) if job.base != "shared" else seeing
         packages = ("transformers", "safetensors", "numpy", *(("peft",) if keeps else ()))
         return Contents(parts, {"text": text, "multimodal": seeing}, packages)
 

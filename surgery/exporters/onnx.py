@@ -69,13 +69,20 @@ def float_contents(job: Job) -> Contents:
 
 
 def _blocks(job: Job, cut: "Cut") -> "Iterator[tuple[str, GraphPart]]":
-    """Each block, and behind it its copy; where the base is shared, only what runs."""
-    copied = {edit.block for edit in job.plan.swaps()}
+    """Each block, and behind it the multimodal path's own; where the base is shared, what runs."""
+    trained = {edit.block for edit in job.plan.swaps()}
+    own = _own_blocks(job)
     for index in range(job.plan.anatomy.count):
-        if job.base == "unshared" or index not in copied:
+        if job.base != "shared" or index not in own:
             yield f"block.{index}", cut.block(index)
-        if index in copied:
-            yield f"copy.{index}", cut.block(index, job.folder)
+        if index in own:
+            yield f"copy.{index}", cut.block(index, job.folder if index in trained else None)
+
+
+def _own_blocks(job: Job) -> set[int]:
+    """The blocks of which the multimodal path has one of its own."""
+    trained = {edit.block for edit in job.plan.swaps()}
+    return {*range(job.plan.anatomy.count)} if job.base == "apart" else trained
 
 
 def refuse(job: Job) -> None:
@@ -110,14 +117,13 @@ def _reasons(plan: Plan) -> Iterator[str]:
 def _paths(
     job: Job, eyes: tuple[str, ...], before: tuple[str, ...]
 ) -> dict[PathName, tuple[str, ...]]:
-    copied = {edit.block for edit in job.plan.swaps()}
-    blocks = range(job.plan.anatomy.count)
+    blocks, copied = range(job.plan.anatomy.count), _own_blocks(job)
     text = [f"block.{index}" for index in blocks]
     seeing = [f"copy.{index}" if index in copied else f"block.{index}" for index in blocks]
     lora = (LORA,) if job.plan.loras() else ()
     multimodal = (TOKENIZER, *eyes, *before, *seeing, _HEAD, *lora)
     own = (TOKENIZER, *before, *text, _HEAD)
-    return {"text": own if job.base == "unshared" else multimodal, "multimodal": multimodal}
+    return {"text": multimodal if job.base == "shared" else own, "multimodal": multimodal}
 
 
 def _tokenizer(plan: Plan) -> list[Item]:

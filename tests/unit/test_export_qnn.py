@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from same_words import logits, same_words
 from tiny import moved, talked
 from transformers import AutoTokenizer
 
@@ -86,21 +87,6 @@ def test_the_emulator_says_what_the_quantised_reference_says(out: Path) -> None:
             reference, found = (logits(loop, ids, words) for loop in loops)
             same_words(reference, found)
             assert len({*words}) > 8, "a model that says few words proves little"
-
-
-def logits(loop: Any, ids: list[int], words: list[int]) -> np.ndarray:
-    """Behind the prompt, and behind each of these words but the last."""
-    return np.stack([loop.read(ids), *(loop.step("decode", [word]) for word in words[:-1])])
-
-
-def same_words(reference: np.ndarray, found: np.ndarray) -> None:
-    """The likeliest words are the same; one may be a tie, a hundredth of the logits' spread."""
-    chosen = found.argmax(-1)
-    lead = reference.max(-1) - np.take_along_axis(reference, chosen[:, None], -1)[:, 0]
-    for one, other in zip(reference, found, strict=True):
-        assert np.corrcoef(one, other)[0, 1] > 0.9999
-    assert (lead < 0.01 * reference.std(-1)).all()
-    assert (lead > 0).sum() <= 1
 
 
 def test_every_block_is_compiled_and_its_loss_is_told(out: Path) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from same_words import logits, same_words
 from seeing import colour_question, processor, write_images, write_lines
 from tiny import moved
 
@@ -91,6 +92,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         folder / "out",
         to="qnn",
         target="snapdragon",
+        base="apart",
         prefill=16,
         context=128,
     )
@@ -162,8 +164,13 @@ def test_answers_in_the_emulator_are_the_references(
     assert text != blind, "training moved nothing"
     with open_emulator(manifest) as emulator:
         engine = OnEmulator(out, emulator)
-        assert said(out, manifest, shown, engine) == wanted
-        assert said(out, manifest, [], engine, "text") == text
+        for pictures, path, words in ((shown, "multimodal", wanted), ([], "text", text)):
+            same_words(
+                *(
+                    behind(out, manifest, pictures, each, path, words)
+                    for each in (reference, engine)
+                )
+            )
     answer = run_export(out, "multimodal", PROMPT, images=shown, new_tokens=1)
     assert [*answer.tokens] == wanted[:1]
 
@@ -177,15 +184,30 @@ def said(
     return open_loop(out, manifest, path, engine).generate(ids, STEPS, (), seen)
 
 
+def behind(
+    out: Path, manifest: Manifest, pictures: list[Path], engine: Any, path: Any, words: list[int]
+) -> np.ndarray:
+    """Logits while these words are said."""
+    ids, pixels = asked(out, pictures)
+    seen = features(manifest, pixels, engine) if pictures else None
+    return logits(open_loop(out, manifest, path, engine), ids, words, seen)
+
+
 @needs_compiler
-def test_a_block_on_both_paths_has_room_for_images(exported: tuple[Path, Path]) -> None:
+def test_a_block_of_its_own_has_room_for_images(exported: tuple[Path, Path]) -> None:
     """With the ranges of words alone the cosine along the multimodal path is 0.90."""
     manifest = read_manifest(exported[1])
-    files = {file.name: file.graph for file in manifest.parts["block.0"].files}
-    graph = files["prefill.onnx"]
-    assert graph
-    for path in ("text", "multimodal"):
-        assert graph.cosine[path]["new_hidden"] > 0.99
+    text, seeing = (
+        {name for name in manifest.paths[path] if name.startswith(("block", "copy"))}
+        for path in ("text", "multimodal")
+    )
+    assert (text, seeing) == ({"block.0", "block.1"}, {"copy.0", "copy.1"})
+    for path, name in (("text", "block.0"), ("multimodal", "copy.0")):
+        files = {file.name: file.graph for file in manifest.parts[name].files}
+        graph = files["prefill.onnx"]
+        assert graph
+        assert graph.cosine.keys() == {path}
+        assert min(graph.cosine[path].values()) > 0.99
 
 
 def test_built_in_pictures_are_shown_where_no_record_has_any(tmp_path: Path) -> None:
