@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol
 
+from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.discover import classes_in
 from surgery.header import Progress
 from surgery.manifest import ExportedFile, PathName
@@ -126,6 +127,24 @@ class Exporter(ABC):
         Raises:
             SurgeryError: where this adapter can't have this form.
         """
+
+
+def refuse_lengths(job: Job) -> None:
+    """Refuse steps that no cache takes.
+
+    Raises:
+        SurgeryError: A613.
+    """
+    if not 0 < job.prefill <= job.context:
+        raise SurgeryError(
+            Diagnostic(
+                code="A613",
+                what=f"no step takes {job.prefill:,} tokens of a context of {job.context:,}",
+                why="a step of the prompt has at least one token, and all go into the context's "
+                "cache",
+                fix="use such as `--prefill 64 --context 1024`",
+            )
+        )
 
 
 def known_exporters() -> dict[str, Exporter]:

@@ -1,13 +1,17 @@
 """The base of runners: a module in `surgery/runners` opens the exports of one exporter."""
 
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
+from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.discover import classes_in
 from surgery.manifest import Manifest, PathName
+
+_ENDS: Final = ("generation_config.json", "config.json")
 
 
 @dataclass(frozen=True)
@@ -88,3 +92,38 @@ def known_runners() -> dict[str, Runner]:
     """Every runner by its word, found in the folder `surgery/runners`."""
     classes = classes_in("surgery.runners", Runner)  # type: ignore[type-abstract]
     return {cls.word: cls() for cls in classes}
+
+
+def ends_of(folder: Path) -> Collection[int]:
+    """Return the ids that end an answer, as the model's own files name them.
+
+    Args:
+        folder: with generation_config.json or config.json.
+    """
+    file = next(folder / name for name in _ENDS if (folder / name).is_file())
+    found = json.loads(file.read_bytes()).get("eos_token_id")
+    return {found} if isinstance(found, int) else set(found or ())
+
+
+def refuse_too_long(prompt: int, new: int, context: int, whose: str) -> None:
+    """Refuse a prompt whose answer wouldn't fit behind it.
+
+    Args:
+        prompt: its tokens.
+        new: of the answer, at most.
+        context: tokens that the cache has places for.
+        whose: cache it is, such as "graphs".
+
+    Raises:
+        SurgeryError: A614.
+    """
+    if prompt + new > context:
+        raise SurgeryError(
+            Diagnostic(
+                code="A614",
+                what=f"{prompt:,} tokens of prompt and {new:,} of answer don't fit into this "
+                "export",
+                why=f"the cache of its {whose} has places for {context:,}",
+                fix="ask less, or export with a larger `--context`",
+            )
+        )

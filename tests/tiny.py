@@ -119,6 +119,41 @@ def moved(model: Any) -> Any:
     return model
 
 
+def moved_adapter(folder: Path, base: Path, recipe: str, *overrides: str) -> Path:
+    """An adapter that is moved off its start, as training would; its folder."""
+    from surgery.adapter import load_base, save_adapter
+    from surgery.compose import load_recipe
+    from surgery.plan import plan_recipe
+
+    plan = plan_recipe(load_recipe(recipe, [f"model={base}", *overrides]), weights=True)
+    save_adapter(plan, moved(apply_plan(plan, load_base(str(base)))), folder)
+    return folder
+
+
+def shallow(folder: Path) -> Path:
+    """The first two blocks of the built-in model, fp32, with its tokenizer; their folder."""
+    from surgery.adapter import load_base
+    from surgery.model import find_model
+
+    whole = find_model("builtin/tiny-qwen2").folder
+    model: Any = load_base(str(whole)).float()
+    model.model.layers = model.model.layers[:2]
+    model.config.update({"num_hidden_layers": 2, "layer_types": model.config.layer_types[:2]})
+    model.save_pretrained(folder)
+    for file in whole.glob("token*"):
+        (folder / file.name).write_bytes(file.read_bytes())
+    return folder
+
+
+def greedy(model: Any, ids: list[int], steps: int) -> list[int]:
+    """The likeliest words by torch, without a cache and without an end."""
+    known = list(ids)
+    with torch.no_grad():
+        for _ in range(steps):
+            known.append(int(model(torch.tensor([known])).logits[0, -1].argmax()))
+    return known[len(ids) :]
+
+
 def talked(recipe: str, folder: Path) -> Path:
     """An adapter of the built-in model that was shortly trained on one sentence; its folder."""
     from surgery.compose import load_recipe

@@ -16,7 +16,7 @@ from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.executorch_lowering import Lengths, lower, require_compiler
 from surgery.executorch_program import EXTRA
 from surgery.exported_files import Linked, Weights
-from surgery.exporter import Contents, Exporter, Item, Job, Part
+from surgery.exporter import Contents, Exporter, Item, Job, Part, refuse_lengths
 from surgery.exporters.hf import HfExporter
 from surgery.header import Progress
 from surgery.manifest import ExportedFile
@@ -109,8 +109,7 @@ def _refuse(job: Job) -> None:
         raise SurgeryError(_not_kept())
     if job.plan.anatomy.names_in("vision"):
         raise SurgeryError(_sees(job.plan))
-    if not 0 < job.prefill <= job.context:
-        raise SurgeryError(_no_length(job))
+    refuse_lengths(job)
 
 
 def _sees(plan: Plan) -> Diagnostic:
@@ -129,13 +128,4 @@ def _not_kept() -> Diagnostic:
         what="LoRA isn't kept beside a program",
         why="a program's weights are packed for the CPU, so nothing can be added to them later",
         fix="leave `--lora` out, or use `--lora merge`; `--to hf` and `--to onnx` keep it",
-    )
-
-
-def _no_length(job: Job) -> Diagnostic:
-    return Diagnostic(
-        code="A613",
-        what=f"no step takes {job.prefill:,} tokens of a context of {job.context:,}",
-        why="a step of the prompt has at least one token, and all go into the context's cache",
-        fix="use such as `--prefill 64 --context 1024`",
     )

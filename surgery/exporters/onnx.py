@@ -11,7 +11,7 @@ from surgery.checkpoint import INDEX_NAME
 from surgery.decode_loop import LORA, LORA_FILE, TOKENIZER
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.exported_files import Weights, copies
-from surgery.exporter import Contents, Exporter, Item, Job, LoraForm, Part
+from surgery.exporter import Contents, Exporter, Item, Job, LoraForm, Part, refuse_lengths
 from surgery.manifest import PathName
 from surgery.part_limit import refuse_large_floats
 from surgery.plan import Plan
@@ -96,8 +96,7 @@ def refuse(job: Job) -> None:
         raise SurgeryError(_not_in_parts(job.plan, why))
     if job.lora == "merge" and job.plan.loras():
         raise SurgeryError(_not_merged())
-    if not 0 < job.prefill <= job.context:
-        raise SurgeryError(_no_length(job))
+    refuse_lengths(job)
 
 
 def _reasons(plan: Plan) -> Iterator[str]:
@@ -160,13 +159,4 @@ def _not_merged() -> Diagnostic:
         what="LoRA isn't merged into graphs in parts",
         why="it is an input of them, so that one part serves both paths",
         fix="leave `--lora` out, or use `--lora keep`; `--to hf` merges",
-    )
-
-
-def _no_length(job: Job) -> Diagnostic:
-    return Diagnostic(
-        code="A613",
-        what=f"no step takes {job.prefill:,} tokens of a context of {job.context:,}",
-        why="a step of the prompt has at least one token, and all go into the context's cache",
-        fix="use such as `--prefill 64 --context 1024`",
     )

@@ -7,11 +7,9 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import ClassVar
 
-from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.executorch_program import EXTRA, Program, require_runtime
 from surgery.manifest import GraphRecord, Manifest, PathName
-from surgery.runner import Answer, Prompt, Runner
-from surgery.runners.onnx import ends_of
+from surgery.runner import Answer, Prompt, Runner, ends_of, refuse_too_long
 
 
 class ExecutorchRunner(Runner):
@@ -42,8 +40,7 @@ class ExecutorchRunner(Runner):
         home = program.file.parent
         tokenizer = load_processor(home, trust_remote_code=trust_remote_code)
         ids = encoded(tokenizer, prompt, path)["input_ids"][0].tolist()
-        if len(ids) + prompt.new_tokens > record.window:
-            raise SurgeryError(_too_long(len(ids), prompt.new_tokens, record.window))
+        refuse_too_long(len(ids), prompt.new_tokens, record.window, "programs")
         made = generate(program, ids, prompt.new_tokens, ends_of(home), record.tokens)
         text: str = tokenizer.decode(made, skip_special_tokens=True)
         return Answer(path, tuple(ids), tuple(made), text)
@@ -82,12 +79,3 @@ def generate(
         if len(made) == new_tokens or made[-1] in ends:
             return made
         logits = program.logits(made[-1:], len(ids) + len(made) - 1)
-
-
-def _too_long(prompt: int, new: int, context: int) -> Diagnostic:
-    return Diagnostic(
-        code="A614",
-        what=f"{prompt:,} tokens of prompt and {new:,} of answer don't fit into this export",
-        why=f"the cache of its programs has places for {context:,}",
-        fix="ask less, or export with a larger `--context`",
-    )

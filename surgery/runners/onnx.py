@@ -3,21 +3,16 @@
 torch is used for encoding the prompt alone, by the code that other runners share.
 """
 
-import json
-from collections.abc import Collection
 from pathlib import Path
-from typing import ClassVar, Final
+from typing import ClassVar
 
 from surgery.cached_part import Engine
 from surgery.cpu_engine import OnCpu
 from surgery.decode_loop import LORA, LORA_FILE, TOKENIZER, DecodeLoop, parts_of
-from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.image_part import ImagePart, image_part
 from surgery.manifest import Manifest, PathName
 from surgery.piece import Arrays
-from surgery.runner import Answer, Prompt, Runner
-
-_ENDS: Final = ("generation_config.json", "config.json")
+from surgery.runner import Answer, Prompt, Runner, ends_of, refuse_too_long
 
 
 class OnnxRunner(Runner):
@@ -94,29 +89,8 @@ def generate(
     tokenizer = getattr(processor, "tokenizer", processor)
     inputs = encoded(processor if eyes else tokenizer, prompt, path)
     ids = inputs["input_ids"][0].tolist()
-    if len(ids) + prompt.new_tokens > loop.context:
-        raise SurgeryError(_too_long(len(ids), prompt.new_tokens, loop.context))
+    refuse_too_long(len(ids), prompt.new_tokens, loop.context, "graphs")
     features = eyes.features(inputs["pixel_values"]) if eyes and prompt.images else None
     made = loop.generate(ids, prompt.new_tokens, ends_of(folder / TOKENIZER), features)
     text: str = tokenizer.decode(made, skip_special_tokens=True)
     return Answer(path, tuple(ids), tuple(made), text)
-
-
-def ends_of(folder: Path) -> Collection[int]:
-    """Return the ids that end an answer, as the model's own files name them.
-
-    Args:
-        folder: with generation_config.json or config.json.
-    """
-    file = next(folder / name for name in _ENDS if (folder / name).is_file())
-    found = json.loads(file.read_bytes()).get("eos_token_id")
-    return {found} if isinstance(found, int) else set(found or ())
-
-
-def _too_long(prompt: int, new: int, context: int) -> Diagnostic:
-    return Diagnostic(
-        code="A614",
-        what=f"{prompt:,} tokens of prompt and {new:,} of answer don't fit into this export",
-        why=f"the cache of its graphs has places for {context:,}",
-        fix="ask less, or export with a larger `--context`",
-    )

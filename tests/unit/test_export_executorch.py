@@ -1,36 +1,29 @@
 """`--to executorch`: what the programs say, step by step, is what torch says, on both paths."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from seeing import save_llava
 from support.shrink import tiny_config
-from tiny import moved, save_tiny
+from tiny import greedy, moved_adapter, save_tiny, talked
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from surgery.adapter import load_adapter, load_base, save_adapter
-from surgery.apply import apply_plan
-from surgery.compose import load_recipe
+from surgery.adapter import load_adapter, load_base
 from surgery.diagnostic import SurgeryError
 from surgery.export import export_adapter, prepare_export
 from surgery.manifest import Manifest, read_manifest
 from surgery.model import find_model
 from surgery.paths import text_path
-from surgery.plan import plan_recipe
 from surgery.run import run_export
 from surgery.runners.executorch import generate, open_program
-from surgery.shorthand import stage_words
-from surgery.train import train_recipe
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 MISSING = find_spec("executorch") is None
 made = pytest.mark.skipif(MISSING, reason="executorch isn't installed: `make test-executorch`")
 BASE = find_model("builtin/tiny-qwen2").folder
@@ -49,30 +42,6 @@ prepare_export(Path(sys.argv[1]), to="executorch").write(Path(sys.argv[2]), over
 """
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Matrices this small only wait for each other's threads where the machine is busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def greedy(model: Any, ids: list[int], steps: int) -> list[int]:
-    """By torch, in fp32, without a cache and without an end."""
-    known = list(ids)
-    with torch.no_grad():
-        for _ in range(steps):
-            known.append(int(model(torch.tensor([known])).logits[0, -1].argmax()))
-    return known[len(ids) :]
-
-
-def moved_adapter(folder: Path, base: Path, recipe: str, *overrides: str) -> Path:
-    plan = plan_recipe(load_recipe(recipe, [f"model={base}", *overrides]), weights=True)
-    save_adapter(plan, moved(apply_plan(plan, load_base(str(base)))), folder)
-    return folder
-
-
 def said(out: Path, path: Any, ids: list[int], steps: int = STEPS) -> list[int]:
     program, record = open_program(out, read_manifest(out), path)
     return generate(program, ids, steps, (), record.tokens)
@@ -82,14 +51,9 @@ def said(out: Path, path: Any, ids: list[int], steps: int = STEPS) -> list[int]:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A shortly trained adapter of the built-in model, and its export."""
     folder = tmp_path_factory.mktemp("executorch")
-    data = folder / "talk.jsonl"
-    row = json.dumps({"text": "Bananas are yellow and they are round. " * 3})
-    data.write_text(f"{row}\n" * 8)
-    few = ("batch=4", "length=64", "steps=8", "rate=1e-2", "log_every=4", "save_every=4")
-    words = stage_words("genieblue_skip", [f"data={data}", *few])
-    train_recipe(load_recipe("genieblue_skip", words), folder / "adapter")
-    export_adapter(folder / "adapter", folder / "out", to="executorch", prefill=16, context=128)
-    return folder / "adapter", folder / "out"
+    adapter = talked("genieblue_skip", folder)
+    export_adapter(adapter, folder / "out", to="executorch", prefill=16, context=128)
+    return adapter, folder / "out"
 
 
 @made

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +12,23 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from tiny import moved, save_tiny, talked
+from tiny import greedy, moved_adapter, save_tiny, talked
 from transformers import AutoTokenizer
 
-from surgery.adapter import load_adapter, load_base, save_adapter
-from surgery.apply import apply_plan
+from surgery.adapter import load_adapter, load_base
 from surgery.causal_mask import LOWEST, causal_mask, sliding_of
-from surgery.compose import load_recipe
 from surgery.cpu_engine import OnCpu
 from surgery.diagnostic import SurgeryError
 from surgery.export import export_adapter, prepare_export
 from surgery.manifest import read_manifest
 from surgery.model import find_model
 from surgery.paths import text_path
-from surgery.plan import plan_recipe
 from surgery.run import run_export
 from surgery.runners.onnx import open_loop
 
 pytest.importorskip("onnxruntime", reason="the graphs are run by onnxruntime")
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 BASE = find_model("builtin/tiny-qwen2").folder
 PROMPT = "A list is a thing that holds many words, and one can read each of them in turn. Then"
 STEPS = 36
@@ -42,30 +39,6 @@ limits:
   graph_bytes: {value: 1000, evidence: doc, source: made up for a test, date: 2026-11-22}
 """
 KINDS = {"layer_types": ["sliding_attention", "full_attention"] * 2}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Matrices this small only wait for each other's threads where the machine is busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def greedy(model: Any, ids: list[int], steps: int) -> list[int]:
-    """By torch, in fp32, without a cache and without an end."""
-    known = list(ids)
-    with torch.no_grad():
-        for _ in range(steps):
-            known.append(int(model(torch.tensor([known])).logits[0, -1].argmax()))
-    return known[len(ids) :]
-
-
-def moved_adapter(folder: Path, base: Path, recipe: str, *overrides: str) -> Path:
-    plan = plan_recipe(load_recipe(recipe, [f"model={base}", *overrides]), weights=True)
-    save_adapter(plan, moved(apply_plan(plan, load_base(str(base)))), folder)
-    return folder
 
 
 @pytest.fixture(scope="module", params=["genieblue_skip", "lora"])

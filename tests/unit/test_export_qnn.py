@@ -4,30 +4,29 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from same_words import logits, same_words
-from tiny import moved, talked
+from tiny import moved_adapter, shallow, talked
 from transformers import AutoTokenizer
 
-from surgery.adapter import load_base, save_adapter
-from surgery.apply import apply_plan
+from surgery.calibration import Calibration
 from surgery.calibration_prompts import prompts_of
-from surgery.compose import load_recipe
 from surgery.diagnostic import SurgeryError
 from surgery.export import export_adapter, prepare_export
 from surgery.manifest import read_manifest
 from surgery.model import find_model
-from surgery.plan import plan_recipe
 from surgery.runners.onnx import open_loop
 from surgery.runners.qnn import OnEmulator, OnReference, open_emulator
 from surgery.sentences import CALIBRATION
+from surgery.snapdragon.arrays import read_arrays
 from surgery.snapdragon.toolchain import why_not
 
-pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.skipif(bool(why_not()), reason=why_not()),
+]
 BUILT_IN = find_model("builtin/tiny-qwen2").folder
 STEPS = 32
 PROMPT = "A list is a thing that holds many words, and one can read each of them in turn. Then"
@@ -37,12 +36,6 @@ operations:
   copies: {op: duplicate, blocks: all}
 train: [copies]
 """
-
-
-def adapter_of(folder: Path, recipe: str, base: Path) -> Path:
-    plan = plan_recipe(load_recipe(recipe, [f"model={base}"]), weights=True)
-    save_adapter(plan, moved(apply_plan(plan, load_base(str(base)))), folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -64,15 +57,6 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     after = (out / "block.0" / "decode_qnn.bin").stat().st_mtime_ns
     assert after == before, "it was made anew"
     return out
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Any:
-    """Matrices this small only wait for each other's threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def test_the_emulator_says_what_the_quantised_reference_says(out: Path) -> None:
@@ -119,23 +103,12 @@ def test_sharing_its_blocks_costs_text_nothing(tmp_path: Path) -> None:
     base = shallow(tmp_path / "base")
     (tmp_path / "copies.yaml").write_text(COPIES)
     shared, alone = (
-        on_both_engines(adapter_of(tmp_path / name, recipe, base))
+        on_both_engines(moved_adapter(tmp_path / name, base, recipe))
         for name, recipe in (("shared", "lora"), ("alone", str(tmp_path / "copies.yaml")))
     )
     np.testing.assert_array_equal(shared[0], alone[0])
     assert np.corrcoef(shared[1].ravel(), alone[1].ravel())[0, 1] > 0.999999
     np.testing.assert_array_equal(shared[1].argmax(-1), alone[1].argmax(-1))
-
-
-def shallow(folder: Path) -> Path:
-    """The first two blocks of the built-in model."""
-    model = load_base(str(BUILT_IN)).float()
-    model.model.layers = model.model.layers[:2]
-    model.config.update({"num_hidden_layers": 2, "layer_types": model.config.layer_types[:2]})
-    model.save_pretrained(folder)
-    for file in BUILT_IN.glob("token*"):
-        (folder / file.name).write_bytes(file.read_bytes())
-    return folder
 
 
 def on_both_engines(adapter: Path) -> list[np.ndarray]:
@@ -160,7 +133,18 @@ def test_the_users_records_are_calibrated_on(tmp_path: Path) -> None:
 
 
 def test_a_device_must_be_named(tmp_path: Path) -> None:
-    adapter = adapter_of(tmp_path / "adapter", "lora", BUILT_IN)
+    adapter = moved_adapter(tmp_path / "adapter", BUILT_IN, "lora")
     for target in (None, "dimensity"):
         with pytest.raises(SurgeryError, match="A617"):
             prepare_export(adapter, to="qnn", target=target)
+
+
+def test_a_prompt_shorter_than_a_step_shows_a_range_of_the_cache(tmp_path: Path) -> None:
+    """Read in one step it would find the cache empty, and later prompts lose their past."""
+    calibration = Calibration(tmp_path, {"text": ["embeddings"]}, {"text": {}})
+    calibration.begin([([*range(3, 23)], None)], {"prefill": 64, "decode": 1})
+    waiting = sorted(tmp_path.rglob("*.npz"))
+    places = [read_arrays(file)["piece"].tolist() for file in waiting]
+    reading = [(start, count) for is_prefill, start, count in places if is_prefill]
+    assert reading == [(0, 6), (6, 6)]
+    assert [start for is_prefill, start, _ in places if not is_prefill] == [*range(12, 20)]

@@ -1,7 +1,6 @@
 """`--to onnx` of models that see: what the graphs make of pictures is what torch makes of them."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,20 +40,12 @@ from surgery.runners.onnx import open_loop
 
 pytest.importorskip("onnxruntime", reason="the graphs are run by onnxruntime")
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 PROMPT = "A picture of a thing that one can look at, and then"
 STEPS = 20
 PIECES = {"prefill": 8, "context": 96}
 ONE_BY_ONE = {"prefill": 1, "context": 96}
 TILES = ("vision=builtin/tiny-vit", "projector=mlp_downsample", "tiles=3")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Matrices this small only wait for each other's threads where the machine is busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """`--to qnn` of models that see: eyes in W8A16, and answers to pictures in the emulator."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from PIL import Image
 from same_words import logits, same_words
 from seeing import colour_question, processor, write_images, write_lines
-from tiny import moved
+from tiny import moved, shallow
 
 from surgery.adapter import load_adapter, load_base, save_adapter
 from surgery.apply import apply_plan
@@ -35,6 +34,7 @@ from surgery.sentences import CALIBRATION
 from surgery.snapdragon.arrays import read_arrays
 from surgery.snapdragon.toolchain import why_not
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 needs_compiler = pytest.mark.skipif(bool(why_not()), reason=why_not())
 BUILT_IN = find_model("builtin/tiny-qwen2").folder
 PROMPT = "A picture of a thing that one can look at, and then"
@@ -49,26 +49,6 @@ operations:
   adapters: {op: lora, blocks: rest, modules: [attention, mlp], rank: 4}
 train: [copies, adapters, projector]
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Matrices this small only wait for each other's threads where the machine is busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def shallow(folder: Path) -> Path:
-    """The first two blocks of the built-in model."""
-    model = load_base(str(BUILT_IN)).float()
-    model.model.layers = model.model.layers[:2]
-    model.config.update({"num_hidden_layers": 2, "layer_types": model.config.layer_types[:2]})
-    model.save_pretrained(folder)
-    for file in BUILT_IN.glob("token*"):
-        (folder / file.name).write_bytes(file.read_bytes())
-    return folder
 
 
 @pytest.fixture(scope="module")
