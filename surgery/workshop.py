@@ -21,6 +21,7 @@ from surgery.calibration import Calibration, Shown
 from surgery.compiled_graph import FloatGraph, compiled
 from surgery.cpu_engine import OnCpu
 from surgery.decode_loop import LORA, LORA_FILE, TOKENIZER
+from surgery.diagnostic import SurgeryError
 from surgery.exporter import Contents, Job, Quantiser
 from surgery.manifest import ExportedFile, PartRecord, PathName
 from surgery.piece import Features
@@ -83,19 +84,28 @@ class Workshop:
             return _FILES.validate_json(done.read_bytes())
 
     def _begun(self, work: Path) -> Calibration:
-        """Let the prompts wait before the first part; once."""
-        asked, floats = work / "asked.json", work / "float"
-        is_begun = asked.is_file() and asked.read_text() == self._asked
-        if not is_begun:
+        """Let the prompts wait before the first part; once, and where that fails nothing stays."""
+        asked = work / "asked.json"
+        if not asked.is_file() or asked.read_text() != self._asked:
             shutil.rmtree(work, ignore_errors=True)
-            (work / "made").mkdir(parents=True)
-            for name in (name for name in _AHEAD if name in self.floats.parts):
-                self._float(floats, name)
-        calibration = Calibration(work / "waiting", self._paths, self._lora(floats))
-        if not is_begun:
-            calibration.begin(self._prompts(floats, calibration), self.job.lengths)
+            try:
+                self._begin(work)
+            except SurgeryError:
+                shutil.rmtree(work, ignore_errors=True)
+                raise
             _write(asked, self._asked)
-        return calibration
+        return self._calibration(work)
+
+    def _begin(self, work: Path) -> None:
+        floats = work / "float"
+        (work / "made").mkdir(parents=True)
+        for name in (name for name in _AHEAD if name in self.floats.parts):
+            self._float(floats, name)
+        calibration = self._calibration(work)
+        calibration.begin(self._prompts(floats, calibration), self.job.lengths)
+
+    def _calibration(self, work: Path) -> Calibration:
+        return Calibration(work / "waiting", self._paths, self._lora(work / "float"))
 
     @cached_property
     def _asked(self) -> str:

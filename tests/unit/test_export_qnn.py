@@ -148,3 +148,11 @@ def test_a_prompt_shorter_than_a_step_shows_a_range_of_the_cache(tmp_path: Path)
     reading = [(start, count) for is_prefill, start, count in places if is_prefill]
     assert reading == [(0, 6), (6, 6)]
     assert [start for is_prefill, start, _ in places if not is_prefill] == [*range(12, 20)]
+
+
+def test_records_that_cannot_be_read_leave_nothing(tmp_path: Path) -> None:
+    adapter = moved_adapter(tmp_path / "a", shallow(tmp_path / "base"), "lora")
+    how = {"target": "snapdragon", "prefill": 1, "context": 64, "calibration": tmp_path / "no.txt"}
+    with pytest.raises(SurgeryError, match="D101"):
+        export_adapter(adapter, tmp_path / "out", to="qnn", **how)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a", "base"]
