@@ -4,11 +4,11 @@ It is one document wherever it appears, and `apply plan.json` makes it anew and 
 """
 
 import json
-from importlib.metadata import version
 from typing import Any, Final
 
 from surgery.depth import sources_of
 from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.distribution import own_version
 from surgery.plan import Plan
 from surgery.recipe import Recipe
 
@@ -28,7 +28,7 @@ def plan_document(
     """
     return {
         "format_version": FORMAT_VERSION,
-        "surgery": version("surgery"),
+        "surgery": own_version(),
         "recipe": plan.recipe.resolved(),
         "model": {
             "source": plan.anatomy.source,

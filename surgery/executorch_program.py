@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.distribution import install_line
 
 if TYPE_CHECKING:
     import torch
@@ -89,5 +90,5 @@ def _missing(error: Exception) -> Diagnostic:
         code="A621",
         what="ExecuTorch is not installed, or not for this torch",
         why=f"{error}".partition("\n")[0],
-        fix="pip install -e '.[executorch]', best in an environment of its own",
+        fix=f"{install_line('executorch')}, best in an environment of its own",
     )

@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from surgery.complaint import nearest
 from surgery.compose import HYDRA_VERSION_BASE, recipes_folder
 from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.distribution import install_line
 from surgery.points import refuse_code
 
 LAUNCHERS: Final = {
@@ -146,4 +147,4 @@ def _bad_settings(error: Exception, words: Sequence[str]) -> Diagnostic:
         )
     what = f"the launcher `{asked[-1]}` is not installed"
     why = "Hydra finds no such plugin, or can't import it"
-    return Diagnostic("A501", what, why, f"pip install 'surgery[{extra}]'")
+    return Diagnostic("A501", what, why, install_line(extra))

@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.distribution import own_version
 from surgery.link import How
 
 MANIFEST_FILE: Final = "manifest.json"
@@ -168,7 +169,7 @@ def toolchain(*packages: str) -> dict[str, str]:
     Args:
         packages: names on the package index.
     """
-    found = {"python": python_version(), "surgery": version("surgery")}
+    found = {"python": python_version(), "surgery": own_version()}
     for package in packages:
         try:
             found[package] = version(package)

@@ -7,11 +7,11 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
 from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.distribution import own_version
 from surgery.document import FORMAT_VERSION, diagnostic_document, to_json
 from surgery.plan import Plan
 from surgery.points import Point, describe
@@ -123,7 +123,7 @@ def write_results(folder: Path, job: str, results: Sequence[Result]) -> str:
     Raises:
         SurgeryError: A302 to A304 for the disk.
     """
-    head = {"format_version": FORMAT_VERSION, "surgery": version("surgery"), "job": job}
+    head = {"format_version": FORMAT_VERSION, "surgery": own_version(), "job": job}
     text = to_json({**head, "folder": str(folder), "results": list(results)})
     with io_errors(folder):
         (folder / f"{RESULTS}.json").write_text(text, encoding="utf-8")

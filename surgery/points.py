@@ -9,7 +9,6 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +16,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from surgery.compose import knob_names, load_recipe, packaged_recipes
 from surgery.diagnostic import Diagnostic, SurgeryError, raise_errors
+from surgery.distribution import own_version
 from surgery.document import FORMAT_VERSION, to_json
 from surgery.override import Override, read_override, span_of
 from surgery.plan import Plan, plan_recipe
@@ -129,7 +129,7 @@ def grid_document(
         {**describe(point), "resolved": plan.recipe.resolved()}
         for point, plan in zip(points, plans, strict=True)
     ]
-    head = {"format_version": FORMAT_VERSION, "surgery": version("surgery"), "job": job}
+    head = {"format_version": FORMAT_VERSION, "surgery": own_version(), "job": job}
     return to_json({**head, "trust_remote_code": trust_remote_code, "points": entries})
 
 

@@ -8,7 +8,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal
 
@@ -16,6 +15,7 @@ import torch
 
 from surgery.bench import Bench, open_bench, sound_plan
 from surgery.discover import classes_in
+from surgery.distribution import own_version
 from surgery.document import FORMAT_VERSION
 from surgery.plan import Plan
 
@@ -76,7 +76,7 @@ class Verification:
         """Plain data, as `surgery verify --format json` prints it."""
         return {
             "format_version": FORMAT_VERSION,
-            "surgery": version("surgery"),
+            "surgery": own_version(),
             "adapter": self.adapter,
             "model": self.model,
             "recipe": self.recipe,

@@ -56,15 +56,26 @@ def main() -> None:
         sys.exit(EXIT_BUG)
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        from surgery.distribution import own_version
+
+        print(f"surgery {own_version()}")
+        raise typer.Exit
+
+
 def _options(
-    version: bool = typer.Option(False, "--version", help="Print the version.", is_eager=True),
+    version: bool = typer.Option(
+        False,
+        "--version",
+        "-V",
+        help="Print the version.",
+        is_eager=True,
+        callback=_print_version,  # an eager one runs before typer misses a command
+    ),
     debug: bool = typer.Option(False, "--debug", help="Show tracebacks."),
 ) -> None:
-    if version:
-        from importlib.metadata import version as installed
-
-        print(f"surgery {installed('surgery')}")
-        raise typer.Exit
+    """What every command takes before its name."""
 
 
 def _debugging() -> bool:

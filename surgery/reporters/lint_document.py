@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
 from surgery.diagnostic import Diagnostic
+from surgery.distribution import own_version
 from surgery.document import diagnostic_document, to_json
 from surgery.finding import Finding
 
@@ -24,7 +24,7 @@ def lint_document(reports: "Sequence[Report]", *, failed: bool) -> str:
     """
     document = {
         "format_version": FORMAT_VERSION,
-        "surgery": version("surgery"),
+        "surgery": own_version(),
         "failed": failed,
         "reports": [_report(report) for report in reports],
     }

@@ -6,12 +6,13 @@ section numbers below are its. GitHub shows only results that name a file.
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from importlib.metadata import metadata, version
+from importlib.metadata import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from surgery.diagnostic import Diagnostic, Span
+from surgery.distribution import DISTRIBUTION, own_version
 from surgery.document import to_json
 from surgery.explain import page_of
 from surgery.finding import Finding
@@ -32,7 +33,7 @@ def sarif(reports: "Sequence[Report]") -> str:
     order = {code: position for position, code in enumerate(rules)}
     driver = {
         "name": "surgery",
-        "semanticVersion": version("surgery"),
+        "semanticVersion": own_version(),
         "rules": [_rule(rule) for rule in rules.values()],
     }
     run = {
@@ -61,7 +62,7 @@ def _rule(rule: Rule) -> dict[str, Any]:
 
 def _help_address(code: str) -> dict[str, str]:
     """A rule's page on the web, where this installation says in its metadata where that is."""
-    addresses = metadata("surgery").get_all("Project-URL") or []
+    addresses = metadata(DISTRIBUTION).get_all("Project-URL") or []
     homes = [a.partition(", ")[2] for a in addresses if a.startswith("Documentation, ")]
     return {"helpUri": f"{homes[0].rstrip('/')}/reference/rules/#{code.lower()}"} if homes else {}
 

@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from typing import Final
 
 from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.distribution import install_line
 from surgery.exporter import Quantiser
 
 PACKAGE: Final = "aimet-onnx"
@@ -40,5 +41,5 @@ def _missing() -> Diagnostic:
         code="X108",
         what="AIMET is not installed",
         why=f"it comes with {PACKAGE}, which takes 0.6 GB, so it is an extra",
-        fix="pip install -e '.[aimet]', or leave `--quantiser` out",
+        fix=f"{install_line('aimet')}, or leave `--quantiser` out",
     )

@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
 from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.distribution import install_line
 
 PACKAGE: Final = "onnxruntime-qnn"
 _GLIBC: Final = (2, 35)
@@ -71,7 +72,7 @@ def _missing() -> Diagnostic:
         code="X101",
         what="Qualcomm's compiler is not installed",
         why=f"it comes with {PACKAGE}, under Qualcomm's own licence, so it is an extra",
-        fix=f"pip install {PACKAGE}==2.7.0 onnxruntime",
+        fix=install_line("snapdragon"),
     )
 
 

@@ -21,7 +21,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     words = ["wheel", str(ROOT), "--no-deps", "--quiet", "--wheel-dir", str(folder)]
     subprocess.run([sys.executable, "-m", "pip", *words], check=True)
-    return next(folder.glob("surgery-*.whl"))
+    return next(folder.glob("model_surgery-*.whl"))
 
 
 @pytest.fixture(scope="module")

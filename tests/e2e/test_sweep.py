@@ -201,7 +201,7 @@ def test_missing_launcher_names_the_command_that_installs_it() -> None:
         pytest.skip("the launcher that tests take for missing is installed")
     error = refusal("lora", "--launcher", "ray")
     assert error.exit_code == 3
-    assert "pip install 'surgery[ray]'" in str(error)
+    assert "pip install 'model-surgery[ray]'" in str(error)
 
 
 def test_folder_of_a_sweep_is_not_written_over() -> None:

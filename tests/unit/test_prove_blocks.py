@@ -340,7 +340,7 @@ def test_missing_extra_says_the_command(monkeypatch):
 
     monkeypatch.setattr(chain, "version", absent)
     assert code_of(toolchain) == "X101"
-    assert "pip install onnxruntime-qnn" in why_not()
+    assert "pip install 'model-surgery[snapdragon]'" in why_not()
     assert code_of(proving.prove, None, {}, [], *ELITE) == "X101"
 
 
