@@ -11,20 +11,21 @@ import tempfile
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from rich.markdown import Markdown
+
+from surgery.reporters.terminal import PlainConsole
 
 OUT = Path(tempfile.gettempdir()) / "surgery-demo"
 TEXT = "A walrus keeps its hat in the fridge. A walrus keeps its shoes in the bath. " * 4
 PROMPT = "A walrus keeps its"
 STEPS = 40
 
-console = Console(highlight=False)
+console = PlainConsole()
 
 
 def run(*words: str) -> None:
     """Show a command as a user would type it, and run it."""
-    console.print(f"\n[bold cyan]$ surgery {' '.join(words)}[/]", soft_wrap=True)
+    console.print(f"\n$ surgery {' '.join(words)}", style="bold cyan", soft_wrap=True)
     subprocess.run([sys.executable, "-m", "surgery", *words], check=True)
 
 
@@ -58,7 +59,8 @@ def main() -> None:
     run("apply", "genieblue_skip", "--out", str(OUT))
     run("verify", str(OUT))
 
-    console.print(f"\n[bold cyan]Train what was added for {STEPS} steps, in a bare loop[/]")
+    said = f"Train what was added for {STEPS} steps, in a bare loop"
+    console.print(f"\n{said}", style="bold cyan")
     from transformers import AutoTokenizer
 
     from surgery import find_model, load_adapter, text_path
@@ -75,7 +77,7 @@ def main() -> None:
         after = model(input_ids=ids).logits
         text = say(model, tokenizer)
     console.print(f"multimodal path: loss {losses[0]:.2f} -> {losses[-1]:.2f}")
-    console.print(f"text path: bit for bit as before: [bold]{torch.equal(before, after)}[/]")
+    console.print(f"text path: bit for bit as before: {torch.equal(before, after)}")
     console.print(f"multimodal path says {say(model, tokenizer)}")
     console.print(f"text path says       {text}")
     console.print(f"\nThe adapter is in {OUT}; plain `peft` opens it too (see its README.md).")

@@ -14,14 +14,11 @@ def command(
     ],
 ) -> None:
     """Print the page of a code: what it means, an example, and what to do."""
-    from rich.markdown import Markdown
-
     from surgery.explain import all_pages, page_of, rule_pages
-    from surgery.reporters.terminal import out
+    from surgery.reporters.page import print_page
 
     if code == "all":
         for name, title in {**all_pages(), **rule_pages()}.items():
             typer.echo(f"{name}  {title}")
         return
-    text = page_of(code)
-    out().print(Markdown(text) if out().is_terminal else text, soft_wrap=True)
+    print_page(page_of(code))

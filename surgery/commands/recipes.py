@@ -11,7 +11,7 @@ group = typer.Typer(
 _Name = Annotated[str, typer.Argument(help="A packaged recipe, such as genieblue_skip.")]
 
 
-@group.command("list")
+@group.command("list", epilog="Example: surgery recipes list")
 def list_recipes() -> None:
     """List the packaged recipes with what each one does."""
     from surgery.compose import load_recipe, packaged_recipes
@@ -51,7 +51,7 @@ def copy(
     typer.echo(f"wrote {target}; try: surgery plan {target}")
 
 
-@group.command()
+@group.command(epilog="Example: surgery recipes schema > recipe.schema.json")
 def schema() -> None:
     """Print the JSON Schema by which an editor completes a recipe."""
     from surgery.document import to_json

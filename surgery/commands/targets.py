@@ -12,7 +12,7 @@ group = typer.Typer(
 )
 
 
-@group.command("list")
+@group.command("list", epilog="Example: surgery targets list --format json")
 def list_targets(output_format: Format = "human") -> None:
     """List the devices: name, alias, chip, and whether there is a compiler to ask."""
     from surgery.target import known_targets, load_target

@@ -17,8 +17,8 @@ _SHADES = "█▓▒░"
 
 def print_anatomy(anatomy: Anatomy) -> None:
     """Print the parts of a model from the embeddings to the head."""
-    head = f"[bold]{anatomy.source}[/]  {anatomy.model_type} ({anatomy.class_name})"
-    tree = Tree(f"{head}, {anatomy.parameters:,} parameters", guide_style="dim")
+    kind = f"{anatomy.model_type} ({anatomy.class_name}), {anatomy.parameters:,} parameters"
+    tree = Tree(_line(anatomy.source, kind, "bold"), guide_style="dim")
     for part in ("vision", "projector", "embeddings"):
         _add_part(tree, anatomy, part)
     _add_blocks(tree, anatomy)
@@ -28,21 +28,25 @@ def print_anatomy(anatomy: Anatomy) -> None:
     for line in _shared(anatomy):
         tree.add(line)
     if anatomy.quantization:
-        tree.add(f"[yellow]quantised[/]  {anatomy.quantization}")
+        tree.add(_line("quantised", anatomy.quantization, "yellow"))
     for reason, words in _by_value(anatomy.refusals).items():
-        tree.add(f"[yellow]refused[/]  {', '.join(words)}: {reason}")
+        tree.add(_line("refused", f"{', '.join(words)}: {reason}", "yellow"))
     out().print(tree, soft_wrap=True)
 
 
-def _shared(anatomy: Anatomy) -> Iterator[str]:
+def _line(name: str, what: str, style: str = "cyan") -> Text:
+    return Text.assemble((name, style), f"  {what}")
+
+
+def _shared(anatomy: Anatomy) -> Iterator[Text]:
     """What shares its parameters: tensors outside of the blocks one by one, blocks together."""
     inside = f"{anatomy.blocks_path}."
     for alias, counted in anatomy.tied.items():
         if not alias.startswith(inside):
-            yield f"[cyan]head[/]  {alias} = {counted} (tied, counted once)"
+            yield _line("head", f"{alias} = {counted} (tied, counted once)")
     for first, blocks in _by_value(anatomy.sharing()).items():
         names = _ranges(blocks)
-        yield f"[cyan]shared[/]  {names} with {first} (parameters in common, counted once)"
+        yield _line("shared", f"{names} with {first} (parameters in common, counted once)")
 
 
 def _by_value(pairs: Mapping[K, V]) -> dict[V, list[K]]:
@@ -56,15 +60,15 @@ def _add_part(tree: Tree, anatomy: Anatomy, part: str) -> None:
     names = set(anatomy.parts.get(part, ()))
     tensors = [t for t in anatomy.outside if t.name in names]
     if len(tensors) > 3:
-        tree.add(f"[cyan]{part}[/]  {len(tensors)} tensors  {sum(t.size for t in tensors):,}")
+        tree.add(_line(part, f"{len(tensors)} tensors  {sum(t.size for t in tensors):,}"))
         return
     for tensor in tensors:
-        tree.add(f"[cyan]{part}[/]  {tensor.name}  {_shape(tensor)}  {tensor.size:,}")
+        tree.add(_line(part, f"{tensor.name}  {_shape(tensor)}  {tensor.size:,}"))
 
 
 def _add_blocks(tree: Tree, anatomy: Anatomy) -> None:
     bar = "".join(_SHADES[min(kind, 3)] for kind in anatomy.sequence)
-    blocks = tree.add(f"[cyan]blocks[/]  {anatomy.blocks_path}.0-{anatomy.count - 1}  {bar}")
+    blocks = tree.add(_line("blocks", f"{anatomy.blocks_path}.0-{anatomy.count - 1}  {bar}"))
     for index, kind in enumerate(anatomy.kinds):
         positions = [i for i, k in enumerate(anatomy.sequence) if k == index]
         shade = _SHADES[min(index, 3)]

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from rich.text import Text
+
 from surgery.assembly import Assembly
 from surgery.reporters.terminal import out
 from surgery.summary import human_bytes
@@ -10,12 +12,12 @@ from surgery.summary import human_bytes
 def print_assembly(assembly: Assembly) -> None:
     """Say what a model is assembled of, and how large it will be."""
     made, console = assembly.made_of, out()
-    console.print(f"[bold]{assembly.source}[/], {made['projector']}", soft_wrap=True)
+    head = Text.assemble((assembly.source, "bold"), f", {made['projector']}")
+    console.print(head, soft_wrap=True)
     console.print(
         f"  {made['tokens_a_tile']} tokens a tile, {made['tiles']} tiles at most, "
         f"`{made['image_token']}` (token {made['image_token_id']}) stands for an image",
         soft_wrap=True,
-        markup=False,
     )
     console.print(f"  {human_bytes(assembly.size)} of weights", soft_wrap=True)
 

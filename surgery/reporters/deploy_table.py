@@ -2,10 +2,10 @@
 
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from surgery.reporters.terminal import out
+from surgery.reporters.terminal import out, print_table
 from surgery.summary import human_bytes
 
 if TYPE_CHECKING:
@@ -29,22 +29,22 @@ _PAPERS = ("of table 9", "storage", "by sum", "memory", "by sum", "tok/s", "boun
 
 def print_deployment(found: "Deployment") -> None:
     """Print one row for each recipe and kind of base, then the paper's table beside ours."""
-    head = f"[bold]{escape(found.model)}[/] on [bold]{found.target}[/], {found.context:,} tokens"
-    out().print(head, soft_wrap=True)
+    model, target = (found.model, "bold"), (found.target, "bold")
+    out().print(Text.assemble(model, " on ", target, f", {found.context:,} tokens"), soft_wrap=True)
     table = _table(_COLUMNS)
     for cost in found.costs:
         table.add_row(*_cells(cost))
-    out().print(table)
+    print_table(table)
     for name, why in found.left_out.items():
-        out().print(f"{name} is left out: {why}", style="dim", soft_wrap=True, markup=False)
+        out().print(f"{name} is left out: {why}", style="dim", soft_wrap=True)
     out().print(_notes(found), style="dim", soft_wrap=True)
     out().print("\nThe paper's phone (arXiv 2503.06019, table 9; BlueLM-3B, 2,048 tokens)")
     measured = _table(_PAPERS)
     for row in found.measured:
         measured.add_row(*_paper_cells(row))
-    out().print(measured)
+    print_table(measured)
     for sentence in found.disagreements:
-        out().print(f"- {sentence}", soft_wrap=True, markup=False)
+        out().print(f"- {sentence}", soft_wrap=True)
 
 
 def _notes(found: "Deployment") -> str:
@@ -75,7 +75,7 @@ def _cells(cost: "Cost") -> tuple[str, ...]:
     )
     speeds = (cost.text_speed, cost.multimodal_speed)
     return (
-        escape(cost.recipe),
+        cost.recipe,
         cost.base,
         *(human_bytes(size) for size in sizes),
         *(_speed(speed) for speed in speeds),

@@ -4,24 +4,22 @@ from collections.abc import Iterator
 from itertools import groupby
 
 from rich.table import Table
+from rich.text import Text
 
 from surgery.edit import DropBlock
 from surgery.plan import Plan
+from surgery.reporters.terminal import plain_table
 
 _COLOURS = {"+": "green", "-": "red", "~": "yellow"}
 
 
 def depth_table(plan: Plan) -> Table:
     """Return the blocks in their new order, with the block of the base that each comes from."""
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    columns = {"": "left", "blocks": "left", "from": "left", "change": "left", "by": "left"}
-    for column, justify in {**columns, "parameters": "right"}.items():
-        table.add_column(column, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    columns = ("", "blocks", "from", "change", "by", "parameters")
+    table = plain_table(*columns, numbers=("parameters",), words=("change", "by"))
     for cells in (*_runs(plan), *_dropped(plan)):
         colour = _COLOURS.get(cells[0], "dim")
-        table.add_row(
-            f"[{colour}]{cells[0]}[/]", *cells[1:3], f"[{colour}]{cells[3]}[/]", *cells[4:]
-        )
+        table.add_row(Text(cells[0], colour), *cells[1:3], Text(cells[3], colour), *cells[4:])
     return table
 
 

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from surgery.reporters.terminal import out
+from surgery.reporters.terminal import out, plain_table, print_table
 from surgery.summary import human_bytes
 
 if TYPE_CHECKING:
@@ -16,14 +16,15 @@ if TYPE_CHECKING:
 
 def print_export(manifest: "Manifest", folder: Path) -> None:
     """Print one row for each part, and what to do with them."""
-    head = f"[bold]{escape(manifest.name)}[/] on [bold]{escape(manifest.model)}[/]"
-    out().print(f"{head} as {manifest.format}", soft_wrap=True)
-    out().print(_table(manifest))
+    name, model = (manifest.name, "bold"), (manifest.model, "bold")
+    head = Text.assemble(name, " on ", model, f" as {manifest.format}")
+    out().print(head, soft_wrap=True)
+    print_table(_table(manifest))
     out().print(f"Wrote {folder}", soft_wrap=True)
     if any(file.how == "hard link" for part in manifest.parts.values() for file in part.files):
         out().print("  linked weights are the base's own files: don't write into them", style="dim")
     next_step = f'  next: surgery run {folder} --path text --prompt "…"'
-    out().print(next_step, style="dim", soft_wrap=True, markup=False)
+    out().print(next_step, style="dim", soft_wrap=True)
 
 
 def _table(manifest: "Manifest") -> Table:
@@ -33,9 +34,8 @@ def _table(manifest: "Manifest") -> Table:
         for name, column in _COLUMNS.items()
     }
     shown = {name: column for name, column in cells.items() if any(column)}
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in shown:
-        table.add_column(name, justify="left" if name in _WORDS else "right")
+    numbers = [name for name in shown if name not in _WORDS]
+    table = plain_table(*shown, numbers=numbers, words=_WORDS[1:])
     for row in zip(*shown.values(), strict=True):
         table.add_row(*row)
     return table

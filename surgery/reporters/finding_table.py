@@ -4,13 +4,19 @@ from collections.abc import Sequence
 from io import StringIO
 from typing import TYPE_CHECKING, Final
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from surgery.lint_report import SEVERITIES, counted
 from surgery.reporters.diagnostics import coloured
-from surgery.reporters.terminal import PIPED_WIDTH, err, out
+from surgery.reporters.terminal import (
+    PlainConsole,
+    console_to,
+    err,
+    out,
+    plain_table,
+    print_table,
+)
 from surgery.summary import human_bytes
 
 if TYPE_CHECKING:
@@ -25,6 +31,7 @@ _COLOURS: Final = {
     "unknown": "bold red",
 }
 
+_NUMBERS_OF_A_PROOF: Final = ("cosine", "error", "compiled", "seconds")
 _LEVELS: Final = {
     "recipe": "plan",
     "graph": "plan and graphs",
@@ -46,21 +53,20 @@ def print_reports(reports: "Sequence[Report]", *, overview: bool) -> None:
 def as_text(reports: "Sequence[Report]", *, overview: bool) -> str:
     """Return the same as text without colour."""
     text = StringIO()
-    console = Console(file=text, width=PIPED_WIDTH, highlight=False)
-    (_print_overview if overview else _print_each)(reports, console)
+    (_print_overview if overview else _print_each)(reports, console_to(text))
     return text.getvalue()
 
 
 def print_fixes(subject: "Subject", written: "Sequence[Fix]", left: "Sequence[Fix]") -> None:
     """Say on stderr what was mended, and what the user can mend by an override."""
     for fix in written:
-        err().print(f"fixed {subject.file}: {fix.key}: {fix.value}", soft_wrap=True, markup=False)
+        err().print(f"fixed {subject.file}: {fix.key}: {fix.value}", soft_wrap=True)
     for fix in left:
         words = f"surgery lint {subject.name} {fix}"
-        err().print(f"to fix {subject.name}: {words}", soft_wrap=True, markup=False)
+        err().print(f"to fix {subject.name}: {words}", soft_wrap=True)
 
 
-def _print_each(reports: "Sequence[Report]", console: Console) -> None:
+def _print_each(reports: "Sequence[Report]", console: PlainConsole) -> None:
     for report in reports:
         if report.errors:
             continue
@@ -68,21 +74,18 @@ def _print_each(reports: "Sequence[Report]", console: Console) -> None:
         for found in report.findings:
             console.print(coloured(found), soft_wrap=True)
         if report.proofs:
-            console.print(_proofs(report.proofs))
+            print_table(_proofs(report.proofs), console)
             by = ", ".join(dict.fromkeys(proof.toolchain for proof in report.proofs))
             console.print(f"compiled and emulated by {by}", style="dim", soft_wrap=True)
         console.print(_last_line(report), soft_wrap=True)
 
 
-def _print_overview(reports: "Sequence[Report]", console: Console) -> None:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("recipe", "target", "verdict", "findings"):
-        table.add_column(column, no_wrap=column != "findings")
+def _print_overview(reports: "Sequence[Report]", console: PlainConsole) -> None:
+    table = plain_table("recipe", "target", "verdict", "findings", words=("findings",))
     for report in reports:
-        verdict = f"[{_COLOURS[report.verdict]}]{report.verdict}[/]"
-        name = f"[bold]{escape(report.subject.name)}[/]"
-        table.add_row(name, report.target, verdict, escape(_codes(report)))
-    console.print(table)
+        name = Text(report.subject.name, "bold")
+        table.add_row(name, report.target, _verdict(report), _codes(report))
+    print_table(table, console)
     verdicts = [report.verdict for report in reports]
     counts = [f"{verdicts.count(word)} {word}" for word in _COLOURS if word in verdicts]
     console.print(f"Lint: {', '.join(counts)}.", soft_wrap=True)
@@ -90,19 +93,23 @@ def _print_overview(reports: "Sequence[Report]", console: Console) -> None:
     if worst.verdict != "clean":
         words = " ".join([worst.subject.name, *worst.subject.overrides])
         line = f"  next: surgery lint {words} --target {worst.target}"
-        console.print(line, style="dim", soft_wrap=True, markup=False)
+        console.print(line, style="dim", soft_wrap=True)
 
 
-def _title(report: "Report") -> str:
+def _title(report: "Report") -> Text:
     model = "" if report.model in ("", report.subject.name) else report.model
-    on = f" on [bold]{escape(model)}[/]" if model else ""
-    return f"[bold]{escape(report.subject.name)}[/]{on} for [bold]{report.target}[/]"
+    name, target = (report.subject.name, "bold"), (report.target, "bold")
+    return Text.assemble(name, " on " if model else "", (model, "bold"), " for ", target)
 
 
-def _last_line(report: "Report") -> str:
+def _verdict(report: "Report") -> Text:
+    return Text(report.verdict, _COLOURS[report.verdict])
+
+
+def _last_line(report: "Report") -> Text:
     level = _LEVELS_OF_A_FILE if report.subject.kind == "graph" else _LEVELS
-    verdict = f"[{_COLOURS[report.verdict]}]{report.verdict}[/]"
-    return f"Lint by {level[report.level]}: {counted(report)}: {verdict}."
+    said = f"Lint by {level[report.level]}: {counted(report)}: "
+    return Text.assemble(said, _verdict(report), ".")
 
 
 def _codes(report: "Report") -> str:
@@ -115,15 +122,12 @@ def _codes(report: "Report") -> str:
 
 
 def _proofs(proofs: "Sequence[Proof]") -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("graph", "blocks", "phase", "scheme", "verdict"):
-        table.add_column(column, no_wrap=True)
-    for column in ("cosine", "error", "compiled", "seconds"):
-        table.add_column(column, justify="right", no_wrap=True)
+    words, numbers = ("graph", "blocks", "phase", "scheme", "verdict"), _NUMBERS_OF_A_PROOF
+    table = plain_table(*words, *numbers, numbers=numbers)
     for proof in proofs:
-        verdict = "[green]proved[/]" if proof.passed else "[bold red]failed[/]"
+        verdict = Text("proved", "green") if proof.passed else Text("failed", "bold red")
         table.add_row(
-            escape(proof.form),
+            proof.form,
             str(proof.blocks or ""),
             proof.phase,
             proof.scheme,

@@ -4,11 +4,12 @@ from itertools import groupby
 from pathlib import Path
 
 from rich.table import Table
+from rich.text import Text
 
 from surgery.edit import AddExpert, AddLearner, AddLora, Edit, SwapBlock
 from surgery.plan import Plan
 from surgery.reporters.depth_table import depth_table
-from surgery.reporters.terminal import out
+from surgery.reporters.terminal import out, plain_table, print_table
 from surgery.summary import human_bytes, summary_line
 
 _Row = tuple[str, str, str, int]
@@ -21,8 +22,9 @@ def print_plan(plan: Plan, adapter_bytes: int) -> None:
         plan: what to show.
         adapter_bytes: size of its weight files.
     """
-    out().print(f"[bold]{plan.recipe.name}[/] on [bold]{plan.anatomy.source}[/]", soft_wrap=True)
-    out().print(depth_table(plan) if plan.changes_depth else _table(plan))
+    name, model = (plan.recipe.name, "bold"), (plan.anatomy.source, "bold")
+    out().print(Text.assemble(name, " on ", model), soft_wrap=True)
+    print_table(depth_table(plan) if plan.changes_depth else _table(plan))
     _print_stages(plan)
     out().print(f"{summary_line(plan)} {human_bytes(adapter_bytes)} to write.", soft_wrap=True)
 
@@ -34,10 +36,8 @@ def print_written(plan: Plan, folder: Path) -> None:
 
 
 def _table(plan: Plan) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column, justify in (("", "left"), ("blocks", "left"), ("change", "left"), ("by", "left")):
-        table.add_column(column, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-    table.add_column("parameters", justify="right")
+    columns = ("", "blocks", "change", "by", "parameters")
+    table = plain_table(*columns, numbers=("parameters",), words=("change", "by"))
     rows = [_row(plan, block) for block in range(plan.anatomy.count)]
     for row, run in groupby(enumerate(rows), key=lambda entry: entry[1]):
         positions = [position for position, _ in run]
@@ -50,7 +50,7 @@ def _table(plan: Plan) -> Table:
     return table
 
 
-def _cells(row: _Row, positions: list[int]) -> tuple[str, ...]:
+def _cells(row: _Row, positions: list[int]) -> tuple[str | Text, ...]:
     mark, change, operation, parameters = row
     where = (
         f"{positions[0]}-{positions[-1]}" if len(positions) > 1 else "".join(map(str, positions))
@@ -58,7 +58,7 @@ def _cells(row: _Row, positions: list[int]) -> tuple[str, ...]:
     colour = {"+": "green", "~": "yellow", "-": "red"}.get(mark, "dim")
     each = " each" if len(positions) > 1 and parameters else ""
     count = f"{parameters:,}{each}" if parameters else ""
-    return f"[{colour}]{mark}[/]", where, f"[{colour}]{change}[/]", operation, count
+    return Text(mark, colour), where, Text(change, colour), operation, count
 
 
 def _row(plan: Plan, block: int) -> _Row:

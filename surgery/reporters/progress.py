@@ -28,7 +28,8 @@ def byte_progress(title: str, total: int) -> Iterator[Step]:
     """
     if err().is_terminal:
         columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-        with Progress(TextColumn(title), *columns, console=err(), transient=True) as bar:
+        name = TextColumn("{task.description}", markup=False)
+        with Progress(name, *columns, console=err(), transient=True) as bar:
             task = bar.add_task(title, total=total)
             yield lambda done: bar.advance(task, done)
         return

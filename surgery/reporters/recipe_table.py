@@ -2,18 +2,16 @@
 
 from collections.abc import Iterable
 
-from rich.table import Table
+from rich.text import Text
 
 from surgery.recipe import Recipe
-from surgery.reporters.terminal import out
+from surgery.reporters.terminal import plain_table, print_table
 
 
 def print_recipes(recipes: Iterable[Recipe]) -> None:
     """Print name, knobs with their defaults, and description of each recipe."""
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("recipe", "knobs", "what it does"):
-        table.add_column(column)
+    table = plain_table("recipe", "knobs", "what it does", words=("knobs", "what it does"))
     for recipe in recipes:
         knobs = " ".join(f"{name}={value}" for name, value in recipe.knobs.items())
-        table.add_row(f"[bold]{recipe.name}[/]", knobs, recipe.description)
-    out().print(table)
+        table.add_row(Text(recipe.name, "bold"), knobs, recipe.description)
+    print_table(table)

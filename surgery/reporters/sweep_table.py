@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
 from surgery.outcome import Result, first_error
-from surgery.reporters.terminal import err, out
+from surgery.reporters.terminal import err, out, plain_table, print_table
 from surgery.summary import human_bytes
 
 _NUMBERS = ("added", "trainable", "frozen")
@@ -17,7 +16,7 @@ def print_started(count: int, job: str, launcher: str, folder: Path) -> None:
     """Say on stderr what begins."""
     points = "1 point" if count == 1 else f"{count} points"
     line = f"Sweep: {points} planned, job {job} by launcher {launcher}, in {_shown(folder)}"
-    err().print(line, soft_wrap=True, markup=False)
+    err().print(line, soft_wrap=True)
 
 
 def print_finished(result: Result, done: int, count: int) -> None:
@@ -31,37 +30,33 @@ def print_finished(result: Result, done: int, count: int) -> None:
     name = " ".join((result["recipe"], *result["swept"]))
     verdict = first_error(result) or f"done in {result['seconds']:.1f} s"
     line = f"[{done}/{count}] {result['point']} {name}: {verdict}"
-    err().print(line, soft_wrap=True, markup=False)
+    err().print(line, soft_wrap=True)
 
 
 def print_results(results: Sequence[Result], folder: Path) -> None:
     """Print the table of points to stdout, and where the results are."""
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("point", "recipe", "knobs"):
-        table.add_column(column, overflow="fold")
-    for column in (*_NUMBERS, "bytes"):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("status", overflow="fold")
+    numbers = (*_NUMBERS, "bytes")
+    columns = ("point", "recipe", "knobs", *numbers, "status")
+    table = plain_table(*columns, numbers=numbers, words=("recipe", "knobs", "status"))
     for result in results:
         table.add_row(*_cells(result))
-    out().print(table)
+    print_table(table)
     failed = sum(result["status"] == "failed" for result in results)
     ends = f"{len(results) - failed} done" + (f", {failed} failed" if failed else "")
-    out().print(f"Sweep: {ends}. Results in {_shown(folder)}", soft_wrap=True, markup=False)
+    out().print(f"Sweep: {ends}. Results in {_shown(folder)}", soft_wrap=True)
 
 
-def _cells(result: Result) -> list[str]:
+def _cells(result: Result) -> list[str | Text]:
     counts = result["parameters"] or {}
     numbers = [f"{counts[key]:,}" if key in counts else "" for key in _NUMBERS]
     size = human_bytes(result["bytes"]["adapter"]) if result["bytes"] else ""
-    words = [escape(word) for word in result["swept"]]
-    notes = [f"[dim]({escape(note)})[/]" for note in result["notes"]]
+    notes = [Text(f"({note})", "dim") for note in result["notes"]]
     failed = result["status"] == "failed"
-    status = f"[red]failed: {escape(first_error(result))}[/]" if failed else "[green]done[/]"
+    status = Text(f"failed: {first_error(result)}", "red") if failed else Text("done", "green")
     return [
         str(result["point"]),
-        escape(result["recipe"]),
-        " ".join([*words, *notes]),
+        result["recipe"],
+        Text(" ").join([*map(Text, result["swept"]), *notes]),
         *numbers,
         size,
         status,

@@ -3,10 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
-from surgery.reporters.terminal import out
+from surgery.reporters.terminal import out, plain_table, print_table
 from surgery.summary import human_bytes
 
 if TYPE_CHECKING:
@@ -17,28 +16,24 @@ _BYTES: Final = "_bytes"
 
 def print_targets(targets: "Sequence[Target]") -> None:
     """Print one row for each target."""
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("target", "alias", "device", "compiler"):
-        table.add_column(column, no_wrap=column != "device")
+    table = plain_table("target", "alias", "device", "compiler", words=("device", "compiler"))
     for target in targets:
-        cells = (", ".join(target.aliases), escape(target.device), compiler_of(target))
-        table.add_row(f"[bold]{target.name}[/]", *cells)
-    out().print(table)
+        cells = (", ".join(target.aliases), target.device, compiler_of(target))
+        table.add_row(Text(target.name, "bold"), *cells)
+    print_table(table)
 
 
 def print_target(target: "Target") -> None:
     """Print every fact of a target, and the sources that it names by number."""
-    out().print(f"[bold]{target.name}[/]: {escape(target.device)}", soft_wrap=True)
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("fact", "value", "evidence", "source"):
-        table.add_column(column, no_wrap=column != "value")
+    out().print(Text.assemble((target.name, "bold"), f": {target.device}"), soft_wrap=True)
+    table = plain_table("fact", "value", "evidence", "source", words=("value",))
     rows = list(fact_rows(target))
     sources = list(dict.fromkeys((source, date) for *_, source, date in rows))
     for fact, value, evidence, source, date in rows:
-        table.add_row(fact, escape(value), evidence, f"{1 + sources.index((source, date))}")
-    out().print(table)
+        table.add_row(fact, value, evidence, f"{1 + sources.index((source, date))}")
+    print_table(table)
     for number, (source, date) in enumerate(sources, start=1):
-        out().print(f"{number:>3}  {escape(source)} ({date})", style="dim", soft_wrap=True)
+        out().print(f"{number:>3}  {source} ({date})", style="dim", soft_wrap=True)
 
 
 def compiler_of(target: "Target") -> str:

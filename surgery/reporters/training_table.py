@@ -6,7 +6,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from surgery.reporters.diagnostics import print_diagnostics
@@ -23,14 +22,14 @@ def training_progress() -> Iterator[Callable[["Logged"], None]]:
     if not err().is_terminal:
         yield lambda logged: err().print(f"{_place(logged)}  {_figures(logged)}", soft_wrap=True)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TextColumn("{task.fields[figures]}"), console=err()) as bar:
+    name = TextColumn("{task.description}", markup=False)
+    figures = TextColumn("{task.fields[figures]}", markup=False)
+    with Progress(name, BarColumn(), MofNCompleteColumn(), figures, console=err()) as bar:
         tasks: dict[str, object] = {}
 
         def show(logged: "Logged") -> None:
             if logged.stage not in tasks:
-                name = escape(logged.stage)
-                tasks[logged.stage] = bar.add_task(name, total=logged.steps, figures="")
+                tasks[logged.stage] = bar.add_task(logged.stage, total=logged.steps, figures="")
             task: int = tasks[logged.stage]  # type: ignore[assignment]
             bar.update(task, completed=logged.step, figures=_figures(logged))  # type: ignore[arg-type]
 
@@ -42,13 +41,13 @@ def print_trained(results: "list[StageResult]", folder: Path) -> None:
     for result in results:
         skipped = f", {result.skipped:,} bad records left out" if result.skipped else ""
         steps = f"{result.steps:,} step{'s' if result.steps > 1 else ''}"
-        out().print(f"{escape(result.name)}: {steps}, {result.parameters:,} parameters{skipped}")
+        out().print(f"{result.name}: {steps}, {result.parameters:,} parameters{skipped}")
         print_diagnostics([*result.bad])
-    out().print(f"Trained: {escape(str(folder))}", soft_wrap=True)
+    out().print(f"Trained: {folder}", soft_wrap=True)
 
 
 def _place(logged: "Logged") -> str:
-    return f"{escape(logged.stage)} {logged.step}/{logged.steps}"
+    return f"{logged.stage} {logged.step}/{logged.steps}"
 
 
 def _figures(logged: "Logged") -> str:

@@ -5,10 +5,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
-from surgery.reporters.terminal import err, out
+from surgery.reporters.terminal import err, out, plain_table, print_table
 
 if TYPE_CHECKING:
     from surgery.verify import Verification
@@ -24,7 +23,7 @@ def check_progress() -> Iterator[Callable[[str], None]]:
     """
     if err().is_terminal:
         with err().status("") as status:
-            yield lambda step: status.update(escape(_words(step)))
+            yield lambda step: status.update(Text(_words(step)))
         return
     running: list[tuple[str, float]] = []
 
@@ -44,25 +43,21 @@ def check_progress() -> Iterator[Callable[[str], None]]:
 
 def print_verification(verification: "Verification") -> None:
     """Print one row for each check, and one last line."""
-    adapter, model = escape(verification.adapter), escape(verification.model)
-    out().print(f"[bold]{adapter}[/] ({verification.recipe}) on {model}", soft_wrap=True)
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("check", no_wrap=True)
-    table.add_column("result", no_wrap=True)
-    table.add_column("seconds", justify="right", no_wrap=True)
-    table.add_column("what")
+    made = f" ({verification.recipe}) on {verification.model}"
+    out().print(Text.assemble((verification.adapter, "bold"), made), soft_wrap=True)
+    table = plain_table("check", "result", "seconds", "what", numbers=("seconds",), words=("what",))
     for outcome in verification.outcomes:
-        state = f"[{_COLOURS[outcome.state]}]{outcome.state}[/]"
-        table.add_row(_words(outcome.check), state, f"{outcome.seconds:.1f}", escape(outcome.what))
-    out().print(table)
+        state = Text(outcome.state, _COLOURS[outcome.state])
+        table.add_row(_words(outcome.check), state, f"{outcome.seconds:.1f}", outcome.what)
+    print_table(table)
     out().print(_last_line(verification), soft_wrap=True)
 
 
-def _last_line(verification: "Verification") -> str:
+def _last_line(verification: "Verification") -> Text:
     states = [outcome.state for outcome in verification.outcomes]
     counts = [f"{states.count(s)} {s}" for s in _COLOURS if s in states]
-    verdict = "[green]verified[/]" if verification.passed else "[bold red]not verified[/]"
-    return f"Checks: {', '.join(counts)}: {verdict}."
+    verdict = ("verified", "green") if verification.passed else ("not verified", "bold red")
+    return Text.assemble(f"Checks: {', '.join(counts)}: ", verdict, ".")
 
 
 def _words(name: str) -> str:
