@@ -1,5 +1,6 @@
-# make demo   a real trained model, operated on and verified, in a minute or two
-# make test   everything that CI runs but the linters
+# make demo       a real trained model, operated on and verified, in a minute or two
+# make test       the tests, in minutes
+# make test-all   these, and what takes long: conformance, proofs at width, the study's quick form
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -9,7 +10,7 @@ STAMP  := $(VENV)/.installed-
 # Qualcomm's compiler, where it runs; elsewhere the tests that ask it are skipped with the reason.
 NPU    := $(shell $(PYTHON) scripts/npu_extra.py)
 
-.PHONY: demo tables study test test-executorch with-executorch test-aimet with-aimet lint bench docs support clean
+.PHONY: demo tables study test test-all test-slow test-executorch with-executorch test-aimet with-aimet lint bench docs support clean
 
 demo: $(STAMP)demo
 	$(BIN)/python scripts/demo.py
@@ -24,6 +25,11 @@ study: $(STAMP)study
 
 test: $(STAMP)test
 	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+test-all: test test-slow
+
+test-slow: $(STAMP)test
+	$(BIN)/python -m pytest -n 2 -m slow $(ARGS)
 
 # The one form of export that wants one torch alone: an environment of its own, and some minutes.
 test-executorch:

@@ -14,6 +14,8 @@ _MINE = "SURGERY_TEST_CACHE" not in os.environ  # workers of xdist inherit the s
 _CACHE = os.environ.setdefault("SURGERY_TEST_CACHE", tempfile.mkdtemp() if _MINE else "")
 if _MINE:
     atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers with many threads each wait for one another
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ |= {
     "SURGERY_CACHE": _CACHE,
     "HF_HUB_OFFLINE": "1",

@@ -45,6 +45,7 @@ def scores(folder: Path) -> dict[str, Any]:
     return dict(json.loads((folder / "scores.json").read_text()))
 
 
+@pytest.mark.slow
 def test_quick_study_is_whole_and_its_text_path_the_base(folder: Path) -> None:
     check_text_path_is_the_base_to_the_last_bit(folder)
     check_training_changed_the_shared_path(folder)

@@ -1,7 +1,7 @@
 """A sample of the conformance suite: types of every kind do what the table of all types says.
 
 What is expected stands here and not in the table, so that a type that is refused or fails anew is
-seen. `make support` runs all types.
+seen. `make test` runs one of each kind, `make test-all` the sample, `make support` all types.
 """
 
 import pytest
@@ -41,6 +41,8 @@ RUN = {
     "smollm3": "model.layers",
     "zamba2": "model.layers",
 }
+# plain, fused, several norms, state space, experts, packed experts, vision
+QUICK = {"gpt2", "phi3", "gemma2", "jamba", "mixtral", "gpt_oss", "llava"}
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +53,10 @@ def _one_thread():
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("model_type", RUN)
+@pytest.mark.parametrize(
+    "model_type",
+    [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in RUN],
+)
 def test_type_runs_every_operation(model_type):
     with quiet():
         row = conform(model_type, tuple(BOTH))
