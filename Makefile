@@ -10,7 +10,7 @@ STAMP  := $(VENV)/.installed-
 # Qualcomm's compiler, where it runs; elsewhere the tests that ask it are skipped with the reason.
 NPU    := $(shell $(PYTHON) scripts/npu_extra.py)
 
-.PHONY: demo tables study test test-all test-slow test-executorch with-executorch test-aimet with-aimet lint bench docs support clean
+.PHONY: demo tables study test test-all test-slow fuzz test-executorch with-executorch test-aimet with-aimet lint bench docs support clean
 
 demo: $(STAMP)demo
 	$(BIN)/python scripts/demo.py
@@ -30,6 +30,10 @@ test-all: test test-slow
 
 test-slow: $(STAMP)test
 	$(BIN)/python -m pytest -n 2 -m slow $(ARGS)
+
+# 10,000 spoilt recipes, overrides, configs, headers, plans, folders and records: about half an hour.
+fuzz: $(STAMP)test
+	SURGERY_FUZZ=10000 $(BIN)/python -m pytest -n 2 tests/fuzz $(ARGS)
 
 # The one form of export that wants one torch alone: an environment of its own, and some minutes.
 test-executorch:

@@ -100,6 +100,8 @@ def from_hydra(error: Exception, sources: SourceMap, names: Iterable[str]) -> Di
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     if isinstance(error, MissingConfigException):
         return _missing_parent(str(error.missing_cfg_file), sources, names)
+    if isinstance(error, OSError):
+        return _unreadable_parent(error.strerror or reason, sources)
     if isinstance(error, RecursionError):
         reason = "the recipes in `defaults` name each other in a circle, or are nested without end"
     absent = re.search(r"delete from config\. '(.+)' does not exist", reason)
@@ -257,6 +259,16 @@ def _submodel(model: type[Strict] | None, field: str) -> type[Strict] | None:
         model.model_fields[field].annotation if model and field in model.model_fields else 0
     )
     return annotation if isinstance(annotation, type) and issubclass(annotation, Strict) else None
+
+
+def _unreadable_parent(reason: str, sources: SourceMap) -> Diagnostic:
+    return Diagnostic(
+        code="R113",
+        what="a recipe that `defaults` names can't be read",
+        why=reason,
+        fix="check its name, and whether you have the right to read it",
+        span=sources.place(("defaults",)),
+    )
 
 
 def _missing_parent(name: str, sources: SourceMap, names: Iterable[str]) -> Diagnostic:

@@ -118,7 +118,7 @@ def merged_files(file: Path) -> list[Path]:
     try:
         loader = GlobalHydra.instance().config_loader()
         listed = loader.compute_defaults_list(file.stem, hydra_settings(), RunMode.RUN).defaults
-    except (HydraException, OmegaConfBaseException, ValueError, RecursionError) as error:
+    except (HydraException, OmegaConfBaseException, OSError, ValueError, RecursionError) as error:
         raise SurgeryError(from_hydra(error, sources, packaged_recipes())) from error
     names = [entry.config_path for entry in listed if entry.config_path]
     found = (_beside(file, name) for name in names if not name.startswith("hydra/"))

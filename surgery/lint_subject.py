@@ -1,5 +1,6 @@
 """What is linted: a recipe, an adapter folder, a checkpoint or its config, or an ONNX file."""
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -96,7 +97,7 @@ def _key(override: str) -> str:
 
 def is_override(word: str) -> bool:
     """Whether a word of the command line is an override; a file may have a `=` in its name."""
-    return ("=" in word or word.startswith("~")) and not Path(word).exists()
+    return ("=" in word or word.startswith("~")) and not os.path.exists(word)
 
 
 def _told_apart(named: Iterable[str]) -> Iterator[Subject]:
@@ -111,15 +112,15 @@ def _told_apart(named: Iterable[str]) -> Iterator[Subject]:
 
 
 def _subject(word: str) -> Subject:
-    path = Path(word).expanduser()
+    path = Path(os.path.expanduser(word))
     if path.suffix == _GRAPH:
         return Subject(word, "graph", path)
-    if path.name in (PLAN_FILE, _CONFIG) and not path.is_file():
+    if path.name in (PLAN_FILE, _CONFIG) and not os.path.isfile(path):
         raise SurgeryError(_nothing_there(word, "there is no such file"))
-    if path.name == PLAN_FILE or (path / PLAN_FILE).is_file():
+    if path.name == PLAN_FILE or os.path.isfile(path / PLAN_FILE):
         folder = path.parent if path.name == PLAN_FILE else path
         return Subject(str(folder), "adapter", folder / PLAN_FILE)
-    if path.name == _CONFIG or word.startswith(BUILTIN) or (path / _CONFIG).is_file():
+    if path.name == _CONFIG or word.startswith(BUILTIN) or os.path.isfile(path / _CONFIG):
         return Subject(word, "checkpoint", find_model(_without_config(word)).folder / _CONFIG)
     return _recipe_or_hub_id(word, path)
 
@@ -128,10 +129,10 @@ def _recipe_or_hub_id(word: str, path: Path) -> Subject:
     try:
         return Subject(word, "recipe", find_recipe(word))
     except SurgeryError:
-        if path.is_dir():
+        if os.path.isdir(path):
             why = f"the folder has no {PLAN_FILE}, as an adapter has, and no {_CONFIG}"
             raise SurgeryError(_nothing_there(word, why)) from None
-        if path.is_file() and path.suffix != ".yml":
+        if os.path.isfile(path) and path.suffix != ".yml":
             why = "a file is a recipe (.yaml), a graph (.onnx) or a config.json"
             raise SurgeryError(_nothing_there(word, why)) from None
         if not _is_hub_id(word):

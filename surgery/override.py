@@ -6,6 +6,7 @@ exist is for the schema to say.
 """
 
 import difflib
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Final
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override as HydraOverride
+from hydra.core.override_parser.types import RangeSweep
 from hydra.errors import HydraException
 
 from surgery.diagnostic import Diagnostic, Span
@@ -21,6 +23,10 @@ from surgery.source import Key
 
 FIELDS: Final = tuple(name for name in Recipe.model_fields if name != "name")
 _QUOTED: Final = ("'", '"', "[", "{", "$")
+MOST_VALUES: Final = 10_000
+"""How many values a sweep takes for one key."""
+
+_PLACES: Final = ("model", "vision", "file", "images")
 _STEP: Final = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -58,14 +64,13 @@ def read_override(number: int, typed: str, knobs: Iterable[str]) -> Override | D
         return _unknown_key(number, typed, key, knobs)
     if name.startswith("~"):
         return Override(typed, path, f"~{'.'.join(path)}")
-    parsed = _parse(f"++{'.'.join(path)}", value)
-    if isinstance(parsed, str):
-        return _bad_value(number, typed, parsed)
+    if _is_a_place(path, value):
+        return Override(typed, path, f"++{'.'.join(path)}={_literal(value)}")
     try:
+        parsed = _parse(f"++{'.'.join(path)}", value)
         choices = _choices(parsed) if parsed.is_sweep_override() else ()
-    except HydraException:
-        why = "glob and interval name no values that can be listed; choice and range do"
-        return _bad_value(number, typed, why)
+    except ValueError as error:
+        return _bad_value(number, typed, str(error))
     return Override(typed, path, parsed.input_line or typed, choices)
 
 
@@ -86,25 +91,78 @@ def _path(key: str, knobs: Iterable[str]) -> Key | None:
     return ("knobs", key) if key in set(knobs) else None
 
 
-def _parse(key: str, value: str) -> HydraOverride | str:
-    """Parse, quoting once a value such as `/a b/c=d` that the grammar takes only in quotes."""
+def _parse(key: str, value: str) -> HydraOverride:
+    """Parse, quoting once a value such as `/a b/c=d` that the grammar takes only in quotes.
+
+    Raises:
+        ValueError: with the reason, where that helps nothing.
+    """
     parser = OverridesParser.create()
     try:
         return parser.parse_override(f"{key}={value}")
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
     except HydraException as error:
         reason = str(error).strip().splitlines()[0]
     if value.startswith(_QUOTED):
-        return reason
+        raise ValueError(reason)
+    try:
+        return parser.parse_override(f"{key}={_quoted(value)}")
+    except HydraException:
+        raise ValueError(reason) from None
+
+
+def _quoted(value: str) -> str:
     escaped = re.sub(r'(\\*)"', r'\1\1\\"', value)  # a backslash only counts before a quote
     escaped += "\\" * (len(escaped) - len(escaped.rstrip("\\")))
-    try:
-        return parser.parse_override(f'{key}="{escaped}"')
-    except HydraException:
-        return reason
+    return f'"{escaped}"'
 
 
 def _choices(parsed: HydraOverride) -> tuple[str, ...]:
-    return tuple(str(item) for item in parsed.sweep_string_iterator())
+    """The values of a sweep.
+
+    Raises:
+        ValueError: with a sentence, where there are none, or more than any sweep runs.
+    """
+    swept = parsed.value()
+    if isinstance(swept, RangeSweep) and not swept.step:
+        raise ValueError("a range with steps of 0 has no end")
+    if isinstance(swept, RangeSweep) and not _steps(swept) < MOST_VALUES:
+        raise ValueError(f"a sweep takes at most {MOST_VALUES:,} values")
+    try:
+        found = tuple(map(str, parsed.sweep_string_iterator()))
+    except HydraException:
+        why = "glob and interval name no values that can be listed; choice and range do"
+        raise ValueError(why) from None
+    if not found:
+        raise ValueError("it names no value at all")
+    return found
+
+
+def _steps(swept: RangeSweep) -> float:
+    assert swept.start is not None
+    assert swept.stop is not None
+    return float((swept.stop - swept.start) / swept.step)
+
+
+def _is_a_place(path: Key, value: str) -> bool:
+    """Whether a key takes a path, and a file or folder bears the value as its name to the letter.
+
+    Such a name may have commas, which else mean a sweep, and `${`, which else means another key.
+    """
+    takes_one = path[-1] in _PLACES or "data" in path
+    return takes_one and os.path.lexists(os.path.expanduser(_bare(value)))
+
+
+def _bare(value: str) -> str:
+    is_quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+    return value[1:-1] if is_quoted else value
+
+
+def _literal(value: str) -> str:
+    """A value as Hydra's grammar and then OmegaConf's read it, with nothing in it meaning more."""
+    text = re.sub(r"(\\*)\$\{", r"\1\1\\${", _bare(value))
+    return _quoted(text)
 
 
 def _not_a_pair(number: int, typed: str) -> Diagnostic:

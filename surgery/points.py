@@ -6,6 +6,7 @@ Every fault of every point is found here, before a job starts.
 
 import itertools
 import json
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from surgery.compose import knob_names, load_recipe, packaged_recipes
 from surgery.diagnostic import Diagnostic, SurgeryError, raise_errors
 from surgery.distribution import own_version
 from surgery.document import FORMAT_VERSION, to_json
-from surgery.override import Override, read_override, span_of
+from surgery.override import MOST_VALUES, Override, read_override, span_of
 from surgery.plan import Plan, plan_recipe
 from surgery.recipe import Recipe
 
@@ -58,7 +59,7 @@ def expand(recipes: Sequence[str], words: Sequence[str]) -> list[Point]:
         words: overrides, `rank=4,8` and `rank=range(4,17,4)` among them.
 
     Raises:
-        SurgeryError: R108 to R113, all that is wrong with the words at once.
+        SurgeryError: R108 to R113, all that is wrong with the words at once; R118 for too many.
     """
     refuse_code(words)
     knobs = _knobs_by_recipe(recipes)
@@ -67,10 +68,17 @@ def expand(recipes: Sequence[str], words: Sequence[str]) -> list[Point]:
     wrong = [item for item in read if isinstance(item, Diagnostic)]
     raise_errors(wrong if len(recipes) == 1 else map(_in_no_recipe, wrong))
     overrides = _last_of_each(item for item in read if isinstance(item, Override))
+    if _most(overrides, recipes) > MOST_VALUES:
+        raise SurgeryError(_too_many(_most(overrides, recipes)))
     cells = [
         cell for recipe in recipes for cell in _product(recipe, overrides, knobs[recipe], known)
     ]
     return [replace(cell, number=number) for number, cell in enumerate(cells)]
+
+
+def _most(overrides: Sequence[Override], recipes: Sequence[str]) -> int:
+    """How many points there are at most, counted without making them."""
+    return len(recipes) * math.prod(max(1, len(item.choices)) for item in overrides)
 
 
 def read_recipes(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -237,6 +245,15 @@ def _recipes_named(count: int) -> Diagnostic:
         what="the recipe is named twice" if count else "no recipe is named",
         why="it is the first word or `recipe=`, which takes several: recipe=genieblue_skip,lora",
         fix=f"name one of {names}, or a .yaml file",
+    )
+
+
+def _too_many(count: int) -> Diagnostic:
+    return Diagnostic(
+        code="R118",
+        what=f"this means {count:,} points, and a sweep has at most {MOST_VALUES:,}",
+        why="each is planned before any job starts",
+        fix="give fewer values, or several sweeps",
     )
 
 

@@ -92,7 +92,7 @@ def map_sources(files: Iterable[Path], overrides: Iterable[Place]) -> SourceMap:
     keys: dict[Key, Span] = {}
     values: dict[Key, Span] = {}
     for place in [*(node for file in files for node in _nodes(file)), *overrides]:
-        if not place.merges:
+        if not place.merges and place.path in keys:
             _forget(place.path, keys, values)
         keys[place.path], values[place.path] = place.key, place.value
         for around in (place.path[:n] for n in range(len(place.path))):

@@ -1,5 +1,7 @@
 """What is wrong with a recipe file before anything is composed: its YAML and its `defaults`."""
 
+import itertools
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -13,14 +15,18 @@ from surgery.source import compose_yaml, map_sources, shown_path, span_of_node
 
 _SELF: Final = "_self_"
 _EXAMPLE: Final = "defaults: [base, _self_]"
+_MOST_VALUES: Final = 20_000  # ten thousand blocks by their positions, and room
+_LARGEST: Final = 500_000  # bytes; PyYAML reads some 100,000 of them in a second
 
 
 def yaml_faults(file: Path) -> list[Diagnostic]:
     """What is wrong with a file as YAML: syntax, keys, no mapping, `defaults` without `_self_`."""
     try:
+        _refuse_size(file)
         root = compose_yaml(file.read_text(encoding="utf-8"))
         if not isinstance(root, yaml.MappingNode):
             return [_no_mapping(file, root)]
+        _refuse_bomb(root)
         found = [*_keys_of_other_types(file, root), *_bad_defaults(file, root)]
         if not found:
             OmegaConf.load(file)
@@ -36,7 +42,7 @@ def yaml_faults(file: Path) -> list[Diagnostic]:
 
 
 def _keys_of_other_types(file: Path, root: yaml.Node) -> Iterator[Diagnostic]:
-    for key in _keys(root, ()):
+    for key in _keys(root):
         if isinstance(key, yaml.ScalarNode) and not key.tag.endswith((":str", ":merge")):
             yield Diagnostic(
                 code="R111",
@@ -47,17 +53,35 @@ def _keys_of_other_types(file: Path, root: yaml.Node) -> Iterator[Diagnostic]:
             )
 
 
-def _keys(node: yaml.Node, above: tuple[yaml.Node, ...]) -> Iterator[yaml.Node]:
-    """Every key inside a node; what an alias repeats inside of itself is left out."""
-    if node in above:
-        return
+def _refuse_size(file: Path) -> None:
+    if file.stat().st_size > _LARGEST:
+        raise ValueError(f"it is larger than {_LARGEST:,} bytes")
+
+
+def _refuse_bomb(root: yaml.Node) -> None:
+    if _values_in(root, {}) > _MOST_VALUES:
+        raise ValueError(f"written out, its values are more than {_MOST_VALUES:,}, or without end")
+
+
+def _values_in(node: yaml.Node, counted: dict[int, float]) -> float:
+    """How many values a node means once its aliases are written out; inf inside of itself."""
+    if id(node) not in counted:
+        counted[id(node)] = math.inf
+        inner = node.value if isinstance(node, yaml.CollectionNode) else ()
+        flat = itertools.chain(*inner) if isinstance(node, yaml.MappingNode) else inner
+        counted[id(node)] = 1 + sum(_values_in(item, counted) for item in flat)
+    return counted[id(node)]
+
+
+def _keys(node: yaml.Node) -> Iterator[yaml.Node]:
+    """Every key inside a node."""
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             yield key
-            yield from _keys(value, (*above, node))
+            yield from _keys(value)
     elif isinstance(node, yaml.SequenceNode):
         for item in node.value:
-            yield from _keys(item, (*above, node))
+            yield from _keys(item)
 
 
 def _bad_defaults(file: Path, root: yaml.MappingNode) -> Iterator[Diagnostic]:

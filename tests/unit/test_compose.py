@@ -136,6 +136,17 @@ def test_model_path_is_taken_as_typed(typed, model):
     assert load_recipe("lora", [f"model={typed}"]).model == model
 
 
+@pytest.mark.parametrize(
+    "name", ["a,b", "${knobs.rank}", "c\\${x}", "[a]", "x=(1)", "it's", 'q"u', "a:b", "glob(*)"]
+)
+def test_a_place_that_is_there_is_taken_by_its_name_to_the_letter(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).mkdir()
+    quoted = [] if "'" in name else [f"model='./{name}'"]
+    for word in (f"model=./{name}", f"model={name}", *quoted):
+        assert load_recipe("lora", [word]).model in (name, f"./{name}")
+
+
 def test_key_is_taken_out_and_put_in():
     recipe = load_recipe(
         "genieblue_skip", ["~operations.copies", "operations.more={op: lora, blocks: none}"]
@@ -265,6 +276,14 @@ OVERRIDES = [
     ("~model", "R104", 2),
     ("placement=pre,post", "R115", 11),
     ("rank=range(1,4)", "R115", 6),
+    ("rank=range(1,2,0)", "R110", 6),
+    ("rank=range(0.5,2,0)", "R110", 6),
+    ("rank=range(1,1)", "R110", 6),
+    ("rank=range(0,inf)", "R110", 6),
+    ("rank=shuffle(range(0,1000000000))", "R110", 6),
+    (f"rank={'[' * 600}{']' * 600}", "R110", 6),
+    (f"rank={'{a:' * 600}1{'}' * 600}", "R110", 6),
+    ("model=nowhere/a,b", "R115", 7),
     ("placement=glob(*)", "R110", 11),
     ("rank=[1", "R110", 6),
     ("rank='a", "R110", 6),
@@ -281,7 +300,25 @@ OVERRIDES = [
 ]
 
 
-@pytest.mark.parametrize(("typed", "code", "column"), OVERRIDES, ids=[o[0] for o in OVERRIDES])
+_BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 30))
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        (_BOMB, "R111"),
+        ("knobs: &a {x: 1, <<: *a}\n", "R111"),
+        ("train: &a [*a]\n", "R111"),
+        (f"description: {'x' * 600_000}\n", "R111"),
+        (f"defaults: [{'a' * 300}, _self_]\n", "R113"),
+    ],
+    ids=["bomb", "merged into itself", "inside itself", "large", "long name"],
+)
+def test_a_file_that_means_too_much_is_refused_at_once(write, content, code):
+    assert [found for found, _ in told(write(content))] == [code]
+
+
+@pytest.mark.parametrize(("typed", "code", "column"), OVERRIDES, ids=[o[0][:40] for o in OVERRIDES])
 def test_mistake_in_an_override_is_told_with_its_place(typed, code, column):
     assert (code, f"<override 1>:1:{column}") in told("genieblue_skip", typed)
 
