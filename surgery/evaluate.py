@@ -16,7 +16,7 @@ import torch
 from surgery.data.collate import Collator
 from surgery.data.encode import IGNORED, Encoder, Row, load_processor
 from surgery.data.files import DataFile
-from surgery.data.record import IMAGE, Place, Record, Turn
+from surgery.data.record import Record
 from surgery.data.rows import Rows
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.evaluated import BASE, SHARED, open_evaluated
@@ -28,7 +28,7 @@ HELD_OUT: Final = "heldout.jsonl"
 
 _BATCH: Final = 16
 _SPACE: Final = re.compile(r"\s+")
-Question = tuple[Sequence[Turn], Sequence[Path], Place]
+_TOLD: Final = 5
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def evaluate_adapter(
     processor = load_processor(evaluated.home, trust_remote_code=trust_remote_code)
     encoder = Encoder(processor, length)
     rows = _text_rows(evaluated.home, text, encoder)
-    asked = _records(questions, images)
+    asked = _records(questions, images, encoder)
     if not rows and not asked:
         raise SurgeryError(_nothing_to_measure(folder))
     meter = _Meter(evaluated.is_routed, encoder, rows, asked, new_tokens)
@@ -207,7 +207,7 @@ def accuracy(
     right = 0
     for first in range(0, len(pairs), _BATCH):
         part = pairs[first : first + _BATCH]
-        inputs = encoder.questions([question for question, _ in part]).to(model.device)
+        inputs = encoder.questions(part).to(model.device)
         if is_routed:
             inputs["image_mask"] = inputs["input_ids"] == (encoder.image_token or IGNORED)
         said = model.generate(
@@ -216,18 +216,16 @@ def accuracy(
         texts = encoder.tokenizer.batch_decode(
             said[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
         )
-        wanted = [answer for _, answer in part]
+        wanted = [record.turns[at].text for record, at in part]
         right += sum(normalised(t) == normalised(a) for t, a in zip(texts, wanted, strict=True))
     return right / len(pairs) if pairs else None
 
 
-def asked_of(record: Record) -> Iterator[tuple[Question, str]]:
-    """Each answer of a conversation, and what it answers."""
-    for position, turn in enumerate(record.turns):
-        if turn.role == "assistant":
-            before = record.turns[:position]
-            shown = sum(t.text.count(IMAGE) for t in before)
-            yield (before, record.images[:shown], record.place), turn.text
+def asked_of(record: Record) -> Iterator[tuple[Record, int]]:
+    """Each answer of a conversation that training would learn, and where it is among the turns."""
+    for at, turn in enumerate(record.turns):
+        if turn.role == "assistant" and turn.is_learned:
+            yield record, at
 
 
 def normalised(answer: str) -> str:
@@ -242,10 +240,20 @@ def _text_rows(home: Path, text: Path | None, encoder: Encoder) -> Sequence[Row]
     return list(Rows(DataFile(Source(file=str(file))), encoder))
 
 
-def _records(questions: Path | None, images: Path | None) -> list[Record]:
+def _records(questions: Path | None, images: Path | None, encoder: Encoder) -> list[Record]:
+    """The conversations, each of which the chat template can ask."""
     if questions is None:
         return []
-    return list(DataFile(Source(file=str(questions), images=str(images or ""))))
+    records = list(DataFile(Source(file=str(questions), images=str(images or ""))))
+    bad: list[Diagnostic] = []
+    for record in records:
+        try:
+            encoder.check_questions(record)
+        except SurgeryError as error:
+            bad += error.diagnostics
+    if bad:
+        raise SurgeryError(bad[:_TOLD])
+    return records
 
 
 def _references(file: Path | None) -> dict[str, float]:

@@ -27,7 +27,7 @@ class StageResult:
         steps: optimizer steps.
         parameters: that trained.
         skipped: bad records that were left out, on the main process.
-        bad: what was wrong with the first of each file, as warnings.
+        bad: what was wrong with the first of each file, and what of each is not used, as warnings.
     """
 
     name: str
@@ -61,8 +61,8 @@ class PreparedStage:
 
     def result(self) -> StageResult:
         """How it ended, once it has."""
-        first = (said for source in self.rows.sources for said in source.bad[:1])
-        bad = tuple(replace(said, severity="warning") for said in first)
+        said = (said for rows in self.rows.sources for said in (*rows.bad[:1], *rows.notes))
+        bad = tuple(replace(each, severity="warning") for each in said)
         steps = len(self.rows) // self.stage.batch
         return StageResult(self.name, steps, self.parameters, self.rows.skipped, bad)
 

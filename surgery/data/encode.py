@@ -4,27 +4,26 @@ A conversation is tokenized piece by piece, each answer apart from what comes be
 that is how it is generated later; so labels begin exactly where an answer does.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 
-from surgery.data.record import IMAGE, Place, Record, Turn
+from surgery.data.chat import Chat
+from surgery.data.images import opened
+from surgery.data.record import IMAGE, Place, Record, no_answer
+from surgery.data.template import PLAIN_TEMPLATE, Template, template_of
 from surgery.diagnostic import Diagnostic, SurgeryError
 
 IGNORED: Final = -100
 """The label that no loss counts."""
 
-PLAIN_TEMPLATE: Final = (
-    "{{ bos_token }}{% for message in messages %}"
-    "{% if message.role == 'user' %}User: {{ message.content }}\n"
-    "{% elif message.role == 'assistant' %}Assistant: {{ message.content }}{{ eos_token }}\n"
-    "{% else %}{{ message.content }}\n\n{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}Assistant:{% endif %}"
-)
-"""The chat template of a base that has none of its own."""
+_SENSES: Final = re.compile(r"image|img|vision|video|audio|boi|eoi", re.IGNORECASE)
+"""What a token is called that stands for something other than words."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,10 @@ class Encoder:
         self.tokenizer = processor.tokenizer if self.sees else processor
         self.length = length
         self._processor = processor
-        self._template = getattr(processor, "chat_template", None) or self.tokenizer.chat_template
+        self._named = getattr(processor, "chat_template", None) or self.tokenizer.chat_template
+        image = getattr(processor, "image_token", None) if self.sees else None
+        special = self._special_tokens() if self.sees else ()
+        self.chat = Chat(Template(self._rendered, image, special), special)
 
     @property
     def pad(self) -> int:
@@ -70,107 +72,158 @@ class Encoder:
     @property
     def image_token(self) -> int | None:
         """The id that images are made of."""
-        if not self.sees:
-            return None
-        return int(self.tokenizer.convert_tokens_to_ids(self._processor.image_token))
+        token = getattr(self._processor, "image_token", None) if self.sees else None
+        return None if token is None else int(self.tokenizer.convert_tokens_to_ids(token))
 
-    def conversation(self, record: Record) -> Row:
-        """Encode a conversation.
+    @property
+    def has_template(self) -> bool:
+        """Whether the model has a chat template of its own."""
+        return bool(self._named)
+
+    def check(self, record: Record) -> int:
+        """Look at a record as text, without tokens and pixels; how many rows it makes.
+
+        Returns:
+            Rows of a conversation; 1 for a text, which has as many as its tokens fill.
 
         Raises:
-            SurgeryError: D106 for an image that doesn't decode, D107 for one that the model can't
-                see, D108 for what doesn't fit, D110 for a template that can't be cut at answers.
+            SurgeryError: D107 for an image that the model can't see, and what `Chat.rows` raises.
         """
-        if record.images and not self.sees:
-            raise SurgeryError(_blind(record.place))
-        pieces = self._pieces(record)
-        ids, images, beside = self._tokenized([text for text, _ in pieces], record)
+        self._refuse_unseen(record)
+        if record.text:
+            self.chat.refuse_special(record)
+            return 1
+        return len(self.chat.rows(record))
+
+    def check_questions(self, record: Record) -> None:
+        """Look at what is asked in a conversation as text.
+
+        Raises:
+            SurgeryError: D104 for a text, which asks nothing, D107 for an image that the model
+                can't see, and what `Chat.prompt` raises.
+        """
+        self._refuse_unseen(record)
+        if record.text:
+            raise SurgeryError(no_answer(record.place, "a text asks nothing"))
+        for at, turn in enumerate(record.turns):
+            if turn.role == "assistant" and turn.is_learned:
+                self.chat.prompt(record, at)
+
+    def conversation(self, record: Record, part: int = 0) -> Row:
+        """Encode a conversation, or that row of it where each answer makes one.
+
+        Raises:
+            SurgeryError: D106 for an image that doesn't decode, D108 for what doesn't fit, D116
+                for what the tokenizer or the processor refuses, and what `check` raises.
+        """
+        self._refuse_unseen(record)
+        written = self.chat.rows(record)[part]
+        images = opened(written.images, record.place)
+        with _named_errors(record.place):
+            ids, made, beside = self._tokenized([text for text, _ in written.pieces], images)
         labels = [
-            part if learned else torch.full_like(part, IGNORED)
-            for part, (_, learned) in zip(ids, pieces, strict=True)
+            piece if learned else torch.full_like(piece, IGNORED)
+            for piece, (_, learned) in zip(ids, written.pieces, strict=True)
         ]
-        row = _row(torch.cat(ids), torch.cat(labels), images, bool(record.images), beside)
+        row = _row(torch.cat(ids), torch.cat(labels), made, bool(images), beside)
         return self._fitted(row, record.place)
 
-    def text(self, text: str) -> Iterator[Row]:
-        """Encode a text whole, in rows of `length` tokens; the last one may be shorter."""
+    def text(self, text: str, place: Place | None = None) -> Iterator[Row]:
+        """Encode a text whole, in rows of `length` tokens; the last one may be shorter.
+
+        Raises:
+            SurgeryError: D116 for what the tokenizer refuses.
+        """
         ends = [self.tokenizer.eos_token_id] if self.tokenizer.eos_token_id is not None else []
-        ids = torch.tensor([*self.tokenizer(text, verbose=False)["input_ids"], *ends])
+        with _named_errors(place):
+            ids = torch.tensor([*self.tokenizer(text, verbose=False)["input_ids"], *ends])
         for part in torch.split(ids, self.length):
             if len(part) > 1:
                 yield _row(part, part.clone(), {}, False, {})
 
-    def questions(self, asked: Sequence[tuple[Sequence[Turn], Sequence[Path], Place]]) -> Any:
-        """Encode turns up to where an answer begins, as `generate` takes them.
+    def questions(self, asked: Sequence[tuple[Record, int]]) -> Any:
+        """Encode conversations up to where an answer begins, as `generate` takes them.
 
         Args:
-            asked: for each row its turns, the images that they show, and where it is written.
+            asked: for each row a conversation, and how many of its turns come before the answer.
 
         Returns:
             `input_ids` and `attention_mask` (rows, tokens), padded on the left, and what the model
             takes of images.
 
         Raises:
-            SurgeryError: D106 for an image that doesn't decode.
+            SurgeryError: D106 for an image that doesn't decode, D112 to D114 for what the chat
+                template doesn't write, D116 for what the tokenizer or the processor refuses.
         """
-        texts = [self._rendered(turns, prompt=True) for turns, _, _ in asked]
-        images = [image for _, files, place in asked for image in _opened(files, place)]
-        self._need_padding()
+        texts = [self.chat.prompt(record, end) for record, end in asked]
+        shown = [(record.shown_before(end), record.place) for record, end in asked]
+        images = [image for files, place in shown for image in opened(files, place)]
         how = {"padding": True, "padding_side": "left", "return_tensors": "pt"}
-        if not images:
-            return self.tokenizer(texts, add_special_tokens=False, **how)
-        return self._processor(text=texts, images=images, add_special_tokens=False, **how)
+        try:
+            return self._encoded(texts, images, how)
+        except Exception as error:  # whatever a tokenizer or a processor raises
+            if len(asked) > 1:
+                for one in asked:  # the one that raises has a place
+                    self.questions([one])
+            raise SurgeryError(_not_encoded(asked[0][0].place, error)) from error
 
-    def _pieces(self, record: Record) -> list[tuple[str, bool]]:
-        """The rendered conversation, cut where answers begin and end; whether each is learned."""
-        pieces: list[tuple[str, bool]] = []
-        done = ""
-        for position, turn in enumerate(record.turns):
-            if turn.role != "assistant":
-                continue
-            prompt = self._rendered(record.turns[:position], prompt=True)
-            whole = self._rendered(record.turns[: position + 1], prompt=False)
-            if not (prompt.startswith(done) and whole.startswith(prompt)):
-                raise SurgeryError(_not_cut(record.place))
-            pieces += [(prompt[len(done) :], False), (whole[len(prompt) :], True)]
-            done = whole
-        return [piece for piece in pieces if piece[0]]
+    def raw(self, record: Record) -> Any:
+        """Encode the words of a record's turns without the chat template, as `questions` does.
 
-    def _rendered(self, turns: Sequence[Turn], *, prompt: bool) -> str:
-        image = self._processor.image_token if self.sees else IMAGE
-        messages = [{"role": t.role, "content": t.text.replace(IMAGE, image)} for t in turns]
+        Raises:
+            SurgeryError: D106, D113 and D116, as for `questions`.
+        """
+        self.chat.refuse_special(record)
+        words = "".join(turn.text for turn in record.turns)
+        images = opened(record.images, record.place)
+        with _named_errors(record.place):
+            if not images:
+                return self.tokenizer([words], return_tensors="pt")
+            text = words.replace(IMAGE, self._processor.image_token)
+            return self._processor(text=[text], images=images, return_tensors="pt")
+
+    def _refuse_unseen(self, record: Record) -> None:
+        if record.images and not self.sees:
+            raise SurgeryError(_blind(record.place))
+
+    def _special_tokens(self) -> list[str]:
+        """Tokens that the model takes for an image, a video or a sound."""
+        added = self.tokenizer.get_added_vocab()
+        named = {value for value in vars(self._processor).values() if isinstance(value, str)}
+        return sorted(token for token in added if token in named or _SENSES.search(token))
+
+    def _rendered(
+        self, messages: list[dict[str, Any]], tools: Sequence[dict[str, Any]], prompt: bool
+    ) -> str:
         text: str = self.tokenizer.apply_chat_template(
             messages,
-            chat_template=self._template or PLAIN_TEMPLATE,
+            tools=list(tools) or None,
+            chat_template=template_of(self._named, tools=bool(tools)) or PLAIN_TEMPLATE,
             tokenize=False,
             add_generation_prompt=prompt,
         )
         return text
 
     def _tokenized(
-        self, texts: list[str], record: Record
+        self, texts: list[str], images: list[Any]
     ) -> tuple[list[torch.Tensor], dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         """The ids of each piece; what the images became; and what else each token has."""
-        if not record.images:
+        if not images:
             ids = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
             return [torch.tensor(part, dtype=torch.long) for part in ids], {}, {}
-        self._need_padding()
-        batch = self._processor(
-            text=texts,
-            images=_opened(record.images, record.place),
-            add_special_tokens=False,
-            padding=True,
-            return_tensors="pt",
-        )
+        batch = self._encoded(texts, images, {"padding": True, "return_tensors": "pt"})
         real, shape = batch.pop("attention_mask").bool(), batch["input_ids"].shape
         by_token = {name: t for name, t in batch.items() if t.shape[:2] == shape}
-        images = {name: t for name, t in batch.items() if name not in by_token}
+        made = {name: t for name, t in batch.items() if name not in by_token}
         ids = [row[mask] for row, mask in zip(by_token.pop("input_ids"), real, strict=True)]
-        return ids, images, {name: value[real] for name, value in by_token.items()}
+        return ids, made, {name: value[real] for name, value in by_token.items()}
 
-    def _need_padding(self) -> None:
+    def _encoded(self, texts: list[str], images: list[Any], how: dict[str, Any]) -> Any:
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
+        if not images:
+            return self.tokenizer(texts, add_special_tokens=False, **how)
+        return self._processor(text=texts, images=images, add_special_tokens=False, **how)
 
     def _fitted(self, row: Row, place: Place) -> Row:
         """Cut a row to `length`, if its images and some of an answer fit."""
@@ -205,19 +258,13 @@ def _row(
     return Row(ids, labels, images, sees, beside)
 
 
-def _opened(files: Sequence[Path], place: Place) -> list[Any]:
-    images: list[Any] = []
-    if not files:
-        return images
-    from PIL import Image
-
-    for file in files:
-        try:
-            with Image.open(file) as image:
-                images.append(image.convert("RGB"))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise SurgeryError(_no_decoding(place, file, str(error))) from error
-    return images
+@contextmanager
+def _named_errors(place: Place | None) -> Iterator[None]:
+    """Name the record where a tokenizer or a processor raises whatever it raises."""
+    try:
+        yield
+    except Exception as error:
+        raise SurgeryError(_not_encoded(place, error)) from error
 
 
 def _blind(place: Place) -> Diagnostic:
@@ -226,15 +273,6 @@ def _blind(place: Place) -> Diagnostic:
         what=f"{place}: this record has images, and the model sees none",
         why="its folder has no image processor",
         fix="name `vision:` in the recipe, or a model that sees in `model=`",
-    )
-
-
-def _no_decoding(place: Place, file: Path, why: str) -> Diagnostic:
-    return Diagnostic(
-        code="D106",
-        what=f"{place}: the image `{file}` can't be decoded",
-        why=why,
-        fix="write the file again, or leave such records out with bad_records=skip",
     )
 
 
@@ -249,11 +287,11 @@ def _too_long(place: Place, images: int, tokens: int, length: int) -> Diagnostic
     )
 
 
-def _not_cut(place: Place) -> Diagnostic:
+def _not_encoded(place: Place | None, error: Exception) -> Diagnostic:
+    said = (str(error).strip().splitlines() or [""])[0]
     return Diagnostic(
-        code="D110",
-        what=f"{place}: the base's chat template writes a turn otherwise once others follow it",
-        why="answers are learned where they are generated, so what comes before one must stay",
-        fix="split the conversation into one record for each answer, or give the tokenizer another "
-        "chat template",
+        code="D116",
+        what=f"{place or 'a text'}: this record can't be encoded",
+        why=f"the tokenizer or the processor says {type(error).__name__}: {said}",
+        fix="change the record, or leave such records out with bad_records=skip",
     )

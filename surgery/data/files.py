@@ -7,7 +7,7 @@ file of millions of records costs 16 bytes for each.
 import json
 import re
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -41,6 +41,7 @@ class DataFile(Sequence[Record]):
         """Whether any record has images."""
         self.has_text = False
         """Whether any record is a text."""
+        self._unused: dict[str, int] = {}
         self._places = array("q")
         self._held: list[Any] = []
         self._read_all(bad_records)
@@ -50,13 +51,21 @@ class DataFile(Sequence[Record]):
 
     def __getitem__(self, index: Any) -> Any:
         line, at = self._places[2 * index], self._places[2 * index + 1]
-        if self._held:
-            content = self._held[at]
-        else:
+        content = self._held[at] if self._held else self._parsed(self._line_at(at), line)
+        return read_record(content, Place(self.file, line), self.images)
+
+    def _line_at(self, at: int) -> bytes:
+        try:
             with self.file.open("rb") as stream:
                 stream.seek(at)
-                content = json.loads(stream.readline())
-        return read_record(content, Place(self.file, line), self.images)
+                return stream.readline()
+        except OSError as error:
+            raise SurgeryError(_unreadable(self.file, str(error))) from error
+
+    @property
+    def notes(self) -> list[Diagnostic]:
+        """What its usable records have that is not used, in one warning; empty where all is."""
+        return [_not_used(self.file, self._unused)] if self._unused else []
 
     def _read_all(self, bad_records: str) -> None:
         for line, at, content in self._contents():
@@ -69,15 +78,18 @@ class DataFile(Sequence[Record]):
                 continue
             self.sees |= bool(record.images)
             self.has_text |= bool(record.text)
+            for name in record.unused:
+                self._unused.setdefault(name, line)
             self._places.extend((line, at))
         if self.bad and bad_records == "error":
             raise SurgeryError(self.bad)
         if not self._places:
-            raise SurgeryError(_no_usable_row(self.file, self.bad))
+            raise SurgeryError(no_usable_record(self.file, self.bad))
 
     def _contents(self) -> Iterator[tuple[int, int, Any]]:
         """The line, where to find it again, and the JSON value of each record."""
         try:
+            _refuse_device(self.file)
             with self.file.open("rb") as stream:
                 first = stream.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
             if first == b"[":
@@ -87,7 +99,7 @@ class DataFile(Sequence[Record]):
             else:
                 self._held = [{"text": self.file.read_text(encoding="utf-8")}]
                 yield 1, 0, self._held[0]
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise SurgeryError(_unreadable(self.file, str(error))) from error
 
     def _of_lines(self) -> Iterator[tuple[int, int, Any]]:
@@ -107,20 +119,34 @@ class DataFile(Sequence[Record]):
             line += text.count("\n", done, at)
             done = at
             if text[at : at + 1] == "]":
+                self._refuse_more(text[at + 1 :], line)
                 return
             try:
                 content, at = decoder.raw_decode(text, at)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise SurgeryError(_unreadable(self.file, f"line {line}: {error}")) from error
             self._held.append(content)
             yield line, len(self._held) - 1, content
 
+    def _refuse_more(self, rest: str, line: int) -> None:
+        if rest.strip():
+            why = f"line {line}: more follows where its array of records ends"
+            raise SurgeryError(_unreadable(self.file, why))
+
     def _parsed(self, text: bytes, line: int) -> Any:
         try:
             return json.loads(text)
-        except ValueError as error:
-            # a string is of no known form, so that the record is bad and not the file
-            return f"line {line} is not JSON: {error}"
+        except (ValueError, RecursionError) as error:
+            # an error is of no known form, so that the record is bad and not the file
+            return ValueError(f"line {line} is not JSON: {error}")
+
+
+def _refuse_device(file: Path) -> None:
+    """Refuse what can't be read twice, or never ends; what isn't there says so itself."""
+    if file.exists() and not file.is_file() and not file.is_dir():
+        raise SurgeryError(
+            _unreadable(file, "it is a pipe or a device, and is read more than once")
+        )
 
 
 def _unreadable(file: Path, why: str) -> Diagnostic:
@@ -133,7 +159,23 @@ def _unreadable(file: Path, why: str) -> Diagnostic:
     )
 
 
-def _no_usable_row(file: Path, bad: Sequence[Diagnostic]) -> Diagnostic:
+def _not_used(file: Path, unused: Mapping[str, int]) -> Diagnostic:
+    named = ", ".join(f"{name} (line {line})" for name, line in unused.items())
+    return Diagnostic(
+        code="D117",
+        what=f"`{file}` has things that are not learned from: {named}",
+        why="no form of a record means anything by them",
+        severity="warning",
+    )
+
+
+def no_usable_record(file: Path, bad: Sequence[Diagnostic]) -> Diagnostic:
+    """D109, for a file all of whose records were left out.
+
+    Args:
+        file: of data.
+        bad: what was wrong with them.
+    """
     return Diagnostic(
         code="D109",
         what=f"`{file}` has no usable record",

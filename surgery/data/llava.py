@@ -6,6 +6,8 @@ Source: github.com/haotian-liu/LLaVA, docs/Finetune_Custom_Data.md. `image` may 
 from pathlib import Path
 from typing import Any, Final
 
+from surgery.data.conversation import conversation
+from surgery.data.keys import SHARED, named_images, tools_of, turn_keys, with_system
 from surgery.data.record import (
     Place,
     Record,
@@ -14,7 +16,6 @@ from surgery.data.record import (
     Turn,
     bad_form,
     bad_role,
-    conversation,
 )
 
 _ROLES: Final[dict[str, Role]] = {
@@ -29,27 +30,30 @@ _ROLES: Final[dict[str, Role]] = {
 class LlavaForm(RecordForm):
     """Turns under `conversations`, images under `image` or `images`."""
 
-    def matches(self, content: dict[str, Any]) -> bool:
-        """See `RecordForm.matches`."""
-        return "conversations" in content
+    key = "conversations"
+    used = SHARED | {key}
 
     def read(self, content: dict[str, Any], place: Place, images: Path) -> Record:
         """See `RecordForm.read`."""
-        turns = content["conversations"]
-        if not isinstance(turns, list):
-            bad_form(place, "`conversations` is not a list")
-        named = content.get("image", content.get("images")) or []
-        files = [named] if isinstance(named, str) else named
-        if not isinstance(files, list) or not all(isinstance(file, str) for file in files):
-            bad_form(place, "`image` is neither a path nor a list of paths")
-        read = [_turn(turn, place) for turn in turns]
-        return conversation(place, read, [images / file for file in files])
+        if not isinstance(content[self.key], list):
+            bad_form(place, f"`{self.key}` is not a list")
+        read = [_turn(turn, place) for turn in content[self.key]]
+        return conversation(
+            place,
+            with_system(content, [turn for turn, _ in read], place),
+            [images / file for file in named_images(content, place)],
+            tools=tools_of(content, place),
+            unused=[key for _, unused in read for key in unused],
+        )
 
 
-def _turn(content: Any, place: Place) -> Turn:
+def _turn(content: Any, place: Place) -> tuple[Turn, list[str]]:
+    """A turn, and its keys that are not used."""
     if not isinstance(content, dict) or not isinstance(content.get("value"), str):
         bad_form(place, "a turn has no `value` that is text")
     role = _ROLES.get(str(content.get("from")))
     if role is None:
         bad_role(place, content.get("from"), tuple(_ROLES))
-    return Turn(role, content["value"])
+    is_answer = role == "assistant"
+    learned, unused = turn_keys(content, {"from", "value"}, place, is_answer=is_answer)
+    return Turn(role, content["value"], learned), unused

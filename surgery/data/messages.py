@@ -4,10 +4,11 @@ Source: the chat templates of transformers and the conversational form of TRL. `
 a list of parts of type `text` and `image`; images may also stand under `images`.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from surgery.data.conversation import conversation
+from surgery.data.keys import SHARED, named_images, paths_of, tools_of, turn_keys, with_system
 from surgery.data.record import (
     IMAGE,
     Place,
@@ -17,32 +18,78 @@ from surgery.data.record import (
     Turn,
     bad_form,
     bad_role,
-    conversation,
+    is_blank,
+    refuse_meaning,
 )
 
 _ROLES: Final[dict[str, Role]] = {"system": "system", "user": "user", "assistant": "assistant"}
-_IMAGE_KEYS: Final = ("image", "path", "url")
+_IMAGE_KEYS: Final = ("image", "path", "url", "image_url")
 
 
 class MessagesForm(RecordForm):
     """Turns under `messages`, images in their parts or under `images`."""
 
-    def matches(self, content: dict[str, Any]) -> bool:
-        """See `RecordForm.matches`."""
-        return "messages" in content
+    key = "messages"
+    used = SHARED | {key}
 
     def read(self, content: dict[str, Any], place: Place, images: Path) -> Record:
         """See `RecordForm.read`."""
-        messages = content["messages"]
+        messages = content[self.key]
         if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
-            bad_form(place, "`messages` is not a list of objects")
-        turns = [Turn(_role(message, place), _text(message, place)) for message in messages]
-        inside = [file for message in messages for file in _files(message)]
-        beside = content.get("images") or content.get("image") or []
-        files = inside or ([beside] if isinstance(beside, str) else beside)
-        if not isinstance(files, list) or not all(isinstance(file, str) for file in files):
-            bad_form(place, "`images` is not a list of paths")
-        return conversation(place, turns, [images / file for file in files])
+            bad_form(place, f"`{self.key}` is not a list of objects")
+        read = [_Message(message, place) for message in messages]
+        inside = [file for message in read for file in message.files]
+        beside = named_images(content, place)
+        if inside and beside and inside != beside:
+            bad_form(place, "its messages name other images than it does beside them")
+        return conversation(
+            place,
+            with_system(content, [message.turn for message in read], place),
+            [images / file for file in inside or beside],
+            tools=tools_of(content, place),
+            unused=[key for message in read for key in message.unused],
+        )
+
+
+class _Message:
+    """A message that was read: its turn, its image files, and its keys that are not used."""
+
+    def __init__(self, content: dict[str, Any], place: Place) -> None:
+        self.files: list[str] = []
+        self._place = place
+        role = _role(content, place)
+        is_answer = role == "assistant"
+        learned, self.unused = turn_keys(content, {"role", "content"}, place, is_answer=is_answer)
+        self.turn = Turn(role, self._text(content.get("content")), learned)
+
+    def _text(self, content: Any) -> str:
+        if isinstance(content, str):
+            return content
+        if not isinstance(content, list):
+            bad_form(self._place, "a message has no `content`")
+        return "".join(self._part(part) for part in content)
+
+    def _part(self, part: Any) -> str:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind == "text" and isinstance(part.get("text"), str):
+            self._note_unused(part, {"type", "text"})
+            return str(part["text"])
+        if kind in ("image", "image_url"):
+            self._note_unused(part, {"type", *_IMAGE_KEYS})
+            named = [part[key] for key in _IMAGE_KEYS if not is_blank(part.get(key))]
+            self.files += [path for value in named[:1] for path in self._paths(value)]
+            return f"{IMAGE}\n"
+        bad_form(self._place, f"a part of a message is neither text nor image: {part}")
+
+    def _paths(self, value: Any) -> list[str]:
+        """The path of an image part; OpenAI's form has it under a `url` of its own."""
+        return paths_of(
+            value["url"] if isinstance(value, dict) and "url" in value else value, self._place
+        )
+
+    def _note_unused(self, part: dict[str, Any], used: set[str]) -> None:
+        given = {key for key, value in part.items() if not is_blank(value)}
+        self.unused += refuse_meaning(given - used, self._place, "a part of a message")
 
 
 def _role(message: dict[str, Any], place: Place) -> Role:
@@ -50,28 +97,3 @@ def _role(message: dict[str, Any], place: Place) -> Role:
     if role is None:
         bad_role(place, message.get("role"), tuple(_ROLES))
     return role
-
-
-def _text(message: dict[str, Any], place: Place) -> str:
-    content = message.get("content")
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        bad_form(place, "a message has no `content`")
-    return "".join(_words(part, place) for part in content)
-
-
-def _words(part: Any, place: Place) -> str:
-    kind = part.get("type") if isinstance(part, dict) else None
-    if kind == "text" and isinstance(part.get("text"), str):
-        return str(part["text"])
-    if kind in ("image", "image_url"):
-        return f"{IMAGE}\n"
-    bad_form(place, f"a part of a message is neither text nor image: {part}")
-
-
-def _files(message: dict[str, Any]) -> Iterator[str]:
-    content = message.get("content")
-    for part in content if isinstance(content, list) else ():
-        if isinstance(part, dict) and part.get("type") in ("image", "image_url"):
-            yield from (part[key] for key in _IMAGE_KEYS if isinstance(part.get(key), str))

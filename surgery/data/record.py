@@ -1,11 +1,12 @@
 """One record of a data file, whatever its form: turns of a conversation with images, or text."""
 
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence, Set
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Final, Literal, NoReturn
+from typing import Any, ClassVar, Final, Literal, NoReturn
 
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.discover import classes_in
@@ -21,22 +22,29 @@ class Place:
 
     Args:
         file: its data file.
-        line: 1-based, the line that it begins on.
+        line: 1-based, the line that it begins on; 0 for what has no lines.
     """
 
     file: Path
     line: int
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}"
+        return f"{self.file}:{self.line}" if self.line else str(self.file)
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What one side of a conversation says; `IMAGE` stands where it shows an image."""
+    """What one side of a conversation says.
+
+    Args:
+        role: who says it.
+        text: what is said; `IMAGE` stands where an image is shown.
+        is_learned: whether an answer is learned; other turns never are.
+    """
 
     role: Role
     text: str
+    is_learned: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,32 +56,41 @@ class Record:
         turns: of a conversation; empty for a text.
         images: files of its images, in the order of their placeholders.
         text: language to be learned whole; empty for a conversation.
+        tools: descriptions of functions that the chat template writes into the prompt.
+        unused: what it has besides, as it is named to the user.
     """
 
     place: Place
     turns: tuple[Turn, ...] = ()
     images: tuple[Path, ...] = ()
     text: str = ""
+    tools: tuple[dict[str, Any], ...] = ()
+    unused: tuple[str, ...] = ()
+
+    def shown_before(self, end: int) -> tuple[Path, ...]:
+        """The images of the turns before `end`."""
+        return self.images[: sum(turn.text.count(IMAGE) for turn in self.turns[:end])]
 
 
 class RecordForm(ABC):
     """A form that records are written in; a module of this folder defines one."""
 
-    @abstractmethod
-    def matches(self, content: dict[str, Any]) -> bool:
-        """Whether a JSON object is meant to be of this form."""
+    key: ClassVar[str]
+    """The key that a record of this form has."""
+    used: ClassVar[frozenset[str]]
+    """The keys that it means something by, `key` included."""
 
     @abstractmethod
     def read(self, content: dict[str, Any], place: Place, images: Path) -> Record:
         """Return the record.
 
         Args:
-            content: a JSON object that matches.
+            content: a JSON object with `key`, without empty columns.
             place: where it is written.
             images: the folder that image paths are relative to.
 
         Raises:
-            SurgeryError: D102 to D105 and D107, naming the place.
+            SurgeryError: D102 to D105, D107 and D115, naming the place.
         """
 
 
@@ -84,41 +101,54 @@ def known_forms() -> tuple[RecordForm, ...]:
 
 
 def read_record(content: Any, place: Place, images: Path) -> Record:
-    """Return the record that a JSON value means.
+    """Return the record that a JSON value means; what isn't JSON is the ValueError that it gave.
 
     Raises:
-        SurgeryError: D102 for a value of no known form, and what its form raises.
+        SurgeryError: D102 for a value of no known form, D115 for keys that can't be honored, and
+            what its form raises.
     """
-    if isinstance(content, dict):
-        form = next((form for form in known_forms() if form.matches(content)), None)
-        if form:
-            return form.read(content, place, images)
-    keys = f"it has the keys {', '.join(content)}" if isinstance(content, dict) else "no object"
-    raise SurgeryError(_of_no_form(place, keys))
+    if not isinstance(content, dict):
+        why = str(content) if isinstance(content, ValueError) else "no object"
+        raise SurgeryError(_of_no_form(place, why))
+    _refuse_surrogates(content, place)
+    forms = [form for form in known_forms() if form.key in content]
+    filled = [form for form in forms if not is_blank(content[form.key])] or forms
+    if len(filled) != 1:
+        keys = ", ".join(form.key for form in filled) or ", ".join(content)
+        raise SurgeryError(_of_no_form(place, f"it has the keys {keys}"))
+    form = filled[0]
+    given = {k: v for k, v in content.items() if k == form.key or not is_blank(v)}
+    record = form.read(given, place, images)
+    unused = refuse_meaning(given.keys() - form.used, place, f"a record with `{form.key}`")
+    return replace(record, unused=(*record.unused, *unused))
 
 
-def conversation(place: Place, turns: Sequence[Turn], images: Sequence[Path]) -> Record:
-    """Check a conversation and return its record.
+def is_blank(value: Any) -> bool:
+    """Whether a value says nothing: null, or empty, as a table fills the columns of other rows."""
+    return value is None or value in ("", [], {})
 
-    Images without a placeholder go before the first thing that the user says.
+
+def refuse_meaning(keys: Set[str], place: Place, where: str) -> list[str]:
+    """Return keys that may be left unused, as they are named; those of names alone are left out.
+
+    Args:
+        keys: that `where` doesn't use.
+        place: of the record.
+        where: what has them.
 
     Raises:
-        SurgeryError: D104 without an answer or with an empty one, D105 for an image that isn't
-            there, D107 for placeholders that don't fit the images.
+        SurgeryError: D115, if one of them would change what is learned.
     """
-    answers = [turn.text for turn in turns if turn.role == "assistant"]
-    if not answers or not all(answer.strip() for answer in answers):
-        raise SurgeryError(_no_answer(place, empty=bool(answers)))
-    missing = next((image for image in images if not image.is_file()), None)
-    if missing:
-        raise SurgeryError(_no_image(place, missing))
-    asked = sum(turn.text.count(IMAGE) for turn in turns)
-    shown = sum(turn.text.count(IMAGE) for turn in turns if turn.role == "user")
-    if asked == 0:
-        turns = _shown_first(turns, len(images))
-    elif asked != shown or asked != len(images):
-        raise SurgeryError(_other_images(place, asked, shown, len(images)))
-    return Record(place, tuple(turns), tuple(images))
+    meant = sorted(_MEANT.intersection(keys))
+    if meant:
+        raise SurgeryError(_not_honored(place, meant, where))
+    return [f"`{key}`" for key in sorted(keys - _NAMES)]
+
+
+def tool_name(tool: dict[str, Any]) -> Any:
+    """The name that a tool's description gives it; None where it has none."""
+    inner = tool.get("function", tool)
+    return inner.get("name") if isinstance(inner, dict) else None
 
 
 def bad_form(place: Place, why: str) -> NoReturn:
@@ -132,13 +162,24 @@ def bad_role(place: Place, role: object, known: Sequence[str]) -> NoReturn:
     raise SurgeryError(Diagnostic("D103", what, fix=f"name one of {', '.join(known)}"))
 
 
-def _shown_first(turns: Sequence[Turn], images: int) -> list[Turn]:
-    first = next((i for i, turn in enumerate(turns) if turn.role == "user"), None)
-    if not images or first is None:
-        return list(turns)
-    text = f"{IMAGE}\n" * images + turns[first].text
-    return [*turns[:first], Turn("user", text), *turns[first + 1 :]]
+def _refuse_surrogates(content: dict[str, Any], place: Place) -> None:
+    """Refuse half a character, as a cut pair leaves; no tokenizer and no file system takes one."""
+    try:
+        json.dumps(content, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = ascii(error.object[error.start])[1:-1]
+        bad_form(place, f"`{half}` is half a character: its other half was cut off")
 
+
+_NAMES: Final = frozenset({"id"})
+"""Keys that only name a record."""
+
+_MEANT: Final = frozenset(
+    {"image", "images", "video", "videos", "audio", "audios", "messages", "conversations"}
+    | {"system", "system_prompt", "tools", "functions", "function_call", "tool_calls"}
+    | {"tool_call_id", "reasoning", "reasoning_content", "thinking"}
+)
+"""Keys without which a record says something else."""
 
 _FORMS: Final = (
     'write {"conversations": [{"from": "human", "value": …}, {"from": "gpt", "value": …}]}, '
@@ -151,29 +192,21 @@ def _of_no_form(place: Place, why: str) -> Diagnostic:
     return Diagnostic("D102", f"{place}: this record is of no known form", why, _FORMS)
 
 
-def _no_answer(place: Place, *, empty: bool) -> Diagnostic:
+def _not_honored(place: Place, keys: Sequence[str], where: str) -> Diagnostic:
+    return Diagnostic(
+        code="D115",
+        what=f"{place}: {where} can't have {', '.join(f'`{key}`' for key in keys)}",
+        why="it would be left out, and the record means something else without it",
+        fix="write it in a form that `surgery explain D115` shows, take it away, or leave such "
+        "records out with bad_records=skip",
+    )
+
+
+def no_answer(place: Place, why: str) -> Diagnostic:
+    """D104, for a record of which no answer can be learned or asked for."""
     return Diagnostic(
         code="D104",
-        what=f"{place}: {'an answer is empty' if empty else 'nobody answers'}",
+        what=f"{place}: {why}",
         why="only answers are learned from, so each must say something",
         fix="write the answer, or leave the record out with bad_records=skip",
-    )
-
-
-def _no_image(place: Place, image: Path) -> Diagnostic:
-    return Diagnostic(
-        code="D105",
-        what=f"{place}: the image `{image}` is not there",
-        fix="name the folder that image paths are relative to with `images`, copy the file there, "
-        "or leave such records out with bad_records=skip",
-    )
-
-
-def _other_images(place: Place, asked: int, shown: int, images: int) -> Diagnostic:
-    apart = "" if asked == shown else ", some of them not in what the user says"
-    return Diagnostic(
-        code="D107",
-        what=f"{place}: {asked} `{IMAGE}` for {images} images{apart}",
-        fix=f"write `{IMAGE}` in the user's turns once for each image, or nowhere: they then go "
-        "first",
     )

@@ -1,23 +1,33 @@
-"""The rows of one data file: conversations encoded when they are asked for, texts at once."""
+"""The rows of one data file: all checked as text, conversations encoded when they are asked for."""
 
+from array import array
 from collections.abc import Sequence
-from typing import Literal
+from typing import Final, Literal
 
 import torch
 
 from surgery.data.encode import Encoder, Row
-from surgery.data.files import DataFile
-from surgery.data.record import Record
-from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.data.files import DataFile, no_usable_record
+from surgery.diagnostic import SurgeryError
+
+_TOLD: Final = 5
+_BLOCK: Final = -1
+"""Instead of which part of a conversation: a block of a text, which is encoded already."""
 
 
 class Rows(Sequence[Row]):
     """What a model learns from one file.
 
+    Every record is looked at as the text that it becomes, before any is encoded.
+
     Args:
-        file: the usable records, by what can be said without a look at images and tokens.
+        file: the usable records, by what can be said without the model.
         encoder: of the model.
         bad_records: whether a record that turns out bad is an error, or the next one stands in.
+
+    Raises:
+        SurgeryError: for `error` all that is wrong with the records' texts, at most `_TOLD` of
+            them; D109, if no record is usable.
     """
 
     def __init__(
@@ -26,16 +36,25 @@ class Rows(Sequence[Row]):
         self.sees = file.sees
         self.bad = list(file.bad)
         """What was wrong with the records that were left out, as far as this process knows."""
+        self.notes = file.notes
+        """What the records have that is not used, as warnings."""
         self._file, self._encoder, self._strict = file, encoder, bad_records == "error"
-        self._entries: Sequence[int | Row] = range(len(file))
-        if file.has_text:
-            self._entries = [e for i in range(len(file)) for e in self._blocks(i, file[i])]
+        self._records, self._parts = array("q"), array("q")
+        self._blocks: list[Row] = []
+        for index in range(len(file)):
+            if not self._strict or len(self.bad) < _TOLD:
+                self._add(index)
+        self._left_out = len(self.bad)
+        if self.bad and self._strict:
+            raise SurgeryError(self.bad)
+        if not self._records:
+            raise SurgeryError(no_usable_record(file.file, self.bad))
         # shared, so that what a worker of a loader leaves out is counted
-        self._bad: torch.Tensor = torch.zeros(len(self._entries), dtype=torch.bool)
+        self._bad: torch.Tensor = torch.zeros(len(self._records), dtype=torch.bool)
         self._bad.share_memory_()  # type: ignore[no-untyped-call]
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._records)
 
     def __getitem__(self, index: int) -> Row:  # type: ignore[override]
         """Return a row; with `skip`, the next usable one for a bad one.
@@ -48,34 +67,39 @@ class Rows(Sequence[Row]):
         last: SurgeryError | None = None
         for step in range(len(self)):
             at = (index + step) % len(self)
-            if self._bad[at]:
+            if self._bad[at] and not self._strict:
                 continue
             try:
-                return self._encoded(self._entries[at])
+                return self._encoded(at)
             except SurgeryError as error:
+                self._bad[at] = True
                 if self._strict:
                     raise
-                last, self._bad[at] = error, True
+                last = error
                 self.bad += error.diagnostics
-        raise SurgeryError(_all_bad(str(self._file.file))) from last
+        raise SurgeryError(no_usable_record(self._file.file, self.bad)) from last
 
     @property
     def skipped(self) -> int:
         """How many records were left out, before or at their row."""
-        return len(self._file.bad) + int(self._bad.sum())
+        return self._left_out + int(self._bad.sum())
 
-    def _encoded(self, entry: int | Row) -> Row:
-        return entry if isinstance(entry, Row) else self._encoder.conversation(self._file[entry])
+    def _add(self, index: int) -> None:
+        """Check a record, and note where its rows are; what is wrong with it where it has none."""
+        try:
+            record = self._file[index]
+            rows = self._encoder.check(record)
+            blocks = list(self._encoder.text(record.text, record.place)) if record.text else []
+        except SurgeryError as error:
+            self.bad += error.diagnostics
+            return
+        first = len(self._blocks)
+        self._blocks += blocks
+        self._records.extend(range(first, first + len(blocks)) if record.text else [index] * rows)
+        self._parts.extend([_BLOCK] * len(blocks) if record.text else range(rows))
 
-    def _blocks(self, index: int, record: Record) -> list[int | Row]:
-        return list(self._encoder.text(record.text)) if record.text else [index]
-
-
-def _all_bad(file: str) -> Diagnostic:
-    return Diagnostic(
-        code="D109",
-        what=f"`{file}` has no usable record",
-        why="each turned out bad when it was encoded",
-        fix="take bad_records=skip away to see what is wrong with the first",
-        key="data",
-    )
+    def _encoded(self, at: int) -> Row:
+        index, part = self._records[at], self._parts[at]
+        if part == _BLOCK:
+            return self._blocks[index]
+        return self._encoder.conversation(self._file[index], part)

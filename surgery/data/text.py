@@ -9,9 +9,8 @@ from surgery.data.record import Place, Record, RecordForm, bad_form
 class TextForm(RecordForm):
     """Text under `text`."""
 
-    def matches(self, content: dict[str, Any]) -> bool:
-        """See `RecordForm.matches`."""
-        return "text" in content
+    key = "text"
+    used = frozenset({key})
 
     def read(self, content: dict[str, Any], place: Place, images: Path) -> Record:
         """See `RecordForm.read`."""

@@ -8,8 +8,10 @@ from typing import Any, ClassVar
 
 import torch
 
+from surgery.data.chat import special_token
 from surgery.data.encode import Encoder, load_processor
-from surgery.data.record import IMAGE, Place, Turn
+from surgery.data.images import opened
+from surgery.data.record import IMAGE, Place, Record, Turn
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.load import load_base
 from surgery.manifest import Manifest, PathName
@@ -73,36 +75,27 @@ def encoded(processor: Any, prompt: Prompt, path: PathName) -> Any:
         `input_ids` and `attention_mask` (1, tokens), and what the model takes of images.
 
     Raises:
-        SurgeryError: R132 for an image before a model without eyes, R133 for one that doesn't open.
+        SurgeryError: R132 for an image before a model without eyes, R133 for one that doesn't open,
+            D112 to D116 for a prompt that the model can't be asked.
     """
     encoder = Encoder(processor, length=0)
     if prompt.images and not encoder.sees:
         raise SurgeryError(_blind(path))
-    pictures = [_picture(file) for file in prompt.images]
-    if _is_chat(encoder, processor, prompt):
-        turn = Turn("user", IMAGE * len(pictures) + prompt.text)
-        return encoder.questions([([turn], prompt.images, Place(Path("--image"), 1))])
-    if not pictures:
-        return encoder.tokenizer([prompt.text], return_tensors="pt")
-    text = processor.image_token * len(pictures) + prompt.text
-    return processor(text=[text], images=pictures, return_tensors="pt")
+    for file in prompt.images:
+        _refuse_unopened(file)
+    turn = Turn("user", IMAGE * len(prompt.images) + prompt.text)
+    asked = Record(Place(Path("--prompt"), 0), (turn,), tuple(prompt.images))
+    if encoder.sees and IMAGE in prompt.text:
+        raise SurgeryError(special_token(asked.place, IMAGE))
+    is_chat = encoder.has_template if prompt.chat is None else prompt.chat
+    return encoder.questions([(asked, 1)]) if is_chat else encoder.raw(asked)
 
 
-def _is_chat(encoder: Encoder, processor: Any, prompt: Prompt) -> bool:
-    if prompt.chat is not None:
-        return prompt.chat
-    own = getattr(processor, "chat_template", None) or encoder.tokenizer.chat_template
-    return bool(own)
-
-
-def _picture(file: Path) -> Any:
-    from PIL import Image
-
+def _refuse_unopened(file: Path) -> None:
     try:
-        with Image.open(file) as image:
-            return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise SurgeryError(_no_picture(file, error)) from error
+        opened([file], Place(file, 0))
+    except SurgeryError as error:
+        raise SurgeryError(_no_picture(file, error.diagnostics[0].why)) from error
 
 
 @torch.no_grad()
@@ -125,10 +118,10 @@ def _blind(path: PathName) -> Diagnostic:
     )
 
 
-def _no_picture(file: Path, error: Exception) -> Diagnostic:
+def _no_picture(file: Path, why: str) -> Diagnostic:
     return Diagnostic(
         code="R133",
         what=f"the image `{file}` can't be opened",
-        why=str(error),
+        why=why,
         fix="give `--image` the path of a PNG or JPEG file",
     )
