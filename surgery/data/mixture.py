@@ -1,7 +1,8 @@
 """Several files as one sequence of rows, in an order that the seed alone decides."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 import numpy as np
@@ -43,6 +44,19 @@ class Mixture(Sequence[Any]):
             raise IndexError(index)
         first, end = (index, index + 1) if self.packs is None else self.packs[index]
         return [self.sources[file][row] for file, row in self.order[first:end].tolist()]
+
+    @contextmanager
+    def named_errors(self) -> Iterator[None]:
+        """Say what is wrong with a row also where a loader's worker found it.
+
+        torch makes an error of a worker anew from its text alone, so the row is asked again here.
+        """
+        try:
+            yield
+        except SurgeryError:
+            for source in self.sources:
+                source.raise_again()
+            raise
 
     @property
     def skipped(self) -> int:

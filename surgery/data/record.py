@@ -169,6 +169,8 @@ def _refuse_surrogates(content: dict[str, Any], place: Place) -> None:
     except UnicodeEncodeError as error:
         half = ascii(error.object[error.start])[1:-1]
         bad_form(place, f"`{half}` is half a character: its other half was cut off")
+    except RecursionError:
+        bad_form(place, "it is nested too deeply")
 
 
 _NAMES: Final = frozenset({"id"})

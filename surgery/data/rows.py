@@ -79,6 +79,18 @@ class Rows(Sequence[Row]):
                 self.bad += error.diagnostics
         raise SurgeryError(no_usable_record(self._file.file, self.bad)) from last
 
+    def raise_again(self) -> None:
+        """Raise what some process found wrong with a row that it could do nothing about.
+
+        Raises:
+            SurgeryError: see `__getitem__`.
+        """
+        if self._strict and self._bad.any():
+            self._encoded(int(self._bad.nonzero()[0]))
+        elif self._bad.all():
+            self._bad[0] = False
+            self[0]
+
     @property
     def skipped(self) -> int:
         """How many records were left out, before or at their row."""

@@ -4,7 +4,7 @@ The templates are written here after what the models' own do. What must come out
 text beside them: the whole row, and what of it is learned.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -147,7 +147,6 @@ class Shape:
     first: bool = True
     image: str = "<|image|>"
     shown: str = ""
-    marks: tuple[str, ...] = field(default=())
 
 
 TWO = "<|image|>\n<|image|>\nWhat?"

@@ -113,9 +113,9 @@ def test_each_answer_is_asked_with_what_was_said_before() -> None:
     turns = tuple(Turn(words[i], words[i + 1]) for i in range(0, 8, 2))  # type: ignore[arg-type]
     images = (Path("1"), Path("2"))
     asked = list(asked_of(Record(Place(Path("x"), 1), turns, images)))
-    assert [answer for _, answer in asked] == ["b", "d"]
-    assert [len(q[0]) for q, _ in asked] == [1, 3]
-    assert [q[1] for q, _ in asked] == [images[:1], images]
+    assert [record.turns[at].text for record, at in asked] == ["b", "d"]
+    assert [at for _, at in asked] == [1, 3]
+    assert [record.shown_before(at) for record, at in asked] == [images[:1], images]
 
 
 @pytest.mark.parametrize(
