@@ -262,13 +262,12 @@ def test_keys_that_are_not_used_are_named_once(tmp_path: Path) -> None:
         {**CHAT, "image": "\udcff.png"},
         {**CHAT, "\ud800": 1},
         '{"a":' * 99999,
-        '{"text": "a", "b": ' + "[" * 900 + "]" * 900 + "}",
-        '{"text": + "9" * 5000 + "}",
+        '{"text": ' + "9" * 5000 + "}",
         '"text"',
         "null",
         "3",
     ],
-    ids=range(9),
+    ids=range(8),
 )
 def test_lines_that_are_no_record(record: Any, tmp_path: Path) -> None:
     said = refused(tmp_path, record)
