@@ -31,6 +31,7 @@ else:
 
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _NOT_TEXT: Final = ("integer", "number", "boolean", "array")
+_OF_A_WHOLE: Final = ("required", "discriminator")
 _FEWEST_WORDS: Final = 3
 
 
@@ -163,20 +164,34 @@ def _fault_of_name(key: str, name: str) -> str | None:
 def recipe_schema() -> dict[str, Any]:
     """The JSON Schema by which an editor completes a recipe file.
 
-    It differs from the checker's in two ways: a parent may supply any key, and a value may be an
-    interpolation such as `${knobs.rank}`.
+    It differs from the checker's in two ways: a parent may supply any key, an operation's `op`
+    among them, and a value may be an interpolation such as `${knobs.rank}`.
     """
-    schema = Recipe.model_json_schema()
-    schema.pop("required", None)
+    schema: dict[str, Any] = _for_a_part(Recipe.model_json_schema())
     schema["properties"].pop("name")
     schema["properties"]["defaults"] = {
         "description": "Recipes to start from, later ones winning; `_self_` is this file.",
         "type": "array",
     }
-    for definition in [schema, *schema["$defs"].values()]:
-        for name, field in definition.get("properties", {}).items():
-            definition["properties"][name] = _or_interpolated(field)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _for_a_part(node: Any) -> Any:
+    """What a schema says of a whole, said of a part of it whose rest a parent supplies."""
+    if isinstance(node, list):
+        return [_for_a_part(entry) for entry in node]
+    if not isinstance(node, dict):
+        return node
+    part = {key: _for_a_part(entry) for key, entry in node.items() if key not in _OF_A_WHOLE}
+    if "oneOf" in part:  # of operations: keys without `op` fit several
+        part["anyOf"] = part.pop("oneOf")
+    if "properties" in part:
+        fields = part["properties"]
+        part["properties"] = {name: _or_interpolated(field) for name, field in fields.items()}
+    for inside in ("additionalProperties", "items"):
+        if isinstance(part.get(inside), dict):
+            part[inside] = _or_interpolated(part[inside])
+    return part
 
 
 def _or_interpolated(field: dict[str, Any]) -> dict[str, Any]:

@@ -1,13 +1,14 @@
 """`surgery recipes list|show|copy|schema`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 group = typer.Typer(
     help="List, show and copy the packaged recipes; print the JSON Schema.", no_args_is_help=True
 )
+_SCHEMA_LINE: Final = "# yaml-language-server: $schema="
 _Name = Annotated[str, typer.Argument(help="A packaged recipe, such as genieblue_skip.")]
 
 
@@ -47,8 +48,18 @@ def copy(
         what = f"`{target}` is already there"
         raise SurgeryError(Diagnostic("A301", what, fix="name another file"))
     with io_errors(target):
-        target.write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
+        target.write_text(_for_editors(source, target.parent), encoding="utf-8")
     typer.echo(f"wrote {target}; try: surgery plan {target}")
+
+
+def _for_editors(source: Path, folder: Path) -> str:
+    """The text of a recipe, without a line that would tell editors of a schema that isn't there."""
+    text = source.read_text(encoding="utf-8")
+    first, _, rest = text.partition("\n")
+    named = first.removeprefix(_SCHEMA_LINE)
+    if named == first or "://" in named or (folder / named.strip()).is_file():
+        return text
+    return rest
 
 
 @group.command(epilog="Example: surgery recipes schema > recipe.schema.json")
