@@ -138,11 +138,13 @@ def _of_vision(make: Callable[[], _Made]) -> _Made:
 
 def _no_vision(source: str, error: SurgeryError) -> Diagnostic:
     reason = error.diagnostics[0]
+    near = f"{reason.fix} " if reason.fix.startswith("did you mean") else ""
     return Diagnostic(
         code="M121",
         what=f"there is no vision model `{source}`",
         why=f"{reason.what}: {reason.why}",
-        fix="name a hub id such as google/siglip-so400m-patch14-384, a folder with a config.json, "
+        fix=f"{near}name a hub id such as google/siglip-so400m-patch14-384, a folder with a "
+        f"config.json, "
         f"or one of {', '.join(builtin_towers())}",
         key="vision",
     )

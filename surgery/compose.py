@@ -21,6 +21,7 @@ from pydantic import ValidationError
 
 from surgery.complaint import code_imports, from_hydra, from_pydantic, nearest
 from surgery.diagnostic import Diagnostic, SurgeryError, raise_errors
+from surgery.folders import did_you_mean, kind_of
 from surgery.override import Override, read_override, span_of
 from surgery.recipe import Recipe
 from surgery.source import Place, SourceMap, map_sources
@@ -212,12 +213,25 @@ def _not_in_a_file(key: str, sources: SourceMap) -> Diagnostic:
 
 def _no_such_recipe(given: Path) -> Diagnostic:
     names = packaged_recipes()
-    yml = given.suffix == ".yml"
+    if os.path.isdir(given):
+        return _a_folder(given)
+    if given.suffix == ".yml":
+        why, fix = "a recipe's file ends in .yaml", f"rename it to {given.stem}.yaml"
+    else:
+        why, fix = "no such file, and no packaged recipe", nearest(given.stem, names)
+        fix = fix if fix.startswith("did") else did_you_mean(given) or fix
+    return Diagnostic("R112", f"there is no recipe `{given}`", why, fix)
+
+
+def _a_folder(given: Path) -> Diagnostic:
+    kind = kind_of(given)
+    recipe = given / "recipe.yaml"
+    own = f"; its recipe is `{recipe}`" if recipe.is_file() else ""
     return Diagnostic(
         code="R112",
-        what=f"there is no recipe `{given}`",
-        why="a recipe's file ends in .yaml" if yml else "no such file, and no packaged recipe",
-        fix=f"rename it to {given.stem}.yaml" if yml else nearest(given.stem, names),
+        what=f"`{given}` is {kind.what if kind else 'a folder'}, not a recipe",
+        why="a recipe is a .yaml file, or the name of a packaged one",
+        fix=f"{kind.taken_by}{own}" if kind else "name a file in it, or see `surgery recipes list`",
     )
 
 

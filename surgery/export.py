@@ -184,7 +184,7 @@ def export_adapter(
 def _exporter(to: str) -> Exporter:
     known = known_exporters()
     if to not in known:
-        raise SurgeryError(_unknown_form(to, list(known)))
+        raise SurgeryError(_unknown_form(to, known))
     return known[to]
 
 
@@ -207,11 +207,18 @@ def _commands(contents: Contents) -> Iterator[str]:
         yield f'surgery run . --path {path} --prompt "…"'
 
 
-def _unknown_form(to: str, known: list[str]) -> Diagnostic:
-    near = difflib.get_close_matches(to, known, 1)
+def _unknown_form(to: str, known: Mapping[str, Exporter]) -> Diagnostic:
+    near = difflib.get_close_matches(to.lower(), known, 1)
+    serving = [word for word, exporter in known.items() if to.lower() in exporter.serves]
+    fix = f"choose one of {', '.join(known)}"
+    if near:
+        fix = f"did you mean `--to {near[0]}`?"
+    elif serving:
+        fix = f"begin with `--to {serving[0]}`: {known[serving[0]].gives}"
+    forms = (f"`{word}` ({exporter.gives})" for word, exporter in known.items())
     return Diagnostic(
         code="R131",
         what=f"there is no form `{to}` to export to",
-        why=f"known: {', '.join(known)}",
-        fix=f"use `--to {near[0] if near else known[0]}`",
+        why=f"there are {', '.join(forms)}",
+        fix=fix,
     )

@@ -117,6 +117,12 @@ class Exporter(ABC):
     word: ClassVar[str]
     """What `--to` takes."""
 
+    gives: ClassVar[str]
+    """What it writes, in a few words."""
+
+    serves: ClassVar[tuple[str, ...]] = ()
+    """Other formats and tools, by the words that users look for, that begin with what it writes."""
+
     lora: ClassVar[LoraForm] = "merge"
     """What becomes of LoRA unless the user says it."""
 

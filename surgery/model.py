@@ -13,11 +13,11 @@ from typing import Any, Final
 
 from surgery.checkpoint import Checkpoint, read_checkpoint
 from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.folders import did_you_mean, kind_of
+from surgery.hub import from_hub, is_cached, is_hub_id
 
 BUILTIN_FOLDER: Final = Path(__file__).parent / "builtin"
 BUILTIN: Final = "builtin/"
-_SIDE_FILES: Final = ("*.json", "*.txt", "*.model", "*.jinja", "tokenizer*")
-_WEIGHT_FILES: Final = ("*.safetensors", "*.safetensors.index.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +95,19 @@ def find_model(source: str, *, revision: str | None = None, weights: bool = Fals
         if not (folder / "config.json").is_file():
             raise SurgeryError(_not_a_model(source))
         return ModelFiles(str(folder.resolve()), folder.resolve())
-    is_path = source.count("/") > 1 or source.startswith((".", "~", "/")) or not source
-    if is_path or os.path.exists(folder):
+    if not _is_on_hub(source, folder, revision):
         raise SurgeryError(_no_such_model(source))
-    return _from_hub(source, revision, weights)
+    found = from_hub(source, revision=revision, weights=weights, twin=_instead(source))
+    return ModelFiles(source, found, revision)
+
+
+def _is_on_hub(source: str, folder: Path, revision: str | None) -> bool:
+    """Whether a name is a hub id, and not a folder here that is misspelled."""
+    is_path = source.count("/") > 1 or source.startswith((".", "~", "/")) or "\\" in source
+    if is_path or os.path.exists(folder) or not is_hub_id(source):
+        return False
+    beside_folders = "/" in source and os.path.isdir(folder.parent)
+    return not beside_folders or is_cached(source, revision)
 
 
 def _builtin(source: str) -> ModelFiles:
@@ -108,41 +117,52 @@ def _builtin(source: str) -> ModelFiles:
     return ModelFiles(source, folder)
 
 
-def _from_hub(source: str, revision: str | None, weights: bool) -> ModelFiles:
-    from huggingface_hub import hf_hub_download, snapshot_download
-
-    try:
-        if weights:
-            patterns = [*_SIDE_FILES, *_WEIGHT_FILES]
-            folder = Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
-        else:
-            folder = Path(hf_hub_download(source, "config.json", revision=revision)).parent
-    except Exception as error:  # the hub client has some twenty error types
-        raise SurgeryError(_hub_failed(source, revision, error)) from error
-    return ModelFiles(source, folder, revision)
+def _instead(source: str) -> str:
+    """Where else a model may be: a folder that is named alike, or the built-in one of its shape."""
+    said = [did_you_mean(source)]
+    name = source.rpartition("/")[2].lower()
+    for twin in _builtin_names():
+        if f"{name}-".startswith(f"{twin.removeprefix(BUILTIN)}-"):
+            held = "is built in" if _builtin(twin).has_weights else "has its shape, without weights"
+            said.append(f"`{twin}` {held};")
+    return " ".join(filter(None, said))
 
 
 def _no_such_model(source: str) -> Diagnostic:
-    names = builtin_names()
-    close = difflib.get_close_matches(source, names, n=1)
-    known = f"did you mean `{close[0]}`? " if close else ""
+    path = Path(os.path.expanduser(source))
+    close = difflib.get_close_matches(source, _builtin_names(), n=1)
+    near = f"did you mean `{close[0]}`?" if close else ""
+    if source.startswith(BUILTIN):
+        why = "it is neither a built-in name nor a folder here"
+    elif os.path.isfile(path):
+        why = "it is a file, and a model is the folder with its config.json"
+        near = f"did you mean `{path.parent}`?" if _has_config(path.parent) else near
+    else:
+        why = "no such folder exists here, and a hub id looks like `Qwen/Qwen2.5-3B`"
+        near = did_you_mean(source) or near
     return Diagnostic(
         code="M101",
         what=f"there is no model `{source}`",
-        why="it is neither a built-in name nor a folder here"
-        if source.startswith(BUILTIN)
-        else "no such folder exists here, and a hub id looks like `Qwen/Qwen2.5-3B`",
-        fix=f"{known}built in are {', '.join(names)}",
+        why=why,
+        fix=near or f"built in are {', '.join(builtin_names())}",
         key="model",
     )
 
 
+def _has_config(folder: Path) -> bool:
+    return os.path.isfile(folder / "config.json")
+
+
 def _not_a_model(source: str) -> Diagnostic:
+    folder = Path(os.path.expanduser(source))
+    kind = kind_of(folder)
+    inside = [f"`{path}`" for path in sorted(folder.iterdir()) if _has_config(path)]
+    fix = "name the folder that `save_pretrained` or a download wrote"
     return Diagnostic(
         code="M101",
         what=f"the folder `{source}` holds no model",
-        why="it has no config.json",
-        fix="name the folder that `save_pretrained` or a download wrote",
+        why=f"it is {kind.what}" if kind else "it has no config.json",
+        fix=kind.taken_by if kind else f"name one inside: {', '.join(inside)}" if inside else fix,
         key="model",
     )
 
@@ -153,19 +173,6 @@ def _no_weights(source: str) -> Diagnostic:
         what=f"`{source}` is a shape without weights",
         why="inspect, plan and lint need only its config; this command needs the weights",
         fix="name a folder with safetensors files, a hub id, or builtin/tiny-qwen2 in `model=`",
-        key="model",
-    )
-
-
-def _hub_failed(source: str, revision: str | None, error: Exception) -> Diagnostic:
-    at = f" at revision `{revision}`" if revision else ""
-    reason = str(error).strip().splitlines()
-    return Diagnostic(
-        code="M103",
-        what=f"`{source}`{at} could not be had from the hub",
-        why=f"{type(error).__name__}: {reason[0] if reason else 'no reason given'}",
-        fix="check the name and the network, `hf auth login` for a gated model, "
-        "or name a folder that holds the checkpoint",
         key="model",
     )
 

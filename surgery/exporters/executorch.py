@@ -34,6 +34,8 @@ class ExecutorchExporter(Exporter):
     """The parts of `hf`, each a program beside the files that encode a prompt for it."""
 
     word: ClassVar[str] = EXTRA
+    gives: ClassVar[str] = "a .pte program a path, for CPUs"
+    serves: ClassVar[tuple[str, ...]] = ("pte", "xnnpack")
 
     def contents(self, job: Job) -> Contents:
         """Return the parts; see `Exporter.contents`.

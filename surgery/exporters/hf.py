@@ -30,6 +30,11 @@ class HfExporter(Exporter):
     """`llm/` is the base; `multimodal/` has the copies in place; `lora/` is what wasn't merged."""
 
     word: ClassVar[str] = "hf"
+    gives: ClassVar[str] = "checkpoints for transformers, and for converters that read those"
+    serves: ClassVar[tuple[str, ...]] = (
+        *("transformers", "huggingface", "safetensors", "pytorch", "torch", "peft"),
+        *("gguf", "llama.cpp", "llamacpp", "ollama", "mlx", "mlc", "vllm", "awq", "gptq", "coreml"),
+    )
 
     def contents(self, job: Job) -> Contents:
         """Return the parts; see `Exporter.contents`.

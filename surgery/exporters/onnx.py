@@ -31,6 +31,8 @@ class OnnxExporter(Exporter):
     """One part each for eyes, embeddings, positions, blocks, copies and head; LoRA; tokenizer."""
 
     word: ClassVar[str] = "onnx"
+    gives: ClassVar[str] = "graphs of static shape, one a block"
+    serves: ClassVar[tuple[str, ...]] = ("onnxruntime", "ort", "openvino", "tensorrt")
     lora: ClassVar[LoraForm] = "keep"
 
     def contents(self, job: Job) -> Contents:

@@ -23,6 +23,8 @@ class QnnExporter(Exporter):
     """The same parts as `onnx`; each graph has its binary, and itself as the CPU runs it."""
 
     word: ClassVar[str] = "qnn"
+    gives: ClassVar[str] = "context binaries for a Snapdragon"
+    serves: ClassVar[tuple[str, ...]] = ("snapdragon", "htp", "qairt", "dlc", "hexagon")
     lora: ClassVar[LoraForm] = "keep"
 
     def contents(self, job: Job) -> Contents:

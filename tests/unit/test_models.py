@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,13 @@ from tiny import save_tiny
 
 from surgery import commands
 from surgery.compose import load_recipe
-from surgery.diagnostic import EXIT_DONE, EXIT_ENVIRONMENT, EXIT_USAGE, SurgeryError
+from surgery.diagnostic import (
+    EXIT_DONE,
+    EXIT_ENVIRONMENT,
+    EXIT_USAGE,
+    Diagnostic,
+    SurgeryError,
+)
 from surgery.model import builtin_names, find_model
 from surgery.plan import plan_recipe
 from surgery.read import read_anatomy
@@ -107,7 +114,7 @@ ABSENT = {
     "no builtin": ("builtin/tiny-quen2", "M101"),
     "builtin outside its folder": ("builtin/../builtin/tiny-qwen2", "M101"),
     "hub offline": ("Qwen/Qwen2.5-3B", "M103"),
-    "not a hub id": ("some words here", "M103"),
+    "not a hub id": ("some words here", "M101"),
 }
 
 
@@ -166,6 +173,91 @@ def test_nearest_builtin_is_suggested() -> None:
     with pytest.raises(SurgeryError) as caught:
         find_model("builtin/tiny-quen2")
     assert "did you mean `builtin/tiny-qwen2`?" in caught.value.diagnostics[0].fix
+
+
+@pytest.fixture
+def unreachable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The hub's client asks a port where nobody listens, and nothing is cached."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+
+
+def refusal(source: str, **how: bool) -> Diagnostic:
+    """What `find_model` says, and within the seconds of one request."""
+    begun = time.monotonic()
+    with pytest.raises(SurgeryError) as caught:
+        find_model(source, **how)
+    assert time.monotonic() - begun < 10
+    return caught.value.diagnostics[0]
+
+
+@pytest.mark.usefixtures("unreachable")
+@pytest.mark.parametrize("weights", [False, True])
+def test_silent_hub_is_told_at_once_with_the_built_in_twin(weights, capsys) -> None:
+    said = refusal("Qwen/Qwen2.5-3B", weights=weights)
+    assert said.code == "M103"
+    assert "http://127.0.0.1:9 doesn't answer" in said.why
+    assert said.fix.startswith("`builtin/qwen2.5-3b` has its shape, without weights; ")
+    assert len(f"{said.what} {said.why}") < 160
+    assert "etry" not in capsys.readouterr().err
+
+
+TWINS = {
+    "google/gemma-3-1b-it": "`builtin/gemma-3-1b` has",
+    "tiny-qwen2": "`builtin/tiny-qwen2` is built in",
+    "google/siglip-so400m-patch14-384": "`builtin/siglip-so400m-patch14-384` has",
+    "Qwen/Qwen2.5-32B": "unset HF_HUB_OFFLINE",  # no twin: only the beginning is the same
+}
+
+
+@pytest.mark.parametrize("source", TWINS)
+def test_offline_hub_id_names_its_twin(source: str) -> None:
+    assert refusal(source).fix.startswith(TWINS[source])
+
+
+def test_cached_model_is_found_though_the_hub_is_silent(unreachable, tmp_path) -> None:
+    snapshot = tmp_path / "hub" / "models--some--model" / "snapshots" / ("0" * 40)
+    (snapshot.parent.parent / "refs").mkdir(parents=True)
+    (snapshot.parent.parent / "refs" / "main").write_text("0" * 40)
+    save_tiny(snapshot)
+    assert find_model("some/model").folder == snapshot
+    assert find_model("some/model", weights=True).has_weights
+    (snapshot / "model.safetensors").unlink()
+    assert refusal("some/model", weights=True).code == "M103"
+
+
+MISSPELLED = {
+    "models/lama": "did you mean `models/llama`?",
+    "./models/lama": "did you mean `models/llama`?",
+    "models/Llama-": "did you mean `models/llama`?",
+    "models/nothing-near": "built in are ",
+    "modls/deep/llama": "did you mean `models/deep/llama`?",
+    "models/llama/config.json": "did you mean `models/llama`?",
+    "models/deep": "name one inside: `models/deep/llama`",
+}
+
+
+@pytest.mark.parametrize("source", MISSPELLED)
+def test_misspelled_folder_is_no_hub_id(source: str, here: Path, monkeypatch) -> None:
+    def asked(*args: object, **how: object) -> None:
+        raise AssertionError("the hub was asked")
+
+    monkeypatch.setattr("surgery.model.from_hub", asked)
+    for folder in ("models/llama", "models/deep/llama"):
+        save_tiny(here / folder)
+    said = refusal(source)
+    assert (said.code, said.what.count(source)) == ("M101", 1)
+    assert said.fix.startswith(MISSPELLED[source])
+
+
+def test_misspelled_owner_is_a_hub_id_that_names_the_folder(here: Path) -> None:
+    save_tiny(here / "models" / "llama")
+    said = refusal("modles/llama")
+    assert said.code == "M103"
+    assert said.fix.startswith("did you mean `models/llama`?")
 
 
 def test_file_is_no_model(here) -> None:

@@ -1,0 +1,120 @@
+"""A folder where something else is meant: what it is, what takes it, and which is named alike."""
+
+from pathlib import Path
+
+import pytest
+
+from surgery.commands import build_app
+from surgery.diagnostic import SurgeryError
+from surgery.folders import kind_of, near_folders
+
+FOLDERS = {
+    "adapter": ("plan.json", "adapter_config.json", "recipe.yaml"),
+    "trained-base": ("plan.json", "config.json", "recipe.yaml"),
+    "export": ("manifest.json", "plan.json"),
+    "sweep": ("points.json",),
+    "checkpoint": ("config.json",),
+    "foreign": ("adapter_config.json",),
+    "empty": (),
+}
+RECIPES = {
+    "adapter": ("is an adapter, not a recipe", "`surgery verify`"),
+    "trained-base": ("is an adapter, not a recipe", "recipe is `trained-base/recipe.yaml`"),
+    "export": ("is an export, not a recipe", "`surgery run`"),
+    "sweep": ("is a sweep, not a recipe", "numbered folders"),
+    "checkpoint": ("is a checkpoint, not a recipe", "`model=`"),
+    "foreign": ("is an adapter of plain PEFT, not a recipe", "plan.json"),
+    "empty": ("is a folder, not a recipe", "`surgery recipes list`"),
+}
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name, files in FOLDERS.items():
+        (tmp_path / name).mkdir()
+        for file in files:
+            (tmp_path / name / file).write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def said(*words: str) -> str:
+    with pytest.raises(SurgeryError) as caught:
+        build_app()(list(words), standalone_mode=False)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("command", ["plan", "apply", "sweep"])
+def test_folder_where_a_recipe_is_meant(command: str, name: str, here: Path) -> None:
+    text = said(command, name)
+    assert "error[R112]" in text
+    for words in RECIPES[name]:
+        assert words in text
+
+
+@pytest.mark.parametrize("name", ["checkpoint", "foreign"])
+def test_folder_where_an_adapter_is_meant(name: str, here: Path) -> None:
+    kind = kind_of(here / name)
+    assert kind is not None
+    text = said("verify", name)
+    assert "error[A402]" in text
+    assert kind.what in text
+    assert kind.taken_by in text
+
+
+def test_folder_where_an_export_is_meant(here: Path) -> None:
+    text = said("run", "adapter", "--path", "text", "--prompt", "x")
+    assert "error[A601]" in text
+    assert "it is an adapter" in text
+
+
+MISSPELLED = {
+    ("verify", "adaptr"): "did you mean `adapter`?",
+    ("evaluate", "adaptr"): "did you mean `adapter`?",
+    ("export", "adaptr"): "did you mean `adapter`?",
+    ("train", "adaptr"): "did you mean `adapter`?",
+    ("lint", "adaptr"): "did you mean `adapter`?",
+    ("run", "exprt", "--path", "text", "--prompt", "x"): "did you mean `export` or `empty`?",
+    ("plan", "genieblue_skop"): "did you mean `genieblue_skip`?",
+    ("plan", "lora", "model=./checkpiont"): "did you mean `checkpoint`?",
+    ("plan", "lora", "vision=./checkpiont"): "did you mean `checkpoint`?",
+}
+
+
+@pytest.mark.parametrize("words", MISSPELLED, ids=" ".join)
+def test_misspelled_folder_is_named(words: tuple[str, ...], here: Path) -> None:
+    assert MISSPELLED[words] in said(*words)
+
+
+def test_near_folders_compare_the_part_that_is_missing(here: Path) -> None:
+    (here / "a" / "models" / "llama").mkdir(parents=True)
+    (here / "a" / "model").mkdir()
+    assert near_folders("a/modles/llama") == ["a/models/llama"]
+    assert near_folders("a/modles/qwen") == []
+    assert near_folders(here / "a" / "MODEL") == [str(here / "a/model"), str(here / "a/models")]
+    assert near_folders("empty") == []
+    assert near_folders("x" * 300) == []
+    assert near_folders("") == []
+
+
+FORMS = {
+    "gguf": "begin with `--to hf`",
+    "GGUF": "begin with `--to hf`",
+    "snapdragon": "begin with `--to qnn`",
+    "pte": "begin with `--to executorch`",
+    "onyx": "did you mean `--to onnx`?",
+    "nonesuch": "choose one of executorch, hf, onnx, qnn",
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_unknown_form_of_export_lists_what_there_is(form: str) -> None:
+    from surgery.export import _exporter
+    from surgery.exporter import known_exporters
+
+    with pytest.raises(SurgeryError) as caught:
+        _exporter(form)
+    (found,) = caught.value.diagnostics
+    assert found.fix.startswith(FORMS[form])
+    assert all(f"`{word}` ({e.gives})" in found.why for word, e in known_exporters().items())
