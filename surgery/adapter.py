@@ -14,7 +14,7 @@ from surgery.checkpoint import Progress
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.document import first_difference, recipe_of
 from surgery.edit import AddedTensor
-from surgery.folders import did_you_mean, kind_of
+from surgery.folders import did_you_mean, why_none
 from surgery.header import read_errors, read_header
 from surgery.identity import identify, refuse_other_base, refuse_other_model
 from surgery.in_place import (
@@ -293,15 +293,10 @@ def _other_weights(folder: Path, name: str, count: int) -> Diagnostic:
 
 
 def _not_an_adapter(folder: Path, error: Exception) -> Diagnostic:
-    why, kind = f"its {PLAN_FILE} can't be read: {error}", kind_of(folder)
-    if not folder.is_dir():
-        why = "there is no such folder"
-    elif kind and not (folder / PLAN_FILE).exists():
-        why = f"it is {kind.what}; {kind.taken_by}"
     remedies = (did_you_mean(folder), "`surgery apply RECIPE --out DIR` makes an adapter folder")
     return Diagnostic(
         code="A402",
         what=f"`{folder}` is not a folder that `surgery apply` wrote",
-        why=why,
+        why=why_none(folder, PLAN_FILE, error),
         fix=" ".join(filter(None, remedies)),
     )

@@ -53,6 +53,16 @@ def near_folders(typed: str | Path) -> list[str]:
     return [str(folder) for folder in found if _is_folder(folder)]
 
 
+def why_none(folder: Path, file: str, error: object) -> str:
+    """Why a folder isn't of the kind whose file it lacks: absent, of another kind, or unreadable."""
+    if not _is_folder(folder):
+        return "there is no such folder"
+    kind = kind_of(folder)
+    if kind and not (folder / file).exists():
+        return f"it is {kind.what}; {kind.taken_by}"
+    return f"its {file} can't be read: {error}"
+
+
 def did_you_mean(typed: str | Path) -> str:
     """A remedy that names the nearest folders; empty where none is near."""
     near = [f"`{name}`" for name in near_folders(typed)]

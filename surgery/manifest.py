@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.distribution import own_version
-from surgery.folders import did_you_mean, kind_of
+from surgery.folders import did_you_mean, why_none
 from surgery.link import How
 
 MANIFEST_FILE: Final = "manifest.json"
@@ -217,15 +217,10 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def _not_an_export(folder: Path, reason: str) -> Diagnostic:
-    why, kind = f"its {MANIFEST_FILE} can't be read: {reason}", kind_of(folder)
-    if not folder.is_dir():
-        why = "there is no such folder"
-    elif kind and not (folder / MANIFEST_FILE).exists():
-        why = f"it is {kind.what}"
     remedies = (did_you_mean(folder), "`surgery export ADAPTER --to hf --out DIR` makes an export")
     return Diagnostic(
         code="A601",
         what=f"`{folder}` is not a folder that `surgery export` wrote",
-        why=why,
+        why=why_none(folder, MANIFEST_FILE, reason),
         fix=" ".join(filter(None, remedies)),
     )
