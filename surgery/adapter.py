@@ -293,10 +293,9 @@ def _other_weights(folder: Path, name: str, count: int) -> Diagnostic:
 
 
 def _not_an_adapter(folder: Path, error: Exception) -> Diagnostic:
-    remedies = (did_you_mean(folder), "`surgery apply RECIPE --out DIR` makes an adapter folder")
     return Diagnostic(
         code="A402",
         what=f"`{folder}` is not a folder that `surgery apply` wrote",
         why=why_none(folder, PLAN_FILE, error),
-        fix=" ".join(filter(None, remedies)),
+        fix=did_you_mean(folder, "`surgery apply RECIPE --out DIR` makes an adapter folder"),
     )

@@ -54,7 +54,7 @@ def near_folders(typed: str | Path) -> list[str]:
 
 
 def why_none(folder: Path, file: str, error: object) -> str:
-    """Why a folder isn't of the kind whose file it lacks: absent, of another kind, or unreadable."""
+    """Why a folder isn't the kind that a file of it says: absent, another one, or unreadable."""
     if not _is_folder(folder):
         return "there is no such folder"
     kind = kind_of(folder)
@@ -63,10 +63,11 @@ def why_none(folder: Path, file: str, error: object) -> str:
     return f"its {file} can't be read: {error}"
 
 
-def did_you_mean(typed: str | Path) -> str:
-    """A remedy that names the nearest folders; empty where none is near."""
+def did_you_mean(typed: str | Path, otherwise: str = "") -> str:
+    """A remedy that names the nearest folders, where there are any, before the usual one."""
     near = [f"`{name}`" for name in near_folders(typed)]
-    return f"did you mean {' or '.join(near)}?" if near else ""
+    said = f"did you mean {' or '.join(near)}?" if near else ""
+    return " ".join(filter(None, (said, otherwise)))
 
 
 def _is_folder(path: Path) -> bool:

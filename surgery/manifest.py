@@ -217,10 +217,9 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def _not_an_export(folder: Path, reason: str) -> Diagnostic:
-    remedies = (did_you_mean(folder), "`surgery export ADAPTER --to hf --out DIR` makes an export")
     return Diagnostic(
         code="A601",
         what=f"`{folder}` is not a folder that `surgery export` wrote",
         why=why_none(folder, MANIFEST_FILE, reason),
-        fix=" ".join(filter(None, remedies)),
+        fix=did_you_mean(folder, "`surgery export ADAPTER --to hf --out DIR` makes an export"),
     )
