@@ -226,7 +226,7 @@ def check_weights(plan: Plan, folder: Path, *, trust_remote_code: bool = False) 
 def _document(folder: Path) -> dict[str, Any]:
     refuse_export(folder)
     try:
-        document: dict[str, Any] = json.loads((folder / PLAN_FILE).read_bytes())
+        document = json.loads((folder / PLAN_FILE).read_bytes())
         return {**document, "model": {**document["model"]}}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SurgeryError(_not_an_adapter(folder, error)) from error
@@ -293,9 +293,6 @@ def _other_weights(folder: Path, name: str, count: int) -> Diagnostic:
 
 
 def _not_an_adapter(folder: Path, error: Exception) -> Diagnostic:
-    return Diagnostic(
-        code="A402",
-        what=f"`{folder}` is not a folder that `surgery apply` wrote",
-        why=why_none(folder, PLAN_FILE, error),
-        fix=did_you_mean(folder, "`surgery apply RECIPE --out DIR` makes an adapter folder"),
-    )
+    what = f"`{folder}` is not a folder that `surgery apply` wrote"
+    fix = did_you_mean(folder, "`surgery apply RECIPE --out DIR` makes an adapter folder")
+    return Diagnostic("A402", what, why_none(folder, PLAN_FILE, error), fix)
