@@ -14,7 +14,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any, Final
 
-from surgery.diagnostic import Diagnostic, SurgeryError, raise_errors
+from surgery.diagnostic import Diagnostic, SurgeryError, raise_errors, some_of
 from surgery.header import (
     DTYPE_BYTES,
     Progress,
@@ -200,17 +200,12 @@ def _disagreements(
     """Compare one shard with the index, and with the shards read before it."""
     found = []
     if absent := sorted(expected - held.keys()):
-        what = f"`{file}` lacks {_some(absent)}, which {INDEX_NAME} says it holds"
+        what = f"`{file}` lacks {some_of(absent)}, which {INDEX_NAME} says it holds"
         found.append(Diagnostic("M208", what, fix="download the index and the shards again"))
     if twice := sorted(held.keys() & before.keys()):
-        what = f"`{file}` holds {_some(twice)} again, which `{before[twice[0]].file}` holds"
+        what = f"`{file}` holds {some_of(twice)} again, which `{before[twice[0]].file}` holds"
         found.append(Diagnostic("M208", what, fix="keep one of the two and save the index anew"))
     return found
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"{', '.join(names[:3])}{more}"
 
 
 def _json_hash(content: object) -> str:

@@ -7,7 +7,7 @@ files and X the toolchain and its graphs are the environment (3), V is a verific
 that answered "no" (1).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -120,6 +120,12 @@ class SurgeryError(Exception):
     def exit_code(self) -> int:
         """The exit code that a command ends with: 1, 2 or 3."""
         return _EXIT_BY_FAMILY[self.diagnostics[0].code[0]]
+
+
+def some_of(names: Sequence[str], shown: int = 3) -> str:
+    """Return the first few names and how many more there are, such as `a, b, c and 4 more`."""
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return f"{', '.join(names[:shown])}{more}"
 
 
 def raise_errors(diagnostics: Iterable[Diagnostic]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostic import Diagnostic, SurgeryError, some_of
 from surgery.modules.expert import ExpertMatrix
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ COGVLM: Final[NameMap] = {
 }
 """The names of CogVLM's and CogVLM2's released checkpoints, for a decoder like Llama or Qwen2."""
 
+_NAMED: Final = 5
 _BLOCK: Final = re.compile(r"\.(\d+)\.(.+)$")
 
 
@@ -44,7 +45,8 @@ class ExpertReport:
         unfilled: the experts' tensors that nothing filled; they keep what they had.
         no_place: names that a pattern matched where the model has no such expert or no bias.
         unmatched: names in the checkpoint that no pattern matched, such as the base's.
-        unused: patterns that matched nothing.
+        unused: patterns that matched nothing, such as that of biases which neither side has.
+        elsewhere: those of `no_place` in blocks that have no experts here, as the recipe picked.
     """
 
     copied: tuple[tuple[str, str], ...]
@@ -52,21 +54,28 @@ class ExpertReport:
     no_place: tuple[str, ...]
     unmatched: tuple[str, ...]
     unused: tuple[str, ...]
+    elsewhere: tuple[str, ...] = ()
 
     @property
     def is_complete(self) -> bool:
-        """Whether every expert is filled, and nothing that was meant had no place."""
-        return not (self.unfilled or self.no_place or self.unused)
+        """Whether every expert is filled, and nothing in the checkpoint's same blocks left over."""
+        return not (self.unfilled or self._left_over)
+
+    @property
+    def _left_over(self) -> tuple[str, ...]:
+        elsewhere = set(self.elsewhere)
+        return tuple(name for name in self.no_place if name not in elsewhere)
 
     def __str__(self) -> str:
         parts = [f"{len(self.copied)} tensors of experts filled"]
         for said, names in (
             ("not filled", self.unfilled),
-            ("in the checkpoint without a place here", self.no_place),
+            ("in the checkpoint without a place here", self._left_over),
+            ("of blocks that have no experts here", self.elsewhere),
             ("patterns without a match", self.unused),
             ("names that no pattern matched", self.unmatched),
         ):
-            parts += [f"{len(names)} {said}, {names[0]} first"] if names else []
+            parts += [f"{len(names)} {said}: {some_of(names, _NAMED)}"] if names else []
         return "; ".join(parts)
 
 
@@ -97,7 +106,8 @@ def load_expert_weights(
         )
     patterns = {_compile(pattern): pattern for pattern in name_map}
     pairs: list[tuple[str, str, torch.Tensor, torch.Tensor]] = []
-    no_place, unmatched, used = [], [], set()
+    blocks = {block for block, _ in experts}
+    no_place, elsewhere, unmatched, used = [], [], [], set()
     for name, read in _tensors(source):
         found = next(((p, m) for p in patterns if (m := p.fullmatch(name))), None)
         if found is None:
@@ -105,9 +115,11 @@ def load_expert_weights(
             continue
         pattern = patterns[found[0]]
         used.add(pattern)
-        targets = _targets(experts, int(found[1]["i"]), name_map[pattern], name)
+        block = int(found[1]["i"])
+        targets = _targets(experts, block, name_map[pattern], name)
         pairs += _split(name, read(), targets) if targets else []
         no_place += [] if targets else [name]
+        elsewhere += [] if block in blocks else [name]
     _copy(pairs)
     filled = {target for _, target, _, _ in pairs}
     return ExpertReport(
@@ -116,6 +128,7 @@ def load_expert_weights(
         no_place=tuple(no_place),
         unmatched=tuple(unmatched),
         unused=tuple(p for p in name_map if p not in used),
+        elsewhere=tuple(elsewhere),
     )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from surgery.anatomy import PARTS_OF_A_BLOCK, ROLES, Anatomy, BlockKind, Matrix
-from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostic import Diagnostic, SurgeryError, some_of
 
 Reason = Callable[[BlockKind, Matrix], str]
 
@@ -92,10 +92,9 @@ def _only_apart(
 
 def _left_out(reasons: dict[str, str], anatomy: Anatomy) -> Diagnostic:
     names = [f"`{name}`" for name in reasons]
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return Diagnostic(
         code="P221",
-        what=f"{', '.join(names[:3])}{more} of {anatomy.source} get nothing beside them",
+        what=f"{some_of(names)} of {anatomy.source} get nothing beside them",
         why="; ".join(f"`{name}` {reason}" for reason, name in _first_of_each(reasons).items()),
         severity="note",
         key="modules",

@@ -578,6 +578,47 @@ def test_report_says_what_did_not_match() -> None:
     assert load_expert_weights(model, {}, names).unused == ("x.{i}.weight",)
 
 
+@pytest.mark.parametrize("chosen", ["all", "skip 1/4"])
+def test_report_is_complete_where_every_expert_is_filled(chosen: str) -> None:
+    model = experts(f"blocks={chosen}", recipe="cogvlm_full", family="llama")
+    state = cogvlm_state(model)
+    state = {name: tensor for name, tensor in state.items() if not name.endswith(".bias")}
+    report = load_expert_weights(model, state)
+    assert report.is_complete
+    assert report.unused == ("model.layers.{i}.self_attn.vision_expert_query_key_value.bias",)
+    assert len(report.copied) == 7 * (4 if chosen == "all" else 1)
+    assert len(report.elsewhere) == (0 if chosen == "all" else 3 * 5)
+
+
+def test_report_is_not_complete_where_a_bias_is_left_over_or_not_filled() -> None:
+    model = experts(recipe="cogvlm_full", family="llama")
+    left = load_expert_weights(model, cogvlm_state(model))
+    assert not left.is_complete
+    assert len(left.no_place) == 4
+    state = {n: t for n, t in cogvlm_state(model).items() if not n.endswith(".bias")}
+    assert not load_expert_weights(experts(recipe="cogvlm_full"), state).is_complete
+
+
+def test_report_names_a_handful_of_each_and_counts_the_rest() -> None:
+    model = experts(recipe="cogvlm_full")
+    state = cogvlm_state(model, [0, 1, 3])
+    names = sorted(load_expert_weights(model, state).unfilled)
+    said = str(load_expert_weights(model, state))
+    assert f"10 not filled: {', '.join(names[:5])} and 5 more" in said
+    few = {name: tensor for name, tensor in state.items() if "language_mlp" in name}
+    assert f"3 names that no pattern matched: {', '.join(few)}" in said
+
+
+def test_patterns_of_names_are_no_regular_expressions() -> None:
+    model = experts(recipe="cogvlm_full")
+    weight = torch.zeros(32, 32)
+    state = {"h.0xo.weight": weight, "h+.1.o.weight": weight}
+    report = load_expert_weights(model, state, {"h.{i}.o.weight": "o_proj"})
+    assert report.unmatched == tuple(state)
+    (copied,) = load_expert_weights(model, state, {"h+.{i}.o.weight": "o_proj"}).copied
+    assert copied == ("h+.1.o.weight", "1.self_attn.o_proj.weight")
+
+
 def test_wrong_expert_weights_are_refused_untouched(tmp_path: Path) -> None:
     model = experts(recipe="cogvlm_full")
     before = {n: p.clone() for n, p in model.named_parameters()}
