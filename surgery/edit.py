@@ -164,7 +164,7 @@ class AddLearner(Edit):
         hidden: width of the block's hidden state, of queries and of what is added to it.
         kv: width of keys and values.
         columns: inputs of the router.
-        factor: how many times their mixture is added.
+        factor: how many times their mixture is added; the textual one alone is added once.
         norms: the block's norm before attention and the one before its MLP, as full module names.
         rule: how image tokens are found.
     """

@@ -64,9 +64,9 @@ class Learner(TrainedPart):
         if sequence.image is not None and rows_BTS is not None:
             image = mixture.visual(h_BTD, known, sequence.image, rope)
             weights = mixture.weigh(rows_BTS, sequence).to(h_BTD.dtype)
-            both = weights[..., :1] * image + weights[..., 1:] * mixed
+            both = self.edit.factor * (weights[..., :1] * image + weights[..., 1:] * mixed)
             mixed = torch.where(sequence.image.any(dim=-1, keepdim=True), both, mixed)
-        return self.edit.factor * mixed
+        return mixed
 
     def _forward_wrapped_passthrough(self, h_BTD: torch.Tensor, *args: Any) -> torch.Tensor:
         return torch.zeros_like(h_BTD)

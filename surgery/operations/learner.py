@@ -38,7 +38,9 @@ class Learner(Operation):
     """Tokens whose attention weights the router reads; those behind are ignored."""
 
     doubled: bool = False
-    """Add the mixture twice, as the released code does."""
+    """Add the mixture of both learners twice, as the released code does; a textual learner alone,
+    before a row's first image, is added once. Who sees whom stays causal, so released weights don't
+    give the released outputs (decision 0006)."""
 
     llm: Literal["full", "frozen"] = "frozen"
     """full: where this operation stands in `train`, the decoder trains in place beside it, as

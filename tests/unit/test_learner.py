@@ -18,6 +18,7 @@ from surgery.adapter import load_adapter, load_base, save_adapter, write_adapter
 from surgery.apply import apply_plan, name_in_memory
 from surgery.compose import load_recipe
 from surgery.diagnostic import SurgeryError
+from surgery.modules.learner import Learner
 from surgery.paths import text_path
 from surgery.plan import Plan, plan_recipe
 from surgery.prompts import make_prompts
@@ -150,7 +151,7 @@ class Slow:
         for t in range(len(x)):
             h = x[t] + attended[t]
             beside = f"{path}.self_attn.learner"
-            h = h + self.factor * self.mixture(beside, t, h, inputs, is_image, rows[t])
+            h = h + self.mixture(beside, t, h, inputs, is_image, rows[t])
             y = norm(h, self.w[f"{path}.post_attention_layernorm.weight"])
             gate, up, down = (self.w[f"{path}.mlp.{n}_proj.weight"] for n in ("gate", "up", "down"))
             out.append(h + down @ (torch.nn.functional.silu(gate @ y) * (up @ y)))
@@ -187,7 +188,7 @@ class Slow:
         scores = self.w[f"{path}.router.weight"] @ torch.stack(padded)
         scores = scores + self.w[f"{path}.router.bias"]
         first, second = torch.softmax(scores * torch.sigmoid(scores), dim=0)
-        return first * image + second * text
+        return self.factor * (first * image + second * text)
 
     def learner(
         self, path: str, t: int, h: torch.Tensor, inputs: Any, seen: list[bool]
@@ -250,6 +251,19 @@ def test_logits_equal_a_slow_implementation(
     for i, row in enumerate(ROWS):
         wanted = slow.logits(prompt(row, i).tolist(), images(row))
         assert_close(found[i, -len(row) :], wanted)
+
+
+def test_doubled_adds_a_lone_textual_learner_once() -> None:
+    inputs = batch()
+    lone = ROWS[0].index("i")
+    _, single = wings()
+    _, doubled = wings(f"{QUIET}.doubled=true")
+    with torch.no_grad():
+        once, twice = (m.eval()(**inputs).logits for m in (single, doubled))
+    start = once.shape[1] - len(ROWS[0])
+    assert_close(twice[1, -len(ROWS[1]) :], once[1, -len(ROWS[1]) :])
+    assert_close(twice[0, start : start + lone], once[0, start : start + lone])
+    assert (twice[0, start + lone :] - once[0, start + lone :]).abs().max() > 0.01
 
 
 def test_eager_and_sdpa_agree() -> None:
@@ -600,8 +614,10 @@ def test_blocks_of_another_shape_are_refused(family: str) -> None:
         wings(family=family)
 
 
-def test_blocks_that_add_otherwise_are_refused() -> None:
+@pytest.mark.parametrize("trains", [False, True])
+def test_blocks_that_add_otherwise_are_refused(trains: bool) -> None:
     _, model = wings()
+    model.train(trains)
     for block in model.get_base_model().model.layers:
         block.post_attention_layernorm.register_forward_pre_hook(lambda m, args: (2 * args[0],))
         block.post_attention_layernorm._forward_pre_hooks.move_to_end(
@@ -609,6 +625,16 @@ def test_blocks_that_add_otherwise_are_refused() -> None:
         )
     with pytest.raises(SurgeryError, match="A416"):
         model(**batch())
+
+
+def test_dropout_before_the_sum_is_no_other_sum() -> None:
+    _, model = wings(family="phi3", resid_pdrop=0.5)
+    learners = [m for m in model.modules() if isinstance(m, Learner)]
+    model.train()(**batch())
+    assert not any(learner.is_confirmed for learner in learners)
+    model.eval()(**batch())
+    assert all(learner.is_confirmed for learner in learners)
+    model.train()(**batch())
 
 
 def test_merging_is_refused() -> None:
