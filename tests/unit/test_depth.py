@@ -15,13 +15,13 @@ from surgery.anatomy import Anatomy
 from surgery.apply import apply_plan, trainable_parameters
 from surgery.compose import load_recipe
 from surgery.depth import new_depth, sources_of
-from surgery.depth_config import with_depth
+from surgery.depth_config import counting, with_depth
 from surgery.diagnostic import SurgeryError
 from surgery.plan import Plan, make_plan, plan_recipe
 from surgery.read import read_anatomy
 from surgery.recipe import Recipe
 from surgery.verify import verify_adapter
-from tests.tiny import FAMILIES, tiny_model
+from tests.tiny import CONVERTED, FAMILIES, tiny_model
 
 IDS = torch.arange(3, 27).reshape(2, 12)
 WINDOWED = {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"] * 2}
@@ -292,6 +292,25 @@ def test_a_norm_behind_the_sum_can_not_start_as_an_identity(tmp_path: Path) -> N
     with pytest.raises(SurgeryError) as caught:
         plan_recipe(content.model_copy(update={"model": str(tmp_path)}))
     assert caught.value.diagnostics[0].code == "P219"
+
+
+def test_only_whole_numbers_count_blocks() -> None:
+    text = {"num_hidden_layers": 1, "share_layers": True, "layer_scale": 1.0, "n_layer": 1}
+    assert counting(text, "num_hidden_layers", 1) == [
+        ("num_hidden_layers", "n_layer"),
+        ("num_hidden_layers",),
+        ("n_layer",),
+        (),
+    ]
+
+
+@pytest.mark.parametrize("family", CONVERTED)
+def test_packed_experts_start_as_an_identity(family: str, tmp_path: Path) -> None:
+    _, folder = saved(tmp_path, family)
+    plan = planned(folder, insert(blocks="every 2", start="identity"), train=("op0",))
+    write_adapter(plan, tmp_path / "out")
+    failed = [o.what for o in verify_adapter(tmp_path / "out").outcomes if o.state == "failed"]
+    assert not failed
 
 
 def test_lists_and_positions_follow_their_blocks() -> None:
