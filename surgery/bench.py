@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +20,7 @@ from torch import nn
 from surgery.adapter import check_weights, load_base, read_plan
 from surgery.apply import name_in_memory, open_adapter, trainable_parameters
 from surgery.edit import PEFT_PREFIX, AddedTensor, Edit
+from surgery.numerics import Difference, Sums, frozen, raw, same_bits
 from surgery.paths import multimodal_path, text_path
 from surgery.plan import Plan
 from surgery.prompts import Prompts, make_prompts
@@ -87,6 +89,15 @@ class Bench:
         inner: nn.Module = self.model if self.plan.is_plain else self.model.get_base_model()
         return inner
 
+    @cached_property
+    def sums(self) -> Sums:
+        """What rounding depends on; logits may be finer than the weights that made them."""
+        shapes = (t.shape for kind in self.plan.anatomy.kinds for t in kind.tensors)
+        width = max((size for shape in shapes for size in shape), default=1)
+        types = {t.dtype for t in self.decoder.parameters() if t.is_floating_point()}
+        dtype = max(types, key=lambda kind: torch.finfo(kind).eps)
+        return Sums(dtype, len(self.plan.depth), width)
+
     def changeable(self) -> dict[str, torch.Tensor]:
         """What may change without the text path noticing: all that the plan adds, or trains."""
         held = tensors_of(self.model)
@@ -109,6 +120,10 @@ class Bench:
         prompts = self.prompts if images else self.prompts.without_images()
         with self.on(path):
             return answer(self.model, prompts.take(rows))
+
+    def difference(self, found: torch.Tensor) -> Difference:
+        """How far logits lie from those of the untouched base."""
+        return self.sums.compare(found, self.reference.logits)
 
     @torch.no_grad()
     def shake(self, seed: int = 1) -> None:
@@ -133,7 +148,7 @@ class Bench:
     def is_at_start(self) -> bool:
         """Whether the folder holds what `surgery apply` wrote, to the bit."""
         pairs = ((self._stored[name], start) for name, start in self._starts())
-        return all(torch.equal(stored, start.to(stored.dtype)) for stored, start in pairs)
+        return all(same_bits(stored, start.to(stored.dtype)) for stored, start in pairs)
 
     @torch.no_grad()
     def restore(self) -> None:
@@ -200,10 +215,10 @@ def inputs_of(model: Any, prompts: Prompts) -> dict[str, torch.Tensor]:
     return {**prompts.inputs, **({"image_mask": prompts.images} if is_routed else {})}
 
 
-@torch.no_grad()
 def answer(model: Any, prompts: Prompts) -> torch.Tensor:
     """Logits (real tokens, vocabulary) of a batch, padding left out."""
-    output = model(**inputs_of(model, prompts), use_cache=False)
+    with frozen(model):
+        output = model(**inputs_of(model, prompts), use_cache=False)
     logits: torch.Tensor = output.logits[prompts.mask.bool()]
     return logits
 
@@ -218,15 +233,9 @@ def generate(
     """
     config = prompts.generation(NEW_TOKENS, use_cache=use_cache)
     config.update(output_logits=True, return_dict_in_generate=True)
-    output = model.generate(**inputs_of(model, prompts), generation_config=config)
+    with frozen(model):
+        output = model.generate(**inputs_of(model, prompts), generation_config=config)
     return output.sequences[:, prompts.ids.shape[1] :], torch.stack(output.logits, dim=1)
-
-
-def largest_difference(first: torch.Tensor, second: torch.Tensor) -> float:
-    """The largest absolute difference; 0 exactly where all values are equal, inf beside a NaN."""
-    if torch.equal(first, second):
-        return 0.0
-    return float((first.float() - second.float()).abs().nan_to_num(nan=torch.inf).max())
 
 
 def share(model: Any) -> Any:
@@ -258,5 +267,4 @@ def base_name(name: str) -> str:
 
 
 def _digest(tensor: torch.Tensor) -> str:
-    raw: Any = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    return hashlib.sha256(raw).hexdigest()
+    return hashlib.sha256(raw(tensor).numpy().data).hexdigest()

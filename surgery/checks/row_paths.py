@@ -6,6 +6,7 @@ from typing import Final
 import torch
 
 from surgery.bench import NEW_TOKENS, Bench, answer, generate, inputs_of
+from surgery.numerics import frozen
 from surgery.prompts import Prompts
 from surgery.switch import MULTIMODAL, TEXT, PathName
 from surgery.verify import Check, Outcome
@@ -38,10 +39,10 @@ class RowPaths(Check):
 
 def _faults(bench: Bench, paths: Sequence[PathName]) -> list[str]:
     prompts, inputs = bench.prompts, inputs_of(bench.model, bench.prompts)
-    with torch.no_grad():
-        logits = bench.model(**inputs, paths=paths, use_cache=False).logits
     config = prompts.generation(NEW_TOKENS)
-    tokens = bench.model.generate(**inputs, paths=paths, generation_config=config)
+    with frozen(bench.model):
+        logits = bench.model(**inputs, paths=paths, use_cache=False).logits
+        tokens = bench.model.generate(**inputs, paths=paths, generation_config=config)
     tokens = tokens[:, prompts.ids.shape[1] :]
     faults = []
     for path in dict.fromkeys(paths):

@@ -1,28 +1,25 @@
 """At its start, an adapter changes nothing."""
 
 from collections.abc import Iterator
-from typing import Final
-
-import torch
 
 from surgery.apply import trainable_parameters
-from surgery.bench import Bench, base_name, digests, largest_difference, tensors_of
+from surgery.bench import Bench, base_name, digests, tensors_of
 from surgery.depth import new_names
+from surgery.numerics import Difference
 from surgery.switch import MULTIMODAL, TEXT
 from surgery.verify import Check, Outcome
 
-_EPSILONS: Final = 4
-_SMALLEST: Final = 1e-4
-
 
 class StartEquality(Check):
-    """Both paths give the base's logits, bit for bit, when all that was added is at its start.
+    """Both paths give the base's logits when all that was added is at its start.
 
-    A trained adapter is set back for this check: copies as their originals, B zero. LoRA then adds
-    zeros, which changes no bit in any type. Experts give the base's logits bit for bit where no
-    token is an image's, and up to rounding where some are (4 epsilons of the largest logit, at
-    least 1e-4 of it), unless images have positions of their own. Where a recipe trains the base in
-    place, what it leaves frozen is compared with the stored original instead.
+    A trained adapter is set back for this check: copies as their originals, B zero. The text path
+    computes with the base's own tensors and gives its logits bit for bit. On the multimodal path
+    LoRA adds zeros, which changes no bit in any type, but copies lie elsewhere in memory, by which
+    kernels may round otherwise, and experts multiply fewer rows at once where tokens are images',
+    unless images have positions of their own: the outcome says whether the logits are the same bit
+    for bit or up to rounding. Where a recipe trains the base in place, what it leaves frozen is
+    compared with the stored original instead.
     """
 
     def run(self, bench: Bench) -> Outcome:
@@ -38,30 +35,22 @@ class StartEquality(Check):
         bench.start_over()
         at_start = bench.is_at_start()
         faults: list[str] = []
-        measured: dict[str, float] = {}
-        for path in bench.paths:
-            found = bench.logits(path, images=False)
-            measured[path] = largest_difference(found, bench.reference.logits)
-            if measured[path]:
-                faults.append(_differs(path, measured[path]))
+        found: dict[str, Difference] = {
+            path: bench.difference(bench.logits(path, images=False)) for path in bench.paths
+        }
+        if bench.plan.experts() and bench.plan.experts()[0].rule.positions == "plain":
+            found["images"] = bench.difference(bench.logits(MULTIMODAL))
+        for path, seen in found.items():
+            if not (seen.is_zero if path == TEXT else seen.is_rounding):
+                faults.append(_differs(_named(path), seen))
         state = "is at its start" if at_start else "is trained, and was set back to its start"
         good = f"both paths give the base's logits bit for bit; the stored adapter {state}"
-        if bench.plan.experts():
-            faults += self._with_images(bench, measured)
-            good = good.replace("bit;", "bit, image tokens up to rounding;")
+        rounded = [path for path, seen in found.items() if not seen.is_zero]
+        if rounded:
+            names = " and ".join(f"{_named(path)} up to rounding" for path in rounded)
+            good = good.replace(" bit;", f" bit, {names};")
+        measured = {path: seen.largest for path, seen in found.items()}
         return self.judge(faults, good, stored_at_start=at_start, **measured)
-
-    def _with_images(self, bench: Bench, measured: dict[str, float]) -> list[str]:
-        """Experts multiply fewer rows at once, which may round otherwise."""
-        if bench.plan.experts()[0].rule.positions != "plain":
-            return []  # the base has no such positions
-        wanted = bench.reference.logits
-        found = largest_difference(bench.logits(MULTIMODAL), wanted)
-        measured["images"] = found
-        tolerance = max(_EPSILONS * torch.finfo(wanted.dtype).eps, _SMALLEST)
-        if found <= tolerance * wanted.abs().max().item():
-            return []
-        return [_differs(f"{MULTIMODAL} path with image tokens", found)]
 
     def _in_place(self, bench: Bench) -> Outcome:
         """Compare with the stored original, tensor by tensor."""
@@ -75,12 +64,12 @@ class StartEquality(Check):
             if frozen
             else []
         )
-        same = torch.equal(bench.logits(TEXT), bench.reference.logits)
-        if not differ and not same:
-            faults.append("the logits differ, though no tensor does")
         good = f"{len(differ)} of {len(wanted)} tensors were trained, all of them planned"
         if not differ:
-            good = "the folder is at its start, its logits are the stored original's bit for bit"
+            seen = bench.difference(bench.logits(TEXT))
+            faults += [] if seen.is_rounding else [_differs("the folder", seen)]
+            good = "the folder is at its start, its logits are the stored original's "
+            good += "bit for bit" if seen.is_zero else f"up to rounding ({seen})"
         return self.judge(faults, good, stored_at_start=not differ, tensors_changed=len(differ))
 
     def _depth(self, bench: Bench) -> Outcome:
@@ -95,13 +84,14 @@ class StartEquality(Check):
         )
         added = [slot.insert for slot in bench.plan.depth if slot.insert]
         is_identity = not bench.plan.removed and all(e.start == "identity" for e in added)
-        if is_identity and not differ:
-            found = largest_difference(bench.logits(TEXT), bench.reference.logits)
-            faults += [_differs("deeper model", found)] if found else []
         good = f"{len(differ)} tensors were trained, all of them planned"
         if not differ:
             good = "each block is the stored original's"
-            good += ", and so are the logits, bit for bit" if is_identity else ""
+        if is_identity and not differ:
+            seen = bench.difference(bench.logits(TEXT))
+            faults += [] if seen.is_rounding else [_differs("the deeper model", seen)]
+            good += ", and so are the logits, "
+            good += "bit for bit" if seen.is_zero else f"up to rounding ({seen})"
         return self.judge(faults, good, stored_at_start=not differ, tensors_changed=len(differ))
 
 
@@ -119,6 +109,9 @@ def _differing_from_origin(bench: Bench) -> Iterator[str]:
                 yield name
 
 
-def _differs(what: str, difference: float) -> str:
-    what = what if what.count(" ") else f"{what} path"
-    return f"the {what} differs from the base by {difference:.3g} in logits"
+def _named(path: str) -> str:
+    return {"images": f"the {MULTIMODAL} path with image tokens"}.get(path, f"the {path} path")
+
+
+def _differs(what: str, seen: Difference) -> str:
+    return f"{what} differs from the base in logits by {seen}"

@@ -2,7 +2,8 @@
 
 import torch
 
-from surgery.bench import Bench, base_name, digests, generate, largest_difference
+from surgery.bench import Bench, base_name, digests, generate
+from surgery.numerics import largest_difference
 from surgery.switch import MULTIMODAL, TEXT
 from surgery.verify import Check, Outcome
 
@@ -10,8 +11,9 @@ from surgery.verify import Check, Outcome
 class TextPath(Check):
     """The text path gives the base's logits and tokens bit for bit, whatever the adapter holds.
 
-    All that may train is changed at random; the multimodal path must then differ from the base,
-    or this check could not fail. Every tensor of the base still has the bits it was loaded with.
+    Both compute with the same tensors, threads and kernels, so no rounding is allowed for. All that
+    may train is changed at random; the multimodal path must then differ from the base, or this
+    check could not fail. Every tensor of the base still has the bits it was loaded with.
     """
 
     needs_paths = True
