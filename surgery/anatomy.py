@@ -5,7 +5,8 @@ look alike share one `BlockKind`, which keeps the map of an 80-block model as sm
 """
 
 import math
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Final
 
@@ -133,6 +134,12 @@ class Anatomy(_Data):
     quantization: str = ""
     refusals: dict[str, str] = {}
 
+    def __repr__(self) -> str:
+        blocks = f"{self.count:,} blocks in {self.blocks_path}"
+        return f"<Anatomy of {self.source}: {blocks}, {self.parameters:,} parameters>"
+
+    __str__ = __repr__
+
     @property
     def count(self) -> int:
         """How many blocks there are."""
@@ -185,6 +192,19 @@ class Anatomy(_Data):
     def sizes(self) -> dict[str, int]:
         """Parameters of every tensor that has any, by full name; shared ones once."""
         return {tensor.name: tensor.size for tensor in self.tensors() if tensor.is_parameter}
+
+    def by_block(self, names: Iterable[str]) -> Counter[int]:
+        """Parameters of some of the tensors, by the block that they are in; those outside left out.
+
+        Args:
+            names: full names of parameters.
+        """
+        counts: Counter[int] = Counter()
+        for name in names:
+            block = self._block_of(name)
+            if block is not None:
+                counts[block] += self.sizes[name]
+        return counts
 
     @property
     def parameters(self) -> int:

@@ -13,7 +13,7 @@ def changed_blocks(plan: Plan) -> dict[int, str]:
         counts = words.setdefault(edit.block, {})
         counts[edit.op] = counts.get(edit.op, 0) + edit.parameters
     for block in range(plan.anatomy.count):
-        trained = plan.trained_in(block)
+        trained = plan.trained_in[block]
         if trained:
             words.setdefault(block, {})["train"] = trained
     return {

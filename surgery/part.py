@@ -46,8 +46,10 @@ def in_copies(selection: Selection, copies: Sequence[SwapPart]) -> Selection:
     return Selection(selection.base - held.keys(), selection.added | moved)
 
 
-def _copies(anatomy: Anatomy, part: str, trained: Collection[str]) -> Iterator[SwapPart]:
+def _copies(anatomy: Anatomy, part: str, trained: set[str]) -> Iterator[SwapPart]:
     names = anatomy.names_in(part)
+    if trained.isdisjoint(names):
+        return
     others = {t.name for t in anatomy.tensors()} - {*names}
     paths = dict.fromkeys(_outermost(name, others) for name in names if name in trained)
     for path in filter(None, paths):

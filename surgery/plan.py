@@ -1,6 +1,6 @@
 """Recipe x anatomy: the ordered edits, who trains, and exact counts. No weight is touched."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -61,7 +61,14 @@ class Plan:
     stages: tuple[Stage, ...]
     notes: tuple[Diagnostic, ...] = ()
     files: ModelFiles | None = field(default=None, compare=False)
-    assembly: Assembly | None = field(default=None, compare=False, repr=False)
+    assembly: Assembly | None = field(default=None, compare=False)
+
+    def __repr__(self) -> str:
+        frozen = self.total - self.trainable
+        return (
+            f"<Plan {self.recipe.name} on {self.anatomy.source}: {len(self.edits):,} edits, "
+            f"+{self.added:,} parameters, {self.trainable:,} trainable, {frozen:,} frozen>"
+        )
 
     @property
     def trains(self) -> Selection:
@@ -140,11 +147,10 @@ class Plan:
         added = (stage or self.stages[-1]).selection.added
         return sum(t.size for t in edit.tensors if (edit.operation, t.name) in added)
 
-    def trained_in(self, block: int) -> int:
-        """Parameters of a block of the base that train in place in the last stage."""
-        prefix = f"{self.anatomy.block_path(block)}."
-        trained = (name for name in self.trains.base if name.startswith(prefix))
-        return sum(self.anatomy.sizes[name] for name in trained)
+    @cached_property
+    def trained_in(self) -> Mapping[int, int]:
+        """Parameters of each block of the base that train in place in the last stage."""
+        return self.anatomy.by_block(self.trains.base)
 
     def by_operation(self) -> dict[str, int]:
         """Parameters added by each operation of the recipe, and by each part that is copied."""

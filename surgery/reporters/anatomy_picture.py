@@ -8,6 +8,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from surgery.anatomy import Anatomy, BlockKind, Matrix, Tensor
+from surgery.reporters.positions import in_ranges
 from surgery.reporters.terminal import out
 
 K = TypeVar("K")
@@ -45,7 +46,7 @@ def _shared(anatomy: Anatomy) -> Iterator[Text]:
         if not alias.startswith(inside):
             yield _line("head", f"{alias} = {counted} (tied, counted once)")
     for first, blocks in _by_value(anatomy.sharing()).items():
-        names = _ranges(blocks)
+        names = in_ranges(blocks)
         yield _line("shared", f"{names} with {first} (parameters in common, counted once)")
 
 
@@ -73,7 +74,7 @@ def _add_blocks(tree: Tree, anatomy: Anatomy) -> None:
         positions = [i for i, k in enumerate(anatomy.sequence) if k == index]
         shade = _SHADES[min(index, 3)]
         branch = blocks.add(
-            f"{shade} {_ranges(positions)}  {kind.class_name}  {kind.parameters:,} each"
+            f"{shade} {in_ranges(positions)}  {kind.class_name}  {kind.parameters:,} each"
         )
         for line in _kind_lines(kind):
             branch.add(line)
@@ -108,13 +109,3 @@ def _others(tensors: Iterable[Tensor]) -> str:
 
 def _shape(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "scalar"
-
-
-def _ranges(positions: list[int]) -> str:
-    runs: list[list[int]] = []
-    for position in positions:
-        if runs and position == runs[-1][-1] + 1:
-            runs[-1].append(position)
-        else:
-            runs.append([position])
-    return ",".join(f"{r[0]}-{r[-1]}" if len(r) > 1 else str(r[0]) for r in runs)

@@ -41,7 +41,7 @@ def _row(plan: Plan, position: int) -> tuple[str, str, str, int]:
     if slot.insert:
         start = "copy" if slot.insert.start == "copy" else "copy, starts as an identity"
         return "+", start, slot.insert.operation, slot.insert.parameters
-    trained = plan.trained_in(slot.source)
+    trained = plan.trained_in[slot.source]
     return ("~", "kept, trained", "", trained) if trained else (" ", "kept, frozen", "", 0)
 
 

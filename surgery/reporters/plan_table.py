@@ -1,7 +1,9 @@
 """A plan for a person: one row for each run of like blocks, and one last line."""
 
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
+from typing import Final
 
 from rich.table import Table
 from rich.text import Text
@@ -9,10 +11,12 @@ from rich.text import Text
 from surgery.edit import AddExpert, AddLearner, AddLora, Edit, SwapBlock
 from surgery.plan import Plan
 from surgery.reporters.depth_table import depth_table
+from surgery.reporters.positions import in_ranges
 from surgery.reporters.terminal import out, plain_table, print_table
 from surgery.summary import human_bytes, summary_line
 
 _Row = tuple[str, str, str, int]
+_MOST_ROWS: Final = 100
 
 
 def print_plan(plan: Plan, adapter_bytes: int) -> None:
@@ -38,9 +42,7 @@ def print_written(plan: Plan, folder: Path) -> None:
 def _table(plan: Plan) -> Table:
     columns = ("", "blocks", "change", "by", "parameters")
     table = plain_table(*columns, numbers=("parameters",), words=("change", "by"))
-    rows = [_row(plan, block) for block in range(plan.anatomy.count)]
-    for row, run in groupby(enumerate(rows), key=lambda entry: entry[1]):
-        positions = [position for position, _ in run]
+    for row, positions in _runs(_rows(plan)):
         table.add_row(*_cells(row, positions))
     for edit in plan.part_swaps():
         table.add_row(*_cells(("~", f"{edit.path} copied", edit.operation, edit.parameters), []))
@@ -52,23 +54,42 @@ def _table(plan: Plan) -> Table:
 
 def _cells(row: _Row, positions: list[int]) -> tuple[str | Text, ...]:
     mark, change, operation, parameters = row
-    where = (
-        f"{positions[0]}-{positions[-1]}" if len(positions) > 1 else "".join(map(str, positions))
-    )
     colour = {"+": "green", "~": "yellow", "-": "red"}.get(mark, "dim")
     each = " each" if len(positions) > 1 and parameters else ""
     count = f"{parameters:,}{each}" if parameters else ""
-    return Text(mark, colour), where, Text(change, colour), operation, count
+    return Text(mark, colour), in_ranges(positions), Text(change, colour), operation, count
 
 
-def _row(plan: Plan, block: int) -> _Row:
-    edits = [edit for edit in plan.edits if edit.block == block]
+def _runs(rows: list[_Row]) -> list[tuple[_Row, list[int]]]:
+    """Neighbors that are alike, from top to bottom; all that are alike where that is too long."""
+    together = [(row, [i for i, _ in run]) for row, run in groupby(enumerate(rows), itemgetter(1))]
+    if len(together) <= _MOST_ROWS:
+        return together
+    alike: dict[_Row, list[int]] = {}
+    for row, positions in together:
+        alike.setdefault(row, []).extend(positions)
+    return list(alike.items())
+
+
+def _rows(plan: Plan) -> list[_Row]:
+    whole = plan.anatomy.by_block(plan.anatomy.sizes)
+    edits: dict[int, list[Edit]] = {}
+    for edit in plan.edits:
+        edits.setdefault(edit.block, []).append(edit)
+    return [
+        _row(edits.get(block, []), plan.trained_in[block], whole[block])
+        for block in range(plan.anatomy.count)
+    ]
+
+
+def _row(edits: list[Edit], trained: int, whole: int) -> _Row:
+    """The row of one block: what it gets, and how much of the whole trains in place."""
     operation = ", ".join(dict.fromkeys(edit.operation for edit in edits))
     added = sum(edit.parameters for edit in edits)
     if any(isinstance(edit, SwapBlock) for edit in edits):
         return "~", "copied, trained in full", operation, added
     deeds = _added(edits)
-    untouched = _untouched(plan, block)
+    untouched = _untouched(trained, whole)
     if not deeds:
         return untouched
     if untouched[0] == "~":
@@ -91,13 +112,10 @@ def _added(edits: list[Edit]) -> list[str]:
     return deeds
 
 
-def _untouched(plan: Plan, block: int) -> _Row:
-    prefix = f"{plan.anatomy.block_path(block)}."
-    count = sum(size for name, size in plan.anatomy.sizes.items() if name.startswith(prefix))
-    trained = plan.trained_in(block)
+def _untouched(trained: int, whole: int) -> _Row:
     if not trained:
         return " ", "frozen", "", 0
-    return "~", "trained in place" if trained == count else "trained in part", "", trained
+    return "~", "trained in place" if trained == whole else "trained in part", "", trained
 
 
 def _in_blocks(plan: Plan) -> int:

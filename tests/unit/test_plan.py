@@ -1,6 +1,7 @@
 """What a recipe means on one model: the paper's counts, who trains, what can't stand together."""
 
 import json
+import time
 
 import pytest
 
@@ -9,6 +10,7 @@ from surgery.diagnostic import SurgeryError
 from surgery.document import plan_document, to_json
 from surgery.plan import make_plan, plan_recipe
 from surgery.read import read_anatomy
+from surgery.reporters.plan_table import print_plan
 from surgery.sidefiles import PLAN_FILE, side_files
 
 QWEN = "builtin/qwen2.5-3b"
@@ -296,3 +298,41 @@ def test_plan_is_the_same_every_time():
     assert first.edits == second.edits
     assert first.stages == second.stages
     assert side_files(first, None) == side_files(second, None)
+
+
+def deep_plan(recipe, blocks):
+    """A recipe on the tiny model with that many blocks."""
+    anatomy = read_anatomy("builtin/tiny-qwen2")
+    return make_plan(load_recipe(recipe), anatomy.model_copy(update={"sequence": (0,) * blocks}))
+
+
+@pytest.mark.parametrize("recipe", ["genieblue_skip", "full_finetune", "solar"])
+def test_the_table_of_a_plan_takes_time_by_its_blocks_and_no_more(recipe, capsys):
+    def seconds(plan):
+        started = time.process_time()
+        print_plan(plan, 0)
+        return time.process_time() - started
+
+    seconds(deep_plan(recipe, 48))  # imports
+    short, long = (min(seconds(deep_plan(recipe, n)) for _ in range(2)) for n in (250, 2000))
+    assert long < 24 * short  # eight times the blocks; squared, it would be 64 times
+
+
+def test_a_long_table_groups_blocks_that_are_alike(capsys):
+    print_plan(deep_plan("genieblue_skip", 48), 0)
+    print_plan(deep_plan("genieblue_skip", 2000), 0)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [line[1] for line in lines if line[:1] == ["~"]][:2] == ["3", "7"]
+    assert [line[1] for line in lines[-3:-1]] == ["0-2,4-6,8-10,…,1996-1998", "3,7,11,…,1999"]
+    assert len(lines) == 27 + 5
+
+
+def test_a_plan_and_an_anatomy_show_themselves_in_one_line():
+    plan = plan_of("genieblue_skip")
+    for thing, said in (
+        (plan, "genieblue_skip on builtin/qwen2.5-3b"),
+        (plan.anatomy, "36 blocks"),
+    ):
+        assert repr(thing) == str(thing)
+        assert said in repr(thing)
+        assert len(repr(thing)) < 200
