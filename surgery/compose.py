@@ -7,7 +7,7 @@ this is the only place that starts Hydra.
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from surgery.complaint import code_imports, from_hydra, from_pydantic, nearest
 from surgery.diagnostic import Diagnostic, SurgeryError, raise_errors
 from surgery.folders import did_you_mean, kind_of
-from surgery.override import Override, read_override, span_of
+from surgery.override import Override, read_override, span_of, typed_words
 from surgery.recipe import Recipe
 from surgery.source import Place, SourceMap, map_sources
 from surgery.yaml_file import yaml_faults
@@ -43,6 +43,8 @@ _COMPOSING: Final = (
     RecursionError,
 )
 HYDRA_VERSION_BASE: Final = "1.3"
+ONLY_STAGE: Final = "train"
+"""The name of the stage of a recipe that names none."""
 _OF_JOBS: Final = (
     *("env", "help", "hydra_help", "hydra_logging", "job_logging", "launcher", "output", "sweeper"),
 )
@@ -68,7 +70,7 @@ def hydra_settings() -> list[str]:
     return [f"hydra.searchpath=[file://{recipes_folder()}]", *(f"~hydra/{g}" for g in _OF_JOBS)]
 
 
-def find_recipe(recipe: str | Path) -> Path:
+def find_recipe(recipe: str | os.PathLike[str]) -> Path:
     """Return the file that is meant by `NAME`, `NAME.yaml`, `recipes/NAME.yaml` or a path.
 
     Raises:
@@ -84,12 +86,16 @@ def find_recipe(recipe: str | Path) -> Path:
     raise SurgeryError(_no_such_recipe(given))
 
 
-def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(
+    recipe: str | os.PathLike[str], overrides: Sequence[str] | Mapping[str, object] = ()
+) -> Recipe:
     """Read a recipe with overrides.
 
     Args:
         recipe: a packaged name, or a path to a `.yaml` file.
-        overrides: `key=value` as on the command line; a bare key may be a knob.
+        overrides: `key=value` as on the command line, or the same as a mapping: `{"rank": 4}`. A
+            bare key is a field of the recipe, a knob, or a key of every stage, such as `steps`;
+            a recipe without stages gets one of the name `train`.
 
     Raises:
         SurgeryError: R101 to R116, all that is wrong with it at once.
@@ -98,12 +104,25 @@ def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     raise_errors(yaml_faults(file))
     with _searching(file.parent):
         files = merged_files(file)
-        read = read_overrides(files, overrides)
-        usable = [item for item in read if isinstance(item, Override) and not item.choices]
-        places = [_place(n, item) for n, item in enumerate(read, 1) if isinstance(item, Override)]
-        sources = map_sources(files, places)
+        read = read_overrides(files, typed_words(overrides))
         wrong = _unusable(read)
+        usable = [item for item in read if isinstance(item, Override) and not item.choices]
+        usable = _in_stages(file, files, usable, wrong)
+        sources = map_sources(files, map(_place, usable))
         return _validated(file, _composed(file, usable, sources, wrong), sources, wrong)
+
+
+def _in_stages(
+    file: Path, files: Sequence[Path], read: list[Override], wrong: list[Diagnostic]
+) -> list[Override]:
+    """Give each override of every stage the stages' names, which the others may have changed."""
+    others = [item for item in read if not item.is_of_every_stage]
+    if len(others) == len(read):
+        return read
+    content = _composed(file, others, map_sources(files, map(_place, others)), wrong)
+    stages = content.get("stages")
+    names = [*map(str, stages)] if stages and isinstance(stages, dict) else [ONLY_STAGE]
+    return [one for item in read for one in item.in_stages(names)]
 
 
 def merged_files(file: Path) -> list[Path]:
@@ -134,7 +153,7 @@ def read_overrides(files: Sequence[Path], typed: Sequence[str]) -> list[Override
     return [read_override(n, text, knobs) for n, text in enumerate(typed, start=1)]
 
 
-def knob_names(recipe: str | Path) -> list[str]:
+def knob_names(recipe: str | os.PathLike[str]) -> list[str]:
     """The knobs of a recipe, those of its parents among them.
 
     Raises:
@@ -164,19 +183,15 @@ def _beside(file: Path, name: str) -> Path | None:
     return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
-def _place(number: int, item: Override) -> Place:
-    key = span_of(number, item.typed, value=False)
-    return Place(item.path, key, span_of(number, item.typed, value=True))
+def _place(item: Override) -> Place:
+    key, value = (span_of(item.number, item.typed, value=value) for value in (False, True))
+    return Place(item.path, key, value)
 
 
 def _unusable(read: Sequence[Override | Diagnostic]) -> list[Diagnostic]:
     wrong = [item for item in read if isinstance(item, Diagnostic)]
-    sweeps = [
-        _is_a_sweep(n, item)
-        for n, item in enumerate(read, start=1)
-        if isinstance(item, Override) and item.choices
-    ]
-    return [*wrong, *sweeps]
+    read_right = [item for item in read if isinstance(item, Override)]
+    return [*wrong, *(_is_a_sweep(item) for item in read_right if item.choices)]
 
 
 def _composed(
@@ -235,11 +250,11 @@ def _a_folder(given: Path) -> Diagnostic:
     )
 
 
-def _is_a_sweep(number: int, item: Override) -> Diagnostic:
+def _is_a_sweep(item: Override) -> Diagnostic:
     return Diagnostic(
         code="R115",
         what=f"`{item.typed}` has several values",
         why="this command takes one value for each key",
         fix=f"choose one, quote a value that has a comma, or run `surgery sweep … {item.typed}`",
-        span=span_of(number, item.typed, value=True),
+        span=span_of(item.number, item.typed, value=True),
     )

@@ -1,31 +1,28 @@
 """One `key=value` of a command line: whose key it is, and how Hydra is to be told.
 
-A bare key is a field of the recipe first, then a knob. Every override is handed on as
-`++key=value`, because Hydra refuses to set a key that the YAML doesn't mention; whether the key may
-exist is for the schema to say.
+A bare key is a field of the recipe first, then a knob, then a key of every stage. Every override is
+handed on as `++key=value`, because Hydra refuses to set a key that the YAML doesn't mention;
+whether the key may exist is for the schema to say.
 """
 
 import difflib
 import os
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Final
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override as HydraOverride
-from hydra.core.override_parser.types import RangeSweep
-from hydra.errors import HydraException
-
 from surgery.diagnostic import Diagnostic, Span
+from surgery.hydra_grammar import in_grammar, literal, read_value, unquoted
 from surgery.recipe import Recipe
 from surgery.source import Key
+from surgery.stage import Stage
 
 FIELDS: Final = tuple(name for name in Recipe.model_fields if name != "name")
-_QUOTED: Final = ("'", '"', "[", "{", "$")
-MOST_VALUES: Final = 10_000
-"""How many values a sweep takes for one key."""
+STAGE_FIELDS: Final = tuple(name for name in Stage.model_fields if name not in FIELDS)
+"""Keys of a stage that can stand alone, and then mean every stage."""
 
+_EVERY: Final = "*"  # stands for each stage's name in a path
 _PLACES: Final = ("model", "vision", "file", "images")
 _STEP: Final = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -35,16 +32,48 @@ class Override:
     """An override that Hydra understands.
 
     Args:
+        number: its 1-based position on the command line.
         typed: what the user wrote.
         path: the key's path in the recipe.
-        hydra: the words for Hydra.
+        value: in Hydra's grammar; None takes the key out.
         choices: the values of a sweep, `placement=pre,post`, as Hydra's words; else empty.
     """
 
+    number: int
     typed: str
     path: Key
-    hydra: str
+    value: str | None
     choices: tuple[str, ...] = ()
+
+    @property
+    def hydra(self) -> str:
+        """The words for Hydra."""
+        key = ".".join(self.path)
+        return f"~{key}" if self.value is None else f"++{key}={self.value}"
+
+    @property
+    def is_of_every_stage(self) -> bool:
+        """Whether it is a bare key of a stage, such as `steps=10`."""
+        return self.path[:2] == ("stages", _EVERY)
+
+    def in_stages(self, names: Iterable[str]) -> list["Override"]:
+        """One for each stage, if it is of every stage; else itself alone."""
+        if not self.is_of_every_stage:
+            return [self]
+        return [replace(self, path=("stages", name, *self.path[2:])) for name in names]
+
+
+def typed_words(overrides: Iterable[str] | Mapping[str, object]) -> list[str]:
+    """Return overrides as they are typed, such as `rank=4` for `{"rank": 4}`.
+
+    Args:
+        overrides: words, or keys with Python's values.
+    """
+    if isinstance(overrides, str):
+        return [overrides]
+    if isinstance(overrides, Mapping):
+        return [f"{key}={in_grammar(value)}" for key, value in overrides.items()]
+    return list(overrides)
 
 
 def read_override(number: int, typed: str, knobs: Iterable[str]) -> Override | Diagnostic:
@@ -63,15 +92,13 @@ def read_override(number: int, typed: str, knobs: Iterable[str]) -> Override | D
     if path is None:
         return _unknown_key(number, typed, key, knobs)
     if name.startswith("~"):
-        return Override(typed, path, f"~{'.'.join(path)}")
+        return Override(number, typed, path, None)
     if _is_a_place(path, value):
-        return Override(typed, path, f"++{'.'.join(path)}={_literal(value)}")
+        return Override(number, typed, path, literal(value))
     try:
-        parsed = _parse(f"++{'.'.join(path)}", value)
-        choices = _choices(parsed) if parsed.is_sweep_override() else ()
+        return Override(number, typed, path, *read_value(value))
     except ValueError as error:
         return _bad_value(number, typed, str(error))
-    return Override(typed, path, parsed.input_line or typed, choices)
 
 
 def span_of(number: int, typed: str, *, value: bool) -> Span:
@@ -88,61 +115,10 @@ def _path(key: str, knobs: Iterable[str]) -> Key | None:
     path = tuple(key.split("."))
     if path[0] in FIELDS:
         return path if all(map(_STEP.fullmatch, path)) else None
-    return ("knobs", key) if key in set(knobs) else None
-
-
-def _parse(key: str, value: str) -> HydraOverride:
-    """Parse, quoting once a value such as `/a b/c=d` that the grammar takes only in quotes.
-
-    Raises:
-        ValueError: with the reason, where that helps nothing.
-    """
-    parser = OverridesParser.create()
-    try:
-        return parser.parse_override(f"{key}={value}")
-    except RecursionError:
-        raise ValueError("it is nested too deep") from None
-    except HydraException as error:
-        reason = str(error).strip().splitlines()[0]
-    if value.startswith(_QUOTED):
-        raise ValueError(reason)
-    try:
-        return parser.parse_override(f"{key}={_quoted(value)}")
-    except HydraException:
-        raise ValueError(reason) from None
-
-
-def _quoted(value: str) -> str:
-    escaped = re.sub(r'(\\*)"', r'\1\1\\"', value)  # a backslash only counts before a quote
-    escaped += "\\" * (len(escaped) - len(escaped.rstrip("\\")))
-    return f'"{escaped}"'
-
-
-def _choices(parsed: HydraOverride) -> tuple[str, ...]:
-    """The values of a sweep.
-
-    Raises:
-        ValueError: with a sentence, where there are none, or more than any sweep runs.
-    """
-    swept = parsed.value()
-    if isinstance(swept, RangeSweep) and not swept.step:
-        raise ValueError("a range with steps of 0 has no end")
-    if isinstance(swept, RangeSweep) and not _steps(swept) < MOST_VALUES:
-        raise ValueError(f"a sweep takes at most {MOST_VALUES:,} values")
-    try:
-        found = tuple(map(str, parsed.sweep_string_iterator()))
-    except HydraException:
-        why = "glob and interval name no values that can be listed; choice and range do"
-        raise ValueError(why) from None
-    if not found:
-        raise ValueError("it names no value at all")
-    return found
-
-
-def _steps(swept: RangeSweep) -> float:
-    assert swept.start is not None
-    assert swept.stop is not None
-    return float((swept.stop - swept.start) / swept.step)
+    if key in set(knobs):
+        return ("knobs", key)
+    is_of_a_stage = path[0] in STAGE_FIELDS and all(map(_STEP.fullmatch, path))
+    return ("stages", _EVERY, *path) if is_of_a_stage else None
 
 
 def _is_a_place(path: Key, value: str) -> bool:
@@ -151,18 +127,7 @@ def _is_a_place(path: Key, value: str) -> bool:
     Such a name may have commas, which else mean a sweep, and `${`, which else means another key.
     """
     takes_one = path[-1] in _PLACES or "data" in path
-    return takes_one and os.path.lexists(os.path.expanduser(_bare(value)))
-
-
-def _bare(value: str) -> str:
-    is_quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
-    return value[1:-1] if is_quoted else value
-
-
-def _literal(value: str) -> str:
-    """A value as Hydra's grammar and then OmegaConf's read it, with nothing in it meaning more."""
-    text = re.sub(r"(\\*)\$\{", r"\1\1\\${", _bare(value))
-    return _quoted(text)
+    return takes_one and os.path.lexists(os.path.expanduser(unquoted(value)))
 
 
 def _not_a_pair(number: int, typed: str) -> Diagnostic:
@@ -178,17 +143,19 @@ def _not_a_pair(number: int, typed: str) -> Diagnostic:
 
 
 def _unknown_key(number: int, typed: str, key: str, knobs: Iterable[str]) -> Diagnostic:
-    known, first = [*FIELDS, *knobs], key.partition(".")[0]
+    known, first = [*FIELDS, *knobs, *STAGE_FIELDS], key.partition(".")[0]
     close = difflib.get_close_matches(first.strip().lower(), known, n=1)
-    if first in FIELDS:
+    is_known = first in (*FIELDS, *STAGE_FIELDS)
+    if is_known:
         why = "a dotted name is made of letters, digits, _ and - between single dots"
     elif first.startswith("hydra"):
         why = "settings of Hydra are for `surgery sweep`"
     else:
-        why = f"its knobs are {', '.join(knobs) or 'none'}; its fields are {', '.join(FIELDS)}"
+        kinds = {"knobs": knobs, "fields": FIELDS, "stages' keys": STAGE_FIELDS}
+        why = "; ".join(f"its {k} are {', '.join(names) or 'none'}" for k, names in kinds.items())
     return Diagnostic(
         code="R109",
-        what=f"the recipe has no field or knob `{key if first in FIELDS else first}`",
+        what=f"the recipe has no field or knob `{key if is_known else first}`",
         why=why,
         fix=f"did you mean `{close[0]}`?"
         if close and close[0] != first

@@ -19,7 +19,8 @@ from surgery.compose import knob_names, load_recipe, packaged_recipes
 from surgery.diagnostic import Diagnostic, SurgeryError, raise_errors
 from surgery.distribution import own_version
 from surgery.document import FORMAT_VERSION, to_json
-from surgery.override import MOST_VALUES, Override, read_override, span_of
+from surgery.hydra_grammar import MOST_VALUES
+from surgery.override import Override, read_override, span_of
 from surgery.plan import Plan, plan_recipe
 from surgery.recipe import Recipe
 
@@ -99,7 +100,7 @@ def read_recipes(words: Sequence[str]) -> tuple[list[str], list[str]]:
     axis = read_override(*axes[0], ["recipe"])
     if isinstance(axis, Diagnostic):
         raise SurgeryError(axis)
-    values = axis.choices or (axis.hydra.partition("=")[2],)
+    values = axis.choices or (str(axis.value),)
     return list(dict.fromkeys(map(_plain, values))), rest
 
 

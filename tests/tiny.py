@@ -157,15 +157,13 @@ def greedy(model: Any, ids: list[int], steps: int) -> list[int]:
 def talked(recipe: str, folder: Path) -> Path:
     """An adapter of the built-in model that was shortly trained on one sentence; its folder."""
     from surgery.compose import load_recipe
-    from surgery.shorthand import stage_words
     from surgery.train import train_recipe
 
     data = folder / "talk.jsonl"
     row = json.dumps({"text": "Bananas are yellow and they are round. " * 3})
     data.write_text(f"{row}\n" * 8)
     few = ("batch=4", "length=64", "steps=8", "rate=1e-2", "log_every=4", "save_every=4")
-    words = stage_words(recipe, [f"data={data}", *few])
-    train_recipe(load_recipe(recipe, words), folder / "adapter")
+    train_recipe(load_recipe(recipe, [f"data={data}", *few]), folder / "adapter")
     return folder / "adapter"
 
 

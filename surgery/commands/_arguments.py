@@ -10,7 +10,10 @@ Recipe: TypeAlias = Annotated[
 ]
 Overrides: TypeAlias = Annotated[
     list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="Knobs such as rank=16, or fields by dotted name."),
+    typer.Argument(
+        metavar="KEY=VALUE",
+        help="Knobs such as rank=16, keys of all stages such as steps=9, fields by dotted name.",
+    ),
 ]
 Format: TypeAlias = Annotated[
     Literal["human", "json"], typer.Option("--format", help="For a person, or for a machine.")

@@ -41,12 +41,11 @@ def command(
     """Show what a recipe would change in a model, to the byte. No weight is touched."""
     from surgery.compose import load_recipe
     from surgery.plan import plan_recipe
-    from surgery.shorthand import stage_words
     from surgery.sidefiles import saved_plan, weight_bytes
     from surgery.staging import io_errors
 
     words = with_revision(overrides, revision)
-    composed = load_recipe(recipe, stage_words(recipe, words) if train else words)
+    composed = load_recipe(recipe, words)
     plan = plan_recipe(composed, trust_remote_code=trust_remote_code)
     if output_format == "json" or out:
         document = saved_plan(plan)

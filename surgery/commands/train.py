@@ -35,14 +35,13 @@ def command(
     from surgery.processes import this_process
     from surgery.quiet import quiet
     from surgery.reporters.training_table import print_trained, training_progress
-    from surgery.shorthand import stage_words
     from surgery.train import train_adapter, train_recipe
 
     given = Path(recipe)
     is_adapter = (given / "plan.json").is_file()
     source = given / "recipe.yaml" if is_adapter else recipe
     words = with_revision(overrides, revision)
-    composed = load_recipe(source, stage_words(source, words))
+    composed = load_recipe(source, words)
     folder = out or Path("trained") / (given.name if is_adapter else composed.name)
     train = partial(train_adapter, given) if is_adapter else train_recipe
     with quiet(), training_progress() as tell:

@@ -140,7 +140,6 @@ import os, sys
 from pathlib import Path
 from transformers import TrainerCallback
 from surgery.compose import load_recipe
-from surgery.shorthand import stage_words
 from surgery.train import train_recipe
 
 class Kill(TrainerCallback):
@@ -148,7 +147,7 @@ class Kill(TrainerCallback):
         if state.global_step == 3 and "kill" in sys.argv[1]:
             os._exit(9)
 
-recipe = load_recipe("genieblue_skip", stage_words("genieblue_skip", sys.argv[3:]))
+recipe = load_recipe("genieblue_skip", sys.argv[3:])
 how = {"resume": "resume" in sys.argv[1]}
 train_recipe(recipe, Path(sys.argv[2]), callbacks=[Kill()], **how)
 """

@@ -147,6 +147,27 @@ def test_a_place_that_is_there_is_taken_by_its_name_to_the_letter(tmp_path, monk
         assert load_recipe("lora", [word]).model in (name, f"./{name}")
 
 
+def test_overrides_may_be_a_mapping_of_values():
+    values = {"rank": 4, "model": "./a,b c", "train": ["adapters"], "steps": 3, "data": {"a": "x"}}
+    typed = ["rank=4", "model='./a,b c'", "train=[adapters]", "steps=3", "data={a: x}"]
+    assert load_recipe("lora", values).resolved() == load_recipe("lora", typed).resolved()
+    flags = {"packing": True, "seed": 3, "revision": None, "trainer": {"optim": "sgd"}}
+    stage = load_recipe("lora", flags).stages["train"]
+    assert (stage.packing, stage.trainer) == (True, {"optim": "sgd"})
+    assert load_recipe("lora", "rank=4").knobs == {"rank": 4}
+    with pytest.raises(SurgeryError, match="did you mean `rank`"):
+        load_recipe("lora", {"rnak": 4})
+
+
+def test_a_key_of_every_stage_may_stand_alone_wherever_overrides_do():
+    assert load_recipe("genieblue_skip", ["batch=5"]).stages["train"].batch == 5
+    typed = ["stages.extra.steps=3", "batch=5", "rates.copies=1e-5"]
+    extra = load_recipe("wings", typed).stages["extra"]
+    assert (extra.batch, extra.rates) == (5, {"copies": 1e-5})
+    assert load_recipe("wings", ["batch=5", "~batch"]).stages["align"].batch == 8
+    assert "did you mean `steps`?" in words("lora", "stpes=4")
+
+
 def test_key_is_taken_out_and_put_in():
     recipe = load_recipe(
         "genieblue_skip", ["~operations.copies", "operations.more={op: lora, blocks: none}"]
@@ -276,6 +297,10 @@ OVERRIDES = [
     ("~model", "R104", 2),
     ("placement=pre,post", "R115", 11),
     ("rank=range(1,4)", "R115", 6),
+    ("stpes=4", "R109", 1),
+    ("steps=4,5", "R115", 7),
+    ("steps=many", "R102", 7),
+    ("rates.copies=0", "R103", 14),
     ("rank=range(1,2,0)", "R110", 6),
     ("rank=range(0.5,2,0)", "R110", 6),
     ("rank=range(1,1)", "R110", 6),

@@ -35,7 +35,6 @@ from surgery.memory import training_memory
 from surgery.paths import text_path
 from surgery.plan import plan_recipe
 from surgery.rates import layer_scales, learning_rates, parameter_groups
-from surgery.shorthand import stage_words
 from surgery.stage import Source, Stage
 from surgery.train import train_recipe
 from surgery.trainer import TRAINED
@@ -104,7 +103,7 @@ def sight(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def recipe_of(model: Path, *words: str, name: str = "genieblue_skip") -> Any:
-    return load_recipe(name, stage_words(name, [f"model={model}", *words]))
+    return load_recipe(name, [f"model={model}", *words])
 
 
 def train(model: Path, out: Path, *words: str, name: str = "genieblue_skip", **how: Any) -> Any:
@@ -516,14 +515,10 @@ def test_unfinished_training_is_not_overwritten_unasked(
 
 
 def test_bare_words_mean_every_stage() -> None:
-    assert stage_words("wings", ["rank=4", "steps=3", "seed=2"]) == [
-        "rank=4",
-        "seed=2",
-        "stages.align.steps=3",
-        "stages.tune.steps=3",
-    ]
-    assert stage_words("lora", ["rates.adapters=1e-3"]) == ["stages.train.rates.adapters=1e-3"]
-    recipe = load_recipe("lora", stage_words("lora", ["rates.adapters=1e-3", "data=a"]))
+    staged = load_recipe("wings", ["rank=4", "steps=3", "seed=2"])
+    assert {name: stage.steps for name, stage in staged.stages.items()} == {"align": 3, "tune": 3}
+    assert (staged.seed, staged.stages["align"].seed) == (2, None)
+    recipe = load_recipe("lora", ["rates.adapters=1e-3", "data=a"])
     assert recipe.stages["train"].rates == {"adapters": 1e-3}
     assert recipe.stages["train"].sources == {"data": Source(file="a")}
     assert plan_recipe(recipe).stages[0].name == "train"
