@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from surgery.apply import open_adapter
 from surgery.checkpoint import Progress
+from surgery.consistency import assembled_folder, read_document, refuse_inconsistent
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.document import first_difference, recipe_of
 from surgery.edit import AddedTensor
-from surgery.folders import did_you_mean, why_none
-from surgery.header import read_errors, read_header
+from surgery.header import read_errors
 from surgery.identity import identify, refuse_other_base, refuse_other_model
 from surgery.in_place import (
     copy_assembled,
@@ -25,15 +25,14 @@ from surgery.in_place import (
     write_assembly,
     write_base,
 )
+from surgery.json_file import read_regular
 from surgery.load import load_base
-from surgery.manifest import refuse_export
 from surgery.plan import ASSEMBLED_FOLDER, Plan, make_plan, plan_recipe
 from surgery.read import not_on_disk, read_anatomy
 from surgery.sidefiles import (
     ADAPTER_WEIGHTS,
     PLAN_FILE,
     adapter_name,
-    adapter_specs,
     base_home,
     saved_plan,
     side_files,
@@ -42,12 +41,12 @@ from surgery.sidefiles import (
 from surgery.splice import NewTensor, check_free_space, staged_folder, write_safetensors
 from surgery.start import start_of
 from surgery.stored import Stored, read_stored
+from surgery.weights_layout import weights_layout
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 __all__ = [
-    "check_weights",
     "load_adapter",
     "load_base",
     "load_plan",
@@ -131,11 +130,12 @@ def read_plan(
         trust_remote_code: whether the base may run code of its own.
 
     Raises:
-        SurgeryError: A402, if the folder is none; A401, if the base isn't the adapter's.
+        SurgeryError: A402, if the folder is none; A401, if the base isn't the adapter's; A420 to
+            A423, if its files don't mean one model.
     """
-    document = _document(folder)
+    document = read_document(folder)
     recipe = recipe_of(json.dumps(document), str(folder / PLAN_FILE))
-    assembled = folder / ASSEMBLED_FOLDER if recipe.vision and not base else None
+    assembled = assembled_folder(folder, document) if recipe.vision and not base else None
     if not assembled:
         named = {"model": base or document["model"]["source"], "vision": None}
         recipe = recipe.model_copy(update=named)
@@ -146,6 +146,7 @@ def read_plan(
     recorded = document["model"]["fingerprint"] or {}
     found = identify(plan.files, plan.anatomy, checksum=bool(recorded.get("checksum")))
     refuse_other_base(recorded, found, plan.anatomy.source)
+    refuse_inconsistent(plan, document, folder, trust_remote_code=trust_remote_code)
     return plan, document
 
 
@@ -157,14 +158,25 @@ def load_plan(file: Path) -> Plan:
             another one.
     """
     with read_errors(file):
-        text = file.read_text(encoding="utf-8", errors="replace")
+        text = read_regular(file).decode(errors="replace")
     recipe = recipe_of(text, str(file))
     plan = plan_recipe(recipe, weights=True)
     made = plan_recipe(recipe) if plan.assembly else plan  # as `surgery plan` made it
-    difference = first_difference(json.loads(text), json.loads(saved_plan(made)))
+    saved, again = json.loads(text), json.loads(saved_plan(made))
+    difference = first_difference(_comparable(saved, again), _comparable(again, saved))
     if difference:
         raise SurgeryError(_plan_is_stale(file, difference))
     return plan
+
+
+def _comparable(document: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """A plan without what it has only once it is carried out, or what `other` is too old to say."""
+    model, known = dict(document["model"]), other["model"]
+    model.pop("in_memory", None)
+    if isinstance(model["fingerprint"], dict) and isinstance(known["fingerprint"], dict):
+        said = known["fingerprint"]
+        model["fingerprint"] = {k: v for k, v in model["fingerprint"].items() if k in said}
+    return {**document, "model": model, "weights": None}
 
 
 def load_adapter(
@@ -185,51 +197,24 @@ def load_adapter(
         trust_remote_code: whether the base may run code of its own.
 
     Raises:
-        SurgeryError: A402 for no adapter or other weights, A401 for another base, M204.
+        SurgeryError: A402 for no adapter or other weights, A401 for another base, A420 to A423 for
+            files that don't mean one model, M204.
     """
     folder = Path(folder)
     if model is None:
-        plan, document = read_plan(folder, base, trust_remote_code=trust_remote_code)
-        check_weights(plan, folder, trust_remote_code=trust_remote_code)
+        plan, _ = read_plan(folder, base, trust_remote_code=trust_remote_code)
         home = base_home(plan, folder)
         model = load_base(str(home), trust_remote_code=trust_remote_code)
     else:
-        document = _document(folder)
+        document = read_document(folder)
         recipe = recipe_of(json.dumps(document), str(folder / PLAN_FILE))
         plan = make_plan(recipe, read_anatomy(model))
         if plan.in_place and not plan.is_plain:
             raise SurgeryError(has_own_base(folder))
         source = model.config.name_or_path or type(model).__name__
         refuse_other_model(document["model"]["fingerprint"], model, source)
-        check_weights(plan, folder, trust_remote_code=trust_remote_code)
+        refuse_inconsistent(plan, document, folder, trust_remote_code=trust_remote_code)
     return open_adapter(plan, model, folder, trainable=trainable)
-
-
-def check_weights(plan: Plan, folder: Path, *, trust_remote_code: bool = False) -> None:
-    """Refuse weights that aren't the plan's, which PEFT and transformers load with a warning.
-
-    Raises:
-        SurgeryError: A402 for other tensors or shapes; M201 to M208 for a file that isn't whole.
-    """
-    differ: list[str] = []
-    if plan.in_place:
-        home = str(base_home(plan, folder))
-        found = read_anatomy(home, trust_remote_code=trust_remote_code)
-        differ = sorted(dict(found.sizes.items() ^ plan.result.sizes.items()))
-    if not differ and not plan.is_plain:
-        stored = {(t.name, t.shape) for t in read_header(folder / ADAPTER_WEIGHTS).values()}
-        differ = sorted(dict(stored ^ {(name, shape) for name, _, shape in adapter_specs(plan)}))
-    if differ:
-        raise SurgeryError(_other_weights(folder, differ[0], len(differ)))
-
-
-def _document(folder: Path) -> dict[str, Any]:
-    refuse_export(folder)
-    try:
-        document = json.loads((folder / PLAN_FILE).read_bytes())
-        return {**document, "model": {**document["model"]}}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SurgeryError(_not_an_adapter(folder, error)) from error
 
 
 def _new_tensors(plan: Plan) -> list[NewTensor]:
@@ -254,7 +239,7 @@ def _start(seed: int, tensor: AddedTensor) -> bytes:
 
 
 def _write_side_files(plan: Plan, fingerprint: dict[str, Any] | None, folder: Path) -> None:
-    for name, content in side_files(plan, fingerprint).items():
+    for name, content in side_files(plan, fingerprint, weights_layout(plan, folder)).items():
         (folder / name).write_bytes(content)
 
 
@@ -281,18 +266,3 @@ def _plan_is_stale(file: Path, difference: str) -> Diagnostic:
         why=f"`{difference}` is different now: the model's files or this program's version changed",
         fix="make it again with `surgery plan RECIPE --out plan.json`, and compare",
     )
-
-
-def _other_weights(folder: Path, name: str, count: int) -> Diagnostic:
-    return Diagnostic(
-        code="A402",
-        what=f"the weights in `{folder}` are not those of its {PLAN_FILE}",
-        why=f"{count} tensors are missing, too many or of another shape, `{name}` first",
-        fix="copy the folder again, or make it anew with `surgery apply` or `save_adapter`",
-    )
-
-
-def _not_an_adapter(folder: Path, error: Exception) -> Diagnostic:
-    what = f"`{folder}` is not a folder that `surgery apply` wrote"
-    fix = did_you_mean(folder, "`surgery apply RECIPE --out DIR` makes an adapter folder")
-    return Diagnostic("A402", what, why_none(folder, PLAN_FILE, error), fix)

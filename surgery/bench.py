@@ -17,7 +17,7 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from surgery.adapter import check_weights, load_base, read_plan
+from surgery.adapter import load_base, read_plan
 from surgery.apply import name_in_memory, open_adapter, trainable_parameters
 from surgery.edit import PEFT_PREFIX, AddedTensor, Edit
 from surgery.numerics import Difference, Sums, frozen, raw, same_bits
@@ -182,7 +182,6 @@ def sound_plan(folder: Path, *, base: str | None = None, trust_remote_code: bool
         SurgeryError: as `load_adapter`.
     """
     plan, _ = read_plan(folder, base, trust_remote_code=trust_remote_code)
-    check_weights(plan, folder, trust_remote_code=trust_remote_code)
     return plan
 
 

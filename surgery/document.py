@@ -9,6 +9,7 @@ from typing import Any, Final
 from surgery.depth import sources_of
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.distribution import own_version
+from surgery.json_file import object_of
 from surgery.plan import Plan
 from surgery.recipe import Recipe
 
@@ -16,7 +17,11 @@ FORMAT_VERSION: Final = "1.0"
 
 
 def plan_document(
-    plan: Plan, adapter_bytes: int, written_bytes: int, fingerprint: dict[str, Any] | None
+    plan: Plan,
+    adapter_bytes: int,
+    written_bytes: int,
+    fingerprint: dict[str, Any] | None,
+    weights: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     """Return a plan as plain data; the keys are the same for every recipe.
 
@@ -25,6 +30,7 @@ def plan_document(
         adapter_bytes: size of the weight files, headers included.
         written_bytes: size of all that applying the plan writes.
         fingerprint: of the base, or None where its weights are not here.
+        weights: what `weights_layout` says of the folder's weights, or None before there are any.
     """
     return {
         "format_version": FORMAT_VERSION,
@@ -36,24 +42,36 @@ def plan_document(
             "model_type": plan.anatomy.model_type,
             "blocks": plan.anatomy.count,
             "fingerprint": fingerprint,
+            "in_memory": plan.files is None,
         },
-        "edits": [
-            {
-                "operation": edit.operation,
-                "op": edit.op,
-                "block": edit.block if edit.block >= 0 else None,
-                "path": edit.path,
-                "parameters": edit.parameters,
-                "trainable": plan.trainable_of(edit),
-            }
-            for edit in plan.edits
-        ],
-        "depth": list(sources_of(plan.depth)) if plan.changes_depth else None,
+        "edits": edit_documents(plan),
+        "depth": depth_document(plan),
         "parameters": _counts(plan),
         "stages": [{"name": s.name, "trainable": plan.trainable_in(s)} for s in plan.stages],
         "bytes": {"adapter": adapter_bytes, "written": written_bytes},
+        "weights": weights,
         "diagnostics": [diagnostic_document(note) for note in plan.notes],
     }
+
+
+def edit_documents(plan: Plan) -> list[dict[str, Any]]:
+    """The edits of a plan as plain data, in order."""
+    return [
+        {
+            "operation": edit.operation,
+            "op": edit.op,
+            "block": edit.block if edit.block >= 0 else None,
+            "path": edit.path,
+            "parameters": edit.parameters,
+            "trainable": plan.trainable_of(edit),
+        }
+        for edit in plan.edits
+    ]
+
+
+def depth_document(plan: Plan) -> list[Any] | None:
+    """The blocks of a new depth by the numbers of their sources; None where the depth stays."""
+    return list(sources_of(plan.depth)) if plan.changes_depth else None
 
 
 def _counts(plan: Plan) -> dict[str, Any]:
@@ -89,7 +107,7 @@ def recipe_of(text: str, file: str) -> Recipe:
         SurgeryError: P210, where the file is no plan of this version.
     """
     try:
-        document = json.loads(text)
+        document = object_of(text)
         known = document["format_version"] == FORMAT_VERSION
         return Recipe.model_validate_json(json.dumps(document["recipe"]) if known else "")
     except (ValueError, KeyError, TypeError) as error:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from surgery.adapter import check_weights, read_plan
+from surgery.adapter import read_plan
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.exported_files import Copied
 from surgery.exporter import (
@@ -145,7 +145,6 @@ def prepare_export(
     """
     device = load_target(target) if target else None
     plan, document = read_plan(adapter, at, trust_remote_code=trust_remote_code)
-    check_weights(plan, adapter, trust_remote_code=trust_remote_code)
     lora = lora or _exporter(to).lora
     job = Job(
         plan,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.json_file import open_regular
 
 DTYPE_BYTES: Final[dict[str, int | float]] = {
     "BOOL": 1, "U8": 1, "I8": 1, "U16": 2, "I16": 2, "U32": 4, "I32": 4, "U64": 8, "I64": 8,
@@ -100,7 +101,7 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
         SurgeryError: M204 shorter than it says (half-downloaded), M205 not a safetensors file,
             M206 a Git LFS pointer, M201 not there, M207 not readable.
     """
-    with read_errors(file), file.open("rb") as stream:
+    with read_errors(file), open_regular(file) as stream:
         size = os.fstat(stream.fileno()).st_size
         prefix = stream.read(max(9, len(_LFS_POINTER)))
         length = _header_length(file, prefix, size)

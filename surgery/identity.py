@@ -5,7 +5,10 @@ config, the names, types and shapes of its tensors, a sample of every tensor's b
 bytes, and the first numbers of one matrix, which a user without `surgery` can compare in one line.
 """
 
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from surgery.anatomy import Anatomy
 from surgery.checkpoint import Progress, fingerprint
@@ -18,12 +21,32 @@ if TYPE_CHECKING:
     from torch import nn
 
 _PROBED: Final = 4
+_Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 _SAID: Final = {
     "config": "its config.json differs",
     "tensors": "its tensors have other names, types or shapes",
     "sample": "its weights are other numbers",
+    "strided": "its weights are other numbers",
     "checksum": "its weights are other numbers",
 }
+
+
+class _Probe(BaseModel):
+    tensor: str
+    values: list[float]
+
+
+class _Fingerprint(BaseModel):
+    """What a base is known by; `strided` since there is more than one sample."""
+
+    model_config = ConfigDict(strict=True)
+
+    config: _Sha256 | None
+    tensors: _Sha256
+    sample: _Sha256
+    strided: _Sha256 | None = None
+    checksum: _Sha256 | None
+    probe: _Probe | None
 
 
 def identify(
@@ -46,6 +69,28 @@ def identify(
     stored = read_stored(files, anatomy)
     found = fingerprint(stored.checkpoint, checksum=checksum, progress=progress)
     return {**found, "probe": _probe(anatomy, stored)}
+
+
+def refuse_bad_fingerprint(model: dict[str, Any], file: Path) -> None:
+    """Refuse what plan.json says of its base where no base could be known by it.
+
+    One that was made for a model in memory alone has no fingerprint; it says so.
+
+    Args:
+        model: the key `model` of plan.json.
+        file: that plan.json.
+
+    Raises:
+        SurgeryError: A422.
+    """
+    found = model["fingerprint"]
+    if found is None and model.get("in_memory") is not False:
+        return
+    try:
+        _Fingerprint.model_validate(found)
+    except ValidationError as error:
+        place = ".".join(("model", "fingerprint", *map(str, error.errors()[0]["loc"])))
+        raise SurgeryError(_bad_fingerprint(file, place)) from error
 
 
 def refuse_other_base(recorded: dict[str, Any], found: dict[str, Any] | None, source: str) -> None:
@@ -110,6 +155,17 @@ def _first_values(tensor: StoredTensor) -> list[float] | None:
         wide = np.frombuffer(raw, "<u2").astype("<u4") << 16
         return [float(value) for value in wide.view("<f4")]
     return [float(v) for v in np.frombuffer(raw, "<f2" if tensor.dtype == "F16" else "<f4")]
+
+
+def _bad_fingerprint(file: Path, place: str) -> Diagnostic:
+    return Diagnostic(
+        code="A422",
+        what=f"`{file}` doesn't say by what to know the adapter's base: `{place}` is not what "
+        "`surgery apply` wrote",
+        why="without its fingerprint an adapter opens on any base of the right shapes, and answers "
+        "nonsense",
+        fix="put plan.json back as it was, or make the adapter anew with `surgery apply`",
+    )
 
 
 def _other_base(source: str, difference: str) -> Diagnostic:

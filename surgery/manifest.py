@@ -3,7 +3,6 @@
 `surgery run` reads it, and so can anything that reads JSON.
 """
 
-import json
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from platform import python_version
@@ -14,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.distribution import own_version
 from surgery.folders import did_you_mean, why_none
+from surgery.json_file import read_object
 from surgery.link import How
 
 MANIFEST_FILE: Final = "manifest.json"
@@ -204,7 +204,7 @@ def read_manifest(folder: Path) -> Manifest:
         SurgeryError: A601, where the folder has none, or one of another version.
     """
     try:
-        content = json.loads((folder / MANIFEST_FILE).read_bytes())
+        content = read_object(folder / MANIFEST_FILE)
         if content["format_version"] != FORMAT_VERSION:
             raise ValueError(f"its format_version is {content['format_version']!r}")
         return Manifest.model_validate(content)

@@ -5,7 +5,6 @@ shape, which is enough to inspect, plan and lint.
 """
 
 import difflib
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from surgery.checkpoint import Checkpoint, read_checkpoint
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.folders import did_you_mean, kind_of
 from surgery.hub import from_hub, is_cached, is_hub_id
+from surgery.json_file import read_object
 
 BUILTIN_FOLDER: Final = Path(__file__).parent / "builtin"
 BUILTIN: Final = "builtin/"
@@ -44,13 +44,12 @@ class ModelFiles:
         """The content of config.json.
 
         Raises:
-            SurgeryError: M104, if it isn't JSON.
+            SurgeryError: M104, if it isn't a JSON object.
         """
         try:
-            content: dict[str, Any] = json.loads((self.folder / "config.json").read_bytes())
+            return read_object(self.folder / "config.json")
         except (OSError, ValueError) as error:
             raise SurgeryError(_bad_config(self.source, error)) from error
-        return content
 
     def checkpoint(self) -> Checkpoint:
         """The headers of its weights.

@@ -22,11 +22,14 @@ from surgery.splice import Spec, file_size
 ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
 ADAPTER_CONFIG: Final = "adapter_config.json"
 PLAN_FILE: Final = "plan.json"
+RECIPE_FILE: Final = "recipe.yaml"
 ROUTED_TYPE: Final = "SURGERY_ROUTED"
 """Written as `peft_type` where plain PEFT would open the folder without its experts."""
 BASE_FOLDER: Final = "base"
 """Inside an adapter folder, the checkpoint of a base that trains in place beside added parts."""
 
+_UNWRITTEN: Final = {"tensors": "0" * 64, "order": "0" * 64}
+"""Stands for the layout of weights where plan.json is counted before there are any."""
 _NO_TARGET: Final = "dummy-target-modules"  # PEFT's own word for "no LoRA anywhere"
 _TAKEN_ALONG: Final = (
     "config.json",
@@ -126,25 +129,40 @@ def base_home(plan: Plan, folder: Path) -> Path:
     return folder if plan.is_plain else folder / BASE_FOLDER
 
 
-def side_files(plan: Plan, fingerprint: dict[str, Any] | None) -> Mapping[str, bytes]:
+def saved_adapter_config(plan: Plan) -> dict[str, Any]:
+    """The content of adapter_config.json; of a type that PEFT refuses where it lacks the parts."""
+    config = adapter_config(plan)
+    return {**config, "peft_type": ROUTED_TYPE} if plan.is_routed else config
+
+
+def side_files(
+    plan: Plan, fingerprint: dict[str, Any] | None, weights: dict[str, str] | None = None
+) -> Mapping[str, bytes]:
     """Return the content of every file beside the weights, by name.
 
     plan.json states the bytes of all files, its own among them: it is written again until the
     number it states is true, which takes two or three rounds.
+
+    Args:
+        plan: what was applied, or will be.
+        fingerprint: of the base, or None where its weights are not here.
+        weights: what `weights_layout` says of the folder's weights, or None before there are any.
     """
-    texts = {"recipe.yaml": _recipe_yaml(plan), "README.md": model_card(plan, fingerprint)}
+    texts = {RECIPE_FILE: _recipe_yaml(plan), "README.md": model_card(plan, fingerprint)}
     if not plan.is_plain:
-        config = adapter_config(plan)
-        kind = ROUTED_TYPE if plan.is_routed else config["peft_type"]
-        texts[ADAPTER_CONFIG] = to_json({**config, "peft_type": kind})
+        texts[ADAPTER_CONFIG] = to_json(saved_adapter_config(plan))
     others = {name: text.encode() for name, text in texts.items()}
-    weights = weight_bytes(plan)
-    fixed = weights + sum(map(len, others.values())) + _taken_along(plan)
-    document, written = b"", -1
-    while written != fixed + len(document):
-        written = fixed + len(document)
-        document = to_json(plan_document(plan, weights, written, fingerprint)).encode()
-    return {**others, PLAN_FILE: document}
+    size = weight_bytes(plan)
+    fixed = size + sum(map(len, others.values())) + _taken_along(plan)
+
+    def document(written: int, layout: dict[str, str] | None) -> bytes:
+        return to_json(plan_document(plan, size, written, fingerprint, layout)).encode()
+
+    written, counted = -1, fixed
+    while written != counted:
+        written = counted
+        counted = fixed + len(document(written, weights or _UNWRITTEN))
+    return {**others, PLAN_FILE: document(written, weights)}
 
 
 def _taken_along(plan: Plan) -> int:

@@ -6,13 +6,14 @@ from typing import Any
 
 import torch
 
-from surgery.adapter import check_weights, load_base, save_adapter
+from surgery.adapter import load_base, save_adapter
 from surgery.apply import open_adapter
 from surgery.bench import Bench, answer, digests, share
 from surgery.numerics import Difference, largest_difference
 from surgery.sidefiles import base_home
 from surgery.switch import MULTIMODAL
 from surgery.verify import Check, Outcome
+from surgery.weights_layout import check_weights
 
 
 class SaveReload(Check):
