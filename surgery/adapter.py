@@ -171,12 +171,10 @@ def load_plan(file: Path) -> Plan:
 
 def _comparable(document: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     """A plan without what it has only once it is carried out, or what `other` is too old to say."""
-    model, known = dict(document["model"]), other["model"]
-    model.pop("in_memory", None)
-    if isinstance(model["fingerprint"], dict) and isinstance(known["fingerprint"], dict):
-        said = known["fingerprint"]
-        model["fingerprint"] = {k: v for k, v in model["fingerprint"].items() if k in said}
-    return {**document, "model": model, "weights": None}
+    own, known = (d["model"]["fingerprint"] for d in (document, other))
+    if isinstance(own, dict) and isinstance(known, dict):
+        own = {key: value for key, value in own.items() if key in known and key != "adapter"}
+    return {**document, "model": {**document["model"], "fingerprint": own}}
 
 
 def load_adapter(
@@ -239,7 +237,9 @@ def _start(seed: int, tensor: AddedTensor) -> bytes:
 
 
 def _write_side_files(plan: Plan, fingerprint: dict[str, Any] | None, folder: Path) -> None:
-    for name, content in side_files(plan, fingerprint, weights_layout(plan, folder)).items():
+    if fingerprint:
+        fingerprint = {**fingerprint, "adapter": weights_layout(plan, folder)}
+    for name, content in side_files(plan, fingerprint).items():
         (folder / name).write_bytes(content)
 
 

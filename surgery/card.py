@@ -1,11 +1,15 @@
 """The model card of an adapter folder: what it is, how to open it, and on which base."""
 
-from typing import Any
+from typing import Any, Final
 
 from surgery.model import BUILTIN
 from surgery.plan import ASSEMBLED_FOLDER, Plan
 from surgery.remote import remote_file
 from surgery.summary import summary_line
+
+FINGERPRINT_LINE: Final = "Fingerprint of the base (a sample of its bytes, SHA-256):"
+RIGHT_BASE: Final = "# the right base"
+"""Ends the line by which a card lets plain PEFT check its base."""
 
 _PEFT = """\
 ```python
@@ -84,6 +88,7 @@ def model_card(plan: Plan, fingerprint: dict[str, Any] | None) -> str:
         "## How it was made\n",
         f"`surgery apply {recipe.name}`; the resolved recipe is `recipe.yaml`, every edit with its "
         "count is in `plan.json`.\n",
+        f"{FINGERPRINT_LINE} {fingerprint['sample']}\n" if fingerprint else "",
     ]
     return "\n".join(part for part in parts if part)
 
@@ -121,4 +126,4 @@ def _check(fingerprint: dict[str, Any] | None) -> str:
         return ""
     name, values = probe["tensor"], probe["values"]
     start = f'base.get_parameter("{name}").flatten()[:{len(values)}].tolist()'
-    return f"assert {start} == {values}  # the right base\n"
+    return f"assert {start} == {values}  {RIGHT_BASE}\n"

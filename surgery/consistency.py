@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import yaml
 
+from surgery.card import FINGERPRINT_LINE, RIGHT_BASE
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.document import depth_document, edit_documents, first_difference, to_json
 from surgery.folders import did_you_mean, why_none
@@ -20,6 +21,7 @@ from surgery.manifest import refuse_export
 from surgery.plan import ASSEMBLED_FOLDER, Plan
 from surgery.sidefiles import (
     ADAPTER_CONFIG,
+    CARD_FILE,
     PLAN_FILE,
     RECIPE_FILE,
     saved_adapter_config,
@@ -61,8 +63,22 @@ def read_document(folder: Path) -> dict[str, Any]:
         document = {**document, "model": {"fingerprint": None, **model}}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SurgeryError(_not_an_adapter(folder, error)) from error
-    refuse_bad_fingerprint(document["model"], folder / PLAN_FILE)
+    if document["model"]["fingerprint"] is None and not _names_its_base(folder):
+        return document
+    refuse_bad_fingerprint(document["model"]["fingerprint"], folder / PLAN_FILE)
     return document
+
+
+def _names_its_base(folder: Path) -> bool:
+    """Whether the model card names the fingerprint that plan.json should have.
+
+    An adapter of a model that was in memory alone has none, and neither has its card.
+    """
+    try:
+        card = read_regular(folder / CARD_FILE).decode(errors="replace")
+    except OSError:
+        return False
+    return FINGERPRINT_LINE in card or RIGHT_BASE in card
 
 
 def assembled_folder(folder: Path, document: Mapping[str, Any]) -> Path:
@@ -97,8 +113,7 @@ def refuse_inconsistent(
     refuse_other_edits(plan, document, folder)
     if not plan.is_plain:
         _refuse_other_config(plan, folder)
-    recorded = document.get("weights")
-    recorded = recorded if isinstance(recorded, dict) else None
+    recorded = (document["model"]["fingerprint"] or {}).get("adapter")
     check_weights(plan, folder, recorded, trust_remote_code=trust_remote_code)
 
 

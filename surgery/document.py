@@ -17,11 +17,7 @@ FORMAT_VERSION: Final = "1.0"
 
 
 def plan_document(
-    plan: Plan,
-    adapter_bytes: int,
-    written_bytes: int,
-    fingerprint: dict[str, Any] | None,
-    weights: dict[str, str] | None = None,
+    plan: Plan, adapter_bytes: int, written_bytes: int, fingerprint: dict[str, Any] | None
 ) -> dict[str, Any]:
     """Return a plan as plain data; the keys are the same for every recipe.
 
@@ -30,7 +26,6 @@ def plan_document(
         adapter_bytes: size of the weight files, headers included.
         written_bytes: size of all that applying the plan writes.
         fingerprint: of the base, or None where its weights are not here.
-        weights: what `weights_layout` says of the folder's weights, or None before there are any.
     """
     return {
         "format_version": FORMAT_VERSION,
@@ -42,14 +37,12 @@ def plan_document(
             "model_type": plan.anatomy.model_type,
             "blocks": plan.anatomy.count,
             "fingerprint": fingerprint,
-            "in_memory": plan.files is None,
         },
         "edits": edit_documents(plan),
         "depth": depth_document(plan),
         "parameters": _counts(plan),
         "stages": [{"name": s.name, "trainable": plan.trainable_in(s)} for s in plan.stages],
         "bytes": {"adapter": adapter_bytes, "written": written_bytes},
-        "weights": weights,
         "diagnostics": [diagnostic_document(note) for note in plan.notes],
     }
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 _PROBED: Final = 4
+UNWRITTEN: Final = {"tensors": "0" * 64, "order": "0" * 64}
+"""Stands for the layout of an adapter's weights before there are any, and is as long."""
 _Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 _SAID: Final = {
     "config": "its config.json differs",
@@ -36,6 +38,11 @@ class _Probe(BaseModel):
     values: list[float]
 
 
+class _Layout(BaseModel):
+    tensors: _Sha256
+    order: _Sha256
+
+
 class _Fingerprint(BaseModel):
     """What a base is known by; `strided` since there is more than one sample."""
 
@@ -47,6 +54,7 @@ class _Fingerprint(BaseModel):
     strided: _Sha256 | None = None
     checksum: _Sha256 | None
     probe: _Probe | None
+    adapter: _Layout | None = None
 
 
 def identify(
@@ -58,6 +66,8 @@ def identify(
 ) -> dict[str, Any] | None:
     """Return the fingerprint of a base, or None where its weights are not here.
 
+    Its key `adapter` is for `weights_layout` of the adapter that is written.
+
     Args:
         files: where the base is.
         anatomy: its map.
@@ -68,24 +78,19 @@ def identify(
         return None
     stored = read_stored(files, anatomy)
     found = fingerprint(stored.checkpoint, checksum=checksum, progress=progress)
-    return {**found, "probe": _probe(anatomy, stored)}
+    return {**found, "probe": _probe(anatomy, stored), "adapter": UNWRITTEN}
 
 
-def refuse_bad_fingerprint(model: dict[str, Any], file: Path) -> None:
+def refuse_bad_fingerprint(found: object, file: Path) -> None:
     """Refuse what plan.json says of its base where no base could be known by it.
 
-    One that was made for a model in memory alone has no fingerprint; it says so.
-
     Args:
-        model: the key `model` of plan.json.
+        found: what stands there.
         file: that plan.json.
 
     Raises:
         SurgeryError: A422.
     """
-    found = model["fingerprint"]
-    if found is None and model.get("in_memory") is not False:
-        return
     try:
         _Fingerprint.model_validate(found)
     except ValidationError as error:

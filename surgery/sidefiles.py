@@ -22,14 +22,13 @@ from surgery.splice import Spec, file_size
 ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
 ADAPTER_CONFIG: Final = "adapter_config.json"
 PLAN_FILE: Final = "plan.json"
+CARD_FILE: Final = "README.md"
 RECIPE_FILE: Final = "recipe.yaml"
 ROUTED_TYPE: Final = "SURGERY_ROUTED"
 """Written as `peft_type` where plain PEFT would open the folder without its experts."""
 BASE_FOLDER: Final = "base"
 """Inside an adapter folder, the checkpoint of a base that trains in place beside added parts."""
 
-_UNWRITTEN: Final = {"tensors": "0" * 64, "order": "0" * 64}
-"""Stands for the layout of weights where plan.json is counted before there are any."""
 _NO_TARGET: Final = "dummy-target-modules"  # PEFT's own word for "no LoRA anywhere"
 _TAKEN_ALONG: Final = (
     "config.json",
@@ -135,9 +134,7 @@ def saved_adapter_config(plan: Plan) -> dict[str, Any]:
     return {**config, "peft_type": ROUTED_TYPE} if plan.is_routed else config
 
 
-def side_files(
-    plan: Plan, fingerprint: dict[str, Any] | None, weights: dict[str, str] | None = None
-) -> Mapping[str, bytes]:
+def side_files(plan: Plan, fingerprint: dict[str, Any] | None) -> Mapping[str, bytes]:
     """Return the content of every file beside the weights, by name.
 
     plan.json states the bytes of all files, its own among them: it is written again until the
@@ -146,23 +143,19 @@ def side_files(
     Args:
         plan: what was applied, or will be.
         fingerprint: of the base, or None where its weights are not here.
-        weights: what `weights_layout` says of the folder's weights, or None before there are any.
     """
-    texts = {RECIPE_FILE: _recipe_yaml(plan), "README.md": model_card(plan, fingerprint)}
+    texts = {RECIPE_FILE: _recipe_yaml(plan), CARD_FILE: model_card(plan, fingerprint)}
     if not plan.is_plain:
         texts[ADAPTER_CONFIG] = to_json(saved_adapter_config(plan))
     others = {name: text.encode() for name, text in texts.items()}
     size = weight_bytes(plan)
     fixed = size + sum(map(len, others.values())) + _taken_along(plan)
 
-    def document(written: int, layout: dict[str, str] | None) -> bytes:
-        return to_json(plan_document(plan, size, written, fingerprint, layout)).encode()
-
-    written, counted = -1, fixed
-    while written != counted:
-        written = counted
-        counted = fixed + len(document(written, weights or _UNWRITTEN))
-    return {**others, PLAN_FILE: document(written, weights)}
+    document, written = b"", -1
+    while written != fixed + len(document):
+        written = fixed + len(document)
+        document = to_json(plan_document(plan, size, written, fingerprint)).encode()
+    return {**others, PLAN_FILE: document}
 
 
 def _taken_along(plan: Plan) -> int:

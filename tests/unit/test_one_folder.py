@@ -181,8 +181,6 @@ def test_an_adapter_of_a_model_in_memory_opens_without_a_fingerprint(tmp_path):
     save_adapter(plan, apply_plan(plan, model), tmp_path / "a")
     document = json.loads((tmp_path / "a" / PLAN).read_bytes())
     assert document["model"]["fingerprint"] is None
-    del document["model"]["in_memory"]  # as before there was this key
-    (tmp_path / "a" / PLAN).write_text(json.dumps(document))
     load_adapter(tmp_path / "a", tiny_model())
 
 
@@ -281,8 +279,7 @@ def test_a_fingerprint_of_before_is_still_read(tmp_path):
     save_tiny(tmp_path / "base")
     adapter = moved_adapter(tmp_path / "a", tmp_path / "base", "lora")
     edit_plan(adapter, "model", "fingerprint", "strided", drop=True)
-    edit_plan(adapter, "weights", drop=True)
-    edit_plan(adapter, "model", "in_memory", drop=True)
+    edit_plan(adapter, "model", "fingerprint", "adapter", drop=True)
     read_plan(adapter)
     changed_middle(tmp_path / "base")  # which it has never seen
     read_plan(adapter)
