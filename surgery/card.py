@@ -81,7 +81,7 @@ def model_card(plan: Plan, fingerprint: dict[str, Any] | None) -> str:
         f"---\nbase_model: {base}\nlibrary_name: {'transformers' if plan.is_plain else 'peft'}\n"
         "tags: [surgery]\n---\n",
         f"# {recipe.name} on {source}\n",
-        f"{recipe.description}.\n" if recipe.description else "",
+        f"{recipe.resolved()['description']}.\n" if recipe.description else "",
         f"{summary_line(plan)}\n",
         "## Open it\n",
         _opening(plan, fingerprint),

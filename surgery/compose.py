@@ -6,6 +6,7 @@ this is the only place that starts Hydra.
 """
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,10 +22,12 @@ from pydantic import ValidationError
 
 from surgery.complaint import code_imports, from_hydra, from_pydantic, nearest
 from surgery.diagnostic import Diagnostic, SurgeryError, raise_errors
+from surgery.environment import Reader, read_by, reading
 from surgery.folders import did_you_mean, kind_of
 from surgery.override import Override, read_override, span_of, typed_words
 from surgery.recipe import Recipe
-from surgery.source import Place, SourceMap, map_sources
+from surgery.secret import kept_as_written, not_allowed, secrets
+from surgery.source import Key, Place, SourceMap, map_sources
 from surgery.yaml_file import yaml_faults
 
 _NOT_IN_A_FILE: Final = {
@@ -87,7 +90,10 @@ def find_recipe(recipe: str | os.PathLike[str]) -> Path:
 
 
 def load_recipe(
-    recipe: str | os.PathLike[str], overrides: Sequence[str] | Mapping[str, object] = ()
+    recipe: str | os.PathLike[str],
+    overrides: Sequence[str] | Mapping[str, object] = (),
+    *,
+    allow_env: bool = False,
 ) -> Recipe:
     """Read a recipe with overrides.
 
@@ -96,30 +102,39 @@ def load_recipe(
         overrides: `key=value` as on the command line, or the same as a mapping: `{"rank": 4}`. A
             bare key is a field of the recipe, a knob, or a key of every stage, such as `steps`;
             a recipe without stages gets one of the name `train`.
+        allow_env: whether `${oc.env:NAME}` reads the environment. Text that it decides in
+            `description`, `knobs` and `stages` is used, and written as it stands in the recipe.
 
     Raises:
-        SurgeryError: R101 to R116, all that is wrong with it at once.
+        SurgeryError: R101 to R116, R134 to R136, all that is wrong with it at once.
     """
     file = find_recipe(recipe)
     raise_errors(yaml_faults(file))
-    with _searching(file.parent):
+    with _searching(file.parent), reading(allowed=allow_env) as reader:
         files = merged_files(file)
         read = read_overrides(files, typed_words(overrides))
         wrong = _unusable(read)
         usable = [item for item in read if isinstance(item, Override) and not item.choices]
-        usable = _in_stages(file, files, usable, wrong)
+        usable = _in_stages(file, files, usable, wrong, reader)
         sources = map_sources(files, map(_place, usable))
-        return _validated(file, _composed(file, usable, sources, wrong), sources, wrong)
+        content, written = _composed(file, usable, sources, wrong, reader)
+        validated = _validated(file, content, sources, wrong)
+        return validated.with_written(kept_as_written(content, written, sources))
 
 
 def _in_stages(
-    file: Path, files: Sequence[Path], read: list[Override], wrong: list[Diagnostic]
+    file: Path,
+    files: Sequence[Path],
+    read: list[Override],
+    wrong: list[Diagnostic],
+    reader: Reader,
 ) -> list[Override]:
     """Give each override of every stage the stages' names, which the others may have changed."""
     others = [item for item in read if not item.is_of_every_stage]
     if len(others) == len(read):
         return read
-    content = _composed(file, others, map_sources(files, map(_place, others)), wrong)
+    sources = map_sources(files, map(_place, others))
+    content, _ = _composed(file, others, sources, wrong, reader)
     stages = content.get("stages")
     names = [*map(str, stages)] if stages and isinstance(stages, dict) else [ONLY_STAGE]
     return [one for item in read for one in item.in_stages(names)]
@@ -151,6 +166,22 @@ def read_overrides(files: Sequence[Path], typed: Sequence[str]) -> list[Override
     """Read overrides for the recipe that `files` make; the knobs are those that the files name."""
     knobs = _knobs(files)
     return [read_override(n, text, knobs) for n, text in enumerate(typed, start=1)]
+
+
+def resolve_again(content: dict[str, Any], *, allow_env: bool) -> Recipe:
+    """Read back what `Recipe.resolved` gave, in which interpolations may stand.
+
+    Args:
+        content: plain data.
+        allow_env: whether they read the environment.
+    """
+    if not allow_env:
+        return Recipe.model_validate_json(json.dumps(content))
+    with reading(allowed=True) as reader:
+        config = OmegaConf.create(content)
+        resolved: Any = OmegaConf.to_container(config, resolve=True)
+        written = read_by(config, reader)
+    return Recipe.model_validate_json(json.dumps(resolved)).with_written(written)
 
 
 def knob_names(recipe: str | os.PathLike[str]) -> list[str]:
@@ -195,15 +226,24 @@ def _unusable(read: Sequence[Override | Diagnostic]) -> list[Diagnostic]:
 
 
 def _composed(
-    file: Path, overrides: list[Override], sources: SourceMap, wrong: list[Diagnostic]
-) -> dict[str, Any]:
+    file: Path,
+    overrides: list[Override],
+    sources: SourceMap,
+    wrong: list[Diagnostic],
+    reader: Reader,
+) -> tuple[dict[str, Any], dict[Key, str]]:
+    """The resolved content, and the text of each value that the environment decides."""
+    config = None
     try:
         config = compose(file.stem, [*(item.hydra for item in overrides), *hydra_settings()])
         content: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except _COMPOSING as error:
+        if reader.is_refused:
+            raise SurgeryError([*wrong, *not_allowed(config, reader, sources)]) from error
         found = from_hydra(error, sources, packaged_recipes())
         raise SurgeryError([*wrong, found]) from error
-    return {str(key): value for key, value in content.items()}
+    written = read_by(config, reader) if reader.names else {}
+    return {str(key): value for key, value in content.items()}, written
 
 
 def _validated(
@@ -211,6 +251,7 @@ def _validated(
 ) -> Recipe:
     data = {**content, "name": file.stem}
     wrong = [*wrong, *code_imports(content, sources)]
+    wrong += secrets(content, sources)
     wrong += [_not_in_a_file(key, sources) for key in _NOT_IN_A_FILE if (key,) in sources.keys]
     try:
         recipe = Recipe.model_validate(data)

@@ -10,6 +10,7 @@ from surgery.compose import find_recipe, knob_names, load_recipe, packaged_recip
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.document import recipe_of
 from surgery.header import read_errors
+from surgery.json_file import read_regular
 from surgery.model import BUILTIN, find_model
 from surgery.override import FIELDS
 from surgery.plan import ASSEMBLED_FOLDER, Plan, Stage, plan_recipe
@@ -33,12 +34,14 @@ class Subject:
         kind: what it is.
         file: the file that stands for it where a finding has no place of its own, if there is one.
         overrides: those of the command line; only a recipe has any.
+        allow_env: whether a recipe may read the environment.
     """
 
     name: str
     kind: Kind
     file: Path | None
     overrides: tuple[str, ...] = ()
+    allow_env: bool = False
 
     def plan(self, *, trust_remote_code: bool = False) -> Plan:
         """Return the plan; for a checkpoint, one that changes nothing.
@@ -52,7 +55,7 @@ class Subject:
             return _plan_of_adapter(Path(self.name), trust_remote_code)
         if self.kind == "checkpoint":
             return _plan_of_checkpoint(self.name, trust_remote_code)
-        recipe = load_recipe(self.name, self.overrides)
+        recipe = load_recipe(self.name, self.overrides, allow_env=self.allow_env)
         return plan_recipe(recipe, trust_remote_code=trust_remote_code)
 
 
@@ -156,7 +159,7 @@ def _plan_of_adapter(folder: Path, trust_remote_code: bool) -> Plan:
     """Plan an adapter's recipe on its base again; the weights may be elsewhere."""
     file = folder / PLAN_FILE
     with read_errors(file):
-        text = file.read_text(encoding="utf-8", errors="replace")
+        text = read_regular(file).decode(errors="replace")
     recipe = recipe_of(text, str(file)).model_copy(update={"name": str(folder)})
     assembled = folder / ASSEMBLED_FOLDER if recipe.vision else None
     there = assembled if assembled and assembled.is_dir() else None

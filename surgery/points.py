@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from surgery.compose import knob_names, load_recipe, packaged_recipes
+from surgery.compose import knob_names, load_recipe, packaged_recipes, resolve_again
 from surgery.diagnostic import Diagnostic, SurgeryError, raise_errors
 from surgery.distribution import own_version
 from surgery.document import FORMAT_VERSION, to_json
@@ -105,7 +105,11 @@ def read_recipes(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def plan_points(
-    points: Sequence[Point], *, weights: bool = False, trust_remote_code: bool = False
+    points: Sequence[Point],
+    *,
+    weights: bool = False,
+    trust_remote_code: bool = False,
+    allow_env: bool = False,
 ) -> list[Plan]:
     """Compose and plan every point.
 
@@ -113,6 +117,7 @@ def plan_points(
         points: of `expand`.
         weights: whether the jobs will need the weights.
         trust_remote_code: whether the models may run code of their own.
+        allow_env: whether the recipes may read the environment.
 
     Raises:
         SurgeryError: every error of every point, each saying in which points it stands.
@@ -121,7 +126,7 @@ def plan_points(
     faults: dict[Diagnostic, list[Point]] = {}
     for point in points:
         try:
-            recipe = load_recipe(point.recipe, point.overrides)
+            recipe = load_recipe(point.recipe, point.overrides, allow_env=allow_env)
             plans.append(plan_recipe(recipe, weights=weights, trust_remote_code=trust_remote_code))
         except SurgeryError as error:
             for diagnostic in error.diagnostics:
@@ -131,7 +136,12 @@ def plan_points(
 
 
 def grid_document(
-    points: Sequence[Point], plans: Sequence[Plan], job: str, *, trust_remote_code: bool = False
+    points: Sequence[Point],
+    plans: Sequence[Plan],
+    job: str,
+    *,
+    trust_remote_code: bool = False,
+    allow_env: bool = False,
 ) -> str:
     """Return the text of points.json: all that a job needs, so that no job composes."""
     entries = [
@@ -139,7 +149,8 @@ def grid_document(
         for point, plan in zip(points, plans, strict=True)
     ]
     head = {"format_version": FORMAT_VERSION, "surgery": own_version(), "job": job}
-    return to_json({**head, "trust_remote_code": trust_remote_code, "points": entries})
+    trusted = {"trust_remote_code": trust_remote_code, "allow_env": allow_env}
+    return to_json({**head, **trusted, "points": entries})
 
 
 def describe(point: Point) -> dict[str, Any]:
@@ -157,7 +168,7 @@ def read_point(file: Path, number: int) -> tuple[dict[str, Any], Recipe, bool]:
     """Return a point of points.json, its recipe, and whether its model may run code of its own."""
     grid = json.loads(file.read_bytes())
     entry: dict[str, Any] = grid["points"][number]
-    recipe = Recipe.model_validate_json(json.dumps(entry.pop("resolved")))
+    recipe = resolve_again(entry.pop("resolved"), allow_env=grid.get("allow_env", False))
     return entry, recipe, grid["trust_remote_code"]
 
 

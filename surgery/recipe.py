@@ -14,10 +14,11 @@ from pydantic_core import PydanticCustomError
 from surgery.anatomy import PARTS
 from surgery.diagnostic import Diagnostic
 from surgery.discover import names_in
+from surgery.environment import with_written
 from surgery.operation import Operation, Strict, known_operations
 from surgery.projector import known_projectors
 from surgery.selector import is_rest
-from surgery.source import SourceMap
+from surgery.source import Key, SourceMap
 from surgery.stage import Names, Scalar, Stage
 
 if TYPE_CHECKING:
@@ -107,6 +108,7 @@ class Recipe(Strict):
     """Lint rules to live with: the rule's name, and why in words. Their findings become notes."""
 
     _sources: SourceMap = PrivateAttr(default_factory=SourceMap)
+    _written: dict[Key, str] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="after")
     def _check_names(self) -> "Recipe":
@@ -133,6 +135,11 @@ class Recipe(Strict):
         self._sources = sources
         return self
 
+    def with_written(self, written: dict[Key, str]) -> "Recipe":
+        """Remember the text of values that the environment decides, to write that instead."""
+        self._written = written
+        return self
+
     def locate(self, diagnostics: Iterable[Diagnostic]) -> list[Diagnostic]:
         """Give each diagnostic that names a key the place where that key was written."""
         return [self._sources.locate(diagnostic) for diagnostic in diagnostics]
@@ -140,13 +147,14 @@ class Recipe(Strict):
     def resolved(self) -> dict[str, Any]:
         """Plain data with every value spelled out, which reads back as the same recipe.
 
+        Text that the environment decides stays an interpolation.
         `allow` is left out where it is empty: plans from before there was lint stay the same.
         """
         unsaid = set() if self.allow else {"allow"}
         content: dict[str, Any] = self.model_dump(
             mode="json", serialize_as_any=True, exclude=unsaid
         )
-        return content
+        return with_written(content, self._written)
 
 
 def _fault_of_name(key: str, name: str) -> str | None:

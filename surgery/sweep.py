@@ -136,7 +136,7 @@ def run_point(config: DictConfig) -> None:
 
 
 def _outcome(recipe: Recipe, job: Job, folder: Path, trusted: bool) -> dict[str, Any]:
-    described = {"model": recipe.model, "knobs": recipe.knobs}
+    described = {"model": recipe.model, "knobs": recipe.resolved()["knobs"]}
     try:
         plan = plan_recipe(recipe, weights=job.weights, trust_remote_code=trusted)
         return {**described, **plan_outcome(plan), **job.run(plan, folder)}

@@ -24,6 +24,10 @@ Revision: TypeAlias = Annotated[
 RemoteCode: TypeAlias = Annotated[
     bool, typer.Option("--trust-remote-code", help="Let the model run Python code of its own.")
 ]
+AllowEnv: TypeAlias = Annotated[
+    bool,
+    typer.Option("--allow-env", help="Let the recipe read the environment, as ${oc.env:NAME}."),
+]
 Adapter: TypeAlias = Annotated[
     Path, typer.Argument(help="A folder that `surgery apply` or `train` wrote.", metavar="DIR")
 ]

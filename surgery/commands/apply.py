@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from surgery.commands._arguments import (
+    AllowEnv,
     Format,
     Overrides,
     Recipe,
@@ -34,6 +35,7 @@ def command(
     ] = False,
     output_format: Format = "human",
     revision: Revision = None,
+    allow_env: AllowEnv = False,
     trust_remote_code: RemoteCode = False,
 ) -> None:
     """Make an adapter folder from a recipe, or from a plan.json, disk to disk."""
@@ -42,7 +44,7 @@ def command(
     from surgery.reporters.progress import byte_progress
     from surgery.sidefiles import PLAN_FILE, weight_bytes
 
-    plan = _plan(recipe, with_revision(overrides, revision), trust_remote_code)
+    plan = _plan(recipe, with_revision(overrides, revision), allow_env, trust_remote_code)
     folder = out or Path("adapters") / plan.recipe.name
     with byte_progress(f"writing {folder}", weight_bytes(plan)) as progress:
         write_adapter(plan, folder, checksum=checksum, overwrite=overwrite, progress=progress)
@@ -52,14 +54,14 @@ def command(
         print_written(plan, folder)
 
 
-def _plan(recipe: str, overrides: list[str], trust_remote_code: bool) -> "Plan":
+def _plan(recipe: str, overrides: list[str], allow_env: bool, trust_remote_code: bool) -> "Plan":
     from surgery.adapter import load_plan
     from surgery.compose import load_recipe
     from surgery.diagnostic import Diagnostic, SurgeryError
     from surgery.plan import plan_recipe
 
     if not recipe.endswith(".json"):
-        composed = load_recipe(recipe, overrides)
+        composed = load_recipe(recipe, overrides, allow_env=allow_env)
         return plan_recipe(composed, weights=True, trust_remote_code=trust_remote_code)
     if overrides:
         what = f"a saved plan takes no overrides, and `{overrides[0]}` is one"

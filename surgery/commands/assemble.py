@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from surgery.commands._arguments import Overrides, Recipe, Revision, with_revision
+from surgery.commands._arguments import AllowEnv, Overrides, Recipe, Revision, with_revision
 
 EPILOG = (
     "Example: surgery assemble sighted model=Qwen/Qwen2.5-3B "
@@ -22,6 +22,7 @@ def command(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a folder that surgery wrote before.")
     ] = False,
+    allow_env: AllowEnv = False,
     revision: Revision = None,
 ) -> None:
     """Make a vision-language model of a decoder, a vision tower and a projector, disk to disk."""
@@ -30,7 +31,7 @@ def command(
     from surgery.reporters.assembly_table import print_assembled, print_assembly
     from surgery.reporters.progress import byte_progress
 
-    composed = load_recipe(recipe, with_revision(overrides, revision))
+    composed = load_recipe(recipe, with_revision(overrides, revision), allow_env=allow_env)
     assembly = prepare(composed)
     folder = out or Path("assembled") / composed.name
     print_assembly(assembly)

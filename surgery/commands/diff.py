@@ -4,7 +4,14 @@ from typing import Annotated
 
 import typer
 
-from surgery.commands._arguments import Format, Overrides, RemoteCode, Revision, with_revision
+from surgery.commands._arguments import (
+    AllowEnv,
+    Format,
+    Overrides,
+    RemoteCode,
+    Revision,
+    with_revision,
+)
 
 EPILOG = "Example: surgery diff genieblue_skip genieblue_post model=builtin/qwen2.5-3b"
 
@@ -15,6 +22,7 @@ def command(
     overrides: Overrides = None,
     output_format: Format = "human",
     revision: Revision = None,
+    allow_env: AllowEnv = False,
     trust_remote_code: RemoteCode = False,
 ) -> None:
     """Compare what two recipes would do to one model; overrides go to both."""
@@ -26,7 +34,9 @@ def command(
 
     words = with_revision(overrides, revision)
     plans = [
-        plan_recipe(load_recipe(recipe, words), trust_remote_code=trust_remote_code)
+        plan_recipe(
+            load_recipe(recipe, words, allow_env=allow_env), trust_remote_code=trust_remote_code
+        )
         for recipe in (first, second)
     ]
     if output_format == "json":

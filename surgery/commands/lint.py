@@ -1,13 +1,14 @@
 """`surgery lint`."""
 
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
 
-from surgery.commands._arguments import RemoteCode
+from surgery.commands._arguments import AllowEnv, RemoteCode
 from surgery.diagnostic import EXIT_NO, SurgeryError
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def command(
     fail_on: _FailOn = "error",
     fix: _Fix = False,
     out: _Out = None,
+    allow_env: AllowEnv = False,
     trust_remote_code: RemoteCode = False,
 ) -> None:
     """Say what a device can't run, and how that is known; exit 1 if there is anything."""
@@ -77,7 +79,7 @@ def command(
     from surgery.lint_subject import find_subjects, is_override
     from surgery.target import load_target
 
-    subjects = find_subjects(words or [])
+    subjects = [replace(s, allow_env=allow_env) for s in find_subjects(words or [])]
     targets = list({t.name: t for t in map(load_target, target or ["snapdragon"])}.values())
     level: Level = "prove" if prove else "graph" if graph else "recipe"
     depth = Depth(level, context, scheme, trust_remote_code)

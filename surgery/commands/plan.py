@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from surgery.commands._arguments import (
+    AllowEnv,
     Format,
     Overrides,
     Recipe,
@@ -36,6 +37,7 @@ def command(
         int, typer.Option(help="Tokens of the key-value cache for --deploy.", min=1)
     ] = 2048,
     revision: Revision = None,
+    allow_env: AllowEnv = False,
     trust_remote_code: RemoteCode = False,
 ) -> None:
     """Show what a recipe would change in a model, to the byte. No weight is touched."""
@@ -45,7 +47,7 @@ def command(
     from surgery.staging import io_errors
 
     words = with_revision(overrides, revision)
-    composed = load_recipe(recipe, words)
+    composed = load_recipe(recipe, words, allow_env=allow_env)
     plan = plan_recipe(composed, trust_remote_code=trust_remote_code)
     if output_format == "json" or out:
         document = saved_plan(plan)

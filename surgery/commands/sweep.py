@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from surgery.commands._arguments import Format, RemoteCode
+from surgery.commands._arguments import AllowEnv, Format, RemoteCode
 from surgery.diagnostic import EXIT_DONE, EXIT_INTERRUPTED, EXIT_NO, Diagnostic, SurgeryError
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def command(
         Path | None, typer.Option(help="The sweep's folder; multirun/DATE/TIME unless given.")
     ] = None,
     output_format: Format = "human",
+    allow_env: AllowEnv = False,
     trust_remote_code: RemoteCode = False,
     multirun: Annotated[bool, typer.Option("-m", "--multirun", hidden=True)] = False,
 ) -> None:
@@ -54,7 +55,7 @@ def command(
     hydras = [word for word in words if is_hydras(word)]
     chosen = launcher if not _names_launcher(hydras) else None
     settings = read_settings(hydras, launcher=chosen, out=out)
-    points = _plan(words, settings, job, trust_remote_code)
+    points = _plan(words, settings, job, allow_env, trust_remote_code)
     raise typer.Exit(_run(points, settings, job, output_format))
 
 
@@ -89,12 +90,16 @@ def _hydra_app() -> int:
     jobs = [word.partition("=")[2] for word in words if word.startswith("job=")]
     others = [word for word in words if not word.startswith("job=")]
     job = jobs[-1] if jobs else "plan"
-    points = _plan(others, settings, job, trust_remote_code=False)
+    points = _plan(others, settings, job, allow_env=False, trust_remote_code=False)
     return _run(points, settings, job, "human")
 
 
 def _plan(
-    words: Sequence[str], settings: "Settings", job: str, trust_remote_code: bool
+    words: Sequence[str],
+    settings: "Settings",
+    job: str,
+    allow_env: bool,
+    trust_remote_code: bool,
 ) -> "list[Point]":
     """Expand and plan the grid, and leave it in the sweep's folder."""
     from surgery.complaint import nearest
@@ -110,8 +115,9 @@ def _plan(
     if len(points) > 1 and not settings.multirun:
         what = f"this means {len(points)} points, and one run takes one"
         raise SurgeryError(Diagnostic("R115", what, fix="add -m"))
-    plans = plan_points(points, weights=JOBS[job].weights, trust_remote_code=trust_remote_code)
-    content = grid_document(points, plans, job, trust_remote_code=trust_remote_code)
+    trusted = {"trust_remote_code": trust_remote_code, "allow_env": allow_env}
+    plans = plan_points(points, weights=JOBS[job].weights, **trusted)
+    content = grid_document(points, plans, job, **trusted)
     prepare_folder(settings.folder, POINTS_FILE, content)
     return points
 

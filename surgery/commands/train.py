@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from surgery.commands._arguments import Overrides, RemoteCode, Revision, with_revision
+from surgery.commands._arguments import AllowEnv, Overrides, RemoteCode, Revision, with_revision
 
 EPILOG = (
     "Example: surgery train genieblue_skip data=conversations.jsonl steps=1000 --out my-adapter"
@@ -28,6 +28,7 @@ def command(
         bool, typer.Option("--overwrite", help="Begin anew, and replace what surgery wrote.")
     ] = False,
     revision: Revision = None,
+    allow_env: AllowEnv = False,
     trust_remote_code: RemoteCode = False,
 ) -> None:
     """Train the stages of a recipe, and save the adapter; a key of a stage means every stage."""
@@ -41,7 +42,7 @@ def command(
     is_adapter = (given / "plan.json").is_file()
     source = given / "recipe.yaml" if is_adapter else recipe
     words = with_revision(overrides, revision)
-    composed = load_recipe(source, words)
+    composed = load_recipe(source, words, allow_env=allow_env)
     folder = out or Path("trained") / (given.name if is_adapter else composed.name)
     train = partial(train_adapter, given) if is_adapter else train_recipe
     with quiet(), training_progress() as tell:
