@@ -5,6 +5,7 @@ the weights. A recipe that trains the base in place has a plain checkpoint inste
 """
 
 import json
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,31 +18,24 @@ from surgery.document import first_difference, recipe_of
 from surgery.edit import AddedTensor
 from surgery.header import read_errors
 from surgery.identity import identify, refuse_other_base, refuse_other_model
-from surgery.in_place import (
-    copy_assembled,
-    has_own_base,
-    save_base,
-    take_along,
-    write_assembly,
-    write_base,
-)
+from surgery.in_place import has_own_base, write_assembly, write_base
+from surgery.inputs import Input
 from surgery.json_file import read_regular
 from surgery.load import load_base
 from surgery.plan import ASSEMBLED_FOLDER, Plan, make_plan, plan_recipe
 from surgery.read import not_on_disk, read_anatomy
+from surgery.save import save_adapter, write_side_files
 from surgery.sidefiles import (
     ADAPTER_WEIGHTS,
     PLAN_FILE,
     adapter_name,
     base_home,
     saved_plan,
-    side_files,
     weight_bytes,
 )
 from surgery.splice import NewTensor, check_free_space, staged_folder, write_safetensors
 from surgery.start import start_of
 from surgery.stored import Stored, read_stored
-from surgery.weights_layout import weights_layout
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -62,6 +56,7 @@ def write_adapter(
     *,
     checksum: bool = False,
     overwrite: bool = False,
+    inputs: Iterable[Input] = (),
     progress: Progress | None = None,
 ) -> None:
     """Carry a plan out disk to disk; the model is never loaded.
@@ -71,16 +66,17 @@ def write_adapter(
         out: the folder to make.
         checksum: whether the fingerprint covers every byte of the base.
         overwrite: replace a folder that `surgery` wrote before.
+        inputs: what is read beside what the plan names, such as a file of the plan.
         progress: told of the bytes of each step; they add up to `weight_bytes(plan)`.
 
     Raises:
-        SurgeryError: A301 to A305 for the disk, A404 for a start that needs the weights.
+        SurgeryError: A301 to A308 for the disk, A404 for a start that needs the weights.
     """
     assert plan.files is not None
     _refuse_starts_from_weights(plan)
     fingerprint = identify(plan.files, plan.anatomy, checksum=checksum)
-    check_free_space(out, weight_bytes(plan))
-    with staged_folder(out, overwrite=overwrite) as folder:
+    with staged_folder(out, overwrite=overwrite, inputs=[*plan.inputs(), *inputs]) as folder:
+        check_free_space(out, weight_bytes(plan))
         if plan.assembly:
             plan = write_assembly(plan, folder / ASSEMBLED_FOLDER, progress)
             assert plan.files is not None
@@ -89,34 +85,7 @@ def write_adapter(
             write_base(plan, base_home(plan, folder), progress)
         if not plan.is_plain:
             write_safetensors(folder / ADAPTER_WEIGHTS, _new_tensors(plan), progress=progress)
-        _write_side_files(plan, fingerprint, folder)
-
-
-def save_adapter(
-    plan: Plan, model: "PreTrainedModel", out: Path, *, overwrite: bool = False
-) -> None:
-    """Save a model in memory that a plan was applied to, with its weights of now.
-
-    Args:
-        plan: what was applied.
-        model: what `apply_plan` returned.
-        out: the folder to make.
-        overwrite: replace a folder that `surgery` wrote before.
-
-    Raises:
-        SurgeryError: A301 to A305 for the disk.
-    """
-    fingerprint = identify(plan.files, plan.anatomy) if plan.files else None
-    # else PEFT asks the hub whether the vocabulary grew, and adds embeddings if it can't tell
-    options = {} if plan.is_plain else {"save_embedding_layers": False}
-    with staged_folder(out, overwrite=overwrite) as folder:
-        copy_assembled(plan, folder / ASSEMBLED_FOLDER)
-        model.save_pretrained(folder, **options)
-        if plan.in_place and not plan.is_plain:
-            save_base(plan, model, base_home(plan, folder))
-        if plan.in_place and plan.files:
-            take_along(plan, base_home(plan, folder))
-        _write_side_files(plan, fingerprint, folder)
+        write_side_files(plan, fingerprint, folder)
 
 
 def read_plan(
@@ -234,13 +203,6 @@ def _new_tensor(plan: Plan, tensor: AddedTensor, stored: Stored) -> NewTensor:
 
 def _start(seed: int, tensor: AddedTensor) -> bytes:
     return start_of(seed, tensor).astype("<f4").tobytes()
-
-
-def _write_side_files(plan: Plan, fingerprint: dict[str, Any] | None, folder: Path) -> None:
-    if fingerprint:
-        fingerprint = {**fingerprint, "adapter": weights_layout(plan, folder)}
-    for name, content in side_files(plan, fingerprint).items():
-        (folder / name).write_bytes(content)
 
 
 def _refuse_starts_from_weights(plan: Plan) -> None:

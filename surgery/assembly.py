@@ -6,7 +6,6 @@ projector. The decoder's tensors get other names and keep their bytes.
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +22,7 @@ from surgery.conversion import NameMap
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.header import StoredTensor
 from surgery.image_token import read_tokenizer, take_image_token
+from surgery.inputs import Input
 from surgery.model import ModelFiles
 from surgery.processor import make_processor
 from surgery.projector import Projector
@@ -32,6 +32,7 @@ from surgery.remote import remote_file
 from surgery.shards import Shard, make_shards, shard_index, write_shards
 from surgery.splice import check_free_space, copy_file, io_errors, staged_folder
 from surgery.stored import Stored
+from surgery.text_file import replace_bytes
 
 ASSEMBLY_FILE: Final = "assembly.json"
 """Beside the checkpoint: what it was made of."""
@@ -51,6 +52,7 @@ class Assembly:
         processor: of transformers, with the decoder's tokenizer.
         taken: files that are copied as they are.
         made_of: content of assembly.json.
+        inputs: what it is read from.
     """
 
     source: str
@@ -59,6 +61,7 @@ class Assembly:
     processor: Any
     taken: tuple[Path, ...]
     made_of: dict[str, Any]
+    inputs: tuple[Input, ...]
 
     @property
     def size(self) -> int:
@@ -79,7 +82,7 @@ class Assembly:
             SurgeryError: A301 to A305 for the disk, M201 to M208 for the files it is made of.
         """
         check_free_space(out, self.size)
-        with staged_folder(out, overwrite=overwrite) as folder:
+        with staged_folder(out, overwrite=overwrite, inputs=self.inputs) as folder:
             self.write(folder, progress)
 
     def write(self, folder: Path, progress: Progress | None = None) -> None:
@@ -135,9 +138,7 @@ def assemble(recipe: Recipe) -> ModelFiles:
     if not file.is_file():
         with io_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            unfinished = file.with_suffix(f".{os.getpid()}")
-            unfinished.write_text(json.dumps(_config(parts, 0)))
-            unfinished.replace(file)
+            replace_bytes(file, json.dumps(_config(parts, 0)).encode())
     files = ModelFiles(source_of(recipe), folder)
     refuse_other_decoder(parts, partial(read_anatomy, files))
     return files
@@ -180,7 +181,9 @@ def _prepare(recipe: Recipe) -> Assembly:
     made_of |= {"tiles": recipe.tiles, "tokens_a_tile": side**2}
     made_of |= {"image_token": token, "image_token_id": number}
     shards = tuple(make_shards(assembled_tensors(parts, anatomy, config["dtype"], recipe.seed)))
-    return Assembly(source_of(recipe), config, shards, processor, tuple(taken), made_of)
+    read = Input(parts.text.folder, "the decoder"), Input(parts.vision.folder, "the vision tower")
+    inputs = *recipe.inputs(), *read
+    return Assembly(source_of(recipe), config, shards, processor, tuple(taken), made_of, inputs)
 
 
 def write_assembled(

@@ -4,10 +4,13 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
 from pydantic import BaseModel
+
+from surgery.text_file import replace_bytes
 
 Content = TypeVar("Content", bound=BaseModel)
 
@@ -39,10 +42,6 @@ def kept(folder: str, key: object, form: type[Content], make: Callable[[], Conte
 
 def _keep(file: Path, content: BaseModel) -> None:
     """Write the cache entry whole or not at all; a cache that can't be written is no error."""
-    partial = file.with_suffix(f".{os.getpid()}")
-    try:
+    with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(content.model_dump_json())
-        partial.replace(file)
-    except OSError:
-        partial.unlink(missing_ok=True)
+        replace_bytes(file, content.model_dump_json().encode())

@@ -24,6 +24,7 @@ from surgery.exporter import (
     known_exporters,
 )
 from surgery.header import Progress
+from surgery.inputs import Input
 from surgery.manifest import MANIFEST_FILE, ExportedFile, Manifest, PartRecord, toolchain
 from surgery.sidefiles import PLAN_FILE
 from surgery.splice import check_free_space, io_errors, staged_folder
@@ -70,10 +71,10 @@ class Export:
                 that turn out not to be linkable.
 
         Raises:
-            SurgeryError: A301 to A305 for the disk, M201 to M207 for the files it is made of.
+            SurgeryError: A301 to A308 for the disk, M201 to M207 for the files it is made of.
         """
-        check_free_space(out, self.room(out))
-        with staged_folder(out, overwrite=overwrite) as folder:
+        with staged_folder(out, overwrite=overwrite, inputs=self._inputs()) as folder:
+            check_free_space(out, self.room(out))
             records = {
                 name: _written(part, folder / name, progress)
                 for name, part in self._contents.parts.items()
@@ -84,6 +85,12 @@ class Export:
                 text = json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False)
                 (folder / MANIFEST_FILE).write_text(f"{text}\n", encoding="utf-8")
         return manifest
+
+    def _inputs(self) -> Iterator[Input]:
+        yield from self._job.plan.inputs()
+        yield Input(self._job.folder, "the adapter")
+        if self._job.calibration:
+            yield Input(self._job.calibration, "the calibration data")
 
     def _manifest(self, parts: dict[str, PartRecord], plan: ExportedFile) -> Manifest:
         job = self._job
@@ -175,7 +182,7 @@ def export_adapter(
         options: those of `prepare_export`.
 
     Raises:
-        SurgeryError: as `prepare_export`, before anything is written; A301 to A305 for the disk.
+        SurgeryError: as `prepare_export`, before anything is written; A301 to A308 for the disk.
     """
     return prepare_export(Path(adapter), **options).write(Path(out), overwrite=overwrite)
 

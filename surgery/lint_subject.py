@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
@@ -10,6 +11,7 @@ from surgery.compose import find_recipe, knob_names, load_recipe, packaged_recip
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.document import recipe_of
 from surgery.header import read_errors
+from surgery.inputs import Input
 from surgery.json_file import read_regular
 from surgery.model import BUILTIN, find_model
 from surgery.override import FIELDS
@@ -57,6 +59,15 @@ class Subject:
             return _plan_of_checkpoint(self.name, trust_remote_code)
         recipe = load_recipe(self.name, self.overrides, allow_env=self.allow_env)
         return plan_recipe(recipe, trust_remote_code=trust_remote_code)
+
+    def inputs(self) -> Iterator[Input]:
+        """What is read to lint it, as far as it is on this disk."""
+        if self.file:
+            is_one = self.kind in ("recipe", "graph")
+            yield Input(self.file if is_one else self.file.parent, "what is linted")
+        if self.kind == "recipe":
+            with suppress(SurgeryError):  # which the report is to say
+                yield from load_recipe(self.name, self.overrides, allow_env=self.allow_env).inputs()
 
 
 def find_subjects(words: Iterable[str]) -> list[Subject]:

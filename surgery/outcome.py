@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,16 +11,18 @@ from typing import Any, Final
 
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.distribution import own_version
-from surgery.document import FORMAT_VERSION, diagnostic_document, to_json
+from surgery.document import FORMAT_VERSION, diagnostic_document, first_difference, to_json
 from surgery.plan import Plan
 from surgery.points import Point, describe
 from surgery.sidefiles import saved_plan
 from surgery.staging import io_errors
+from surgery.text_file import replace_text
 
 RESULT_FILE: Final = "result.json"
 RESULTS: Final = "results"
 Result = dict[str, Any]
 _COUNTS: Final = ("base", "added", "trainable", "frozen", "total")
+_GRID: Final = ("job", "trust_remote_code", "points")
 _POLL: Final = 0.1  # seconds
 
 
@@ -45,10 +46,12 @@ def first_error(result: Result) -> str:
 
 
 def write_result(folder: Path, result: Result) -> None:
-    """Write result.json at once, so that who waits for it never reads half of it."""
-    partial = folder / f".{RESULT_FILE}"
-    partial.write_text(to_json({**result, "folder": str(folder)}), encoding="utf-8")
-    os.replace(partial, folder / RESULT_FILE)
+    """Write result.json at once, so that who waits for it never reads half of it.
+
+    Raises:
+        SurgeryError: A302 to A304 for the disk.
+    """
+    replace_text(folder / RESULT_FILE, to_json({**result, "folder": str(folder)}))
 
 
 def prepare_folder(folder: Path, name: str, content: str) -> None:
@@ -57,16 +60,68 @@ def prepare_folder(folder: Path, name: str, content: str) -> None:
     Raises:
         SurgeryError: A301, if a sweep lies there already; A302 to A304 for the disk.
     """
-    if (folder / name).exists() or any(folder.glob(f"*/{RESULT_FILE}")):
-        what = f"`{folder}` holds a sweep already"
-        raise SurgeryError(Diagnostic("A301", what, fix="choose another `--out`"))
+    own = (name, f"{RESULTS}.json", f"{RESULTS}.csv", f"*/{RESULT_FILE}")
+    if any(True for pattern in own for _ in folder.glob(pattern)):
+        what, fix = f"`{folder}` holds a sweep already", "choose another `--out`, or `--resume`"
+        raise SurgeryError(Diagnostic("A301", what, fix=fix))
     files = [path for path in folder.glob("[0-9]*") if not path.is_dir()]
     if files:
         what = f"`{files[0]}` is a file, not a folder"
         raise SurgeryError(Diagnostic("A301", what, fix="choose another `--out`"))
     with io_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(content, encoding="utf-8")
+    replace_text(folder / name, content)
+
+
+def reopen_folder(folder: Path, name: str, content: str, count: int) -> list[int]:
+    """Take up the sweep that lies in a folder, and return the numbers of the points that are left.
+
+    Points whose job failed are among them; their results go.
+
+    Args:
+        folder: of the sweep.
+        name: of its first file.
+        content: what that file would be for what is asked now.
+        count: how many points there are.
+
+    Raises:
+        SurgeryError: T107, if no sweep lies there, or one of another grid.
+    """
+    asked = json.loads(content)
+    try:
+        begun = json.loads((folder / name).read_bytes())
+        was, now = ({key: grid[key] for key in _GRID} for grid in (begun, asked))
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise SurgeryError(_no_sweep(folder, name)) from error
+    difference = first_difference(was, now)
+    if difference:
+        raise SurgeryError(_other_sweep(folder, difference))
+    done = set()
+    for file in _result_files(folder):
+        result = json.loads(file.read_bytes())
+        if result["status"] == "done":
+            done.add(result["point"])
+        else:
+            file.unlink()
+    return [number for number in range(count) if number not in done]
+
+
+def _no_sweep(folder: Path, name: str) -> Diagnostic:
+    return Diagnostic(
+        code="T107",
+        what="there is no sweep to go on with",
+        why=f"`{folder}` holds no {name} of one",
+        fix="name its folder with `--out`, or leave `--resume` out",
+    )
+
+
+def _other_sweep(folder: Path, difference: str) -> Diagnostic:
+    return Diagnostic(
+        code="T107",
+        what=f"the sweep in `{folder}` is of another grid",
+        why=f"`{difference}` is not what it was",
+        fix="give the same words and the same `--job` as then, or choose another `--out`",
+    )
 
 
 @contextmanager
@@ -125,9 +180,8 @@ def write_results(folder: Path, job: str, results: Sequence[Result]) -> str:
     """
     head = {"format_version": FORMAT_VERSION, "surgery": own_version(), "job": job}
     text = to_json({**head, "folder": str(folder), "results": list(results)})
-    with io_errors(folder):
-        (folder / f"{RESULTS}.json").write_text(text, encoding="utf-8")
-        (folder / f"{RESULTS}.csv").write_text(_csv(results), encoding="utf-8")
+    replace_text(folder / f"{RESULTS}.json", text)
+    replace_text(folder / f"{RESULTS}.csv", _csv(results))
     return text
 
 

@@ -1,6 +1,6 @@
 """Recipe x anatomy: the ordered edits, who trains, and exact counts. No weight is touched."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +23,7 @@ from surgery.edit import (
     SwapPart,
 )
 from surgery.edits import planned_edits
+from surgery.inputs import Input
 from surgery.model import ModelFiles, find_model
 from surgery.part import in_copies, part_copies
 from surgery.read import read_anatomy
@@ -69,6 +70,14 @@ class Plan:
             f"<Plan {self.recipe.name} on {self.anatomy.source}: {len(self.edits):,} edits, "
             f"+{self.added:,} parameters, {self.trainable:,} trainable, {frozen:,} frozen>"
         )
+
+    def inputs(self) -> Iterator[Input]:
+        """What is read to carry it out, as far as it is on this disk."""
+        yield from self.recipe.inputs()
+        if self.files:
+            yield Input(self.files.folder, "the base")
+        if self.assembly:
+            yield from self.assembly.inputs
 
     @property
     def trains(self) -> Selection:

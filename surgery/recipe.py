@@ -5,7 +5,8 @@ it, so there is one place to read.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Union
 
 from pydantic import AfterValidator, Field, PrivateAttr, model_validator
@@ -15,6 +16,7 @@ from surgery.anatomy import PARTS
 from surgery.diagnostic import Diagnostic
 from surgery.discover import names_in
 from surgery.environment import with_written
+from surgery.inputs import Input
 from surgery.operation import Operation, Strict, known_operations
 from surgery.projector import known_projectors
 from surgery.selector import is_rest
@@ -143,6 +145,16 @@ class Recipe(Strict):
     def locate(self, diagnostics: Iterable[Diagnostic]) -> list[Diagnostic]:
         """Give each diagnostic that names a key the place where that key was written."""
         return [self._sources.locate(diagnostic) for diagnostic in diagnostics]
+
+    def inputs(self) -> Iterator[Input]:
+        """The files and folders on this disk that it is read from and that it names."""
+        yield from (Input(file, "the recipe") for file in self._sources.files)
+        models = (name for name in (self.model, self.vision) if name)
+        yield from (Input(Path(name).expanduser(), "the base") for name in models)
+        for source in (s for stage in self.stages.values() for s in stage.sources.values()):
+            file = Path(source.file).expanduser()
+            yield Input(file, "the data")
+            yield Input(Path(source.images or file.parent).expanduser(), "the pictures", open=True)
 
     def resolved(self) -> dict[str, Any]:
         """Plain data with every value spelled out, which reads back as the same recipe.

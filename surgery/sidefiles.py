@@ -4,6 +4,8 @@ Everything here follows from the plan and the base's fingerprint, so a plan know
 applying it will write.
 """
 
+import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -12,12 +14,15 @@ import yaml
 
 from surgery.card import model_card
 from surgery.depth_files import depth_config, depth_shards
+from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.disk_errors import io_errors
 from surgery.document import plan_document, to_json
 from surgery.edit import PEFT_PREFIX, AddedTensor, AddLora
 from surgery.identity import identify
 from surgery.plan import Plan
 from surgery.shards import shard_index
 from surgery.splice import Spec, file_size
+from surgery.text_file import replace_text
 
 ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
 ADAPTER_CONFIG: Final = "adapter_config.json"
@@ -29,6 +34,8 @@ ROUTED_TYPE: Final = "SURGERY_ROUTED"
 BASE_FOLDER: Final = "base"
 """Inside an adapter folder, the checkpoint of a base that trains in place beside added parts."""
 
+_BESIDE_A_PLAN: Final = (ADAPTER_CONFIG, "config.json", "manifest.json")
+"""What tells that a plan.json is an adapter's or an export's own."""
 _NO_TARGET: Final = "dummy-target-modules"  # PEFT's own word for "no LoRA anywhere"
 _TAKEN_ALONG: Final = (
     "config.json",
@@ -118,6 +125,39 @@ def saved_plan(plan: Plan) -> str:
     """The content of plan.json."""
     assert plan.files is not None
     return side_files(plan, identify(plan.files, plan.anatomy))[PLAN_FILE].decode()
+
+
+def save_plan(file: Path, text: str, plan: Plan) -> None:
+    """Write what `saved_plan` gave into a file; only another plan is replaced by it.
+
+    Raises:
+        SurgeryError: A301 where something else is there, or an adapter's or an export's own plan,
+            and as `replace_text`.
+    """
+    real = Path(os.path.realpath(file))
+    with io_errors(file):
+        if real.is_file():
+            belongs = any((real.parent / name).exists() for name in _BESIDE_A_PLAN)
+            if (belongs and real.name == PLAN_FILE) or not _is_plan(real):
+                raise SurgeryError(_no_plan_of_its_own(file))
+    replace_text(file, text, inputs=plan.inputs())
+
+
+def _is_plan(file: Path) -> bool:
+    try:
+        document = json.loads(file.read_bytes())
+    except ValueError:
+        return False
+    return isinstance(document, dict) and {"format_version", "recipe", "model"} <= document.keys()
+
+
+def _no_plan_of_its_own(file: Path) -> Diagnostic:
+    return Diagnostic(
+        code="A301",
+        what=f"`{file}` is there already, and is not replaced",
+        why="only a plan that `surgery plan --out` saved is, and not one that belongs to a folder",
+        fix="choose another `--out`",
+    )
 
 
 def base_home(plan: Plan, folder: Path) -> Path:

@@ -45,10 +45,12 @@ class SourceMap:
     Args:
         keys: where the key itself stands.
         values: where its value starts.
+        files: that were read, those among them of which no key is left.
     """
 
     keys: dict[Key, Span] = field(default_factory=dict)
     values: dict[Key, Span] = field(default_factory=dict)
+    files: tuple[Path, ...] = ()
 
     def place(self, key: Iterable[object], *, value: bool = True) -> Span | None:
         """The place of a key, of the nearest key around it, or of the top of the recipe.
@@ -89,6 +91,7 @@ def map_sources(files: Iterable[Path], overrides: Iterable[Place]) -> SourceMap:
         files: YAML files in the order in which they are merged.
         overrides: the places of overrides.
     """
+    files = tuple(files)
     keys: dict[Key, Span] = {}
     values: dict[Key, Span] = {}
     for place in [*(node for file in files for node in _nodes(file)), *overrides]:
@@ -98,7 +101,7 @@ def map_sources(files: Iterable[Path], overrides: Iterable[Place]) -> SourceMap:
         for around in (place.path[:n] for n in range(len(place.path))):
             keys.setdefault(around, place.key)
             values.setdefault(around, place.key)
-    return SourceMap(keys, values)
+    return SourceMap(keys, values, files)
 
 
 def _forget(path: Key, *spans: dict[Key, Span]) -> None:

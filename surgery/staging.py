@@ -1,4 +1,4 @@
-"""Make a folder that is either whole or not there, and say what is wrong with a disk.
+"""Make a folder that is either whole or not there.
 
 Source: rename(2) and fsync(2): a rename within one file system is atomic, and durable once the
 folder that holds the name is synced.
@@ -9,54 +9,35 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
+from surgery.claim import claimed, named_beside, under_way
 from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.disk_errors import check_free_space, io_errors
+from surgery.inputs import Input, refuse_inputs
+
+__all__ = [
+    "SIGNATURES",
+    "check_free_space",
+    "claimed_output",
+    "discard",
+    "io_errors",
+    "kept_beside",
+    "refuse_occupied",
+    "staged_folder",
+]
 
 SIGNATURES: Final = ("plan.json", "assembly.json")
 """The files by any of which a folder is known as one that `surgery` wrote."""
 
 
 @contextmanager
-def io_errors(path: Path, needed: int | None = None) -> Iterator[None]:
-    """Turn an `OSError` from writing at `path` into a `SurgeryError`.
-
-    An `OSError` without a number comes from a library rather than the disk, and passes.
-
-    Args:
-        path: what is written.
-        needed: bytes that the work wants in all, for the message on a full disk.
-
-    Raises:
-        SurgeryError: A301 exists, A302 disk full, A303 no permission, A304 otherwise.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno is None:
-            raise
-        raise SurgeryError(_io_diagnostic(error, path, needed)) from error
-
-
-def check_free_space(path: Path, needed: int) -> None:
-    """Refuse to begin what the disk cannot hold.
-
-    Args:
-        path: where it will be; its nearest existing parent is asked.
-        needed: bytes.
-
-    Raises:
-        SurgeryError: A302.
-    """
-    if _free_bytes(path) < needed:
-        raise SurgeryError(_disk_full(path, needed))
-
-
-@contextmanager
-def staged_folder(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
+def staged_folder(
+    out: Path, *, overwrite: bool = False, inputs: Iterable[Input] = ()
+) -> Iterator[Path]:
     """Yield a fresh folder beside `out` that becomes `out` when the body is done.
 
     Where the body raises, also by Ctrl-C, it is removed. A killed process leaves it under a name
@@ -66,25 +47,61 @@ def staged_folder(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
     Args:
         out: the folder to make, with its parents; it may exist empty.
         overwrite: replace a folder that `surgery` wrote; the old one stays until the new is whole.
+        inputs: what is read to make it.
 
     Raises:
-        SurgeryError: A301 where `out` is a file or holds files, A305 where `overwrite` would remove
-            a folder without any of `SIGNATURES`, and those of `io_errors`.
+        SurgeryError: A301 where `out` is a file or holds files, or does when the body is done, A305
+            where `overwrite` would remove a folder without any of `SIGNATURES`, A308 where it would
+            remove another than was there at first, and those of `claimed_output` and `io_errors`.
     """
+    refuse_inputs(out, inputs)
     out = Path(os.path.realpath(out))
-    with io_errors(out):
-        _tidy(out)
+    with io_errors(out), claimed(out) as is_locked:
+        staging = named_beside(out, ".{}.partial")
+        _tidy(out, staging, is_locked)
         refuse_occupied(out, overwrite)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        staging = _sibling(out, "partial")
+        before = _identity(out)
         staging.mkdir()
         try:
             yield staging
             _sync_tree(staging)
-            _put_in_place(staging, out)
+            _put_in_place(staging, out, before)
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise
+
+
+@contextmanager
+def claimed_output(out: Path, inputs: Iterable[Input]) -> Iterator[bool]:
+    """Claim `out` before the work for it begins, which ends in a `staged_folder` or in files.
+
+    Yields whether unfinished work beside `out` is nobody's, as `claimed` does.
+
+    Args:
+        out: a folder, in any spelling.
+        inputs: what is read to make it.
+
+    Raises:
+        SurgeryError: A306 where `out` would harm what is read, A307 while another run makes it,
+            and those of `io_errors`.
+    """
+    refuse_inputs(out, inputs)
+    real = Path(os.path.realpath(out))
+    with ExitStack() as stack:
+        with io_errors(real):
+            is_locked = stack.enter_context(claimed(real))
+        yield is_locked
+
+
+def discard(folder: Path) -> None:
+    """Remove a folder that whoever calls has claimed: killed in between, it is whole or gone.
+
+    What is left then lies where the next `staged_folder` of that name clears it away.
+    """
+    garbage = named_beside(folder, ".{}.partial")
+    shutil.rmtree(garbage, ignore_errors=True)
+    folder.rename(garbage)
+    shutil.rmtree(garbage, ignore_errors=True)
 
 
 def kept_beside(staging: Path) -> Path:
@@ -93,20 +110,21 @@ def kept_beside(staging: Path) -> Path:
     Args:
         staging: what `staged_folder` gave; the same `out` has always the same folder beside it.
     """
-    return staging.with_name(f"{staging.name.rpartition('.partial-')[0]}.work")
-
-
-def _sibling(out: Path, role: str) -> Path:
-    return out.with_name(f".{out.name}.{role}-{os.getpid()}-{secrets.token_hex(4)}")
+    return staging.with_name(f"{staging.name.removesuffix('.partial')}.work")
 
 
 def refuse_occupied(out: Path, overwrite: bool) -> None:
     """Refuse a folder that may not be made: A301 and A305, as `staged_folder` does."""
-    if not os.path.lexists(out):
+    try:
+        os.lstat(out)
+    except (FileNotFoundError, NotADirectoryError):
         return
     if not out.is_dir():
         what, fix = f"`{out}` is a file, not a folder", "choose another `--out`"
         raise SurgeryError(Diagnostic("A301", what, fix=fix))
+    if os.path.ismount(out):
+        what, fix = f"`{out}` is a mount point, and can't be replaced", "choose a folder inside it"
+        raise SurgeryError(Diagnostic("A304", what, fix=fix))
     if not any(out.iterdir()):
         return
     if not overwrite:
@@ -123,44 +141,75 @@ def refuse_occupied(out: Path, overwrite: bool) -> None:
         )
 
 
-def _put_in_place(staging: Path, out: Path) -> None:
-    """Rename `staging` to `out`; an old `out` steps aside first, and returns if that fails."""
-    aside = _sibling(out, "replaced")
+def _identity(out: Path) -> tuple[int, ...] | None:
+    """What tells a folder from another of its name, and from itself with other files in it."""
+    if not out.is_dir() or not any(out.iterdir()):
+        return None
+    status = os.stat(out)
+    return status.st_dev, status.st_ino, status.st_mtime_ns
+
+
+def _put_in_place(staging: Path, out: Path, before: tuple[int, ...] | None) -> None:
+    """Rename `staging` to `out`, which must be as it was when the work began.
+
+    An old `out` steps aside first. While `staging` is there, what stepped aside is still the last
+    good one; afterwards it is superseded, and `_tidy` goes by that.
+    """
+    aside = named_beside(out, ".{}.replaced")
+    if before and out.exists():
+        out.rename(aside)
     try:
-        if out.is_dir() and any(out.iterdir()):
-            out.rename(aside)
-        staging.rename(out)
+        if aside.exists() and _identity(aside) != before:
+            raise SurgeryError(_changed(out))
+        _rename(staging, out)
     except BaseException:
-        if aside.exists() and not out.exists():
-            aside.rename(out)
+        if aside.exists():
+            _give_back(aside, out)
         raise
     _sync(out.parent)
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _tidy(out: Path) -> None:
-    """Clear what killed processes left: their new folders go, a last good one comes back."""
-    if not out.parent.is_dir():
-        return
-    pattern = re.compile(rf"\.{re.escape(out.name)}\.(partial|replaced)-(\d+)-[0-9a-f]{{8}}")
-    for sibling in list(out.parent.iterdir()):
-        match = pattern.fullmatch(sibling.name)
-        if not match or _is_alive(int(match[2])):
-            continue
-        if match[1] == "replaced" and not out.exists():
-            sibling.rename(out)
-        else:
-            shutil.rmtree(sibling, ignore_errors=True)
-
-
-def _is_alive(process: int) -> bool:
+def _rename(staging: Path, out: Path) -> None:
+    """Rename, which the kernel refuses where `out` is a file or holds anything by now."""
     try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True
+        staging.rename(out)
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+            raise SurgeryError(_appeared(out)) from error
+        raise
+
+
+def _give_back(aside: Path, out: Path) -> None:
+    """Rename what stepped aside to `out` again, or to a name beside that which nobody clears."""
+    try:
+        aside.rename(out)
+    except OSError:
+        aside.rename(named_beside(out, f"{{}}.before-{secrets.token_hex(4)}"))
+
+
+def _tidy(out: Path, staging: Path, is_locked: bool) -> None:
+    """Clear what killed processes left: their new folders go, a last good one comes back."""
+    if not is_locked:
+        if staging.exists():
+            raise SurgeryError(under_way(out, staging))
+        return
+    unfinished, stepped_aside = _left(out, "partial"), _left(out, "replaced")
+    for aside in stepped_aside:
+        if unfinished or not out.exists():
+            _give_back(aside, out)
+    for left in (*unfinished, *stepped_aside):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _left(out: Path, role: str) -> list[Path]:
+    """What killed runs left beside `out`, an older version's with numbers behind the name."""
+    new, old = (
+        named_beside(out, f".{{}}.{role}"),
+        rf"\.{re.escape(out.name)}\.{role}-\d+-[0-9a-f]{{8}}",
+    )
+    siblings = [*out.parent.iterdir()]
+    return [path for path in siblings if path == new or re.fullmatch(old, path.name)]
 
 
 def _sync_tree(folder: Path) -> None:
@@ -180,33 +229,18 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _free_bytes(path: Path) -> int:
-    path = path.absolute()
-    folder = next(parent for parent in (path, *path.parents) if os.path.exists(parent))
-    return shutil.disk_usage(folder).free
-
-
-def _disk_full(path: Path, needed: int | None) -> Diagnostic:
-    free = _free_bytes(path)
-    needs = f"{needed:,} bytes are needed, " if needed is not None else ""
+def _changed(out: Path) -> Diagnostic:
     return Diagnostic(
-        "A302",
-        f"the disk is full: no room for `{path}`",
-        why=f"{needs}{free:,} are free",
-        fix="make room, or choose an `--out` on another disk",
+        code="A308",
+        what=f"`{out}` was changed while its successor was made, and is not replaced",
+        why="`--overwrite` replaces what was there when the run began",
+        fix="look at what is there now, then run it again, or choose another `--out`",
     )
 
 
-def _io_diagnostic(error: OSError, path: Path, needed: int | None) -> Diagnostic:
-    place = Path(os.fsdecode(error.filename)) if error.filename else path
-    reason = error.strerror or str(error)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return _disk_full(path, needed)
-    if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
-        return Diagnostic("A301", f"`{place}` exists already", fix="choose another `--out`")
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        what = f"no permission to write `{place}`"
-        return Diagnostic("A303", what, reason, "choose an `--out` that you may write to")
+def _appeared(out: Path) -> Diagnostic:
     return Diagnostic(
-        "A304", f"`{place}` cannot be written", reason, "check the disk and the mount"
+        code="A301",
+        what=f"`{out}` was made by someone else meanwhile, and is not replaced",
+        fix="choose another `--out`",
     )

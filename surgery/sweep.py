@@ -10,7 +10,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Final
@@ -30,6 +30,7 @@ from surgery.plan import Plan, plan_recipe
 from surgery.points import read_point
 from surgery.recipe import Recipe
 from surgery.sidefiles import PLAN_FILE, side_files
+from surgery.text_file import replace_text
 
 POINTS_FILE: Final = "points.json"
 LOG_FILE: Final = "launcher.log"
@@ -49,16 +50,18 @@ class Job:
     Args:
         run: takes the plan and the job's folder; what it returns is added to result.json.
         weights: whether it needs the model's weights.
+        go_on: the same where a job that was killed may have left something; `run` unless given.
     """
 
     run: Callable[[Plan, Path], dict[str, Any]]
     weights: bool = False
+    go_on: Callable[[Plan, Path], dict[str, Any]] | None = None
 
 
 def _save_plan(plan: Plan, folder: Path) -> dict[str, Any]:
     assert plan.files is not None
     content = side_files(plan, identify(plan.files, plan.anatomy))[PLAN_FILE]
-    (folder / PLAN_FILE).write_bytes(content)
+    replace_text(folder / PLAN_FILE, content.decode())
     return {}
 
 
@@ -67,28 +70,54 @@ def _save_adapter(plan: Plan, folder: Path) -> dict[str, Any]:
     return {}
 
 
-def _train(plan: Plan, folder: Path) -> dict[str, Any]:
+def _save_rest(plan: Plan, folder: Path) -> dict[str, Any]:
+    """An adapter folder that is there is whole, and of this very point."""
+    return {} if _is_there(folder) else _save_adapter(plan, folder)
+
+
+def _train(plan: Plan, folder: Path, *, resume: bool = False) -> dict[str, Any]:
     from surgery.train import train_recipe
 
-    stages = train_recipe(plan.recipe, folder / ADAPTER_FOLDER)
-    return {"stages": {stage.name: {"steps": stage.steps} for stage in stages}}
+    train_recipe(plan.recipe, folder / ADAPTER_FOLDER, resume=resume)
+    return _trained(folder)
+
+
+def _train_rest(plan: Plan, folder: Path) -> dict[str, Any]:
+    from surgery.work import work_folder
+
+    is_begun = work_folder(folder / ADAPTER_FOLDER).is_dir()
+    if _is_there(folder) and not is_begun:
+        return _trained(folder)
+    return _train(plan, folder, resume=is_begun)
+
+
+def _trained(folder: Path) -> dict[str, Any]:
+    from surgery.training_log import LOG, last_steps
+
+    steps = last_steps(folder / ADAPTER_FOLDER / LOG)
+    return {"stages": {stage: {"steps": step} for stage, step in steps.items()}}
+
+
+def _is_there(folder: Path) -> bool:
+    return (folder / ADAPTER_FOLDER / PLAN_FILE).is_file()
 
 
 JOBS: Final = {
     "plan": Job(_save_plan),
-    "apply": Job(_save_adapter, weights=True),
-    "train": Job(_train, weights=True),
+    "apply": Job(_save_adapter, weights=True, go_on=_save_rest),
+    "train": Job(_train, weights=True, go_on=_train_rest),
 }
 """The jobs by name: one line adds one."""
 
 
-def run_points(settings: Settings, count: int, job: str) -> str:
-    """Let Hydra run the job at every point of the sweep's points.json.
+def run_points(settings: Settings, numbers: Sequence[int], job: str, resume: bool) -> str:
+    """Let Hydra run the job at points of the sweep's points.json.
 
     Args:
         settings: of `read_settings`.
-        count: how many points there are.
+        numbers: of the points, at least one.
         job: a name of `JOBS`.
+        resume: whether jobs that were killed may have left something at these points.
 
     Returns:
         Why Hydra gave up, or nothing; a job that fails says so in its result.json.
@@ -98,9 +127,12 @@ def run_points(settings: Settings, count: int, job: str) -> str:
         *settings.words,
         f"{key}={_quoted(settings.folder)}",
         f"points={_quoted(settings.folder / POINTS_FILE)}",
-        f"point=range(0,{count})" if count > 1 else "point=0",
+        f"point={','.join(map(str, numbers))}",
         f"job={job}",
+        f"resume={resume}",
     ]
+    if settings.multirun and not any("hydra.sweep.subdir=" in word for word in words):
+        words.append("hydra.sweep.subdir=${point}")
     try:
         with _full_errors(), _kept_in(settings.folder / LOG_FILE, settings):
             start_hydra([*(["--multirun"] if settings.multirun else []), *words])
@@ -125,13 +157,16 @@ def run_point(config: DictConfig) -> None:
     """The job that Hydra's launchers run, in this process or another: one point, one result.json.
 
     Args:
-        config: `points` is the path of points.json, `point` a number in it, `job` a name of `JOBS`.
+        config: `points` is the path of points.json, `point` a number in it, `job` a name of `JOBS`,
+            `resume` whether the job may have been killed before.
     """
     settings = HydraConfig.get().runtime
     folder, started = Path(settings.output_dir), perf_counter()
     with contextlib.chdir(settings.cwd):
         entry, recipe, trusted = read_point(Path(config.points), config.point)
-        outcome = _outcome(recipe, JOBS[config.job], folder, trusted)
+        job = JOBS[config.job]
+        run = (job.go_on if config.resume else None) or job.run
+        outcome = _outcome(recipe, replace(job, run=run), folder, trusted)
     write_result(folder, {**entry, **outcome, "seconds": round(perf_counter() - started, 3)})
 
 
@@ -151,7 +186,7 @@ def _register() -> None:
     """Give Hydra the configuration of a sweep; recipes and jobs are groups, for its `--help`."""
     store = ConfigStore.instance()
     defaults = [{"recipe": None}, {"job": "plan"}, "_self_"]
-    node = {"points": None, "point": None}
+    node = {"points": None, "point": None, "resume": False}
     texts = {"app_name": "surgery.sweep", "header": _HEADER}
     store.store(_CONFIG, {"defaults": defaults, **node, "hydra": {"help": texts}})
     for name in packaged_recipes():

@@ -9,20 +9,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from surgery.adapter import load_adapter, load_base, read_plan, save_adapter
+from surgery.adapter import load_adapter, load_base, read_plan
 from surgery.apply import apply_plan
-from surgery.assembly import write_assembled
 from surgery.data.encode import load_processor
 from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.inputs import Input
 from surgery.plan import ASSEMBLED_FOLDER, Plan, make_plan, plan_recipe
 from surgery.precision import hold_in_fp32, restore_types, stored_types
 from surgery.processes import this_process
 from surgery.recipe import Recipe
+from surgery.save import save_into
 from surgery.sharding import shard, wants_sharding
-from surgery.trainer import TRAINED, StageTrainer, last_checkpoint, load_trained
+from surgery.staging import discard, io_errors, staged_folder
+from surgery.trainer import StageTrainer, last_checkpoint, load_trained
 from surgery.training_log import LOG, Tell, TrainingLog
 from surgery.training_stage import PreparedStage, StageResult, prepare_stage
-from surgery.work import close_work, opened_work
+from surgery.work import TRAINED, is_result, opened_work, take_log
 
 Build = Callable[[], Any]
 
@@ -51,8 +53,9 @@ def train_recipe(
     Raises:
         SurgeryError: T for the training, D for its data, and what `apply` raises.
     """
-    with opened_work(out, recipe, resume=resume, overwrite=overwrite) as work:
-        plan = _planned(recipe, work, trust_remote_code)
+    plan = plan_recipe(recipe, weights=True, trust_remote_code=trust_remote_code)
+    with opened_work(out, recipe, plan.inputs(), resume=resume, overwrite=overwrite) as work:
+        plan = _assembled(plan, work)
         assert plan.files is not None
         base = plan.files.folder
 
@@ -99,7 +102,8 @@ def train_adapter(
     def build() -> Any:
         return load_adapter(folder, trainable=True, trust_remote_code=trust_remote_code)
 
-    with opened_work(out, recipe, resume=resume, overwrite=overwrite) as work:
+    inputs = [Input(folder, "the adapter"), *plan.inputs()]
+    with opened_work(out, recipe, inputs, resume=resume, overwrite=overwrite) as work:
         run = _Run(plan, build, made.files.folder, work, tell, callbacks, trust_remote_code)
         return run.to_the_end(out, overwrite=overwrite)
 
@@ -159,35 +163,39 @@ class _Run:
             callbacks=[TrainingLog(self.work / LOG, stage.name, self.tell), *self.callbacks],
         )
         checkpoint = last_checkpoint(self.work / stage.name)
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        trainer.save_trained(self._trained(stage.name))
+        with io_errors(self.work):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            trainer.save_trained(self._trained(stage.name))
         trainer.accelerator.wait_for_everyone()
 
     def _trained(self, name: str) -> Path:
         return self.work / name / TRAINED
 
     def _save(self, out: Path, types: dict[str, Any], *, overwrite: bool) -> None:
-        """Save the adapter with the log beside it, and clear the checkpoints away."""
+        """Save the adapter with its log, unless that is done, and clear the checkpoints away."""
         if this_process().is_main_process:
-            model = self.build()
-            for name in self.plan.recipe.stages:
-                load_trained(model, self._trained(name))
-            restore_types(model, types)
-            save_adapter(self.plan, model, out, overwrite=overwrite)
-            close_work(self.work, out)
+            if not is_result(self.work, out):
+                model = self.build()
+                for name in self.plan.recipe.stages:
+                    load_trained(model, self._trained(name))
+                restore_types(model, types)
+                with staged_folder(out, overwrite=overwrite) as folder:
+                    save_into(self.plan, model, folder)
+                    take_log(self.work, folder)
+            with io_errors(self.work):
+                discard(self.work)
         this_process().wait_for_everyone()
 
 
-def _planned(recipe: Recipe, work: Path, trust_remote_code: bool) -> Plan:
+def _assembled(plan: Plan, work: Path) -> Plan:
     """The plan; a model that the recipe assembles is written first."""
-    plan = plan_recipe(recipe, weights=True, trust_remote_code=trust_remote_code)
     if not plan.assembly:
         return plan
     folder = work / ASSEMBLED_FOLDER
     with this_process().main_process_first():
         if not folder.exists():
-            write_assembled(recipe, folder)
-    return plan_recipe(recipe, weights=True, assembled=folder)
+            plan.assembly.write_folder(folder)
+    return plan_recipe(plan.recipe, weights=True, assembled=folder)
 
 
 def _refuse_without_data(plan: Plan) -> None:

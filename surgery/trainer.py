@@ -8,20 +8,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import PrinterCallback, Trainer
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from surgery.rates import parameter_groups
 from surgery.sharding import is_sharded, load_optimizer_state, optimizer_state, spread, whole
-
-TRAINED: Final = "trained.safetensors"
-"""What a checkpoint holds of the model: the parameters that train, by their names in memory."""
-
-_COMPLETE: Final = "complete"
+from surgery.work import COMPLETE, TRAINED
 
 
 class StageTrainer(Trainer):  # type: ignore[misc]
@@ -67,16 +63,22 @@ class StageTrainer(Trainer):  # type: ignore[misc]
         trained = {n: whole(p) for n, p in self.model.named_parameters() if n in self._rates}
         if self.args.should_save:
             file.parent.mkdir(parents=True, exist_ok=True)
-            save_file({name: t.contiguous().cpu() for name, t in trained.items()}, file)
+            partial = file.with_name(f".{file.name}.partial")
+            save_file({name: t.contiguous().cpu() for name, t in trained.items()}, partial)
+            partial.replace(file)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         self.save_trained(Path(output_dir or self.args.output_dir) / TRAINED)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        # the Trainer would remove older checkpoints before this one is marked as whole
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
         super()._save_checkpoint(model, trial)
+        self.args.save_total_limit = limit
         if self.args.should_save:
             name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            Path(self.args.output_dir, name, _COMPLETE).touch()
+            Path(self.args.output_dir, name, COMPLETE).touch()
+            rotate_checkpoints(self.args.output_dir, limit)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not is_sharded(self.model):
@@ -119,5 +121,5 @@ def load_trained(model: Any, file: Path) -> None:
 
 def last_checkpoint(folder: Path) -> Path | None:
     """The newest whole checkpoint of a stage; what a killed process left half-written is none."""
-    whole_ones = [path.parent for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{_COMPLETE}")]
+    whole_ones = [path.parent for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{COMPLETE}")]
     return max(whole_ones, key=lambda path: int(path.name.rpartition("-")[2]), default=None)

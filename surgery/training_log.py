@@ -1,16 +1,18 @@
 """The log of a training: a CSV file, what a reporter is told, and an end to a loss that is none."""
 
 import csv
+import io
 import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from transformers import TrainerCallback
 
 from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.text_file import replace_text
 
 LOG = "log.csv"
 
@@ -42,6 +44,7 @@ class Logged:
     seconds_left: float
 
 
+_NAMES: Final = tuple(field.name for field in fields(Logged))
 Tell = Callable[[Logged], None]
 
 
@@ -107,20 +110,29 @@ class TrainingLog(TrainerCallback):  # type: ignore[misc]
         return row["stage"] != self._stage or int(row["step"]) <= step
 
 
+def last_steps(file: Path) -> dict[str, int]:
+    """The optimizer steps of each stage that a log tells of, in the order of the stages."""
+    return {row["stage"]: int(row["step"]) for row in _rows(file)}
+
+
 def _rows(file: Path) -> list[dict[str, str]]:
     if not file.exists():
         return []
     with file.open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
+        return [row for row in csv.DictReader(stream) if _is_whole(row)]
+
+
+def _is_whole(row: dict[str, str]) -> bool:
+    """Whether a line was written to its end, which that of a killed training may not be."""
+    return set(row) == {*_NAMES} and all(row.values()) and row["step"].isdigit()
 
 
 def _write(file: Path, rows: list[dict[str, str]]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("w", newline="", encoding="utf-8") as stream:
-        names = [field.name for field in fields(Logged)]
-        writer = csv.DictWriter(stream, names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, _NAMES, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    replace_text(file, text.getvalue())
 
 
 def _not_finite(stage: str, step: int) -> Diagnostic:

@@ -1,79 +1,130 @@
 """The folder of a training that is not done: checkpoints, the log, and of which recipe they are."""
 
 import json
+import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
+from surgery.claim import named_beside
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.document import first_difference
+from surgery.inputs import Input, refuse_inputs
 from surgery.processes import this_process
 from surgery.recipe import Recipe
-from surgery.staging import io_errors, refuse_occupied
+from surgery.staging import (
+    claimed_output,
+    discard,
+    io_errors,
+    refuse_occupied,
+    staged_folder,
+)
 from surgery.training_log import LOG
 
 RECIPE: Final = "recipe.json"
+TRAINED: Final = "trained.safetensors"
+"""What a checkpoint holds of the model, and a stage when it is done: the parameters that train, by
+their names in memory."""
+COMPLETE: Final = "complete"
+"""The file that a checkpoint gets last."""
 _BOARD: Final = "runs"
 
 
 def work_folder(out: Path) -> Path:
     """Where the checkpoints and the log of a training are until its adapter is whole."""
-    return out.with_name(f"{out.name}.training")
+    real = Path(os.path.realpath(out))
+    return named_beside(out if Path(os.path.abspath(out)) == real else real, "{}.training")
 
 
 @contextmanager
-def opened_work(out: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> Iterator[Path]:
-    """Make the folder of a training, or go on in it; one without a checkpoint goes with an error.
+def opened_work(
+    out: Path, recipe: Recipe, inputs: Iterable[Input], *, resume: bool, overwrite: bool
+) -> Iterator[Path]:
+    """Claim `out`, and make the folder of its training or go on in it.
+
+    Where the body raises before anything was trained, that folder goes.
 
     Args:
         out: where the adapter will be.
         recipe: what is trained.
+        inputs: what is read for it.
         resume: go on with what lies there.
         overwrite: begin anew, and later replace `out`.
 
     Raises:
         SurgeryError: T106, if a training lies there; T107, if there is none to go on with, or one
-            of another recipe; A301 to A305 for `out` and the disk.
+            of another recipe; A301 to A308 for `out` and the disk.
     """
-    work = work_folder(out)
-    with this_process().main_process_first(), io_errors(work):
-        if this_process().is_main_process:
-            refuse_occupied(out, overwrite)
-            _make(work, json.loads(json.dumps(recipe.resolved())), resume, overwrite)
-    try:
-        yield work
-    except SurgeryError:
-        if this_process().is_main_process and not any(work.glob("*/*checkpoint*")):
-            shutil.rmtree(work)
-        raise
+    work, inputs = work_folder(out), [*inputs]
+    document = json.loads(json.dumps(recipe.resolved()))
+    with ExitStack() as claims:
+        with this_process().main_process_first(), io_errors(work):
+            if this_process().is_main_process:
+                refuse_inputs(work, inputs)
+                is_locked = claims.enter_context(claimed_output(out, inputs))
+                if not (resume and is_result(work, out)):
+                    refuse_occupied(out, overwrite)
+                _refuse_strange(work)
+                if not resume:
+                    _refuse_unfinished(work, overwrite, is_locked)
+                    _begin(work, document)
+                _refuse_other(work, document)
+        try:
+            yield work
+        except BaseException:
+            if this_process().is_main_process and not _has_progress(work):
+                shutil.rmtree(work, ignore_errors=True)
+            raise
 
 
-def close_work(work: Path, out: Path) -> None:
-    """Take the log into the adapter folder, and remove the rest."""
-    with io_errors(out):
-        shutil.copy(work / LOG, out / LOG)
-        for runs in work.glob(f"*/{_BOARD}"):
-            shutil.copytree(runs, out / _BOARD / runs.parent.name)
-        shutil.rmtree(work)
+def is_result(work: Path, out: Path) -> bool:
+    """Whether an adapter folder is what a training has become, which was killed before it cleared.
+
+    Its log tells, which has the times of its steps and arrives with the rest of the folder.
+    """
+    if not ((work / LOG).is_file() and (out / LOG).is_file()):
+        return False
+    return (work / LOG).read_bytes() == (out / LOG).read_bytes()
 
 
-def _make(work: Path, document: dict[str, object], resume: bool, overwrite: bool) -> None:
-    if overwrite and not resume:
-        shutil.rmtree(work, ignore_errors=True)
-    _refuse_other(work, document, resume)
-    work.mkdir(parents=True, exist_ok=True)
-    (work / RECIPE).write_text(json.dumps(document, indent=1), encoding="utf-8")
+def take_log(work: Path, folder: Path) -> None:
+    """Copy the log of a training, and what TensorBoard shows, into the adapter folder."""
+    shutil.copy(work / LOG, folder / LOG)
+    for runs in work.glob(f"*/{_BOARD}"):
+        shutil.copytree(runs, folder / _BOARD / runs.parent.name)
 
 
-def _refuse_other(work: Path, document: dict[str, object], resume: bool) -> None:
-    if not (work / RECIPE).exists():
-        if resume:
-            raise SurgeryError(_nothing_there(work))
-        return
-    if not resume:
+def _has_progress(work: Path) -> bool:
+    patterns = (f"*/{TRAINED}", f"*/*/{COMPLETE}")
+    return any(True for pattern in patterns for _ in work.glob(pattern))
+
+
+def _begin(work: Path, document: dict[str, object]) -> None:
+    if work.exists():
+        discard(work)
+    with staged_folder(work) as folder:
+        (folder / RECIPE).write_text(json.dumps(document, indent=1), encoding="utf-8")
+
+
+def _refuse_strange(work: Path) -> None:
+    """Refuse to go on in, or to remove, what no training made."""
+    if os.path.lexists(work) and not (work / RECIPE).is_file():
+        if work.is_dir() and not any(work.iterdir()):
+            return
+        raise SurgeryError(_not_a_training(work))
+
+
+def _refuse_unfinished(work: Path, overwrite: bool, is_locked: bool) -> None:
+    """Refuse to begin anew over something to go on with, or over what may be another's."""
+    if (work / RECIPE).exists() and not overwrite and (_has_progress(work) or not is_locked):
         raise SurgeryError(_lies_there(work))
+
+
+def _refuse_other(work: Path, document: dict[str, object]) -> None:
+    if not (work / RECIPE).exists():
+        raise SurgeryError(_nothing_there(work))
     begun = json.loads((work / RECIPE).read_bytes())
     difference = first_difference(begun, document)
     if difference:
@@ -85,6 +136,15 @@ def _lies_there(work: Path) -> Diagnostic:
         code="T106",
         what=f"a training that was not finished lies in `{work}`",
         fix="go on with `--resume`, begin anew with `--overwrite`, or choose another `--out`",
+    )
+
+
+def _not_a_training(work: Path) -> Diagnostic:
+    return Diagnostic(
+        code="A305",
+        what=f"`{work}` is in the way, and not a training that surgery began",
+        why=f"checkpoints go there, and it holds no {RECIPE}",
+        fix="choose another `--out`, or move it away",
     )
 
 

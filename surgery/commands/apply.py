@@ -40,18 +40,31 @@ def command(
 ) -> None:
     """Make an adapter folder from a recipe, or from a plan.json, disk to disk."""
     from surgery.adapter import write_adapter
+    from surgery.inputs import Input
     from surgery.reporters.plan_table import print_written
     from surgery.reporters.progress import byte_progress
     from surgery.sidefiles import PLAN_FILE, weight_bytes
 
     plan = _plan(recipe, with_revision(overrides, revision), allow_env, trust_remote_code)
     folder = out or Path("adapters") / plan.recipe.name
+    inputs = [Input(Path(recipe), "the plan")] if _is_plan(recipe) else []
     with byte_progress(f"writing {folder}", weight_bytes(plan)) as progress:
-        write_adapter(plan, folder, checksum=checksum, overwrite=overwrite, progress=progress)
+        write_adapter(
+            plan,
+            folder,
+            checksum=checksum,
+            overwrite=overwrite,
+            inputs=inputs,
+            progress=progress,
+        )
     if output_format == "json":
         typer.echo((folder / PLAN_FILE).read_text(encoding="utf-8"), nl=False)
     else:
         print_written(plan, folder)
+
+
+def _is_plan(recipe: str) -> bool:
+    return recipe.endswith(".json")
 
 
 def _plan(recipe: str, overrides: list[str], allow_env: bool, trust_remote_code: bool) -> "Plan":
@@ -60,7 +73,7 @@ def _plan(recipe: str, overrides: list[str], allow_env: bool, trust_remote_code:
     from surgery.diagnostic import Diagnostic, SurgeryError
     from surgery.plan import plan_recipe
 
-    if not recipe.endswith(".json"):
+    if not _is_plan(recipe):
         composed = load_recipe(recipe, overrides, allow_env=allow_env)
         return plan_recipe(composed, weights=True, trust_remote_code=trust_remote_code)
     if overrides:

@@ -75,11 +75,14 @@ def command(
     trust_remote_code: RemoteCode = False,
 ) -> None:
     """Say what a device can't run, and how that is known; exit 1 if there is anything."""
+    from surgery.inputs import refuse_inputs
     from surgery.lint_levels import Depth, check_depth, lint_subject
     from surgery.lint_subject import find_subjects, is_override
     from surgery.target import load_target
 
     subjects = [replace(s, allow_env=allow_env) for s in find_subjects(words or [])]
+    if out:
+        refuse_inputs(out, (item for subject in subjects for item in subject.inputs()))
     targets = list({t.name: t for t in map(load_target, target or ["snapdragon"])}.values())
     level: Level = "prove" if prove else "graph" if graph else "recipe"
     depth = Depth(level, context, scheme, trust_remote_code)

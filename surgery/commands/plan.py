@@ -43,8 +43,7 @@ def command(
     """Show what a recipe would change in a model, to the byte. No weight is touched."""
     from surgery.compose import load_recipe
     from surgery.plan import plan_recipe
-    from surgery.sidefiles import saved_plan, weight_bytes
-    from surgery.staging import io_errors
+    from surgery.sidefiles import save_plan, saved_plan, weight_bytes
 
     words = with_revision(overrides, revision)
     composed = load_recipe(recipe, words, allow_env=allow_env)
@@ -52,8 +51,7 @@ def command(
     if output_format == "json" or out:
         document = saved_plan(plan)
     if out:
-        with io_errors(out):
-            out.write_text(document, encoding="utf-8")
+        save_plan(out, document, plan)
     if deploy:
         _show_deployment(plan, target, context, output_format)
         return

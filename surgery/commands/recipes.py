@@ -38,17 +38,12 @@ def copy(
 ) -> None:
     """Copy a recipe to start your own from; it still starts from the packaged base."""
     from surgery.compose import find_recipe
-    from surgery.diagnostic import Diagnostic, SurgeryError
-    from surgery.staging import io_errors
+    from surgery.text_file import create_text
 
     source = find_recipe(name)
     target = to or Path()
     target = target / source.name if target.is_dir() else target
-    if target.exists():
-        what = f"`{target}` is already there"
-        raise SurgeryError(Diagnostic("A301", what, fix="name another file"))
-    with io_errors(target):
-        target.write_text(_for_editors(source, target.parent), encoding="utf-8")
+    create_text(target, _for_editors(source, target.parent))
     typer.echo(f"wrote {target}; try: surgery plan {target}")
 
 

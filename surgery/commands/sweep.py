@@ -13,8 +13,11 @@ from surgery.diagnostic import EXIT_DONE, EXIT_INTERRUPTED, EXIT_NO, Diagnostic,
 if TYPE_CHECKING:
     import argparse
 
+    from surgery.inputs import Input
     from surgery.launcher import Settings
     from surgery.points import Point
+
+    _Grid = tuple[list[Point], str, list[Input]]
 
 EPILOG = "Example: surgery sweep recipe=genieblue_skip,lora rank=4,8,16 --launcher joblib"
 
@@ -38,6 +41,9 @@ def command(
     out: Annotated[
         Path | None, typer.Option(help="The sweep's folder; multirun/DATE/TIME unless given.")
     ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the sweep in --out where it was ended.")
+    ] = False,
     output_format: Format = "human",
     allow_env: AllowEnv = False,
     trust_remote_code: RemoteCode = False,
@@ -55,8 +61,8 @@ def command(
     hydras = [word for word in words if is_hydras(word)]
     chosen = launcher if not _names_launcher(hydras) else None
     settings = read_settings(hydras, launcher=chosen, out=out)
-    points = _plan(words, settings, job, allow_env, trust_remote_code)
-    raise typer.Exit(_run(points, settings, job, output_format))
+    grid = _plan(words, settings, job, allow_env, trust_remote_code)
+    raise typer.Exit(_sweep(grid, settings, job, resume=resume, output_format=output_format))
 
 
 def hydra_app() -> NoReturn:
@@ -90,8 +96,8 @@ def _hydra_app() -> int:
     jobs = [word.partition("=")[2] for word in words if word.startswith("job=")]
     others = [word for word in words if not word.startswith("job=")]
     job = jobs[-1] if jobs else "plan"
-    points = _plan(others, settings, job, allow_env=False, trust_remote_code=False)
-    return _run(points, settings, job, "human")
+    grid = _plan(others, settings, job, allow_env=False, trust_remote_code=False)
+    return _sweep(grid, settings, job, resume=False, output_format="human")
 
 
 def _plan(
@@ -100,13 +106,12 @@ def _plan(
     job: str,
     allow_env: bool,
     trust_remote_code: bool,
-) -> "list[Point]":
-    """Expand and plan the grid, and leave it in the sweep's folder."""
+) -> "_Grid":
+    """Expand and plan the grid."""
     from surgery.complaint import nearest
     from surgery.launcher import is_hydras
-    from surgery.outcome import prepare_folder
     from surgery.points import expand, grid_document, plan_points, read_recipes
-    from surgery.sweep import JOBS, POINTS_FILE
+    from surgery.sweep import JOBS
 
     if job not in JOBS:
         raise SurgeryError(Diagnostic("R118", f"there is no job `{job}`", fix=nearest(job, JOBS)))
@@ -118,13 +123,36 @@ def _plan(
     trusted = {"trust_remote_code": trust_remote_code, "allow_env": allow_env}
     plans = plan_points(points, weights=JOBS[job].weights, **trusted)
     content = grid_document(points, plans, job, **trusted)
-    prepare_folder(settings.folder, POINTS_FILE, content)
-    return points
+    return points, content, list(dict.fromkeys(item for plan in plans for item in plan.inputs()))
 
 
-def _run(points: "list[Point]", settings: "Settings", job: str, output_format: str) -> int:
-    from surgery.outcome import Result, gather, watching, write_results
-    from surgery.reporters.sweep_table import print_finished, print_results, print_started
+def _sweep(
+    grid: "_Grid", settings: "Settings", job: str, *, resume: bool, output_format: str
+) -> int:
+    """Leave the grid in the sweep's folder, or take up the one that lies there, and run it."""
+    from surgery.outcome import prepare_folder, reopen_folder
+    from surgery.staging import claimed_output
+    from surgery.sweep import POINTS_FILE
+
+    points, content, inputs = grid
+    folder, left = settings.folder, list(range(len(points)))
+    with claimed_output(folder, inputs):
+        if resume:
+            left = reopen_folder(folder, POINTS_FILE, content, len(points))
+        else:
+            prepare_folder(folder, POINTS_FILE, content)
+        reason = _run(points, left, settings, job, resume)
+        if reason is None:
+            return EXIT_INTERRUPTED
+        return _show(points, settings, job, reason, output_format)
+
+
+def _run(
+    points: "list[Point]", left: "list[int]", settings: "Settings", job: str, resume: bool
+) -> str | None:
+    """Run the points that are left; say why Hydra gave up, if it did, or None when interrupted."""
+    from surgery.outcome import Result, watching
+    from surgery.reporters.sweep_table import print_finished, print_started
     from surgery.reporters.terminal import err
     from surgery.sweep import run_points
 
@@ -137,10 +165,20 @@ def _run(points: "list[Point]", settings: "Settings", job: str, output_format: s
     print_started(len(points), job, settings.launcher, settings.folder)
     try:
         with watching(settings.folder, finished):
-            reason = run_points(settings, len(points), job)
+            return run_points(settings, left, job, resume) if left else ""
     except KeyboardInterrupt:
-        err().print(f"stopped after {len(done)} of {len(points)} points", soft_wrap=True)
-        return EXIT_INTERRUPTED
+        stopped = f"stopped after {len(done)} of {len(points)} points; --resume goes on"
+        err().print(stopped, soft_wrap=True)
+        return None
+
+
+def _show(
+    points: "list[Point]", settings: "Settings", job: str, reason: str, output_format: str
+) -> int:
+    """Write the tables, and print one of them."""
+    from surgery.outcome import gather, write_results
+    from surgery.reporters.sweep_table import print_results
+
     results = gather(settings.folder, points, reason)
     text = write_results(settings.folder, job, results)
     if output_format == "json":

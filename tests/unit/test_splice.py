@@ -3,11 +3,11 @@
 import errno
 import fcntl
 import os
-import re
 import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from surgery import transfer
 from surgery.checkpoint import read_header
 from surgery.diagnostic import EXIT_ENVIRONMENT, SurgeryError
+from surgery.inputs import Input, refuse_inputs
 from surgery.splice import (
     NewTensor,
     check_free_space,
@@ -286,15 +287,26 @@ def test_io_errors_have_codes(tmp_path, number, code):
 
 
 def test_io_errors_lets_errors_of_libraries_pass(tmp_path):
-    with pytest.raises(OSError, match="no such model"), io_errors(tmp_path):
-        raise OSError("no such model on the hub")
+    refused = ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+    for error in (OSError("no such model on the hub"), refused, RuntimeError("no image")):
+        with pytest.raises(type(error), match=r"no|refused"), io_errors(tmp_path):
+            raise error
+
+
+@pytest.mark.parametrize("save", [torch.save, save_file])
+def test_full_disk_is_told_by_libraries_too(small_disk, save, monkeypatch):
+    def write():
+        with io_errors(small_disk / "x"):
+            save({"a": torch.zeros(3 << 20)}, small_disk / "x")
+
+    assert refusal_code(write) == "A302"
 
 
 def test_staged_folder_appears_whole(tmp_path):
     out = tmp_path / "deep" / "out"
     with staged_folder(out) as folder:
         assert folder.parent == out.parent
-        assert re.fullmatch(rf"\.out\.partial-{os.getpid()}-[0-9a-f]+", folder.name)
+        assert folder.name == ".out.partial"
         (folder / "sub").mkdir()
         (folder / "sub" / "a").write_text("1")
         assert not out.exists()
@@ -354,7 +366,7 @@ def test_staged_folder_keeps_the_old_when_the_rename_fails(tmp_path, monkeypatch
     real = Path.rename
 
     def rename(self, target):
-        if ".partial-" in self.name:
+        if self.name.endswith(".partial"):
             raise OSError(errno.EIO, "Input/output error")
         return real(self, target)
 
@@ -369,32 +381,174 @@ def test_staged_folder_keeps_the_old_when_the_rename_fails(tmp_path, monkeypatch
     assert os.listdir(tmp_path) == ["out"]
 
 
-def dead_process() -> int:
-    child = subprocess.Popen(["true"])
-    child.wait()
-    return child.pid
+def test_staged_folder_keeps_what_appeared_meanwhile(tmp_path):
+    def write(overwrite=False):
+        with staged_folder(tmp_path / "out", overwrite=overwrite) as folder:
+            (folder / "plan.json").touch()
+            (tmp_path / "out").mkdir(exist_ok=True)
+            (tmp_path / "out" / "thesis.txt").touch()
+
+    assert refusal_code(write) == "A301"
+    shutil.rmtree(tmp_path / "out")
+    assert refusal_code(write, True) == "A301"
+    (tmp_path / "out" / "thesis.txt").unlink()
+    (tmp_path / "out" / "plan.json").touch()
+    assert refusal_code(write, True) == "A308"
+    assert sorted(os.listdir(tmp_path / "out")) == ["plan.json", "thesis.txt"]
+    assert os.listdir(tmp_path) == ["out"]
 
 
-def test_staged_folder_tidies_after_dead_processes_alone(tmp_path):
-    dead, alive = dead_process(), os.getpid()
-    names = [
-        f".out.partial-{dead}-00000000",
-        f".out.partial-{alive}-00000000",
-        f".other.partial-{dead}-00000000",
-        ".out.partial-notes",
-    ]
-    for name in names:
-        (tmp_path / name).mkdir()
+def test_staged_folder_replaces_only_the_folder_that_it_saw(tmp_path):
+    """A new folder may have the inode of the one that was removed."""
+    written_before(tmp_path / "out")
+
+    def write():
+        with staged_folder(tmp_path / "out", overwrite=True) as folder:
+            (folder / "plan.json").touch()
+            shutil.rmtree(tmp_path / "out")
+            (written_before(tmp_path / "out") / "thesis.txt").touch()
+
+    assert refusal_code(write) == "A308"
+    assert sorted(os.listdir(tmp_path / "out")) == ["plan.json", "thesis.txt"]
+
+
+def test_staged_folder_fills_the_place_of_one_removed_meanwhile(tmp_path):
+    out = written_before(tmp_path / "out")
+    with staged_folder(out, overwrite=True) as folder:
+        (folder / "plan.json").write_text("new")
+        shutil.rmtree(out)
+    assert (out / "plan.json").read_text() == "new"
+
+
+def test_of_two_runs_the_second_is_refused(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path)
+    with staged_folder(tmp_path / "out") as folder:
+        (folder / "a").write_text("first")
+        again = in_a_thread(staged_folder(tmp_path / "link" / "out", overwrite=True).__enter__)
+        assert again.diagnostics[0].code == "A307"
+    assert (tmp_path / "out" / "a").read_text() == "first"
+    assert sorted(os.listdir(tmp_path)) == ["link", "out"]
+
+
+def in_a_thread(call):
+    """What a call raises in a thread, whose claims are its own."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(call).exception()
+
+
+def test_names_as_long_as_they_may_be(tmp_path):
+    out = tmp_path / ("x" * 255)
+    with staged_folder(out) as folder:
+        (folder / "a").touch()
+    assert (out / "a").exists()
+    assert os.listdir(tmp_path) == [out.name]
+    assert refusal_code(staged_folder(tmp_path / ("x" * 256)).__enter__) == "A304"
+    assert refusal_code(staged_folder(tmp_path / "/".join(["x"] * 3000)).__enter__) == "A304"
+
+
+def test_staged_folder_tidies_after_killed_runs_alone(tmp_path):
+    ours = [".out.partial", ".out.replaced", ".out.partial-1-00000000", ".out.lock"]
+    others = [".other.partial", ".out.partial-notes", ".out.partial-1"]
+    for name in (*ours, *others):
+        (tmp_path / name).mkdir() if name != ".out.lock" else (tmp_path / name).touch()
+    (tmp_path / "out").mkdir()
     with staged_folder(tmp_path / "out"):
         pass
-    assert sorted(os.listdir(tmp_path)) == sorted([*names[1:], "out"])
+    left = set(os.listdir(tmp_path))
+    assert left - {name for name in left if ".before-" in name} == {*others, "out"}
 
 
-def test_staged_folder_brings_back_what_a_killed_overwrite_put_aside(tmp_path):
-    aside = written_before(tmp_path / f".out.replaced-{dead_process()}-00000000")
+@pytest.mark.parametrize("name", [".out.replaced", ".out.replaced-1-00000000"])
+def test_staged_folder_brings_back_what_a_killed_overwrite_put_aside(tmp_path, name):
+    aside = written_before(tmp_path / name)
+    (tmp_path / ".out.partial").mkdir()
     assert refusal_code(staged_folder(tmp_path / "out").__enter__) == "A301"
     assert (tmp_path / "out" / "plan.json").read_text() == "old"
+    assert os.listdir(tmp_path) == ["out"]
     assert not aside.exists()
+
+
+def test_staged_folder_clears_what_is_superseded_and_nothing_else(tmp_path):
+    """Killed after the new folder was whole; and before, when somebody else had made one."""
+    written_before(tmp_path / "out")
+    written_before(tmp_path / ".out.replaced")
+    assert refusal_code(staged_folder(tmp_path / "out").__enter__) == "A301"
+    assert os.listdir(tmp_path) == ["out"]
+    written_before(tmp_path / ".out.replaced")
+    (tmp_path / ".out.partial").mkdir()
+    with staged_folder(tmp_path / "out", overwrite=True):
+        pass
+    out, kept = sorted(os.listdir(tmp_path))
+    assert out == "out"
+    assert kept.startswith("out.before-")
+    assert (tmp_path / kept / "plan.json").exists()
+
+
+def test_disk_without_locks_has_unfinished_work_as_its_claim(tmp_path, monkeypatch):
+    def none(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    with staged_folder(tmp_path / "out") as folder:
+        (folder / "a").touch()
+        refused = in_a_thread(staged_folder(tmp_path / "out").__enter__)
+        assert refused.diagnostics[0].code == "A307"
+        assert str(folder) in refused.diagnostics[0].fix
+    assert (tmp_path / "out" / "a").exists()
+    assert os.listdir(tmp_path) == ["out"]
+
+
+# --- outputs that would harm what is read ---------------------------------------------------------
+
+
+@pytest.fixture
+def read(tmp_path):
+    """A model, links to it and in it, and a file of data beside it."""
+    (tmp_path / "models" / "base").mkdir(parents=True)
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "weights").touch()
+    (tmp_path / "models" / "base" / "weights").symlink_to(tmp_path / "store" / "weights")
+    (tmp_path / "link").symlink_to("models/base")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "talk.jsonl").touch()
+    data = Input(tmp_path / "data" / "talk.jsonl", "the data")
+    pictures = Input(tmp_path / "data", "the pictures", open=True)
+    return [Input(tmp_path / "link", "the base"), data, pictures]
+
+
+@pytest.mark.parametrize(
+    "out",
+    [
+        "models/base", "models/base/", "link", "models/../models/base", "models", ".", "link/new",
+        "models/base/new/deep", "store", "data", "data/talk.jsonl",
+    ],
+)  # fmt: skip
+def test_output_that_is_holds_or_lies_inside_an_input_is_refused(tmp_path, read, out, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    for place in (Path(out), tmp_path / out):
+        with pytest.raises(SurgeryError, match="A306"):
+            refuse_inputs(place, read)
+        with pytest.raises(SurgeryError, match="A306"):
+            staged_folder(place, overwrite=True, inputs=read).__enter__()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("out", ["new", "models/new", "models/basement", "data/new", "store/new"])
+def test_output_beside_an_input_is_not(tmp_path, read, out):
+    refuse_inputs(tmp_path / out, read)
+
+
+def test_case_of_letters_makes_no_difference(tmp_path, read, monkeypatch):
+    """As on a disk that ignores it, where both names have one inode."""
+    real = os.stat
+
+    def folded(path, *rest, **options):
+        return real(str(path).replace("MODELS/Base", "models/base"), *rest, **options)
+
+    monkeypatch.setattr(os, "stat", folded)
+    with pytest.raises(SurgeryError, match="A306"):
+        refuse_inputs(tmp_path / "MODELS" / "Base", read)
 
 
 WRITER = """
@@ -428,8 +582,7 @@ def test_killed_writer_leaves_no_output(tmp_path, sent):
         child.send_signal(sent)
     assert not out.exists()
     left = [name for name in os.listdir(tmp_path) if name != "in"]
-    assert all(name.startswith(".out.partial-") for name in left)
-    assert len(left) == (sent == signal.SIGKILL)
+    assert sorted(left) == ([".out.lock", ".out.partial"] if sent == signal.SIGKILL else [])
     with staged_folder(out):
         pass
     assert sorted(os.listdir(tmp_path)) == ["in", "out"]
