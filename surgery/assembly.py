@@ -68,6 +68,10 @@ class Assembly:
         """Bytes of the weight files, headers included."""
         return sum(shard.size for shard in self.shards)
 
+    def document(self, folder: Path) -> dict[str, Any]:
+        """What `surgery assemble --format json` prints: what it is made of, and where it is."""
+        return {**self.made_of, "folder": str(folder), "bytes": {"weights": self.size}}
+
     def write_folder(
         self, out: Path, *, overwrite: bool = False, progress: Progress | None = None
     ) -> None:

@@ -22,7 +22,8 @@ from surgery.save import save_into
 from surgery.sharding import shard, wants_sharding
 from surgery.staging import discard, io_errors, staged_folder
 from surgery.trainer import StageTrainer, last_checkpoint, load_trained
-from surgery.training_log import LOG, Tell, TrainingLog
+from surgery.training_card import add_training
+from surgery.training_log import LOG, Tell, TrainingLog, end_losses
 from surgery.training_stage import PreparedStage, StageResult, prepare_stage
 from surgery.work import TRAINED, is_result, opened_work, take_log
 
@@ -136,7 +137,9 @@ class _Run:
                 self._train(stage, model)
                 model = None
             results.append(stage.result())
-        self._save(out, types, overwrite=overwrite)
+        losses = end_losses(self.work / LOG)
+        results = [replace(result, losses=losses.get(result.name, ())) for result in results]
+        self._save(out, types, results, overwrite=overwrite)
         return results
 
     def _at_stage(self, stage: PreparedStage, model: Any) -> Any:
@@ -171,7 +174,9 @@ class _Run:
     def _trained(self, name: str) -> Path:
         return self.work / name / TRAINED
 
-    def _save(self, out: Path, types: dict[str, Any], *, overwrite: bool) -> None:
+    def _save(
+        self, out: Path, types: dict[str, Any], results: Sequence[StageResult], *, overwrite: bool
+    ) -> None:
         """Save the adapter with its log, unless that is done, and clear the checkpoints away."""
         if this_process().is_main_process:
             if not is_result(self.work, out):
@@ -181,6 +186,7 @@ class _Run:
                 restore_types(model, types)
                 with staged_folder(out, overwrite=overwrite) as folder:
                     save_into(self.plan, model, folder)
+                    add_training(folder, self.plan, results)
                     take_log(self.work, folder)
             with io_errors(self.work):
                 discard(self.work)

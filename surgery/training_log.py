@@ -115,6 +115,14 @@ def last_steps(file: Path) -> dict[str, int]:
     return {row["stage"]: int(row["step"]) for row in _rows(file)}
 
 
+def end_losses(file: Path) -> dict[str, tuple[float, ...]]:
+    """The losses of the first and the last line of each stage of a log; one where these are one."""
+    losses: dict[str, list[float]] = {}
+    for row in _rows(file):
+        losses.setdefault(row["stage"], []).append(float(row["loss"]))
+    return {name: (*found[:1], *found[1:][-1:]) for name, found in losses.items()}
+
+
 def _rows(file: Path) -> list[dict[str, str]]:
     if not file.exists():
         return []

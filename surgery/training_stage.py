@@ -28,6 +28,7 @@ class StageResult:
         parameters: that trained.
         skipped: bad records that were left out, on the main process.
         bad: what was wrong with the first of each file, and what of each is not used, as warnings.
+        losses: of the first and the last line of the log; empty where there is none.
     """
 
     name: str
@@ -35,6 +36,7 @@ class StageResult:
     parameters: int
     skipped: int
     bad: tuple[Diagnostic, ...]
+    losses: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

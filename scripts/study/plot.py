@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from study.summary import Figure, Row
 
@@ -16,8 +17,9 @@ def draw(rows: Sequence[Row], file: Path) -> None:
     from matplotlib import pyplot as plt
 
     figure, (curves, trade) = plt.subplots(1, 2, figsize=(13, 5), layout="constrained")
-    for number, row in enumerate(rows):
-        look = {"color": f"C{number % 10}", "label": row.name}
+    colors = _colors(rows)
+    for row in rows:
+        look = {"color": colors[row.recipe], "label": row.name}
         curves.plot(*zip(*row.losses, strict=True), linestyle="--" if row.mixed else "-", **look)
         trade.errorbar(
             row.shared.mean,
@@ -29,13 +31,22 @@ def draw(rows: Sequence[Row], file: Path) -> None:
         )
     curves.set(xlabel="step", ylabel="training loss", yscale="log", title="Learning curves")
     trade.set(
-        xlabel="text kept on the shared path (% of the base's perplexity)",
+        xlabel="text on the shared path: the base's perplexity / the recipe's (%)",
         ylabel="right answers (%)",
         title="Answers and language; bars span the seeds",
     )
     trade.legend(fontsize="small")
     figure.savefig(file, dpi=120)
     plt.close(figure)
+
+
+def _colors(rows: Sequence[Row]) -> dict[str, Any]:
+    """A color for each recipe; with text mixed in it is the same recipe, dashed and square."""
+    from matplotlib import pyplot as plt
+
+    recipes = list(dict.fromkeys(row.recipe for row in rows))
+    table = plt.get_cmap("tab10" if len(recipes) <= 10 else "tab20").colors
+    return dict(zip(recipes, table, strict=False))
 
 
 def _reach(figure: Figure) -> list[list[float]]:

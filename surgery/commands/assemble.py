@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from surgery.commands._arguments import AllowEnv, Overrides, Recipe, Revision, with_revision
+from surgery.commands._arguments import AllowEnv, Format, Overrides, Recipe, Revision, with_revision
 
 EPILOG = (
     "Example: surgery assemble sighted model=Qwen/Qwen2.5-3B "
@@ -23,18 +23,24 @@ def command(
         bool, typer.Option("--overwrite", help="Replace a folder that surgery wrote before.")
     ] = False,
     allow_env: AllowEnv = False,
+    output_format: Format = "human",
     revision: Revision = None,
 ) -> None:
     """Make a vision-language model of a decoder, a vision tower and a projector, disk to disk."""
     from surgery.assembly import prepare
     from surgery.compose import load_recipe
+    from surgery.document import to_json
     from surgery.reporters.assembly_table import print_assembled, print_assembly
     from surgery.reporters.progress import byte_progress
 
     composed = load_recipe(recipe, with_revision(overrides, revision), allow_env=allow_env)
     assembly = prepare(composed)
     folder = out or Path("assembled") / composed.name
-    print_assembly(assembly)
+    if output_format == "human":
+        print_assembly(assembly)
     with byte_progress(f"writing {folder}", assembly.size) as progress:
         assembly.write_folder(folder, overwrite=overwrite, progress=progress)
-    print_assembled(folder)
+    if output_format == "json":
+        typer.echo(to_json(assembly.document(folder)), nl=False)
+    else:
+        print_assembled(folder)

@@ -5,6 +5,8 @@ from typing import Annotated, Final
 
 import typer
 
+from surgery.commands._arguments import Format
+
 group = typer.Typer(
     help="List, show and copy the packaged recipes; print the JSON Schema.", no_args_is_help=True
 )
@@ -13,12 +15,19 @@ _Name = Annotated[str, typer.Argument(help="A packaged recipe, such as genieblue
 
 
 @group.command("list", epilog="Example: surgery recipes list")
-def list_recipes() -> None:
+def list_recipes(output_format: Format = "human") -> None:
     """List the packaged recipes with what each one does."""
     from surgery.compose import load_recipe, packaged_recipes
     from surgery.reporters.recipe_table import print_recipes
 
-    print_recipes([load_recipe(name) for name in packaged_recipes()])
+    recipes = [load_recipe(name) for name in packaged_recipes()]
+    if output_format == "json":
+        from surgery.document import to_json
+
+        content = {r.name: {"description": r.description, "knobs": r.knobs} for r in recipes}
+        typer.echo(to_json(content), nl=False)
+        return
+    print_recipes(recipes)
 
 
 @group.command(epilog="Example: surgery recipes show lora")

@@ -6,7 +6,14 @@ from typing import Annotated
 
 import typer
 
-from surgery.commands._arguments import AllowEnv, Overrides, RemoteCode, Revision, with_revision
+from surgery.commands._arguments import (
+    AllowEnv,
+    Format,
+    Overrides,
+    RemoteCode,
+    Revision,
+    with_revision,
+)
 
 EPILOG = (
     "Example: surgery train genieblue_skip data=conversations.jsonl steps=1000 --out my-adapter"
@@ -27,16 +34,19 @@ def command(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Begin anew, and replace what surgery wrote.")
     ] = False,
+    output_format: Format = "human",
     revision: Revision = None,
     allow_env: AllowEnv = False,
     trust_remote_code: RemoteCode = False,
 ) -> None:
     """Train the stages of a recipe, and save the adapter; a key of a stage means every stage."""
     from surgery.compose import load_recipe
+    from surgery.document import to_json
     from surgery.processes import this_process
     from surgery.quiet import quiet
     from surgery.reporters.training_table import print_trained, training_progress
     from surgery.train import train_adapter, train_recipe
+    from surgery.training_card import training_document
 
     given = Path(recipe)
     is_adapter = (given / "plan.json").is_file()
@@ -54,5 +64,9 @@ def command(
             trust_remote_code=trust_remote_code,
             tell=tell,
         )
-    if this_process().is_main_process:
+    if not this_process().is_main_process:
+        return
+    if output_format == "json":
+        typer.echo(to_json(training_document(folder, results)), nl=False)
+    else:
         print_trained(results, folder)

@@ -140,3 +140,18 @@ def test_ranges_that_touch_are_in_doubt() -> None:
     assert Figure((1.0, 2.0)).differs(Figure((2.1, 3.0)))
     assert not Figure((1.0, 2.1)).differs(Figure((2.1, 3.0)))
     assert not Figure((1.0,)).differs(Figure((9.0,)))
+
+
+@pytest.mark.usefixtures("study")
+def test_plot_gives_each_recipe_one_color_of_its_own() -> None:
+    from study.plot import _colors
+    from study.summary import Figure, Row
+
+    nothing = Figure((0.0,))
+    rest = (1, *[nothing] * 4, {}, [])
+    recipes = [f"recipe_{n}" for n in range(12)]
+    rows = [Row(name, mixed, *rest) for mixed in (False, True) for name in recipes]
+    for count in (9, 12):
+        colors = _colors(rows[:count])
+        assert len({*colors.values()}) == len(colors) == count
+    assert list(_colors(rows)) == recipes

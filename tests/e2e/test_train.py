@@ -3,7 +3,9 @@
 Each run is a process of its own, started and killed as a shell would.
 """
 
+import ast
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -16,8 +18,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from seeing import colour_question, write_images, write_lines
+from typer.testing import CliRunner
 
 from surgery.adapter import load_adapter
+from surgery.commands import build_app
+from surgery.distribution import own_version
 
 ROOT = Path(__file__).parents[2]
 LOOPS = ROOT / "docs" / "how-to" / "loops"
@@ -174,7 +179,13 @@ def test_assembled_model_is_trained_and_trained_on(tmp_path: Path) -> None:
     few = ("batch=3", "length=512", "steps=4", "rate=3e-3", "log_every=1")
     words = ("-m", "surgery", "train", "genieblue_skip", "vision=builtin/tiny-vit", data, *few)
     done(run(*words, "--out", tmp_path / "a"))
-    assert losses(tmp_path / "a")[-1] < losses(tmp_path / "a")[0]
+    first, *_, last = losses(tmp_path / "a")
+    assert last < first
+    card = (tmp_path / "a" / "README.md").read_text()
+    row = "| train | copies, adapters, vision, projector | `sight.jsonl` | 4 | 3 | 0.003 | "
+    assert f"{row}{first:.4f} to {last:.4f} |" in card
+    assert f"surgery {own_version()}, torch {torch.__version__}" in card
+    assert 'load_adapter("FOLDER")' in card
     done(run("-m", "surgery", "train", tmp_path / "a", data, *few, "--out", tmp_path / "b"))
     assert losses(tmp_path / "b")[0] < losses(tmp_path / "a")[0]
     said = done(
@@ -192,6 +203,33 @@ def test_assembled_model_is_trained_and_trained_on(tmp_path: Path) -> None:
     )
     assert "T109" in said
     assert not (tmp_path / "c.training").exists()
+
+
+def test_training_is_told_to_machines_and_in_the_card(
+    talk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    broken = [*talk.read_text().splitlines()[:5], '{"text": 3}']
+    Path("talk.jsonl").write_text("\n".join(broken))
+    few = ("data=talk.jsonl", "bad_records=skip", "batch=2", "steps=3", "length=64", "log_every=1")
+    words = ["train", "lora", *few, "--out", "mine", "--format", "json"]
+    run = CliRunner().invoke(build_app(), words, catch_exceptions=False)
+    document = json.loads(run.stdout)
+    (stage,) = document["stages"]
+    assert (document["folder"], document["surgery"]) == ("mine", own_version())
+    assert (stage["name"], stage["steps"], stage["skipped"]) == ("train", 3, 1)
+    assert stage["losses"] == [losses(Path("mine"))[0], losses(Path("mine"))[-1]]
+    assert "talk.jsonl" in str(stage["diagnostics"][0])
+    assert "(1 bad records left out) | 3 | 2 |" in Path("mine/README.md").read_text()
+
+
+@pytest.mark.parametrize("script", sorted(LOOPS.glob("*.py")), ids=lambda path: path.stem)
+def test_own_loop_without_a_folder_says_how_to_run_it(script: Path) -> None:
+    """Before anything is planned or trained."""
+    statements = ast.parse(script.read_text()).body[1:]
+    first = next(s for s in statements if not isinstance(s, (ast.Import, ast.ImportFrom)))
+    assert ast.unparse(first) == "if len(sys.argv) != 2:\n    sys.exit(__doc__)"
+    assert f"python {script.name} OUT" in (ast.get_docstring(ast.parse(script.read_text())) or "")
 
 
 @pytest.mark.parametrize("script", sorted(LOOPS.glob("*.py")), ids=lambda path: path.stem)

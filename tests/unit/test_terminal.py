@@ -1,5 +1,6 @@
 """What commands print, on 80 columns of a terminal and through a pipe: nothing lost or cut."""
 
+import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ import typer.main
 from typer.testing import CliRunner
 
 from surgery.commands import build_app
+from surgery.compose import packaged_recipes
 from surgery.explain import all_pages, page_of, rule_pages
 from surgery.model import BUILTIN_FOLDER
 from surgery.reporters import page, terminal
@@ -182,3 +184,34 @@ def helps() -> list[tuple[str, ...]]:
 def test_help_has_an_example_of_that_command(words: tuple[str, ...], run: Run) -> None:
     text = " ".join(run(*words, "--help", columns=80).split())
     assert f"Example: surgery {' '.join(words)}" in text
+
+
+TEXTS = {
+    ("explain",): "a page in Markdown",
+    ("recipes", "show"): "a recipe as it is written",
+    ("recipes", "copy"): "writes a file",
+    ("recipes", "schema"): "JSON already",
+}
+"""Commands whose result is a text of its own."""
+
+
+@pytest.mark.parametrize("words", [w for w in helps() if w not in TEXTS], ids=" ".join)
+def test_result_is_had_as_json(words: tuple[str, ...], run: Run) -> None:
+    assert re.search(r"--format +<human\|json[|\w]*>", run(*words, "--help", columns=200))
+
+
+def test_recipes_are_listed_as_json(run: Run) -> None:
+    found = json.loads(run("recipes", "list", "--format", "json"))
+    assert {*found} == {*packaged_recipes()}
+    assert found["lora"] == {"description": "LoRA on every block", "knobs": {"rank": 8}}
+
+
+def test_assembly_is_told_as_json(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = json.loads(run("assemble", "sighted", "--out", "seeing", "--format", "json"))
+    made = json.loads(Path("seeing/assembly.json").read_text())
+    assert made.items() <= found.items()
+    size = Path("seeing/model.safetensors").stat().st_size
+    assert (found["folder"], found["bytes"]) == ("seeing", {"weights": size})

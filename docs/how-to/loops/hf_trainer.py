@@ -14,6 +14,8 @@ from transformers import (
 
 from surgery import apply_plan, load_recipe, plan_recipe, save_adapter
 
+if len(sys.argv) != 2:
+    sys.exit(__doc__)
 plan = plan_recipe(load_recipe("genieblue_skip"), weights=True)
 folder = plan.files.folder
 tokenizer = AutoTokenizer.from_pretrained(folder)

@@ -10,6 +10,8 @@ from trl import SFTConfig, SFTTrainer
 
 from surgery import apply_plan, load_recipe, plan_recipe, save_adapter
 
+if len(sys.argv) != 2:
+    sys.exit(__doc__)
 plan = plan_recipe(load_recipe("genieblue_skip"), weights=True)
 folder = plan.files.folder
 model = apply_plan(plan, AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32))
