@@ -280,15 +280,12 @@ def _no_such_recipe(given: Path) -> Diagnostic:
 
 
 def _a_folder(given: Path) -> Diagnostic:
-    kind = kind_of(given)
-    recipe = given / "recipe.yaml"
+    kind, recipe = kind_of(given), given / "recipe.yaml"
     own = f"; its recipe is `{recipe}`" if recipe.is_file() else ""
-    return Diagnostic(
-        code="R112",
-        what=f"`{given}` is {kind.what if kind else 'a folder'}, not a recipe",
-        why="a recipe is a .yaml file, or the name of a packaged one",
-        fix=f"{kind.taken_by}{own}" if kind else "name a file in it, or see `surgery recipes list`",
-    )
+    what = f"`{given}` is {kind.what if kind else 'a folder'}, not a recipe"
+    why = "a recipe is a .yaml file, or the name of a packaged one"
+    fix = kind.taken_by if kind else "name a file in it, or see `surgery recipes list`"
+    return Diagnostic("R112", what, why, f"{fix}{own}")
 
 
 def _is_a_sweep(item: Override) -> Diagnostic:
