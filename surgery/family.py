@@ -34,6 +34,7 @@ def read_family(model_type: str) -> Family:
     Args:
         model_type: from a config, such as `bloom`.
     """
-    file = _FOLDER / f"{model_type}.yaml"
-    content = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    return Family.model_validate(content)
+    known = {file.stem: file for file in _FOLDER.glob("*.yaml")}
+    if model_type not in known:
+        return Family()
+    return Family.model_validate(yaml.safe_load(known[model_type].read_text(encoding="utf-8")))

@@ -1,7 +1,8 @@
 """A model without weights, from its config alone, on torch's meta device."""
 
+import re
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.model import ModelFiles
@@ -9,6 +10,10 @@ from surgery.remote import register
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+_COUNTED: Final = re.compile(r"(^|_)(layers?|blocks?|depth|stages|experts|codebooks)$")
+_MOST_MODULES: Final = 20_000
 
 
 def meta_model(files: ModelFiles, trust_remote_code: bool = False) -> "PreTrainedModel":
@@ -24,9 +29,9 @@ def meta_model(files: ModelFiles, trust_remote_code: bool = False) -> "PreTraine
     import torch
 
     config = _config(files, trust_remote_code)
-    dtype = config.get_text_config(decoder=True).dtype or config.dtype or torch.float32
     quantization = config.__dict__.pop("quantization_config", None)
     try:
+        dtype = config.get_text_config(decoder=True).dtype or config.dtype or torch.float32
         with torch.device("meta"):
             model = _decoder_of_a_composite(config) or auto_class(config).from_config(
                 config, dtype=dtype, trust_remote_code=trust_remote_code
@@ -36,6 +41,15 @@ def meta_model(files: ModelFiles, trust_remote_code: bool = False) -> "PreTraine
     model.config.quantization_config = quantization
     built: PreTrainedModel = model
     return built
+
+
+def _refuse_endless(content: dict[str, Any]) -> None:
+    """Refuse a count of modules with which building would not end, however deep it stands."""
+    for name, value in content.items():
+        if isinstance(value, dict):
+            _refuse_endless(value)
+        elif _COUNTED.search(name) and type(value) in (int, float) and value > _MOST_MODULES:
+            raise ValueError(f"`{name}` is {value:,}, and no model has as many")
 
 
 def _decoder_of_a_composite(config: Any) -> Any:
@@ -57,10 +71,11 @@ def _config(files: ModelFiles, trust_remote_code: bool) -> Any:
     from transformers import AutoConfig
 
     content = files.config()
-    is_ours = isinstance(content, dict) and register(str(content.get("model_type")))
+    is_ours = register(str(content.get("model_type")))
     if "auto_map" in content and not is_ours and not trust_remote_code:
         raise SurgeryError(_needs_remote_code(files.source))
     try:
+        _refuse_endless(content)
         return AutoConfig.from_pretrained(files.folder, trust_remote_code=trust_remote_code)
     except Exception as error:
         raise SurgeryError(_does_not_build(files.source, error)) from error

@@ -13,8 +13,8 @@ _FOLDER: Final = Path(__file__).parent / "carried"
 
 def remote_file(model_type: str) -> Path | None:
     """The file of a model type, or None where there is none here."""
-    file = _FOLDER / f"{model_type}.py"
-    return file if model_type.isidentifier() and file.is_file() else None
+    known = {file.stem: file for file in _FOLDER.glob("[a-z]*.py")}
+    return known.get(model_type)
 
 
 def register(model_type: str) -> bool:
