@@ -5,6 +5,7 @@ the weights. A recipe that trains the base in place has a plain checkpoint inste
 """
 
 import json
+import os
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from surgery.inputs import Input
 from surgery.json_file import read_regular
 from surgery.load import load_base
 from surgery.plan import ASSEMBLED_FOLDER, Plan, make_plan, plan_recipe
+from surgery.quiet import quiet
 from surgery.read import not_on_disk, read_anatomy
 from surgery.save import save_adapter, write_side_files
 from surgery.sidefiles import (
@@ -52,7 +54,7 @@ __all__ = [
 
 def write_adapter(
     plan: Plan,
-    out: Path,
+    out: str | os.PathLike[str],
     *,
     checksum: bool = False,
     overwrite: bool = False,
@@ -73,6 +75,7 @@ def write_adapter(
         SurgeryError: A301 to A308 for the disk, A404 for a start that needs the weights.
     """
     assert plan.files is not None
+    out = Path(out)
     _refuse_starts_from_weights(plan)
     fingerprint = identify(plan.files, plan.anatomy, checksum=checksum)
     with staged_folder(out, overwrite=overwrite, inputs=[*plan.inputs(), *inputs]) as folder:
@@ -89,7 +92,7 @@ def write_adapter(
 
 
 def read_plan(
-    folder: Path, base: str | None = None, *, trust_remote_code: bool = False
+    folder: Path, base: str | os.PathLike[str] | None = None, *, trust_remote_code: bool = False
 ) -> tuple[Plan, dict[str, Any]]:
     """Return the plan of an adapter folder, made anew, and its document as it was written.
 
@@ -106,7 +109,7 @@ def read_plan(
     recipe = recipe_of(json.dumps(document), str(folder / PLAN_FILE))
     assembled = assembled_folder(folder, document) if recipe.vision and not base else None
     if not assembled:
-        named = {"model": base or document["model"]["source"], "vision": None}
+        named = {"model": os.fspath(base) if base else document["model"]["source"], "vision": None}
         recipe = recipe.model_copy(update=named)
     plan = plan_recipe(
         recipe, weights=True, trust_remote_code=trust_remote_code, assembled=assembled
@@ -119,13 +122,14 @@ def read_plan(
     return plan, document
 
 
-def load_plan(file: Path) -> Plan:
+def load_plan(file: str | os.PathLike[str]) -> Plan:
     """Read a plan that `surgery plan --out` saved, and make sure that it still means the same.
 
     Raises:
         SurgeryError: P210, if the file is no plan, or if the model or this version would now give
             another one.
     """
+    file = Path(file)
     with read_errors(file):
         text = read_regular(file).decode(errors="replace")
     recipe = recipe_of(text, str(file))
@@ -146,11 +150,12 @@ def _comparable(document: dict[str, Any], other: dict[str, Any]) -> dict[str, An
     return {**document, "model": {**document["model"], "fingerprint": own}}
 
 
+@quiet()
 def load_adapter(
-    folder: str | Path,
+    folder: str | os.PathLike[str],
     model: "PreTrainedModel | None" = None,
     *,
-    base: str | None = None,
+    base: str | os.PathLike[str] | None = None,
     trainable: bool = False,
     trust_remote_code: bool = False,
 ) -> "PreTrainedModel":

@@ -6,6 +6,7 @@ projector. The decoder's tensors get other names and keep their bytes.
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +27,7 @@ from surgery.inputs import Input
 from surgery.model import ModelFiles
 from surgery.processor import make_processor
 from surgery.projector import Projector
+from surgery.quiet import quiet
 from surgery.read import as_stored, read_anatomy
 from surgery.recipe import Recipe
 from surgery.remote import remote_file
@@ -190,8 +192,13 @@ def _prepare(recipe: Recipe) -> Assembly:
     return Assembly(source_of(recipe), config, shards, processor, tuple(taken), made_of, inputs)
 
 
+@quiet()
 def write_assembled(
-    recipe: Recipe, out: Path, *, overwrite: bool = False, progress: Progress | None = None
+    recipe: Recipe,
+    out: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
 ) -> None:
     """Write the model that a recipe assembles into a folder, disk to disk.
 
@@ -204,7 +211,7 @@ def write_assembled(
     Raises:
         SurgeryError: as `prepare`, before anything is written; A301 to A305 for the disk.
     """
-    prepare(recipe).write_folder(out, overwrite=overwrite, progress=progress)
+    prepare(recipe).write_folder(Path(out), overwrite=overwrite, progress=progress)
 
 
 def _config(parts: Parts, image_token: int) -> dict[str, Any]:

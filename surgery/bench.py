@@ -6,6 +6,7 @@ tree over the very same tensors stays untouched beside it, so that a check can a
 
 import copy
 import hashlib
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -175,7 +176,9 @@ class Bench:
                 yield name, torch.from_numpy(start_of(self.plan.recipe.seed, tensor))
 
 
-def sound_plan(folder: Path, *, base: str | None = None, trust_remote_code: bool = False) -> Plan:
+def sound_plan(
+    folder: Path, *, base: str | os.PathLike[str] | None = None, trust_remote_code: bool = False
+) -> Plan:
     """Read the plan of an adapter folder, after checking its base and the headers of its weights.
 
     Raises:

@@ -5,9 +5,9 @@ is its non-shared base. Both are compared with the untouched base, which is load
 """
 
 import json
-import re
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,18 +16,20 @@ import torch
 from surgery.data.collate import Collator
 from surgery.data.encode import IGNORED, Encoder, Row, load_processor
 from surgery.data.files import DataFile
-from surgery.data.record import Record
+from surgery.data.record import IMAGE, Record
 from surgery.data.rows import Rows
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.evaluated import BASE, SHARED, open_evaluated
 from surgery.header import read_errors
+from surgery.predictions import Prediction, normalised, predictions_file, write_predictions
+from surgery.quiet import quiet
 from surgery.stage import Source
 
 HELD_OUT: Final = "heldout.jsonl"
 """Text that a base may bring along, which none of its training saw."""
 
+StrPath = str | os.PathLike[str]
 _BATCH: Final = 16
-_SPACE: Final = re.compile(r"\s+")
 _TOLD: Final = 5
 
 
@@ -47,6 +49,7 @@ class Evaluation:
         answers: how many were asked for.
         references: perplexities and accuracies to compare with, named `perplexity.shared` and so
             on.
+        predictions: every answer of every path.
     """
 
     adapter: str
@@ -57,6 +60,7 @@ class Evaluation:
     accuracy: Mapping[str, float]
     answers: int
     references: Mapping[str, float]
+    predictions: tuple[Prediction, ...] = field(default=(), repr=False)
 
     def figures(self) -> dict[str, float]:
         """Every figure by its full name."""
@@ -92,16 +96,18 @@ class Evaluation:
         }
 
 
+@quiet()
 def evaluate_adapter(
-    folder: Path,
+    folder: str | os.PathLike[str],
     *,
-    text: Path | None = None,
-    questions: Path | None = None,
-    images: Path | None = None,
-    reference: Path | None = None,
+    text: str | os.PathLike[str] | None = None,
+    questions: str | os.PathLike[str] | None = None,
+    images: str | os.PathLike[str] | None = None,
+    reference: str | os.PathLike[str] | None = None,
+    predictions: str | os.PathLike[str] | None = None,
     length: int = 512,
     new_tokens: int = 32,
-    base: str | None = None,
+    base: str | os.PathLike[str] | None = None,
     trust_remote_code: bool = False,
 ) -> Evaluation:
     """Measure an adapter, or an export of one, and its base.
@@ -112,6 +118,7 @@ def evaluate_adapter(
         questions: conversations whose answers are compared.
         images: the folder that their image paths are relative to.
         reference: what `surgery evaluate --format json` said of another adapter.
+        predictions: a JSONL file to write every answer to, beside what was asked and wanted.
         length: tokens of a block of text; blocks don't overlap.
         new_tokens: of an answer, at most.
         base: another place of the base than the plan names.
@@ -121,6 +128,14 @@ def evaluate_adapter(
         SurgeryError: T113 with nothing to measure; D for the files, A401, A402 and A606 for the
             folder.
     """
+    folder = Path(folder)
+    read: dict[str, StrPath | None] = {
+        "the adapter": folder,
+        "the text": text,
+        "the questions": questions,
+    }
+    read |= {"the reference": reference}
+    out = predictions_file(predictions, read) if predictions else None
     evaluated = open_evaluated(folder, base=base, trust_remote_code=trust_remote_code)
     processor = load_processor(evaluated.home, trust_remote_code=trust_remote_code)
     encoder = Encoder(processor, length)
@@ -131,14 +146,18 @@ def evaluate_adapter(
     meter = _Meter(evaluated.is_routed, encoder, rows, asked, new_tokens)
     losses: dict[str, float] = {}
     right: dict[str, float] = {}
+    said: list[Prediction] = []
     for measured in evaluated.each(meter.measure):
         losses |= measured[0]
         right |= measured[1]
+        said += measured[2]
+    if out:
+        write_predictions(out, said)
     tokens = sum(int((row.labels != IGNORED).sum()) for row in rows)
     answers = sum(1 for record in asked for _ in asked_of(record))
     known = _references(reference)
     names = str(folder), evaluated.model, evaluated.recipe
-    return Evaluation(*names, losses, tokens, right, answers, known)
+    return Evaluation(*names, losses, tokens, right, answers, known, tuple(said))
 
 
 @dataclass(frozen=True)
@@ -151,14 +170,17 @@ class _Meter:
     asked: Sequence[Record]
     new_tokens: int
 
-    def measure(self, model: Any, path: str) -> tuple[dict[str, float], dict[str, float]]:
-        """Perplexity and accuracy of a model on a path, each under the path's name, if any."""
+    def measure(
+        self, model: Any, path: str
+    ) -> tuple[dict[str, float], dict[str, float], list[Prediction]]:
+        """Perplexity and accuracy of a model on a path, under the path's name; and its answers."""
         model = model.to(torch.accelerator.current_accelerator() or "cpu").eval()
         is_routed = self.is_routed and path != BASE
         asked = [record for record in self.asked if path == SHARED or not record.images]
         losses = {path: perplexity(model, self.rows, self.encoder, is_routed)} if self.rows else {}
-        right = accuracy(model, asked, self.encoder, self.new_tokens, is_routed)
-        return losses, {} if right is None else {path: right}
+        said = predictions_of(path, model, asked, self.encoder, self.new_tokens, is_routed)
+        right = {path: sum(one.right for one in said) / len(said)} if said else {}
+        return losses, right, said
 
 
 @torch.no_grad()
@@ -186,7 +208,6 @@ def perplexity(model: Any, rows: Sequence[Row], encoder: Encoder, is_routed: boo
     return float(torch.tensor(total / count, dtype=torch.float64).exp())
 
 
-@torch.no_grad()
 def accuracy(
     model: Any,
     records: Sequence[Record],
@@ -194,9 +215,24 @@ def accuracy(
     new_tokens: int = 32,
     is_routed: bool = False,
 ) -> float | None:
-    """The share of answers that are generated as written, after `normalised`; None without any.
+    """The share of right answers among `predictions_of` the same arguments; None without any."""
+    said = predictions_of(SHARED, model, records, encoder, new_tokens, is_routed)
+    return sum(one.right for one in said) / len(said) if said else None
+
+
+@torch.no_grad()
+def predictions_of(
+    path: str,
+    model: Any,
+    records: Sequence[Record],
+    encoder: Encoder,
+    new_tokens: int = 32,
+    is_routed: bool = False,
+) -> list[Prediction]:
+    """Generate each answer greedily, and compare it with what is written, after `normalised`.
 
     Args:
+        path: the name of the path that the model is on.
         model: on the path that is measured.
         records: conversations; each answer is asked for with all that was said before it.
         encoder: of the model.
@@ -204,21 +240,32 @@ def accuracy(
         is_routed: whether the model must be told of image tokens.
     """
     pairs = [pair for record in records for pair in asked_of(record)]
-    right = 0
+    said: list[Prediction] = []
     for first in range(0, len(pairs), _BATCH):
         part = pairs[first : first + _BATCH]
         inputs = encoder.questions(part).to(model.device)
         if is_routed:
             inputs["image_mask"] = inputs["input_ids"] == (encoder.image_token or IGNORED)
-        said = model.generate(
+        made = model.generate(
             **inputs, do_sample=False, max_new_tokens=new_tokens, pad_token_id=encoder.pad
         )
         texts = encoder.tokenizer.batch_decode(
-            said[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
+            made[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
         )
-        wanted = [record.turns[at].text for record, at in part]
-        right += sum(normalised(t) == normalised(a) for t, a in zip(texts, wanted, strict=True))
-    return right / len(pairs) if pairs else None
+        said += [_prediction(path, *pair, text) for pair, text in zip(part, texts, strict=True)]
+    return said
+
+
+def _prediction(path: str, record: Record, at: int, answer: str) -> Prediction:
+    """What was generated for the turn at a position of a conversation, beside what is written."""
+    wanted, before = record.turns[at].text, record.turns[:at]
+    asked = next((turn.text for turn in reversed(before) if turn.role != "assistant"), "")
+    shown = sum(turn.text.count(IMAGE) for turn in before)
+    where = str(record.place.file), record.place.line
+    is_right = normalised(answer) == normalised(wanted)
+    return Prediction(
+        path, *where, asked.replace(IMAGE, "").strip(), shown, wanted, answer, is_right
+    )
 
 
 def asked_of(record: Record) -> Iterator[tuple[Record, int]]:
@@ -228,19 +275,14 @@ def asked_of(record: Record) -> Iterator[tuple[Record, int]]:
             yield record, at
 
 
-def normalised(answer: str) -> str:
-    """An answer without case, outer punctuation and spaces that differ."""
-    return _SPACE.sub(" ", answer).strip(" .,;:!?\"'").casefold()
-
-
-def _text_rows(home: Path, text: Path | None, encoder: Encoder) -> Sequence[Row]:
-    file = text or home / HELD_OUT
+def _text_rows(home: Path, text: StrPath | None, encoder: Encoder) -> Sequence[Row]:
+    file = Path(text) if text else home / HELD_OUT
     if text is None and not file.is_file():
         return []
     return list(Rows(DataFile(Source(file=str(file))), encoder))
 
 
-def _records(questions: Path | None, images: Path | None, encoder: Encoder) -> list[Record]:
+def _records(questions: StrPath | None, images: StrPath | None, encoder: Encoder) -> list[Record]:
     """The conversations, each of which the chat template can ask."""
     if questions is None:
         return []
@@ -256,9 +298,10 @@ def _records(questions: Path | None, images: Path | None, encoder: Encoder) -> l
     return records
 
 
-def _references(file: Path | None) -> dict[str, float]:
-    if file is None:
+def _references(reference: StrPath | None) -> dict[str, float]:
+    if reference is None:
         return {}
+    file = Path(reference)
     with read_errors(file):
         document = json.loads(file.read_bytes())
     kinds = ("perplexity", "accuracy")

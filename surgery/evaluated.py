@@ -3,6 +3,7 @@
 Imports torch through the models that it opens.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +48,7 @@ class Evaluated:
 
 
 def open_evaluated(
-    folder: Path, *, base: str | None = None, trust_remote_code: bool = False
+    folder: Path, *, base: str | os.PathLike[str] | None = None, trust_remote_code: bool = False
 ) -> Evaluated:
     """Look at an adapter or an export; no weights are loaded.
 
@@ -64,7 +65,7 @@ def open_evaluated(
     return _adapter(folder, base, trust_remote_code)
 
 
-def _adapter(folder: Path, base: str | None, trust: bool) -> Evaluated:
+def _adapter(folder: Path, base: str | os.PathLike[str] | None, trust: bool) -> Evaluated:
     plan, _ = read_plan(folder, base, trust_remote_code=trust)
     assert plan.files is not None
     home = plan.files.folder
@@ -81,7 +82,7 @@ def _adapter(folder: Path, base: str | None, trust: bool) -> Evaluated:
     return Evaluated(folder, source, recipe, home, plan.is_routed, each)
 
 
-def _export(folder: Path, base: str | None, trust: bool) -> Evaluated:
+def _export(folder: Path, base: str | os.PathLike[str] | None, trust: bool) -> Evaluated:
     manifest = read_manifest(folder)
     if manifest.format != _HF:
         raise SurgeryError(_not_checkpoints(folder, manifest))

@@ -6,9 +6,10 @@ is whole or not there, and every file is accounted for.
 
 import difflib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from surgery.adapter import read_plan
 from surgery.diagnostic import Diagnostic, SurgeryError
@@ -26,6 +27,7 @@ from surgery.exporter import (
 from surgery.header import Progress
 from surgery.inputs import Input
 from surgery.manifest import MANIFEST_FILE, ExportedFile, Manifest, PartRecord, toolchain
+from surgery.quiet import quiet
 from surgery.sidefiles import PLAN_FILE
 from surgery.splice import check_free_space, io_errors, staged_folder
 from surgery.target import load_target
@@ -112,18 +114,18 @@ class Export:
 
 
 def prepare_export(
-    adapter: Path,
+    adapter: str | os.PathLike[str],
     *,
     to: str = "hf",
     lora: LoraForm | None = None,
     base: BaseForm = "unshared",
     target: str | None = None,
-    at: str | None = None,
+    at: str | os.PathLike[str] | None = None,
     copy: bool = False,
     checksum: bool = False,
     prefill: int = 64,
     context: int = 1024,
-    calibration: Path | None = None,
+    calibration: str | os.PathLike[str] | None = None,
     quantiser: Quantiser | None = None,
     trust_remote_code: bool = False,
 ) -> Export:
@@ -150,6 +152,7 @@ def prepare_export(
         SurgeryError: A401 and A402 for the adapter, R121 for the target, R131 for an unknown form,
             A602 to A604 for what the form can't hold, M for the base.
     """
+    adapter = Path(adapter)
     device = load_target(target) if target else None
     plan, document = read_plan(adapter, at, trust_remote_code=trust_remote_code)
     lora = lora or _exporter(to).lora
@@ -163,15 +166,37 @@ def prepare_export(
         device,
         prefill,
         context,
-        calibration,
+        Path(calibration) if calibration else None,
         quantiser,
         trust_remote_code,
     )
     return Export(to, job, document)
 
 
+class ExportOptions(TypedDict, total=False):
+    """The options of `export_adapter`, as `prepare_export` explains them."""
+
+    to: str
+    lora: LoraForm | None
+    base: BaseForm
+    target: str | None
+    at: str | os.PathLike[str] | None
+    copy: bool
+    checksum: bool
+    prefill: int
+    context: int
+    calibration: str | os.PathLike[str] | None
+    quantiser: Quantiser | None
+    trust_remote_code: bool
+
+
+@quiet()
 def export_adapter(
-    adapter: Path, out: Path, *, overwrite: bool = False, **options: Any
+    adapter: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    **options: Unpack[ExportOptions],
 ) -> Manifest:
     """Export an adapter.
 
@@ -183,8 +208,18 @@ def export_adapter(
 
     Raises:
         SurgeryError: as `prepare_export`, before anything is written; A301 to A308 for the disk.
+        TypeError: for an option that isn't there, with the nearest that is.
     """
-    return prepare_export(Path(adapter), **options).write(Path(out), overwrite=overwrite)
+    unknown = next((name for name in options if name not in ExportOptions.__annotations__), None)
+    if unknown:
+        raise TypeError(f"export_adapter() has no option `{unknown}`; {_nearest_option(unknown)}")
+    return prepare_export(adapter, **options).write(Path(out), overwrite=overwrite)
+
+
+def _nearest_option(name: str) -> str:
+    known = ("overwrite", *ExportOptions.__annotations__)
+    near = difflib.get_close_matches(name, known, 1)
+    return f"did you mean `{near[0]}`?" if near else f"it has {', '.join(known)}"
 
 
 def _exporter(to: str) -> Exporter:

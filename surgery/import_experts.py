@@ -1,5 +1,6 @@
 """Copy the expert weights of a CogVLM-style checkpoint into the experts of a model."""
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 NameMap = Mapping[str, str | Sequence[str]]
 """Patterns of names in the checkpoint to the matrices that they fill; see `load_expert_weights`."""
-Files = str | Path | Sequence[str | Path]
+Files = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 COGVLM: Final[NameMap] = {
     "model.layers.{i}.self_attn.vision_expert_query_key_value.weight": (
@@ -202,7 +203,7 @@ def _tensors(source: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _files(source: Files) -> list[Path]:
-    named = [source] if isinstance(source, str | Path) else source
+    named = [source] if isinstance(source, str | os.PathLike) else source
     files = [f for n in named for f in (sorted(Path(n).glob("*.safetensors")) or [Path(n)])]
     wrong = next((f for f in files if f.suffix != ".safetensors" or not f.is_file()), None)
     if wrong is not None or not files:

@@ -76,7 +76,9 @@ def _builtin_names() -> list[str]:
     return sorted(f"{BUILTIN}{p.parent.name}" for p in BUILTIN_FOLDER.glob("*/config.json"))
 
 
-def find_model(source: str, *, revision: str | None = None, weights: bool = False) -> ModelFiles:
+def find_model(
+    source: str | os.PathLike[str], *, revision: str | None = None, weights: bool = False
+) -> ModelFiles:
     """Find a model's files, downloading from the hub what isn't here.
 
     Args:
@@ -87,6 +89,7 @@ def find_model(source: str, *, revision: str | None = None, weights: bool = Fals
     Raises:
         SurgeryError: M101 where there is no such model, M103 where the hub doesn't answer.
     """
+    source = os.fspath(source)
     if source.startswith(BUILTIN):
         return _builtin(source)
     folder = Path(os.path.expanduser(source))

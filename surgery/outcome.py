@@ -200,6 +200,7 @@ def _without(point: Point, reason: str) -> Result:
 def _csv(results: Sequence[Result]) -> str:
     knobs = list(dict.fromkeys(f"knobs.{name}" for result in results for name in result["knobs"]))
     columns = ["point", "recipe", "model", "overrides", *knobs, "status", *_COUNTS]
+    columns += ["loss"] if any("loss" in result for result in results) else []
     columns += ["adapter_bytes", "written_bytes", "seconds", "folder", "notes", "error"]
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
@@ -214,6 +215,7 @@ def _row(result: Result) -> Result:
     }
     sizes = {f"{key}_bytes": size for key, size in (result["bytes"] or {}).items()}
     counts = {key: (result["parameters"] or {}).get(key) for key in _COUNTS}
+    counts |= {"loss": result["loss"]} if "loss" in result else {}
     knobs = {f"knobs.{name}": value for name, value in result["knobs"].items()}
     words = {"overrides": " ".join(result["overrides"]), "notes": "; ".join(result["notes"])}
     return {**plain, **words, **knobs, **counts, **sizes, "error": first_error(result)}

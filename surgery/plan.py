@@ -1,5 +1,6 @@
 """Recipe x anatomy: the ordered edits, who trains, and exact counts. No weight is touched."""
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -195,7 +196,7 @@ def plan_recipe(
     *,
     weights: bool = False,
     trust_remote_code: bool = False,
-    assembled: Path | None = None,
+    assembled: str | os.PathLike[str] | None = None,
 ) -> Plan:
     """Find the model that a recipe names, read its anatomy and plan the recipe on it.
 
@@ -210,7 +211,8 @@ def plan_recipe(
     """
     try:
         assembly = prepare(recipe) if recipe.vision and weights and not assembled else None
-        files = _files(recipe, weights=weights, assembled=assembled)
+        there = Path(assembled) if assembled else None
+        files = _files(recipe, weights=weights, assembled=there)
         anatomy = read_anatomy(files, trust_remote_code=trust_remote_code)
         anatomy = assembly.as_written(anatomy) if assembly else anatomy
     except SurgeryError as error:

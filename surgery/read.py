@@ -5,6 +5,7 @@ under the config's hash, so that every later plan answers without torch. Weights
 any, are then asked for what only they know: the type of each tensor.
 """
 
+import os
 from collections.abc import Callable
 from functools import cache, partial
 from importlib.metadata import version
@@ -28,7 +29,7 @@ _FLOATS: Final = ("F32", "F16", "BF16")
 
 
 def read_anatomy(
-    model: "str | ModelFiles | PreTrainedModel",
+    model: "str | os.PathLike[str] | ModelFiles | PreTrainedModel",
     *,
     revision: str | None = None,
     trust_remote_code: bool = False,
@@ -43,7 +44,7 @@ def read_anatomy(
     Raises:
         SurgeryError: M101 to M110, where the model is missing, unreadable or no decoder.
     """
-    if isinstance(model, str):
+    if isinstance(model, str | os.PathLike):
         model = find_model(model, revision=revision)
     if not isinstance(model, ModelFiles):
         return dissect(model, model.config.name_or_path or type(model).__name__)

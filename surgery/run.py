@@ -1,20 +1,23 @@
 """Run what was exported, by its manifest."""
 
 import difflib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.manifest import Manifest, PathName, read_manifest
+from surgery.quiet import quiet
 from surgery.runner import Answer, Prompt, known_runners
 
 
+@quiet()
 def run_export(
-    folder: str | Path,
+    folder: str | os.PathLike[str],
     path: PathName,
     prompt: str,
     *,
-    images: Sequence[Path] = (),
+    images: Sequence[str | os.PathLike[str]] = (),
     chat: bool | None = None,
     new_tokens: int = 32,
     trust_remote_code: bool = False,
@@ -41,7 +44,7 @@ def run_export(
     runner = known_runners().get(manifest.format)
     if runner is None:
         raise SurgeryError(_no_runner(folder, manifest.format))
-    asked = Prompt(prompt, tuple(images), chat, new_tokens)
+    asked = Prompt(prompt, tuple(map(Path, images)), chat, new_tokens)
     return runner.run(folder, manifest, path, asked, trust_remote_code=trust_remote_code)
 
 

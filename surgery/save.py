@@ -1,11 +1,13 @@
 """An adapter folder out of a model in memory."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surgery.identity import identify
 from surgery.in_place import copy_assembled, save_base, take_along
 from surgery.plan import ASSEMBLED_FOLDER, Plan
+from surgery.quiet import quiet
 from surgery.sidefiles import base_home, side_files
 from surgery.staging import staged_folder
 from surgery.weights_layout import weights_layout
@@ -14,8 +16,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+@quiet()
 def save_adapter(
-    plan: Plan, model: "PreTrainedModel", out: Path, *, overwrite: bool = False
+    plan: Plan, model: "PreTrainedModel", out: str | os.PathLike[str], *, overwrite: bool = False
 ) -> None:
     """Save a model in memory that a plan was applied to, with its weights of now.
 
@@ -28,7 +31,7 @@ def save_adapter(
     Raises:
         SurgeryError: A301 to A308 for the disk.
     """
-    with staged_folder(out, overwrite=overwrite, inputs=plan.inputs()) as folder:
+    with staged_folder(Path(out), overwrite=overwrite, inputs=plan.inputs()) as folder:
         save_into(plan, model, folder)
 
 

@@ -92,10 +92,10 @@ def _train_rest(plan: Plan, folder: Path) -> dict[str, Any]:
 
 
 def _trained(folder: Path) -> dict[str, Any]:
-    from surgery.training_log import LOG, last_steps
+    from surgery.training_log import LOG, last_lines
 
-    steps = last_steps(folder / ADAPTER_FOLDER / LOG)
-    return {"stages": {stage: {"steps": step} for stage, step in steps.items()}}
+    stages = last_lines(folder / ADAPTER_FOLDER / LOG)
+    return {"stages": stages, "loss": next((s["loss"] for s in reversed(stages.values())), None)}
 
 
 def _is_there(folder: Path) -> bool:

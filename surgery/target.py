@@ -6,6 +6,7 @@ that its source names must name all to which it is handed on; a test sees to it.
 
 import datetime
 import difflib
+import os
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
@@ -161,12 +162,13 @@ def known_targets() -> dict[str, tuple[str, ...]]:
     return {name: read_target(_FOLDER / f"{name}.yaml").aliases for name in names}
 
 
-def load_target(name: str) -> Target:
+def load_target(name: str | os.PathLike[str]) -> Target:
     """Return the target of a name, of an alias, or of a YAML file.
 
     Raises:
         SurgeryError: R121 where there is none such, R122 for a file that is not a target.
     """
+    name = os.fspath(name)
     if name.endswith((".yaml", ".yml")):
         return read_target(Path(name))
     file = _FOLDER / f"{name}.yaml"

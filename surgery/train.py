@@ -4,6 +4,7 @@ Each stage begins from the base and what the stages before it wrote, whether the
 month ago, so that going on after a kill is the same as going on.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from surgery.inputs import Input
 from surgery.plan import ASSEMBLED_FOLDER, Plan, make_plan, plan_recipe
 from surgery.precision import hold_in_fp32, restore_types, stored_types
 from surgery.processes import this_process
+from surgery.quiet import quiet
 from surgery.recipe import Recipe
 from surgery.save import save_into
 from surgery.sharding import shard, wants_sharding
@@ -30,9 +32,10 @@ from surgery.work import TRAINED, is_result, opened_work, take_log
 Build = Callable[[], Any]
 
 
+@quiet()
 def train_recipe(
     recipe: Recipe,
-    out: Path,
+    out: str | os.PathLike[str],
     *,
     resume: bool = False,
     overwrite: bool = False,
@@ -54,6 +57,7 @@ def train_recipe(
     Raises:
         SurgeryError: T for the training, D for its data, and what `apply` raises.
     """
+    out = Path(out)
     plan = plan_recipe(recipe, weights=True, trust_remote_code=trust_remote_code)
     with opened_work(out, recipe, plan.inputs(), resume=resume, overwrite=overwrite) as work:
         plan = _assembled(plan, work)
@@ -67,10 +71,11 @@ def train_recipe(
         return run.to_the_end(out, overwrite=overwrite)
 
 
+@quiet()
 def train_adapter(
-    folder: Path,
+    folder: str | os.PathLike[str],
     recipe: Recipe,
-    out: Path,
+    out: str | os.PathLike[str],
     *,
     resume: bool = False,
     overwrite: bool = False,
@@ -93,6 +98,7 @@ def train_adapter(
     Raises:
         SurgeryError: T109, if the recipe means other edits than the folder has.
     """
+    folder, out = Path(folder), Path(out)
     made, document = read_plan(folder, trust_remote_code=trust_remote_code)
     recipe = recipe.model_copy(update={"name": document["recipe"]["name"]})
     assert made.files is not None

@@ -110,9 +110,13 @@ class TrainingLog(TrainerCallback):  # type: ignore[misc]
         return row["stage"] != self._stage or int(row["step"]) <= step
 
 
-def last_steps(file: Path) -> dict[str, int]:
-    """The optimizer steps of each stage that a log tells of, in the order of the stages."""
-    return {row["stage"]: int(row["step"]) for row in _rows(file)}
+def last_lines(file: Path) -> dict[str, dict[str, float]]:
+    """The last step of each stage that a log tells of, and its loss, in the order of the stages."""
+    rows = {row["stage"]: row for row in _rows(file)}
+    return {
+        stage: {"steps": int(row["step"]), "loss": float(row["loss"])}
+        for stage, row in rows.items()
+    }
 
 
 def end_losses(file: Path) -> dict[str, tuple[float, ...]]:

@@ -3,6 +3,7 @@
 A check is one file in that folder with one subclass of `Check`; nothing else has to know of it.
 """
 
+import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from surgery.discover import classes_in
 from surgery.distribution import own_version
 from surgery.document import FORMAT_VERSION
 from surgery.plan import Plan
+from surgery.quiet import quiet
 
 _SMALL: Final = 30_000_000  # parameters
 
@@ -135,10 +137,11 @@ def known_checks() -> list[Check]:
     return [check() for check in classes_in("surgery.checks", Check)]  # type: ignore[type-abstract]
 
 
+@quiet()
 def verify_adapter(
-    folder: str | Path,
+    folder: str | os.PathLike[str],
     *,
-    base: str | None = None,
+    base: str | os.PathLike[str] | None = None,
     trust_remote_code: bool = False,
     progress: Progress | None = None,
 ) -> Verification:

@@ -24,6 +24,9 @@ def command(
     reference: Annotated[
         Path | None, typer.Option(help="The JSON of another adapter, for the retention.")
     ] = None,
+    predictions: Annotated[
+        Path | None, typer.Option(help="A JSONL file to write every answer to.")
+    ] = None,
     length: Annotated[int, typer.Option(help="Tokens of a block of text.", min=2)] = 512,
     new_tokens: Annotated[int, typer.Option(help="Tokens of an answer, at most.", min=1)] = 32,
     base: Base = None,
@@ -33,21 +36,20 @@ def command(
     """Measure perplexity on both paths against the base, and answers against what is written."""
     from surgery.document import to_json
     from surgery.evaluate import evaluate_adapter
-    from surgery.quiet import quiet
     from surgery.reporters.evaluation_table import print_evaluation
 
-    with quiet():
-        evaluation = evaluate_adapter(
-            adapter,
-            text=text,
-            questions=questions,
-            images=images,
-            reference=reference,
-            length=length,
-            new_tokens=new_tokens,
-            base=base,
-            trust_remote_code=trust_remote_code,
-        )
+    evaluation = evaluate_adapter(
+        adapter,
+        text=text,
+        questions=questions,
+        images=images,
+        reference=reference,
+        predictions=predictions,
+        length=length,
+        new_tokens=new_tokens,
+        base=base,
+        trust_remote_code=trust_remote_code,
+    )
     if output_format == "json":
         typer.echo(to_json(evaluation.document()), nl=False)
     else:

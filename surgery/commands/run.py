@@ -34,19 +34,17 @@ def command(
 ) -> None:
     """Run one path of what was exported, greedily."""
     from surgery.document import to_json
-    from surgery.quiet import quiet
     from surgery.run import run_export
 
-    with quiet():
-        answer = run_export(
-            export,
-            path,
-            prompt,
-            images=image or (),
-            chat=chat,
-            new_tokens=new_tokens,
-            trust_remote_code=trust_remote_code,
-        )
+    answer = run_export(
+        export,
+        path,
+        prompt,
+        images=image or (),
+        chat=chat,
+        new_tokens=new_tokens,
+        trust_remote_code=trust_remote_code,
+    )
     if output_format == "json":
         typer.echo(to_json(answer.document()), nl=False)
     else:

@@ -43,7 +43,6 @@ def command(
     from surgery.compose import load_recipe
     from surgery.document import to_json
     from surgery.processes import this_process
-    from surgery.quiet import quiet
     from surgery.reporters.training_table import print_trained, training_progress
     from surgery.train import train_adapter, train_recipe
     from surgery.training_card import training_document
@@ -55,7 +54,7 @@ def command(
     composed = load_recipe(source, words, allow_env=allow_env)
     folder = out or Path("trained") / (given.name if is_adapter else composed.name)
     train = partial(train_adapter, given) if is_adapter else train_recipe
-    with quiet(), training_progress() as tell:
+    with training_progress() as tell:
         results = train(
             composed,
             folder,

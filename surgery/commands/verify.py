@@ -19,13 +19,11 @@ def command(
 
     with check_progress() as tell:
         tell("start torch")
-        from surgery.quiet import quiet
         from surgery.verify import verify_adapter
 
-        with quiet():
-            verification = verify_adapter(
-                adapter, base=base, trust_remote_code=trust_remote_code, progress=tell
-            )
+        verification = verify_adapter(
+            adapter, base=base, trust_remote_code=trust_remote_code, progress=tell
+        )
     if output_format == "json":
         from surgery.document import to_json
 
