@@ -144,10 +144,18 @@ def load_plan(file: str | os.PathLike[str]) -> Plan:
 
 def _comparable(document: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     """A plan without what it has only once it is carried out, or what `other` is too old to say."""
-    own, known = (d["model"]["fingerprint"] for d in (document, other))
-    if isinstance(own, dict) and isinstance(known, dict):
-        own = {key: value for key, value in own.items() if key in known and key != "adapter"}
+    own, known = (_fingerprint(each) for each in (document, other))
+    if own is None or known is None:
+        return document
+    own = {key: value for key, value in own.items() if key in known and key != "adapter"}
     return {**document, "model": {**document["model"], "fingerprint": own}}
+
+
+def _fingerprint(document: dict[str, Any]) -> dict[str, Any] | None:
+    """The base's, where a document that anybody may have edited has one."""
+    model = document.get("model")
+    found = model.get("fingerprint") if isinstance(model, dict) else None
+    return found if isinstance(found, dict) else None
 
 
 @quiet()

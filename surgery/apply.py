@@ -11,6 +11,7 @@ from surgery.dissect import dissect
 from surgery.edit import PEFT_PREFIX, AddLearner, Edit, RoutingRule, SwapBlock, SwapPart
 from surgery.paths import make_switchable
 from surgery.plan import Plan
+from surgery.quiet import quiet
 from surgery.sidefiles import adapter_config
 from surgery.start import start_of
 
@@ -22,6 +23,7 @@ ADAPTER: Final = "default"
 """PEFT's name for the one adapter of a model."""
 
 
+@quiet()
 def apply_plan(plan: Plan, model: "PreTrainedModel") -> "PreTrainedModel":
     """Apply a plan to a loaded model and return it, both paths equal to the base so far.
 

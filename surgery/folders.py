@@ -23,7 +23,9 @@ _BY_FILE: Final = {
     ),
     "points.json": FolderKind("a sweep", "name the `adapter` in one of its numbered folders"),
     "adapter_config.json": FolderKind(
-        "an adapter of plain PEFT", "`surgery` opens its own alone, which have a plan.json"
+        "an adapter of plain PEFT",
+        "`surgery` opens those that `surgery apply` and `save_adapter` write, a plan.json among "
+        "them, and `save_pretrained` writes none",
     ),
     "config.json": FolderKind("a checkpoint", "name it in `model=`"),
 }

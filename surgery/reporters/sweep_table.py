@@ -35,11 +35,14 @@ def print_finished(result: Result, done: int, count: int) -> None:
 
 def print_results(results: Sequence[Result], folder: Path) -> None:
     """Print the table of points to stdout, and where the results are."""
-    numbers = (*_NUMBERS, "bytes")
+    losses = ["loss"] if any("loss" in result for result in results) else []
+    numbers = (*_NUMBERS, "bytes", *losses)
     columns = ("point", "recipe", "knobs", *numbers, "status")
     table = plain_table(*columns, numbers=numbers, words=("recipe", "knobs", "status"))
     for result in results:
-        table.add_row(*_cells(result))
+        loss = [f"{result['loss']:.4f}" if result.get("loss") else ""] if losses else []
+        *cells, status = _cells(result)
+        table.add_row(*cells, *loss, status)
     print_table(table)
     failed = sum(result["status"] == "failed" for result in results)
     ends = f"{len(results) - failed} done" + (f", {failed} failed" if failed else "")
