@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from seeing import colour_question, save_llava, tokenizer, write_images, write_lines
 from tiny import moved, save_tiny
 
-from surgery.adapter import load_adapter, load_base, save_adapter
+from surgery.adapter import load_adapter, load_base, save_adapter, write_adapter
 from surgery.apply import apply_plan
 from surgery.compose import load_recipe
 from surgery.data.record import Place, Record, Turn
@@ -83,9 +84,38 @@ def test_answers_are_compared_with_what_is_generated(name: str, seer: Path, tmp_
         record["conversations"][1]["value"] = answer.strip() or "nothing"
     right = sum(bool(answer.strip()) for answer in said) - 1
     questions = write_lines(tmp_path / "q.jsonl", records)
-    found = evaluate_adapter(folder, questions=questions, new_tokens=6)
+    file = tmp_path / "said.jsonl"
+    found = evaluate_adapter(folder, questions=questions, new_tokens=6, predictions=str(file))
     assert found.accuracy == {"shared": pytest.approx(right / 3)}
     assert found.answers == 3
+    kept = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    assert kept == [asdict(one) for one in found.predictions]
+    assert [(one["path"], one["line"], one["images"]) for one in kept] == [
+        ("shared", line, 1) for line in (1, 2, 3)
+    ]
+    assert kept[1]["wanted"] == "something else"
+    assert "colour" in kept[1]["question"]
+    assert "<image>" not in kept[1]["question"]
+    assert [one["right"] for one in kept] == [bool(said[0].strip()), False, bool(said[2].strip())]
+
+
+def test_predictions_replace_nothing_that_is_read(seer: Path, tmp_path: Path) -> None:
+    folder = adapter(seer, tmp_path / "a", name="lora")
+    questions = write_lines(tmp_path / "q.jsonl", [colour_question("red")])
+    for out in (questions, folder / "plan.json", folder / "said.jsonl"):
+        with pytest.raises(SurgeryError) as caught:
+            evaluate_adapter(folder, questions=questions, predictions=out)
+        assert caught.value.diagnostics[0].code == "A306"
+
+
+def test_a_blind_adapter_is_not_asked_about_pictures(tmp_path: Path) -> None:
+    write_images(tmp_path)
+    plan = plan_recipe(load_recipe("lora", ["rank=2"]), weights=True)
+    write_adapter(plan, tmp_path / "a")
+    questions = write_lines(tmp_path / "q.jsonl", [colour_question("red")])
+    with pytest.raises(SurgeryError) as caught:
+        evaluate_adapter(tmp_path / "a", questions=questions)
+    assert caught.value.diagnostics[0].code == "D107"
 
 
 @torch.no_grad()
