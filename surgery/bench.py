@@ -92,12 +92,8 @@ class Bench:
 
     @cached_property
     def sums(self) -> Sums:
-        """What rounding depends on; logits may be finer than the weights that made them."""
-        shapes = (t.shape for kind in self.plan.anatomy.kinds for t in kind.tensors)
-        width = max((size for shape in shapes for size in shape), default=1)
-        types = {t.dtype for t in self.decoder.parameters() if t.is_floating_point()}
-        dtype = max(types, key=lambda kind: torch.finfo(kind).eps)
-        return Sums(dtype, len(self.plan.depth), width)
+        """What rounding depends on."""
+        return sums_of(self.plan, self.decoder)
 
     def changeable(self) -> dict[str, torch.Tensor]:
         """What may change without the text path noticing: all that the plan adds, or trains."""
@@ -209,6 +205,20 @@ def open_bench(plan: Plan, folder: Path, *, trust_remote_code: bool = False) -> 
         model = load_base(trained, trust_remote_code=trust_remote_code)
     model = open_adapter(plan, model, folder, trainable=True).eval()
     return Bench(plan, folder, model, twin, prompts, reference, trust_remote_code)
+
+
+def sums_of(plan: Plan, model: nn.Module) -> Sums:
+    """Return what rounding depends on; logits may be finer than the weights that made them.
+
+    Args:
+        plan: what was applied.
+        model: the decoder with all that was added.
+    """
+    shapes = (tensor.shape for kind in plan.anatomy.kinds for tensor in kind.tensors)
+    width = max((size for shape in shapes for size in shape), default=1)
+    types = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    coarsest = max(types, key=lambda kind: torch.finfo(kind).eps)
+    return Sums(coarsest, len(plan.depth), width)
 
 
 def inputs_of(model: Any, prompts: Prompts) -> dict[str, torch.Tensor]:

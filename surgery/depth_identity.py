@@ -107,7 +107,7 @@ def _run(model: "nn.Module", blocks: Any, positions: Iterable[int]) -> list[int]
         given[position] = hidden.clone()
 
     def after(position: int, output: Any) -> None:
-        hidden = output[0] if isinstance(output, tuple) else output
+        hidden = output[0] if isinstance(output, tuple | list) else output
         if not torch.equal(hidden, given[position]):
             changed.append(position)
         if position == last:

@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from surgery.apply import apply_plan
 from surgery.compose import load_recipe
+from surgery.numerics import Sums, frozen
 from surgery.plan import Plan, make_plan
 from surgery.read import read_anatomy
 
@@ -165,6 +166,18 @@ def talked(recipe: str, folder: Path) -> Path:
     few = ("batch=4", "length=64", "steps=8", "rate=1e-2", "log_every=4", "save_every=4")
     train_recipe(load_recipe(recipe, [f"data={data}", *few]), folder / "adapter")
     return folder / "adapter"
+
+
+def computed(model: Any, *args: Any, **inputs: Any) -> torch.Tensor:
+    """Logits under the one condition that all are compared in: no weight requires gradients."""
+    with frozen(model):
+        logits: torch.Tensor = model(*args, **inputs).logits
+    return logits
+
+
+def is_rounding(found: torch.Tensor, wanted: torch.Tensor) -> bool:
+    """Whether logits of a tiny model are the same, its weights elsewhere in memory."""
+    return Sums(wanted.dtype, BLOCKS, width=128).compare(found, wanted).is_rounding
 
 
 def tokens(rows: int = 2, length: int = 7, seed: int = 0) -> torch.Tensor:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from tiny import CONVERTED, FAMILIES, save_tiny, tokens, without_prefix
+from tiny import CONVERTED, FAMILIES, computed, is_rounding, save_tiny, tokens, without_prefix
 
 from surgery import commands
 from surgery.adapter import load_base, save_adapter, write_adapter
@@ -170,10 +170,13 @@ for line in sys.argv[1:]:
     base, folder = line.split("=")
     model = AutoModelForCausalLM.from_pretrained(base, dtype="auto").eval()
     ids = torch.arange(3, 17).reshape(2, 7)
+    model.requires_grad_(False)  # as the adapter will be: kernels follow the weights' own flags
     with torch.no_grad():
         expected = model(ids).logits
         model = PeftModel.from_pretrained(model, folder)
-        found[folder] = {"start": torch.equal(model(ids).logits, expected)}
+        apart = (model(ids).logits - expected).float().abs().max() / expected.float().abs().max()
+        near = 8 * torch.finfo(expected.dtype).eps  # copies lie elsewhere in memory
+        found[folder] = {"start": bool(apart < near)}
         layers = {}
         for name, module in model.base_model.model.named_modules():
             if not hasattr(module, "lora_A"):
@@ -259,8 +262,8 @@ def test_full_copy_and_adapters_hold_what_their_plan_counts(
 
 def test_folder_that_trains_in_place_opens_in_transformers(base: Path, tmp_path: Path) -> None:
     write_adapter(plan_of(base, "full_finetune"), tmp_path / "out")
-    found = load_base(str(tmp_path / "out"))(tokens()).logits
-    assert torch.equal(found, load_base(str(base))(tokens()).logits)
+    found, wanted = (computed(load_base(str(f)), tokens()) for f in (tmp_path / "out", base))
+    assert is_rounding(found, wanted)
 
 
 # --- saved plans ----------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from surgery.bench import answer, generate
 from surgery.compose import load_recipe
 from surgery.diagnostic import SurgeryError
 from surgery.meta import auto_class
+from surgery.numerics import same_bits
 from surgery.plan import Plan, make_plan, plan_recipe
 from surgery.read import read_anatomy
 from surgery.sidefiles import ADAPTER_WEIGHTS
@@ -34,8 +35,6 @@ from surgery.verify import verify_adapter
 RECIPES: Final = Path(__file__).parent / "recipes"
 OPERATIONS: Final = tuple(file.stem for file in sorted(RECIPES.glob("*.yaml")))
 """One recipe each; adding a file adds an operation."""
-
-_TOLERANCE: Final = 1e-4
 
 
 @dataclass
@@ -237,8 +236,8 @@ def _other_counts(plan: Plan) -> Iterator[str]:
 def _other_order(plan: Plan, folder: Path) -> Iterator[str]:
     """Whether a deeper model computes something else than the base with blocks run again."""
     found = difference_from_repeated(plan, str(folder))
-    if found is not None and not found <= _TOLERANCE:
-        yield f"its logits differ by {found:.2g} from those of the base with blocks run again"
+    if found is not None and not found.is_rounding:
+        yield f"its logits differ from those of the base with blocks run again by {found}"
 
 
 def _count(parameters: Iterable[torch.Tensor]) -> int:
@@ -252,13 +251,9 @@ def _other_tensors(plan: Plan, folder: Path) -> Iterator[str]:
     save_adapter(plan, applied, folder / "memory")
     written, saved = (load_file(folder / way / ADAPTER_WEIGHTS) for way in ("disk", "memory"))
     differ = written.keys() ^ saved.keys()
-    differ |= {n for n in written.keys() & saved.keys() if not _equal(written[n], saved[n])}
+    differ |= {n for n in written.keys() & saved.keys() if not same_bits(written[n], saved[n])}
     if differ:
         yield f"{len(differ)} tensors differ between disk and memory, {min(differ)} first"
-
-
-def _equal(first: torch.Tensor, second: torch.Tensor) -> bool:
-    return first.dtype == second.dtype and torch.equal(first, second)
 
 
 def _sentence(error: SurgeryError) -> str:

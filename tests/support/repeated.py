@@ -9,14 +9,15 @@ from typing import Any
 import torch
 
 from surgery.adapter import load_base
-from surgery.bench import answer
+from surgery.bench import answer, sums_of
 from surgery.edit import InsertBlock
+from surgery.numerics import Difference
 from surgery.plan import Plan
 from surgery.prompts import make_prompts
 
 
-def difference_from_repeated(plan: Plan, folder: str) -> float | None:
-    """Largest difference of logits, relative to the largest; None where copies stand elsewhere.
+def difference_from_repeated(plan: Plan, folder: str) -> Difference | None:
+    """How far logits lie apart; None where copies stand elsewhere.
 
     Args:
         plan: whose inserted blocks start as copies.
@@ -32,7 +33,7 @@ def difference_from_repeated(plan: Plan, folder: str) -> float | None:
     for edit in added:
         _run_again(blocks[edit.block])
     wanted, found = answer(base, prompts), answer(load_base(folder).eval(), prompts)
-    return float((found - wanted).abs().max() / wanted.abs().max())
+    return sums_of(plan, base).compare(found, wanted)
 
 
 def _run_again(block: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import FAMILIES, applied, moved, planned, tiny_model, tokens
+from tiny import FAMILIES, applied, computed, moved, planned, tiny_model, tokens
 from transformers import DynamicCache, StaticCache
 
 from surgery.apply import apply_plan
@@ -41,7 +41,7 @@ def model() -> Any:
 @torch.no_grad()
 def logits(model: Any, ids: torch.Tensor, path: str | None = None, **given: Any) -> torch.Tensor:
     with CONTEXT[path](model) if path else nullcontext():
-        return model(input_ids=ids, **given).logits
+        return computed(model, input_ids=ids, **given)
 
 
 def both(model: Any, ids: torch.Tensor) -> dict[str, torch.Tensor]:
