@@ -64,6 +64,10 @@ class SwitchedModel:
 def text_path(model: "nn.Module") -> Iterator[None]:
     """Run a model as its untouched base: copies swapped out, LoRA off.
 
+    Logits are the base's bit for bit where both are computed alike: with as many threads and rows,
+    and weights of which none requires gradients in either (torch picks its kernels by that flag,
+    and `from_pretrained` sets it, so compare with `base.requires_grad_(False)`).
+
     Args:
         model: what `apply_plan` or `load_adapter` returned, also inside a wrapper such as DDP.
 

@@ -316,7 +316,8 @@ def test_the_checkpoint_opens_without_surgery(folder, model, processor, tmp_path
     logits = model(**processor(text=["The statement"], return_tensors="pt")).logits
     name, total = done.stdout.split()
     assert [name] == content["architectures"] == [type(model).__name__]
-    assert float(total) == pytest.approx(logits.double().sum().item(), abs=1e-6)
+    # another process may take other kernels, and the decoder is bf16
+    assert float(total) == pytest.approx(logits.double().sum().item(), rel=2e-3)
     assert ("auto_map" in content) == (content["model_type"] != "llava")
 
 

@@ -14,6 +14,7 @@ from tiny import tiny_model, tokens
 from surgery.adapter import load_base, write_adapter
 from surgery.bench import Bench, answer, open_bench, sound_plan
 from surgery.compose import load_recipe
+from surgery.graph.places import _differing
 from surgery.numerics import Sums, frozen, same_bits
 from surgery.plan import plan_recipe
 from surgery.prompts import Prompts
@@ -193,6 +194,18 @@ def test_an_answer_does_not_depend_on_what_trains(processor: Any) -> None:
     with processor():
         trains = answer(model, prompts)
         assert torch.equal(trains, answer(model.requires_grad_(False), prompts))
+
+
+def test_an_image_changes_nothing_where_only_rounding_differs() -> None:
+    rows, weight = torch.randn(9, 64, generator=seeded()), torch.randn(64, 64, generator=seeded())
+    with other_processor():
+        whole, part = (rows @ weight)[:3], rows[:3] @ weight
+    mask = torch.tensor([True, False])
+    assert not torch.equal(whole, part)
+    assert not [*_differing({"hidden": whole, "mask": mask}, {"hidden": part, "mask": mask})]
+    assert [*_differing({"hidden": whole}, {"hidden": part + 1e-3})] == ["hidden"]
+    assert [*_differing({"mask": mask}, {"mask": ~mask})] == ["mask"]
+    assert [*_differing({"mask": mask}, {})] == ["mask"]
 
 
 # --- other processors -----------------------------------------------------------------------------
