@@ -14,10 +14,11 @@ from typing import Any, Final
 import torch
 
 from surgery.data.collate import Collator
-from surgery.data.encode import IGNORED, Encoder, Row, load_processor
+from surgery.data.encode import IGNORED, Encoder, Row
 from surgery.data.files import DataFile
 from surgery.data.record import IMAGE, Record
 from surgery.data.rows import Rows
+from surgery.data.vocabulary import load_processor, refuse_ids_without_rows
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.evaluated import BASE, SHARED, open_evaluated
 from surgery.header import read_errors
@@ -143,7 +144,7 @@ def evaluate_adapter(
     asked = _records(questions, images, encoder)
     if not rows and not asked:
         raise SurgeryError(_nothing_to_measure(folder))
-    meter = _Meter(evaluated.is_routed, encoder, rows, asked, new_tokens)
+    meter = _Meter(evaluated.home, evaluated.is_routed, encoder, rows, asked, new_tokens)
     losses: dict[str, float] = {}
     right: dict[str, float] = {}
     said: list[Prediction] = []
@@ -164,6 +165,7 @@ def evaluate_adapter(
 class _Meter:
     """What is measured."""
 
+    home: Path
     is_routed: bool
     encoder: Encoder
     rows: Sequence[Row]
@@ -174,6 +176,7 @@ class _Meter:
         self, model: Any, path: str
     ) -> tuple[dict[str, float], dict[str, float], list[Prediction]]:
         """Perplexity and accuracy of a model on a path, under the path's name; and its answers."""
+        refuse_ids_without_rows(self.encoder.tokenizer, model, self.home)
         model = model.to(torch.accelerator.current_accelerator() or "cpu").eval()
         is_routed = self.is_routed and path != BASE
         asked = [record for record in self.asked if path == SHARED or not record.images]

@@ -24,7 +24,7 @@ def read_tokenizer(folder: Path, source: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(folder)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # each kind of tokenizer misses its files in its own way
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise SurgeryError(_no_token(source, f"its tokenizer can't be read: {reason}")) from error

@@ -52,6 +52,22 @@ def _refuse_endless(content: dict[str, Any]) -> None:
             raise ValueError(f"`{name}` is {value:,}, and no model has as many")
 
 
+def refuse_remote_code(files: ModelFiles, trust_remote_code: bool) -> None:
+    """Refuse a model that runs code of its own; asked of each run, whatever is cached of it.
+
+    Args:
+        files: where the config is.
+        trust_remote_code: whether it may.
+
+    Raises:
+        SurgeryError: M105; M104 for a config that can't be read.
+    """
+    content = files.config()
+    is_ours = register(str(content.get("model_type")))
+    if "auto_map" in content and not is_ours and not trust_remote_code:
+        raise SurgeryError(needs_remote_code(files.source, "config.json"))
+
+
 def _decoder_of_a_composite(config: Any) -> Any:
     """MusicGen's and its like: the decoder that transformers names, on its own part of the config.
 
@@ -70,10 +86,8 @@ def _decoder_of_a_composite(config: Any) -> Any:
 def _config(files: ModelFiles, trust_remote_code: bool) -> Any:
     from transformers import AutoConfig
 
+    refuse_remote_code(files, trust_remote_code)
     content = files.config()
-    is_ours = register(str(content.get("model_type")))
-    if "auto_map" in content and not is_ours and not trust_remote_code:
-        raise SurgeryError(_needs_remote_code(files.source))
     try:
         _refuse_endless(content)
         return AutoConfig.from_pretrained(files.folder, trust_remote_code=trust_remote_code)
@@ -94,11 +108,12 @@ def auto_class(config: Any) -> Any:
     )
 
 
-def _needs_remote_code(source: str) -> Diagnostic:
+def needs_remote_code(source: str, file: str) -> Diagnostic:
+    """What is wrong with a model whose `file` names code that the user hasn't allowed."""
     return Diagnostic(
         code="M105",
         what=f"`{source}` runs Python code of its own",
-        why="its config.json has an `auto_map`, and code from a checkpoint is off by default",
+        why=f"its {file} has an `auto_map`, and code from a checkpoint is off by default",
         fix="read that code, then add `--trust-remote-code`",
         key="model",
     )

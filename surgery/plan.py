@@ -29,6 +29,7 @@ from surgery.model import ModelFiles, find_model
 from surgery.part import in_copies, part_copies
 from surgery.read import read_anatomy
 from surgery.recipe import Recipe
+from surgery.token_ids import ids_without_rows, token_ids
 from surgery.trainable import Matcher, Selection
 
 ASSEMBLED_FOLDER: Final = "assembled"
@@ -218,9 +219,19 @@ def plan_recipe(
     except SurgeryError as error:
         raise SurgeryError(recipe.locate(error.diagnostics)) from error
     plan = replace(make_plan(recipe, anatomy), files=files, assembly=assembly)
+    plan = replace(plan, notes=(*plan.notes, *recipe.locate(_tokens_without_rows(plan, files))))
     if plan.changes_depth:
         _refuse_impossible_depth(plan, files, trust_remote_code)
     return plan
+
+
+def _tokens_without_rows(plan: Plan, files: ModelFiles) -> Iterator[Diagnostic]:
+    embeddings = plan.anatomy.names_in("embeddings")[:1]
+    shapes = {tensor.name: tensor.shape for tensor in plan.anatomy.outside}
+    for rows in (shapes[name][0] for name in embeddings if name in shapes):
+        ids = token_ids(files.folder)
+        if ids > rows:
+            yield ids_without_rows(files.source, ids, rows, "warning")
 
 
 def _files(recipe: Recipe, *, weights: bool, assembled: Path | None) -> ModelFiles:

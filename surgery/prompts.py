@@ -149,7 +149,7 @@ def _with_pictures(folder: Path, model: Any) -> Prompts | None:
     if token is None:
         return None
     try:
-        processor: Any = AutoProcessor.from_pretrained(folder)
+        processor: Any = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
         made = [_pictured(processor, row, sentence) for row, sentence in enumerate(SENTENCES)]
     except Exception:  # none there, or one that takes other things: text does as well
         return None

@@ -15,7 +15,7 @@ from surgery.anatomy import Anatomy, BlockKind, Tensor
 from surgery.cache import cache_folder, kept
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.dissect import dissect
-from surgery.meta import meta_model
+from surgery.meta import meta_model, refuse_remote_code
 from surgery.model import ModelFiles, find_model
 from surgery.stored import Stored, read_stored
 
@@ -48,6 +48,7 @@ def read_anatomy(
         model = find_model(model, revision=revision)
     if not isinstance(model, ModelFiles):
         return dissect(model, model.config.name_or_path or type(model).__name__)
+    refuse_remote_code(model, trust_remote_code)
     build = cache(partial(meta_model, model, trust_remote_code))
     anatomy = _cached(model, build)
     if not model.has_weights:

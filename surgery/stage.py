@@ -23,7 +23,8 @@ class Source(Strict):
     """How often an epoch sees each of its rows: 2 is twice, 0.5 is every other row."""
 
     images: str = ""
-    """The folder that its image paths are relative to; the file's own unless given."""
+    """The folder that its image paths are relative to, and that they can't lead out of; the file's
+    own unless given."""
 
 
 class Stage(Strict):

@@ -12,7 +12,7 @@ from typing import Any
 
 from surgery.adapter import load_adapter, load_base, read_plan
 from surgery.apply import apply_plan
-from surgery.data.encode import load_processor
+from surgery.data.vocabulary import load_processor, refuse_ids_without_rows
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.inputs import Input
 from surgery.plan import ASSEMBLED_FOLDER, Plan, make_plan, plan_recipe
@@ -132,6 +132,7 @@ class _Run:
         model = self.build()
         types = stored_types(model)
         processor = load_processor(self.home, trust_remote_code=self.trust_remote_code)
+        refuse_ids_without_rows(processor, model, self.home)
         prepared = [
             prepare_stage(self.plan, trained, model, processor, self.work / trained.name)
             for trained in self.plan.stages

@@ -144,7 +144,7 @@ class Workshop:
     ) -> Iterator[tuple[Sequence[int], Features | None]]:
         """Ids of each prompt, and what the eyes make of its images."""
         from surgery.calibration_prompts import prompts_of
-        from surgery.data.encode import load_processor
+        from surgery.data.vocabulary import load_processor
 
         job, eyes = self.job, self._eyes
         processor = load_processor(floats / TOKENIZER, trust_remote_code=job.trust_remote_code)

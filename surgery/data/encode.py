@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 import torch
@@ -17,6 +16,7 @@ from surgery.data.chat import Chat
 from surgery.data.images import opened
 from surgery.data.record import IMAGE, Place, Record, no_answer
 from surgery.data.template import PLAIN_TEMPLATE, Template, template_of
+from surgery.data.vocabulary import load_processor  # noqa: F401
 from surgery.diagnostic import Diagnostic, SurgeryError
 
 IGNORED: Final = -100
@@ -237,13 +237,6 @@ class Encoder:
         cut = {name: value[: self.length] for name, value in row.beside.items()}
         ids, labels = row.ids[: self.length], row.labels[: self.length]
         return Row(ids, labels, row.images, row.sees, cut)
-
-
-def load_processor(home: Path, *, trust_remote_code: bool = False) -> Any:
-    """Open the processor of a model's folder; its tokenizer, where the model sees nothing."""
-    from transformers import AutoProcessor
-
-    return AutoProcessor.from_pretrained(home, trust_remote_code=trust_remote_code)
 
 
 def _row(

@@ -1,11 +1,14 @@
 """The images of a record, decoded."""
 
+import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from surgery.data.record import Place
 from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.json_file import open_regular
 
 
 def opened(files: Sequence[Path], place: Place) -> list[Any]:
@@ -14,18 +17,60 @@ def opened(files: Sequence[Path], place: Place) -> list[Any]:
     Raises:
         SurgeryError: D106 for one that doesn't decode.
     """
-    if not files:
-        return []
-    from PIL import Image
-
     images = []
     for file in files:
         try:
-            with Image.open(file) as image:
-                images.append(image.convert("RGB"))
+            images.append(open_image(file))
         except Exception as error:  # each decoder fails in its own way
             raise SurgeryError(_no_decoding(place, file, str(error))) from error
     return images
+
+
+def open_image(file: Path) -> Any:
+    """Decode one image to RGB, after a look at its size: a small file may unpack to gigabytes.
+
+    Raises:
+        ValueError: for more pixels than PIL holds for safe; and whatever its decoders raise.
+    """
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # an error here
+        with open_regular(file) as stream, Image.open(stream) as image:
+            pixels, limit = image.width * image.height, Image.MAX_IMAGE_PIXELS
+            if limit and pixels > limit:
+                raise ValueError(
+                    f"it has {pixels:,} pixels, and more than {limit:,} would take gigabytes of "
+                    "memory: save it smaller"
+                )
+            return image.convert("RGB")
+
+
+def beneath(images: Path, file: str, place: Place) -> Path:
+    """Return where an image of a record is.
+
+    Args:
+        images: the folder that image paths are relative to.
+        file: as the record names it; an absolute path must lie in that folder, too.
+        place: of the record.
+
+    Raises:
+        SurgeryError: D105 for a path that leads out of the folder; links in it may.
+    """
+    folder = os.path.abspath(images)
+    found = os.path.normpath(os.path.join(folder, file))
+    if os.path.commonpath((folder, found)) != folder:
+        raise SurgeryError(_outside(place, file, images))
+    return images / file
+
+
+def _outside(place: Place, file: str, images: Path) -> Diagnostic:
+    return Diagnostic(
+        code="D105",
+        what=f"{place}: the image `{file}` lies outside of `{images}`",
+        why="a data file may come from anywhere, so it shows no files but those of its own folder",
+        fix="name a folder that holds all its images with `images`, such as `/data`; `/` holds all",
+    )
 
 
 def _no_decoding(place: Place, file: Path, why: str) -> Diagnostic:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from surgery.data.conversation import conversation
+from surgery.data.images import beneath
 from surgery.data.keys import SHARED, named_images, tools_of, turn_keys, with_system
 from surgery.data.record import (
     Place,
@@ -41,7 +42,7 @@ class LlavaForm(RecordForm):
         return conversation(
             place,
             with_system(content, [turn for turn, _ in read], place),
-            [images / file for file in named_images(content, place)],
+            [beneath(images, file, place) for file in named_images(content, place)],
             tools=tools_of(content, place),
             unused=[key for _, unused in read for key in unused],
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from surgery.data.conversation import conversation
+from surgery.data.images import beneath
 from surgery.data.keys import SHARED, named_images, paths_of, tools_of, turn_keys, with_system
 from surgery.data.record import (
     IMAGE,
@@ -45,7 +46,7 @@ class MessagesForm(RecordForm):
         return conversation(
             place,
             with_system(content, [message.turn for message in read], place),
-            [images / file for file in inside or beside],
+            [beneath(images, file, place) for file in inside or beside],
             tools=tools_of(content, place),
             unused=[key for message in read for key in message.unused],
         )

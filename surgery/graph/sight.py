@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from surgery.data.encode import Encoder, load_processor
+from surgery.data.encode import Encoder
+from surgery.data.vocabulary import load_processor
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.graph.places import check_places
 from surgery.graph.refusal import reason_of

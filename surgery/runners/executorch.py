@@ -33,7 +33,7 @@ class ExecutorchRunner(Runner):
                 without ExecuTorch, R132 for an image.
         """
         require_runtime()
-        from surgery.data.encode import load_processor
+        from surgery.data.vocabulary import load_processor
         from surgery.runners.hf import encoded
 
         program, record = open_program(folder, manifest, path)

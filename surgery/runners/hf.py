@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 import torch
 
 from surgery.data.chat import special_token
-from surgery.data.encode import Encoder, load_processor
+from surgery.data.encode import Encoder
 from surgery.data.images import opened
 from surgery.data.record import IMAGE, Place, Record, Turn
+from surgery.data.vocabulary import load_processor, refuse_ids_without_rows
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.load import load_base
 from surgery.manifest import Manifest, PathName
@@ -37,6 +38,7 @@ class HfRunner(Runner):
         processor = load_processor(home, trust_remote_code=trust_remote_code)
         inputs = encoded(processor, prompt, path)
         model = open_path(folder, manifest, path, trust_remote_code=trust_remote_code)
+        refuse_ids_without_rows(processor, model, home)
         made = _generate(model, inputs, prompt.new_tokens)
         tokenizer = getattr(processor, "tokenizer", processor)
         text: str = tokenizer.decode(made, skip_special_tokens=True)

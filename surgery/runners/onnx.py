@@ -82,7 +82,7 @@ def generate(
         SurgeryError: A614 where prompt and answer are longer than the cache, R132 for an image
             before a path without eyes, R133 for one that doesn't open.
     """
-    from surgery.data.encode import load_processor
+    from surgery.data.vocabulary import load_processor
     from surgery.runners.hf import encoded
 
     processor = load_processor(folder / TOKENIZER, trust_remote_code=trust_remote_code)

@@ -1,0 +1,74 @@
+"""The tokenizer or processor of a model's folder, and whether the model has a row for each id."""
+
+from pathlib import Path
+from typing import Any, Final
+
+from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.json_file import read_object
+from surgery.meta import needs_remote_code
+from surgery.token_ids import ids_without_rows
+
+_FILES: Final = (
+    "tokenizer_config.json",
+    "processor_config.json",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+    "config.json",
+)
+
+
+def load_processor(home: Path, *, trust_remote_code: bool = False) -> Any:
+    """Open the processor of a model's folder; its tokenizer, where the model sees nothing.
+
+    Args:
+        home: a folder with its files.
+        trust_remote_code: whether it may be Python code of the folder.
+
+    Raises:
+        SurgeryError: M105 where it is such code, M111 where it can't be opened.
+    """
+    from transformers import AutoProcessor
+
+    try:
+        return AutoProcessor.from_pretrained(home, trust_remote_code=trust_remote_code)
+    except Exception as error:  # each kind of tokenizer misses its files in its own way
+        file = next((name for name in _FILES if _names_code(home / name)), None)
+        if file and not trust_remote_code:
+            raise SurgeryError(needs_remote_code(str(home), file)) from error
+        raise SurgeryError(_unreadable(home, error)) from error
+
+
+def refuse_ids_without_rows(processor: Any, model: Any, home: Path) -> None:
+    """Refuse a tokenizer that gives ids for which the model has no embedding.
+
+    Args:
+        processor: of `load_processor`.
+        model: a transformers model, in PEFT or not.
+        home: what to call them.
+
+    Raises:
+        SurgeryError: M112.
+    """
+    tokenizer = getattr(processor, "tokenizer", processor)
+    ids = max(tokenizer.get_vocab().values(), default=-1) + 1
+    rows = model.get_input_embeddings().weight.shape[0]
+    if ids > rows:
+        raise SurgeryError(ids_without_rows(str(home), ids, rows))
+
+
+def _names_code(file: Path) -> bool:
+    try:
+        return "auto_map" in read_object(file)
+    except (OSError, ValueError):
+        return False
+
+
+def _unreadable(home: Path, error: Exception) -> Diagnostic:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return Diagnostic(
+        code="M111",
+        what=f"the tokenizer or processor of `{home}` can't be opened",
+        why=reason,
+        fix="copy the files of the base's tokenizer into the folder again",
+        key="model",
+    )
