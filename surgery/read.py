@@ -18,6 +18,7 @@ from surgery.dissect import dissect
 from surgery.meta import meta_model, refuse_remote_code
 from surgery.model import ModelFiles, find_model
 from surgery.stored import Stored, read_stored
+from surgery.untied import as_transformers_ties
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -53,7 +54,8 @@ def read_anatomy(
     anatomy = _cached(model, build)
     if not model.has_weights:
         return anatomy
-    return as_stored(anatomy, read_stored(model, anatomy, build))
+    stored = read_stored(model, anatomy, build)
+    return as_stored(as_transformers_ties(anatomy, stored), stored)
 
 
 def _cached(files: ModelFiles, build: "Callable[[], PreTrainedModel]") -> Anatomy:
