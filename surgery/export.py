@@ -82,7 +82,7 @@ class Export:
                 for name, part in self._contents.parts.items()
             }
             plan = Copied(self._job.folder / PLAN_FILE).write(folder, None)
-            manifest = self._manifest(records, plan)
+            manifest = self._manifest(records, plan).sealed()
             with io_errors(folder / MANIFEST_FILE):
                 text = json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False)
                 (folder / MANIFEST_FILE).write_text(f"{text}\n", encoding="utf-8")

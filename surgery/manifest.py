@@ -3,10 +3,12 @@
 `surgery run` reads it, and so can anything that reads JSON.
 """
 
+import hashlib
+import json
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from pathlib import Path, PurePath
 from platform import python_version
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -163,6 +165,13 @@ class Manifest(_Data):
     run: tuple[str, ...]
     """Commands that run it, in the export's folder."""
 
+    sha256: str | None = None
+    """Of all the rest, in hex, so that a change is seen; None in a manifest of before."""
+
+    def sealed(self) -> "Manifest":
+        """The same manifest with its `sha256`."""
+        return self.model_copy(update={"sha256": _digest(self.model_dump(mode="json"))})
+
 
 def toolchain(*packages: str) -> dict[str, str]:
     """Return the versions of Python, of this package and of others that are installed.
@@ -207,13 +216,71 @@ def read_manifest(folder: Path) -> Manifest:
         content = read_object(folder / MANIFEST_FILE)
         if content["format_version"] != FORMAT_VERSION:
             raise ValueError(f"its format_version is {content['format_version']!r}")
-        return Manifest.model_validate(content)
+        manifest = Manifest.model_validate(content)
+        _refuse_changed(manifest, content, folder)
+        return manifest
     except ValidationError as error:
         first = error.errors()[0]
         reason = f"`{'.'.join(map(str, first['loc']))}`: {first['msg'].lower()}"
         raise SurgeryError(_not_an_export(folder, reason)) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SurgeryError(_not_an_export(folder, str(error))) from error
+
+
+def _refuse_changed(manifest: Manifest, content: dict[str, Any], folder: Path) -> None:
+    """Refuse a manifest that leads out of its folder, names what isn't there, or was edited."""
+    files = [(part, file.name) for part, record in manifest.parts.items() for file in record.files]
+    used = [name for names in manifest.paths.values() for name in names]
+    for name in (*manifest.parts, *used, *(file for _, file in files), manifest.plan.name):
+        if not _is_inside(name):
+            raise SurgeryError(_leads_out(folder, name))
+    for path in get_args(PathName):
+        names = manifest.paths.get(path, ())
+        if not names:
+            raise SurgeryError(_names_nothing(folder, path, "no part"))
+        if unknown := next((name for name in names if name not in manifest.parts), None):
+            raise SurgeryError(_names_nothing(folder, path, f"the unknown part `{unknown}`"))
+    if manifest.sha256 is not None and manifest.sha256 != _digest(content):
+        raise SurgeryError(_was_edited(folder))
+
+
+def _is_inside(name: str) -> bool:
+    """Whether a name stays in the folder that it is relative to."""
+    parts = PurePath(name).parts
+    return bool(parts) and not PurePath(name).is_absolute() and ".." not in parts
+
+
+def _digest(content: dict[str, Any]) -> str:
+    said = {key: value for key, value in content.items() if key != "sha256"}
+    text = json.dumps(said, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _leads_out(folder: Path, name: str) -> Diagnostic:
+    return Diagnostic(
+        code="A607",
+        what=f"the {MANIFEST_FILE} of `{folder}` names `{name}`, which lies outside of the export",
+        why="an export is run as a whole, and an edited one could run anything else on this disk",
+        fix="copy the whole folder again, or export it anew",
+    )
+
+
+def _names_nothing(folder: Path, path: str, what: str) -> Diagnostic:
+    return Diagnostic(
+        code="A608",
+        what=f"the {MANIFEST_FILE} of `{folder}` gives the {path} path {what}",
+        why="a path is one or more of the export's parts",
+        fix="copy the whole folder again, or export it anew",
+    )
+
+
+def _was_edited(folder: Path) -> Diagnostic:
+    return Diagnostic(
+        code="A609",
+        what=f"the {MANIFEST_FILE} of `{folder}` is not as it was exported",
+        why="its `sha256` is of another content, so that a path may mean another model",
+        fix="copy the whole folder again, or export it anew",
+    )
 
 
 def _not_an_export(folder: Path, reason: str) -> Diagnostic:
