@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
@@ -28,7 +29,7 @@ from surgery.override import Override, read_override, span_of, typed_words
 from surgery.recipe import Recipe
 from surgery.secret import kept_as_written, not_allowed, secrets
 from surgery.source import Key, Place, SourceMap, map_sources
-from surgery.yaml_file import yaml_faults
+from surgery.yaml_file import leads_out, yaml_faults
 
 _NOT_IN_A_FILE: Final = {
     "name": ("a recipe bears the name of its file", "rename the file, or write a `description`"),
@@ -44,6 +45,14 @@ _COMPOSING: Final = (
     TypeError,  # a dotted override into a list
     ValueError,
     RecursionError,
+)
+_READING: Final = (
+    HydraException,
+    OmegaConfBaseException,
+    OSError,
+    ValueError,
+    RecursionError,
+    yaml.YAMLError,
 )
 HYDRA_VERSION_BASE: Final = "1.3"
 ONLY_STAGE: Final = "train"
@@ -153,11 +162,14 @@ def merged_files(file: Path) -> list[Path]:
     try:
         loader = GlobalHydra.instance().config_loader()
         listed = loader.compute_defaults_list(file.stem, hydra_settings(), RunMode.RUN).defaults
-    except (HydraException, OmegaConfBaseException, OSError, ValueError, RecursionError) as error:
+    except _READING as error:
         raise SurgeryError(from_hydra(error, sources, packaged_recipes())) from error
     names = [entry.config_path for entry in listed if entry.config_path]
     found = (_beside(file, name) for name in names if not name.startswith("hydra/"))
     files = [parent for parent in found if parent]
+    homes = [folder.resolve() for folder in (file.parent, recipes_folder())]
+    foreign = [f for f in files if not any(f.resolve().is_relative_to(home) for home in homes)]
+    raise_errors(leads_out(f.name, sources.place(("defaults",))) for f in foreign)
     raise_errors(fault for parent in files if parent != file for fault in yaml_faults(parent))
     return files
 

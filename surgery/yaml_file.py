@@ -95,9 +95,39 @@ def _bad_defaults(file: Path, root: yaml.MappingNode) -> Iterator[Diagnostic]:
     for item in items:
         if isinstance(item, yaml.SequenceNode) or item.tag.endswith((":null", ":int", ":float")):
             yield _not_a_name(file, item)
+        elif name := next((name for name in _names(item) if _is_outside(file, name)), None):
+            yield leads_out(name, span_of_node(file, item))
     own = [item for item in items if item.value == _SELF]
     if len(own) != 1:
         yield _no_self(file, defaults, len(own))
+
+
+def _names(item: yaml.Node) -> Iterator[str]:
+    """The words of an entry of `defaults`, which may be a mapping of a group to its option."""
+    if isinstance(item, yaml.ScalarNode):
+        yield item.value.partition("@")[0].split(" ")[-1]
+    elif isinstance(item, yaml.CollectionNode):
+        for inner in item.value:
+            for node in inner if isinstance(inner, tuple) else (inner,):
+                yield from _names(node)
+
+
+def _is_outside(file: Path, name: str) -> bool:
+    """Whether a parent leads out of a recipe's folder, by its name or through a link."""
+    found, home = Path(f"{file.parent / name.lstrip('/')}.yaml"), file.parent.resolve()
+    outside = found.exists() and not found.resolve().is_relative_to(home)
+    return ".." in name.split("/") or outside
+
+
+def leads_out(name: str, span: Span | None) -> Diagnostic:
+    """What is wrong with a parent that isn't in the recipe's own folder."""
+    return Diagnostic(
+        code="R136",
+        what=f"`defaults` names `{name}`, which lies outside of the recipe's folder",
+        why="a recipe may come from anywhere, so that it reads no files but those beside it",
+        fix="copy that file into the recipe's folder, or move the recipe beside it",
+        span=span,
+    )
 
 
 def _bad_yaml(file: Path, error: yaml.MarkedYAMLError) -> Diagnostic:

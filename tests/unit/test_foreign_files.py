@@ -167,3 +167,46 @@ def test_a_tokenizer_of_more_ids_than_rows_is_refused_before_it_ends_in_an_index
     write_adapter(plan, tmp_path / "a")
     assert codes(evaluate_adapter, tmp_path / "a", text=tmp_path / "talk.txt") == ["M112"]
     assert torch.is_tensor(small.lm_head.weight)
+
+
+@pytest.mark.parametrize(
+    "entry", ["../x/p", "a/../../x/p", "{../x: p}", "/../x/p", "{optional ../x: p}"]
+)
+def test_a_recipe_reads_no_parent_outside_of_its_folder(tmp_path, entry):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "p.yaml").write_text("password-of-somebody: [\n")
+    (tmp_path / "mine").mkdir()
+    recipe = tmp_path / "mine" / "r.yaml"
+    recipe.write_text(f"defaults: [{entry}, _self_]\n")
+    with pytest.raises(SurgeryError) as caught:
+        load_recipe(recipe)
+    assert caught.value.diagnostics[0].code == "R136"
+    assert "password" not in str(caught.value)
+
+
+def test_neither_through_a_link(tmp_path):
+    (tmp_path / "p.yaml").write_text("password-of-somebody: [\n")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "p.yaml").symlink_to(tmp_path / "p.yaml")
+    recipe = tmp_path / "mine" / "r.yaml"
+    recipe.write_text("defaults: [p, _self_]\n")
+    with pytest.raises(SurgeryError) as caught:
+        load_recipe(recipe)
+    assert caught.value.diagnostics[0].code == "R136"
+    assert "password" not in str(caught.value)
+
+
+def test_a_parent_in_a_folder_below_is_found(tmp_path):
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "p.yaml").write_text("# @package _global_\ndefaults: [_self_]\nseed: 7\n")
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("defaults: [base, below/p, _self_]\ntrain: [decoder]\n")
+    assert load_recipe(recipe).seed == 7
+
+
+@pytest.mark.parametrize("name", ["r.yaml", "p.yaml"])
+def test_a_recipe_or_a_parent_that_is_a_pipe_is_not_waited_for(tmp_path, name):
+    (tmp_path / "r.yaml").write_text("defaults: [p, _self_]\n")
+    (tmp_path / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / name)
+    assert codes(load_recipe, tmp_path / "r.yaml")
