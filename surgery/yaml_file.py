@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -115,7 +116,7 @@ def _names(item: yaml.Node) -> Iterator[str]:
 def _is_outside(file: Path, name: str) -> bool:
     """Whether a parent leads out of a recipe's folder, by its name or through a link."""
     found, home = Path(f"{file.parent / name.lstrip('/')}.yaml"), file.parent.resolve()
-    outside = found.exists() and not found.resolve().is_relative_to(home)
+    outside = os.path.exists(found) and not found.resolve().is_relative_to(home)
     return ".." in name.split("/") or outside
 
 
