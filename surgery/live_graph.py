@@ -22,7 +22,6 @@ _RANDOM: Final = frozenset(("RandomNormal", "RandomUniform", "Multinomial", "Ber
 _LIKE: Final = "Like"
 _KEPT: Final = frozenset(("QuantizeLinear", "DequantizeLinear", "NonZero"))
 """Never folded: a weight stays in its quantised form up to the compiler; `NonZero` was tried."""
-_SHAPES: Final = frozenset(("Shape", "Size"))
 _SMALL: Final = 4096
 
 
@@ -128,7 +127,7 @@ def _initializers(graph: "Any") -> Iterable["Value"]:
 
 def _is_folded(node: "Node", constants: set["Value"]) -> bool:
     name = operator(node)
-    if name in _SHAPES and is_static(given(node, 0)):
+    if name == "Shape" and is_static(given(node, 0)):
         return True
     kept = name.removesuffix(_LIKE) in _RANDOM or name in _KEPT
     if kept or node.domain not in STANDARD or _subgraphs(node):

@@ -8,17 +8,20 @@ from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.rule import GraphSubject
 
 if TYPE_CHECKING:
-    from onnx_ir import Model, Node, TensorProtocol, Value
+    from onnx_ir import Model, Node, TensorProtocol
 
 _LARGEST: Final = 2**31 - 1
 """What a protobuf message can hold, in bytes."""
+_MAKERS: Final = frozenset(
+    ("ConstantOfShape", "Expand", "Range", "Tile", "Pad", "Resize", "OneHot")
+)
 
 
 def read_onnx(path: Path) -> "Model":
     """Read a graph.
 
     Weights in other files are mapped, not read. Functions of the file are put in the place of
-    their calls, as onnxruntime does. Shapes are inferred where one is missing.
+    their calls, and what is known beforehand is computed, as onnxruntime does.
 
     Args:
         path: an `.onnx` file.
@@ -35,7 +38,7 @@ def read_onnx(path: Path) -> "Model":
         if not len(model.graph) and not model.graph.outputs:
             raise ValueError("it holds no graph")
         _refuse_truncated(model, path)
-        return _with_shapes(_inlined(model))
+        return _settled(model)
     except SurgeryError:
         raise
     except Exception as error:  # protobuf, onnx and onnx_ir each raise their own
@@ -98,32 +101,29 @@ def _fault(tensor: "TensorProtocol") -> str:
     return f"`{tensor.location}` ends after {size:,} bytes" if end > size else ""
 
 
-def _inlined(model: "Model") -> "Model":
+def _settled(model: "Model") -> "Model":
+    """Put functions in the place of their calls, and compute what is known beforehand."""
     from onnx_ir.passes.common import InlinePass
 
-    return InlinePass()(model).model if model.functions else model
+    from surgery.onnx_fold import fold
+    from surgery.onnx_names import mark_shared_names
+
+    mark_shared_names(model)
+    model = InlinePass()(model).model if model.functions else model
+    _forget_sizes(model)
+    return fold(model)
 
 
-def _with_shapes(model: "Model") -> "Model":
-    """Infer what is missing; weights are left out of it, as inference would copy them."""
-    values = [out for node in model.graph.all_nodes() for out in node.outputs]
-    if all(map(_is_known, values)):
-        return model
-    from onnx_ir.passes.common import ShapeInferencePass
+def _forget_sizes(model: "Model") -> None:
+    """Drop symbolic sizes of what is computed: inference would keep a name where it has a size.
 
-    _forget_symbols(values)
-    return ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model).model
-
-
-def _is_known(value: "Value") -> bool:
-    return value.type is not None and value.shape is not None and value.shape.is_static()
-
-
-def _forget_symbols(values: list["Value"]) -> None:
-    """Drop symbolic sizes of what is computed: inference would keep a name where it has a size."""
-    for value in values:
-        if value.shape is not None and not value.shape.is_static():
-            value.shape = None
+    And whatever is written of what makes a tensor as large as it is told to, which may be untrue.
+    """
+    for node in model.graph.all_nodes():
+        for value in node.outputs:
+            known = value.shape is not None and value.shape.is_static()
+            if not known or node.op_type in _MAKERS:
+                value.shape = None
 
 
 def _malformed(path: Path, reason: str) -> Diagnostic:

@@ -30,6 +30,8 @@ ARGUMENTS: Final[dict[str, dict[int, str]]] = {
     "QLinearMatMul": {1: "a_scale", 4: "b_scale", 6: "y_scale"},
     "QLinearConv": {1: "x_scale", 4: "w_scale", 6: "y_scale"},
     "BatchNormalization": {1: "scale", 2: "B", 3: "mean", 4: "var"},
+    "GRU": {4: "sequence_lens"},
+    "LSTM": {4: "sequence_lens"},
     "ReduceL2": {1: "axes"},
     "ReduceMax": {1: "axes"},
     "ReduceMean": {1: "axes"},

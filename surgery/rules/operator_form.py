@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
 from surgery.live_graph import LiveGraph, attribute, dims, given, operator
+from surgery.rules import _branches
 from surgery.rules._node_rule import Fault, NodeRule
 from surgery.target import Target
 
@@ -21,7 +22,8 @@ class OperatorForm(NodeRule):
     ## Example
 
     `Attention` with a boolean mask: `boolean attn_mask is not supported; pre-convert to a float
-    additive bias`.
+    additive bias`. `If` at run time whose branches give two results, or take a weight from outside:
+    `If implicit input … is produced outside the QNN partition`.
 
     ## Use instead
 
@@ -30,7 +32,7 @@ class OperatorForm(NodeRule):
     ## Evidence
 
     The compiler, asked with the 1,884 single-operator graphs of ONNX's own test suite (onnx
-    1.23.2).
+    1.23.2), and with real files.
     """
 
     code = "L228"
@@ -112,12 +114,31 @@ _Form = tuple[Callable[["Node"], bool], str, str]
 _LAST: Final = "transpose that axis to the end before, and back after"
 _ONE: Final[_Form] = (_is_single, "has a single input", "leave it out: it changes nothing")
 _RANK: Final = "fold leading dimensions into one before, and unfold them after"
+_SPLIT: Final = "export one graph for each branch, and choose between them outside"
 _SELECT: Final[_Form] = (
     _is_set("select_last_index"),
     "takes the last of equal numbers",
     "take the first, which is the default",
 )
 _FORMS: Final[dict[str, tuple[_Form, ...]]] = {
+    "If": (
+        (
+            _branches.gives_several,
+            "gives more than one result",
+            "join them by `Concat` in each branch, and split after it",
+        ),
+        (_branches.gives_unlike, "has branches whose results differ in size", _SPLIT),
+        (
+            _branches.shares_names,
+            "has branches that use one name for two things",
+            "name what is within the branches differently",
+        ),
+        (
+            _branches.takes_stored,
+            "takes a stored tensor of the graph around it into a branch",
+            "store it within the branch, or compute with it before",
+        ),
+    ),
     "Attention": (
         (_has_boolean_mask, "has a boolean mask", "give a float mask that is added"),
         (_has(6), "has key lengths at run time", "mask the rest by the float mask"),

@@ -11,8 +11,8 @@ class RuntimeArgument(RunTimeRule):
     """An argument that says how to compute is known only at run time.
 
     Finds a shape of `Reshape`, axes of a reduction, `Squeeze` or `Unsqueeze`, pads, repeats,
-    sizes of a split, the axis of `CumSum`, bounds of `Clip`, scales of `Resize` or a depth of
-    `OneHot` that is no constant.
+    sizes of a split, the axis of `CumSum`, bounds of `Clip`, scales of `Resize`, a depth of
+    `OneHot` or lengths of sequences in `LSTM` and `GRU` that are no constants.
 
     ## Why is it bad?
 
