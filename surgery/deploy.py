@@ -3,6 +3,7 @@
 Nothing here was measured on a phone; table 9 of the paper was.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -73,14 +74,20 @@ class Deployment:
         return {**asdict(self), "scheme": SCHEME}
 
 
-def deployment(plan: Plan, target: Target, context: int = CONTEXT) -> Deployment:
+def deployment(
+    plan: Plan, target: Target | str | os.PathLike[str], context: int = CONTEXT
+) -> Deployment:
     """Count a recipe and its peers on one model and one device.
 
     Args:
         plan: the recipe's.
-        target: the device.
+        target: the device, or its name.
         context: tokens of the cache.
+
+    Raises:
+        SurgeryError: R121 where there is no such device.
     """
+    target = load_target(target)
     fact = target.limits.bandwidth_bytes
     bandwidth = fact.value if fact else None
     peers, left_out = _peers(plan)

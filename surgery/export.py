@@ -30,7 +30,7 @@ from surgery.manifest import MANIFEST_FILE, ExportedFile, Manifest, PartRecord, 
 from surgery.quiet import quiet
 from surgery.sidefiles import PLAN_FILE
 from surgery.splice import check_free_space, io_errors, staged_folder
-from surgery.target import load_target
+from surgery.target import Target, load_target
 
 
 class Export:
@@ -119,7 +119,7 @@ def prepare_export(
     to: str = "hf",
     lora: LoraForm | None = None,
     base: BaseForm = "unshared",
-    target: str | None = None,
+    target: Target | str | os.PathLike[str] | None = None,
     at: str | os.PathLike[str] | None = None,
     copy: bool = False,
     checksum: bool = False,
@@ -138,7 +138,7 @@ def prepare_export(
             the form does best.
         base: whether text has the untouched base, runs on the multimodal path, or has parts that
             are all its own.
-        target: a device, for the forms that are made for one, and for the manifest.
+        target: a device or its name, for the forms that are made for one, and for the manifest.
         at: another place of the base than the plan names.
         copy: whether files of the base are copied where they could be linked.
         checksum: whether linked files are read for their SHA-256.

@@ -1,5 +1,6 @@
 """Lint: every rule on a plan, on the graphs of its blocks, or on an ONNX file."""
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Final
@@ -8,7 +9,7 @@ from surgery.finding import Finding
 from surgery.footprint import positions_of
 from surgery.plan import Plan
 from surgery.rule import GraphRule, GraphSubject, PlanRule, PlanSubject, known_rules
-from surgery.target import Target
+from surgery.target import Target, load_target
 
 CONTEXT: Final = 4096
 """Tokens of the key-value cache, unless the user says otherwise or the model takes fewer."""
@@ -17,13 +18,17 @@ SCHEME: Final = "w4a16"
 
 
 def lint_plan(
-    plan: Plan, target: Target, *, context: int | None = None, scheme: str = SCHEME
+    plan: Plan,
+    target: Target | str | os.PathLike[str],
+    *,
+    context: int | None = None,
+    scheme: str = SCHEME,
 ) -> list[Finding]:
     """Apply every rule that needs no graph.
 
     Args:
         plan: the recipe on its model.
-        target: the device.
+        target: the device, or its name.
         context: tokens of the key-value cache; where None, `CONTEXT`, or as many as the model is
             made for where that is less.
         scheme: how the language model is quantised on the device.
@@ -31,11 +36,15 @@ def lint_plan(
     Returns:
         Findings in the order of their codes, each at its place in the recipe; those that the recipe
         allows are notes.
+
+    Raises:
+        SurgeryError: R121 where there is no such device.
     """
+    device = load_target(target)
     usual = min(CONTEXT, positions_of(plan) or CONTEXT)
     subject = PlanSubject(plan, context or usual, scheme)
     rules = (rule for rule in known_rules().values() if isinstance(rule, PlanRule))
-    return settled(plan, (found for rule in rules for found in rule.check(subject, target)))
+    return settled(plan, (found for rule in rules for found in rule.check(subject, device)))
 
 
 def lint_graph(subject: GraphSubject, target: Target) -> Iterator[Finding]:

@@ -5,10 +5,10 @@ Only what is asked for it imports this module.
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.edit import AddExpert
@@ -16,14 +16,16 @@ from surgery.finding import Finding
 from surgery.graph.file import save
 from surgery.graph.form import BlockForm, Shape
 from surgery.graph.onnx_graph import module_of
+from surgery.graph.refusal import hangs_on_data
 from surgery.graph.traced import Traced
 from surgery.graph.tracer import Tracer
 from surgery.lint import lint_graph
 from surgery.lint_report import Proof
-from surgery.lint_verdicts import Case, findings_on, proof_of
+from surgery.lint_verdicts import Case, findings_on, overruled, proof_of
 from surgery.plan import Plan
 from surgery.rule import GraphSubject
 from surgery.rules.not_traceable import NotTraceable
+from surgery.snapdragon.apart import LIMIT
 from surgery.snapdragon.prove import prove
 from surgery.snapdragon.quantise import Scheme
 from surgery.target import Target
@@ -38,27 +40,51 @@ SAMPLES: Final = 2
 """Inputs by which a quantiser finds ranges."""
 _UNEXAMINED: Final = "X111"
 Tell = Callable[[str], None]
+Answer = Literal["sound", "refused", "unknown"]
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What the graphs of a plan's blocks showed.
+
+    Args:
+        findings: each one once; their places are still to be filled in.
+        proofs: of every graph that was compiled.
+        sound: blocks of the base, by position, whose graphs are all made and without an error.
+        refused: those that the compiler refuses, or that hang on the data; in neither is what has
+            no graph for another reason, such as complex numbers.
+    """
+
+    findings: tuple[Finding, ...]
+    proofs: tuple[Proof, ...]
+    sound: frozenset[int]
+    refused: frozenset[int]
+
+
+@dataclass(frozen=True)
+class Proving:
+    """What is asked of the compiler.
+
+    Args:
+        schemes: those to prove; none for level 2.
+        seconds: that a step may take.
+    """
+
+    schemes: Sequence[Scheme] = ()
+    seconds: float = LIMIT
 
 
 def lint_blocks(
-    plan: Plan,
-    target: Target,
-    schemes: Sequence[Scheme],
-    tell: Tell,
-    *,
-    trust_remote_code: bool = False,
-) -> tuple[list[Finding], list[Proof]]:
+    plan: Plan, target: Target, proving: Proving, tell: Tell, *, trust_remote_code: bool = False
+) -> Examined:
     """Trace one block of each kind, prefill and decode, and apply every rule on graphs.
 
     Args:
         plan: what is deployed.
         target: the device.
-        schemes: those to prove; none for level 2.
+        proving: what is asked of its compiler.
         tell: told of each step.
         trust_remote_code: whether the model may run code of its own.
-
-    Returns:
-        Findings, each one once, whose places are still to be filled in; and the proofs.
 
     Raises:
         SurgeryError: M where the model can't be built, X where the compiler can't be asked.
@@ -67,22 +93,41 @@ def lint_blocks(
     tracer = Tracer(_with_layout(plan), trust_remote_code=trust_remote_code)
     findings: list[Finding] = []
     proofs: list[Proof] = []
+    blocks: dict[Answer, set[int]] = {"sound": set(), "refused": set(), "unknown": set()}
     for form in tracer.forms:
-        cases: list[Case] = []
-        for shape in _shapes(form):
-            step = f"{form.name}, {shape.phase}" if form.blocks else form.name
-            tell(f"{step}: trace")
-            try:
-                traced = tracer.trace(form, shape, weights="random" if schemes else "none")
-            except SurgeryError as error:
-                findings += [_not_traceable(d, form, target) for d in error.diagnostics]
-                continue
-            findings += lint_graph(_subject(traced, form), target)
-            if schemes:
-                cases += _prove(traced, target, schemes, partial(_tell_step, tell, step))
-        findings += findings_on(form.name, form.key, cases, target)
+        found, cases, answer = _lint_form(tracer, form, target, proving, tell)
+        blocks[answer].update(form.blocks)
+        findings += found
         proofs += [proof_of(case, form.name, len(form.blocks)) for case in cases]
-    return _once(findings), proofs
+    sound = blocks["sound"] - blocks["refused"] - blocks["unknown"]
+    return Examined(
+        tuple(_once(findings)), tuple(proofs), frozenset(sound), frozenset(blocks["refused"])
+    )
+
+
+def _lint_form(
+    tracer: Tracer, form: BlockForm, target: Target, proving: Proving, tell: Tell
+) -> tuple[list[Finding], list[Case], Answer]:
+    """Findings, the compiler's verdicts, and what they mean for the blocks of the form."""
+    findings: list[Finding] = []
+    every: list[Case] = []
+    answer: Answer = "sound"
+    for shape in _shapes(form):
+        step = f"{form.name}, {shape.phase}" if form.blocks else form.name
+        tell(f"{step}: trace")
+        try:
+            traced = tracer.trace(form, shape, weights="random" if proving.schemes else "none")
+        except SurgeryError as error:
+            findings += [_not_traceable(d, form, target) for d in error.diagnostics]
+            by_data = any(hangs_on_data(d.why) for d in error.diagnostics)
+            answer = "refused" if by_data or answer == "refused" else "unknown"
+            continue
+        cases = list(_prove(traced, target, proving, partial(_tell_step, tell, step)))
+        findings += overruled(lint_graph(_subject(traced, form), target), cases)
+        every += cases
+    findings += findings_on(form.name, form.key, every, target)
+    faulty = any(f.severity == "error" and f.rule != NotTraceable.name for f in findings)
+    return findings, every, "refused" if faulty else answer
 
 
 def _with_layout(plan: Plan) -> Plan:
@@ -122,7 +167,9 @@ def _not_traceable(said: Diagnostic, form: BlockForm, target: Target) -> Finding
     )
 
 
-def _prove(traced: Traced, target: Target, schemes: Sequence[Scheme], tell: Tell) -> Iterator[Case]:
+def _prove(traced: Traced, target: Target, proving: Proving, tell: Tell) -> Iterator[Case]:
+    if not proving.schemes:
+        return
     assert target.chip
     feeds = traced.sample()
     samples = [traced.sample(seed) for seed in range(1, 1 + SAMPLES)]
@@ -135,9 +182,10 @@ def _prove(traced: Traced, target: Target, schemes: Sequence[Scheme], tell: Tell
             feeds,
             samples,
             *target.chip,
-            schemes,
+            proving.schemes,
             expected=traced.run(feeds),
             progress=tell,
+            seconds=proving.seconds,
         ):
             yield Case(
                 traced.shape.phase, verdict.scheme, verdict, lambda name: modules.get(name, "")

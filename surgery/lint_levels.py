@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.finding import Finding
 from surgery.lint import SCHEME, lint_plan, settled
 from surgery.lint_report import Proof, Report
 from surgery.lint_subject import Subject
@@ -12,9 +13,12 @@ from surgery.plan import Plan
 from surgery.target import Target
 
 if TYPE_CHECKING:
+    from surgery.lint_graphs import Examined
     from surgery.snapdragon.quantise import Scheme
 
 Level = Literal["recipe", "graph", "prove"]
+TIMEOUT: Final = 300.0
+"""Seconds that compiling and running one graph may take, unless the user says otherwise."""
 Tell = Callable[[str], None]
 
 
@@ -27,12 +31,14 @@ class Depth:
         context: tokens of the key-value cache; where None, 4096 or what the model is made for.
         scheme: quantisation; where None, memory is counted in the default and all are proved.
         trust_remote_code: whether a model may run code of its own.
+        seconds: that a step of a proof may take; what takes longer is said not to be decided.
     """
 
     level: Level = "recipe"
     context: int | None = None
     scheme: "Scheme | None" = None
     trust_remote_code: bool = False
+    seconds: float = TIMEOUT
 
 
 def check_depth(targets: Iterable[Target], depth: Depth) -> None:
@@ -68,7 +74,7 @@ def lint_subject(
     """
     try:
         if subject.kind == "graph":
-            return [_of_file(Report(subject, t.name, depth.level), t, depth, tell) for t in targets]
+            return [_of_file(Report(subject, t.name, "graph"), t, depth, tell) for t in targets]
         plan = subject.plan(trust_remote_code=depth.trust_remote_code)
         reports = [Report(subject, t.name, depth.level, plan.anatomy.source) for t in targets]
         return [
@@ -76,29 +82,51 @@ def lint_subject(
             for report, target in zip(reports, targets, strict=True)
         ]
     except SurgeryError as error:
-        return [Report(subject, t.name, depth.level, errors=error.diagnostics) for t in targets]
+        level = "graph" if subject.kind == "graph" else depth.level
+        return [Report(subject, t.name, level, errors=error.diagnostics) for t in targets]
 
 
 def _of_plan(report: Report, plan: Plan, target: Target, depth: Depth, tell: Tell) -> Report:
     scheme = depth.scheme or SCHEME
     findings = lint_plan(plan, target, context=depth.context, scheme=scheme)
-    proofs: list[Proof] = []
+    proofs: tuple[Proof, ...] = ()
     if depth.level != "recipe":
-        from surgery.lint_graphs import lint_blocks
+        from surgery.lint_graphs import Proving, lint_blocks
 
+        proving = Proving(_schemes(depth), depth.seconds)
         trusted = depth.trust_remote_code
-        found, proofs = lint_blocks(plan, target, _schemes(depth), tell, trust_remote_code=trusted)
-        findings += settled(plan, found)
-    return replace(report, findings=tuple(findings), proofs=tuple(proofs))
+        examined = lint_blocks(plan, target, proving, tell, trust_remote_code=trusted)
+        findings = _judged(findings, plan, examined) + settled(plan, examined.findings)
+        proofs = examined.proofs
+    return replace(report, findings=tuple(findings), proofs=proofs)
+
+
+def _judged(findings: list[Finding], plan: Plan, examined: "Examined") -> list[Finding]:
+    """Make notes of what is said of a family of models where its own blocks were looked at."""
+    from surgery.lint_verdicts import noted
+    from surgery.rules.moe_routing import MoeRouting, routes
+
+    sources = {slot.source for slot in plan.depth}
+    routed = {index for index in sources if routes(plan.anatomy.block(index))}
+    if not routed & examined.sound or routed & examined.refused:
+        return findings
+    how = "compiled and computed right" if examined.proofs else "without what the compiler refuses"
+    why = f"routed blocks became static graphs, {how}; all experts stay in memory"
+    by = examined.proofs[0].toolchain if examined.proofs else "torch.export, asked by lint"
+    return [
+        noted(found, why, by) if found.rule == MoeRouting.name and not found.allowed else found
+        for found in findings
+    ]
 
 
 def _of_file(report: Report, target: Target, depth: Depth, tell: Tell) -> Report:
     from surgery.lint_file import lint_file
 
     assert report.subject.file is not None
-    findings, proofs = lint_file(report.subject.file, target, _schemes(depth), tell)
+    findings, proofs = lint_file(report.subject.file, target, _schemes(depth), tell, depth.seconds)
     named = (replace(found, subject=report.subject.name) for found in findings)
-    return replace(report, findings=tuple(named), proofs=tuple(proofs))
+    level = "prove" if proofs else "graph"
+    return replace(report, level=level, findings=tuple(named), proofs=tuple(proofs))
 
 
 def _schemes(depth: Depth) -> "tuple[Scheme, ...]":

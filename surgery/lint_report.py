@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from surgery.diagnostic import Diagnostic, Severity, Span
 from surgery.finding import Finding
@@ -11,6 +11,9 @@ from surgery.source import shown_path
 
 SEVERITIES: Final[tuple[Severity, ...]] = ("error", "warning", "note")
 """From the worst on."""
+
+Outcome = Literal["proved", "near", "undecided", "failed"]
+"""near: compiles and runs, and is off by more than usual; undecided: it took too long."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,7 @@ class Proof:
         phase: `prefill` or `decode`; empty for a file.
         scheme: `fp16`, `w8a16` or `w4a16`.
         passed: whether it compiles, runs, and computes what it should.
+        outcome: the same in one word.
         cosine: least over the outputs, against the reference of the scheme; None if it never ran.
         error: greatest absolute difference, likewise.
         context_bytes: size of the compiled graph.
@@ -40,6 +44,7 @@ class Proof:
     seconds: float
     toolchain: str
     blocks: int = 0
+    outcome: Outcome = "failed"
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,7 @@ class Report:
     Args:
         subject: what was linted.
         target: the device's name.
-        level: how deep: `recipe`, `graph` or `prove`.
+        level: how deep: `recipe`, `graph` or `prove`; an ONNX file is a graph.
         model: what its plan is made on; empty for an ONNX file.
         findings: in the order of the levels, then of the codes.
         proofs: of level 3.

@@ -3,11 +3,11 @@
 The same answer in several phases and schemes is one finding.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from surgery.finding import Finding
-from surgery.lint_report import Proof
+from surgery.lint_report import Outcome, Proof
 from surgery.rules.compile_failed import CompileFailed
 from surgery.rules.refused_by_compiler import RefusedByCompiler
 from surgery.rules.wrong_numbers import WrongNumbers
@@ -46,6 +46,7 @@ def proof_of(case: Case, form: str, blocks: int = 0) -> Proof:
         phase=case.phase,
         scheme=case.scheme,
         passed=verdict.passed,
+        outcome=_outcome(verdict),
         cosine=verdict.cosine if errors else None,
         error=max(errors) if errors else None,
         context_bytes=verdict.context_bytes,
@@ -53,6 +54,36 @@ def proof_of(case: Case, form: str, blocks: int = 0) -> Proof:
         toolchain=verdict.toolchain,
         blocks=blocks,
     )
+
+
+def _outcome(verdict: Verdict) -> Outcome:
+    if verdict.works:
+        return "proved" if verdict.passed else "near"
+    return "undecided" if verdict.late else "failed"
+
+
+def overruled(findings: Iterable[Finding], cases: Sequence[Case]) -> list[Finding]:
+    """Make notes of errors that a proof of the very graph shows to be none.
+
+    What is known of operators is a table, and the compiler has the last word. Warnings stay: they
+    are about what the graph costs.
+
+    Args:
+        findings: of rules that read the graph, or judged what it is made of.
+        cases: the graph's, in all schemes that were tried.
+    """
+    proofs = [case for case in cases if case.verdict.works]
+    if not proofs:
+        return list(findings)
+    where = _joined(map(str, proofs))
+    why = f"the compiler took this very graph, and its numbers agree ({where}): the proof counts"
+    by = proofs[0].verdict.toolchain
+    return [noted(found, why, by) if found.severity == "error" else found for found in findings]
+
+
+def noted(found: Finding, why: str, by: str) -> Finding:
+    """A finding that is none after all, with what shows that."""
+    return replace(found, severity="note", why=why, fix="", evidence="proved", known_by=by)
 
 
 def findings_on(form: str, key: str, cases: Sequence[Case], target: Target) -> Iterator[Finding]:
@@ -64,11 +95,13 @@ def findings_on(form: str, key: str, cases: Sequence[Case], target: Target) -> I
         cases: all its graphs in all schemes.
         target: the device.
     """
-    for found in (*_refused(form, cases, target), *_failed(form, cases, target)):
-        yield replace(found, key=key)
-    wrong = [case for case in cases if _is_wrong(case.verdict)]
-    if wrong:
-        yield replace(_wrong(form, wrong, target), key=key)
+    for found in (
+        *_refused(form, cases, target),
+        *_failed(form, cases, target),
+        *_wrong(form, cases, target),
+        *_said_nothing(form, cases, target),
+    ):
+        yield replace(found, key=key, known_by=cases[0].verdict.toolchain)
 
 
 def _refused(form: str, cases: Sequence[Case], target: Target) -> Iterator[Finding]:
@@ -79,50 +112,76 @@ def _refused(form: str, cases: Sequence[Case], target: Target) -> Iterator[Findi
     for (op, reason), nodes in groups.items():
         case, first = nodes[0]
         where = _joined(str(case) for case, _ in nodes)
-        finding = RefusedByCompiler().finding(
+        yield RefusedByCompiler().finding(
             target,
             f"`{form}`: the compiler refuses {op} {_listed([name for _, name in nodes])} ({where})",
             why=reason,
             fix="give it the static form of the operator; `surgery explain L300`",
             module=case.module_of(first),
         )
-        yield replace(finding, known_by=case.verdict.toolchain)
 
 
 def _failed(form: str, cases: Sequence[Case], target: Target) -> Iterator[Finding]:
-    groups: dict[tuple[bool, str], list[Case]] = {}
+    groups: dict[tuple[bool, bool, str], list[Case]] = {}
     for case in cases:
-        if case.verdict.error and not case.verdict.refused:
-            groups.setdefault((case.verdict.accepted, case.verdict.error), []).append(case)
-    for (compiled, error), failed in groups.items():
+        found = case.verdict
+        if found.error and not found.refused:
+            groups.setdefault((found.late, found.accepted, found.error), []).append(case)
+    for (late, compiled, error), failed in groups.items():
         how = "compiles and then doesn't run" if compiled else "doesn't compile"
-        finding = CompileFailed().finding(
+        yield CompileFailed().finding(
             target,
-            f"`{form}` {how} ({_joined(map(str, failed))})",
+            f"`{form}` {'is not decided' if late else how} ({_joined(map(str, failed))})",
             why=error,
-            fix="see what the rules of `--graph` say; `surgery explain L302`",
+            fix="give it more by `--timeout SECONDS`"
+            if late
+            else "see what the rules of `--graph` say; `surgery explain L302`",
+            severity="warning" if late else None,
         )
-        yield replace(finding, known_by=failed[0].verdict.toolchain)
 
 
-def _is_wrong(verdict: Verdict) -> bool:
-    return verdict.accepted and not verdict.error and not verdict.passed
+def _wrong(form: str, cases: Sequence[Case], target: Target) -> Iterator[Finding]:
+    ran = [case for case in cases if case.verdict.accepted and not case.verdict.error]
+    wrong = [case for case in ran if not case.verdict.works]
+    near = [case for case in ran if case.verdict.works and not case.verdict.passed]
+    if wrong:
+        yield WrongNumbers().finding(
+            target,
+            f"`{form}` compiles and computes something else ({_joined(map(str, wrong))})",
+            why=_figures(wrong),
+            fix="don't use it in this scheme on this device; `surgery explain L301`",
+        )
+    if near:
+        yield WrongNumbers().finding(
+            target,
+            f"`{form}` is off by more than most graphs are ({_joined(map(str, near))})",
+            why=_figures(near),
+            fix="compare it on inputs of your own before you use it; `surgery explain L301`",
+            severity="warning",
+        )
 
 
-def _wrong(form: str, cases: Sequence[Case], target: Target) -> Finding:
-    figures = [
-        f"{case}: {name} has cosine {agreed.cosine:.6f}, greatest error {agreed.error:.2g}"
+def _figures(cases: Sequence[Case]) -> str:
+    return "; ".join(
+        f"{case}: {name} has cosine {agreed.cosine:.6f}, greatest error {agreed.error:.2g}, "
+        f"{100 * agreed.relative:.2g} % of its range"
         for case in cases
         for name, agreed in case.verdict.agreement.items()
         if not agreed.is_enough
-    ]
-    finding = WrongNumbers().finding(
-        target,
-        f"`{form}` compiles and computes something else ({_joined(map(str, cases))})",
-        why="; ".join(figures),
-        fix="don't use it in this scheme on this device; `surgery explain L301`",
     )
-    return replace(finding, known_by=cases[0].verdict.toolchain)
+
+
+def _said_nothing(form: str, cases: Sequence[Case], target: Target) -> Iterator[Finding]:
+    silent = [case for case in cases if case.verdict.says_nothing]
+    if silent:
+        yield WrongNumbers().finding(
+            target,
+            f"`{form}` compiles and runs, and its numbers show nothing "
+            f"({_joined(map(str, silent))})",
+            why="on the inputs that were tried, every output lies below what fp16 has",
+            fix="compare it on inputs of your own",
+            severity="note",
+        )
 
 
 def _joined(words: Iterator[str]) -> str:

@@ -162,12 +162,14 @@ def known_targets() -> dict[str, tuple[str, ...]]:
     return {name: read_target(_FOLDER / f"{name}.yaml").aliases for name in names}
 
 
-def load_target(name: str | os.PathLike[str]) -> Target:
-    """Return the target of a name, of an alias, or of a YAML file.
+def load_target(name: "str | os.PathLike[str] | Target") -> Target:
+    """Return the target of a name, of an alias, or of a YAML file; a target is itself.
 
     Raises:
         SurgeryError: R121 where there is none such, R122 for a file that is not a target.
     """
+    if isinstance(name, Target):
+        return name
     name = os.fspath(name)
     if name.endswith((".yaml", ".yml")):
         return read_target(Path(name))

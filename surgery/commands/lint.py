@@ -50,6 +50,12 @@ _Scheme: TypeAlias = Annotated[
     Literal["w4a16", "w8a16", "fp16"] | None,
     typer.Option(help="Quantisation on the device, w4a16 unless given; --prove: all three."),
 ]
+_Timeout: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        min=1, help="Seconds that --prove gives a graph, 300 unless given; beyond, it goes on."
+    ),
+]
 _FailOn: TypeAlias = Annotated[
     Literal["error", "warning", "note"],
     typer.Option(help="Exit 1 from this severity on; what a recipe allows doesn't count."),
@@ -67,6 +73,7 @@ def command(
     prove: _Prove = False,
     context: _Context = None,
     scheme: _Scheme = None,
+    timeout: _Timeout = None,
     output_format: _Format = "human",
     fail_on: _FailOn = "error",
     fix: _Fix = False,
@@ -76,7 +83,7 @@ def command(
 ) -> None:
     """Say what a device can't run, and how that is known; exit 1 if there is anything."""
     from surgery.inputs import refuse_inputs
-    from surgery.lint_levels import Depth, check_depth, lint_subject
+    from surgery.lint_levels import TIMEOUT, Depth, check_depth, lint_subject
     from surgery.lint_subject import find_subjects, is_override
     from surgery.target import load_target
 
@@ -85,7 +92,7 @@ def command(
         refuse_inputs(out, (item for subject in subjects for item in subject.inputs()))
     targets = list({t.name: t for t in map(load_target, target or ["snapdragon"])}.values())
     level: Level = "prove" if prove else "graph" if graph else "recipe"
-    depth = Depth(level, context, scheme, trust_remote_code)
+    depth = Depth(level, context, scheme, trust_remote_code, timeout or TIMEOUT)
     check_depth(targets, depth)
     with _progress(depth) as tell:
         run = partial(lint_subject, targets=targets, depth=depth, tell=tell)

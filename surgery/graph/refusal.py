@@ -9,6 +9,8 @@ from surgery.plan import Plan
 
 _WRAPPED: Final = ("TorchExportError", "ConversionError", "GraphConstructionError")
 """torch.onnx's errors around the one that tells."""
+_BY_DATA: Final = ("DataDependent", "data-dependent", "nonzero", "grouped_mm", "unbacked", "u0")
+"""In the reasons of a block whose shapes hang on its numbers, as where tokens are routed."""
 
 
 def reason_of(error: BaseException) -> str:
@@ -26,11 +28,25 @@ def not_static(form: BlockForm, shape: Shape, why: str) -> Diagnostic:
         code="X110",
         what=f"`{form.name}` at `{form.place}` has no static graph ({_step(shape)})",
         why=why,
-        fix="use `form: blend`, or `form: segments` with `runs`, which are static; or `duplicate`"
-        if "expert" in form.name
-        else "use `duplicate` or `lora` on a dense base: routing by data has no static shapes",
+        fix=_static_form(form, why),
         key=form.key,
     )
+
+
+def hangs_on_data(why: str) -> bool:
+    """Whether a block has no graph because its shapes hang on its numbers, by torch's reason."""
+    return any(word in why for word in _BY_DATA)
+
+
+def _static_form(form: BlockForm, why: str) -> str:
+    """The remedy for what the reason names; of others only that a block must have one graph."""
+    if "expert" in form.name:
+        return "use `form: blend`, or `form: segments` with `runs`, both static; or `duplicate`"
+    if hangs_on_data(why):
+        return "use `duplicate` or `lora` on a dense base: routing by data has no static shapes"
+    if "complex" in why.lower():
+        return "use a base whose rotary embedding is of real numbers: ONNX has no complex ones"
+    return "use a base whose blocks torch.export and ONNX take, such as Qwen2.5 or Llama 3.2"
 
 
 def no_step(form: BlockForm, shape: Shape, why: str) -> Diagnostic:

@@ -37,7 +37,13 @@ _LEVELS: Final = {
     "graph": "plan and graphs",
     "prove": "plan, graphs and compiler",
 }
-_LEVELS_OF_A_FILE: Final = {"recipe": "graph", "graph": "graph", "prove": "graph and compiler"}
+_LEVELS_OF_A_FILE: Final = {"graph": "graph", "prove": "graph and compiler"}
+_OUTCOMES: Final = {
+    "proved": "green",
+    "near": "yellow",
+    "undecided": "yellow",
+    "failed": "bold red",
+}
 
 
 def print_reports(reports: "Sequence[Report]", *, overview: bool) -> None:
@@ -125,7 +131,7 @@ def _proofs(proofs: "Sequence[Proof]") -> Table:
     words, numbers = ("graph", "blocks", "phase", "scheme", "verdict"), _NUMBERS_OF_A_PROOF
     table = plain_table(*words, *numbers, numbers=numbers)
     for proof in proofs:
-        verdict = Text("proved", "green") if proof.passed else Text("failed", "bold red")
+        verdict = Text(proof.outcome, _OUTCOMES[proof.outcome])
         table.add_row(
             proof.form,
             str(proof.blocks or ""),

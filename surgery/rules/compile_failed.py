@@ -22,7 +22,9 @@ class CompileFailed(Rule):
 
     ## Evidence
 
-    The compiler and the emulator, run on this machine by `--prove`; the message is their own.
+    The compiler and the emulator, run on this machine by `--prove`; the message is their own. A
+    graph that takes longer than `--timeout` is not decided: that is a warning, and the next one is
+    tried.
     """
 
     code = "L302"

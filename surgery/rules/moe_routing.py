@@ -14,8 +14,10 @@ class MoeRouting(PlanRule):
     """A base whose blocks choose experts for each token: a mixture of experts (MoE).
 
     It is decided on the model as configured, block by block: gemma-4 text with `enable_moe_block`
-    is found, a Qwen2-MoE with every layer in `mlp_only_layers` is not. AltUp's `modality_router` in
-    Gemma 3n is none: it weighs four streams that are all computed, and compiles.
+    is found, a Qwen2-MoE with every layer in `mlp_only_layers` or without experts is not. AltUp's
+    `modality_router` in Gemma 3n is none: it weighs four streams that are all computed, and
+    compiles. With `--graph` and `--prove` the block as it traces counts: where its graphs have
+    nothing that the compiler refuses, as Llama 4's, which computes all experts, this is a note.
 
     ## Why is it bad?
 
@@ -65,7 +67,8 @@ class MoeRouting(PlanRule):
             target,
             f"{len(routed)} of {anatomy.count} blocks of {anatomy.source} route tokens to experts",
             why=f"{_reason(target)}; and all experts, {held} in {subject.scheme}, stay in memory",
-            fix="name a dense base in `model=`, such as Qwen/Qwen2.5-3B",
+            fix="name a dense base in `model=`, such as Qwen/Qwen2.5-3B; some such blocks compile, "
+            "and `--prove` decides it for this one",
             key="model",
             module=f"{anatomy.block_path(routed[0])}.{router}".rstrip("."),
             fact=target.fact_on("com.microsoft::MoE"),
@@ -74,10 +77,11 @@ class MoeRouting(PlanRule):
 
 def routes(kind: BlockKind) -> bool:
     """Whether a block chooses experts for each token: packed ones, or a router beside some."""
+    if not _expert_parameters(kind):
+        return False
     if any(matrix.experts for matrix in kind.matrices):
         return True
-    has_router = any(matrix.role == "router" for matrix in kind.matrices)
-    return has_router and any("expert" in tensor.name for tensor in kind.tensors)
+    return any(matrix.role == "router" and matrix.outputs for matrix in kind.matrices)
 
 
 def _expert_parameters(kind: BlockKind) -> int:

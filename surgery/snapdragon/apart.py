@@ -17,6 +17,7 @@ runpy.run_module(module, run_name="__main__")
 """
 """Imports from where this process does: `python -m` would look in the user's folder first."""
 _PAUSE: Final = 0.02
+_LATE: Final = "took more than"
 _LAST_WORDS: Final = 300
 
 
@@ -49,7 +50,12 @@ def run_apart(
         process.wait()
     if all(file.exists() for file in files):
         return ""
-    return f"took more than {seconds:g} s" if late else ending(process.returncode, log)
+    return f"{_LATE} {seconds:g} s" if late else ending(process.returncode, log)
+
+
+def is_late(ended: str) -> bool:
+    """Whether what is told of a process's end is that it had no time left."""
+    return _LATE in ended
 
 
 def command_of(module: str, words: Sequence[str]) -> list[str]:

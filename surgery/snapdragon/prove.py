@@ -14,7 +14,7 @@ from pathlib import Path
 from surgery.cache import kept
 from surgery.diagnostic import SurgeryError
 from surgery.snapdragon.agreement import agreement
-from surgery.snapdragon.apart import LIMIT
+from surgery.snapdragon.apart import LIMIT, is_late
 from surgery.snapdragon.arrays import Arrays
 from surgery.snapdragon.compiler import compile_and_run
 from surgery.snapdragon.files import digest, own_digest
@@ -139,6 +139,7 @@ class _Proof:
                 "run": answer.run_seconds,
             },
             peak_bytes=answer.peak_bytes,
+            late=is_late(answer.ended),
         )
         if answer.ended:
             raise _UnsettledError(verdict)
@@ -154,7 +155,8 @@ class _Proof:
             said = error.diagnostics[0]
             if said.code != "X106":
                 raise
-            failed = Verdict(scheme=scheme, toolchain=str(self.tools), error=said.why)
+            late = is_late(said.why)
+            failed = Verdict(scheme=scheme, toolchain=str(self.tools), error=said.why, late=late)
             raise _UnsettledError(failed) from error
         return graph
 

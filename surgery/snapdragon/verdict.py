@@ -25,6 +25,7 @@ class Verdict(BaseModel):
         context_bytes: size of the compiled binary.
         seconds: by step: `quantise`, `compile`, `run`.
         peak_bytes: most memory that the compiler's process held.
+        late: a step took longer than it may, so that nothing is decided.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
@@ -39,12 +40,24 @@ class Verdict(BaseModel):
     context_bytes: int = 0
     seconds: dict[str, float] = {}
     peak_bytes: int = 0
+    late: bool = False
 
     @property
     def passed(self) -> bool:
         """Whether it compiles, runs, and every output agrees."""
         agrees = bool(self.agreement) and all(a.is_enough for a in self.agreement.values())
         return self.accepted and not self.error and agrees
+
+    @property
+    def works(self) -> bool:
+        """Whether it compiles, runs, and no output is further off than rounding may bring it."""
+        agrees = bool(self.agreement) and all(a.is_near for a in self.agreement.values())
+        return self.accepted and not self.error and agrees
+
+    @property
+    def says_nothing(self) -> bool:
+        """Whether it ran on inputs of which no output has anything to compare."""
+        return bool(self.agreement) and all(a.says_nothing for a in self.agreement.values())
 
     @property
     def cosine(self) -> float:

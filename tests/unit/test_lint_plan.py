@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from surgery.compose import load_recipe, packaged_recipes
+from surgery.deploy import deployment
 from surgery.diagnostic import SurgeryError
 from surgery.discover import names_in
 from surgery.document import recipe_of, to_json
@@ -224,3 +225,16 @@ def test_lint_of_cached_recipes_imports_no_torch():
     root = Path(__file__).parents[2]
     done = subprocess.run(run, cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout == f"{len(recipes)} []\n"
+
+
+@pytest.mark.parametrize("target", ["snapdragon", load_target("snapdragon")], ids=["name", "it"])
+def test_a_target_is_named_or_given(target):
+    wanted = found_in("cogvlm_skip")
+    assert wanted
+    assert lint_plan(planned("cogvlm_skip"), target) == wanted
+    assert deployment(planned("lora"), target).target == "snapdragon-8-elite"
+
+
+def test_a_target_that_there_is_not_is_named():
+    with pytest.raises(SurgeryError, match="R121"):
+        lint_plan(planned("lora"), "snapdargon")

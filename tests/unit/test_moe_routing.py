@@ -11,6 +11,8 @@ from transformers import CONFIG_MAPPING
 
 from surgery.diagnostic import SurgeryError
 from surgery.lint import lint_plan
+from surgery.lint_levels import Depth, lint_subject
+from surgery.lint_subject import find_subjects
 from surgery.plan import Plan, Stage
 from surgery.read import read_anatomy
 from surgery.recipe import Recipe
@@ -71,3 +73,39 @@ def test_every_type_is_decided_right_at_its_default_config(tmp_path):
     decided = {name: is_rejected(name, makers, tmp_path) for name in all_types()}
     assert {name for name, answer in decided.items() if answer} == ROUTED
     assert {name for name, answer in decided.items() if answer is None} == NOT_BUILT
+
+
+def llama4(folder, **how):
+    """A tiny one, whose experts are all computed; `no_rope_layers` of 1 has complex angles."""
+    config = CONFIG_MAPPING["llama4_text"](
+        hidden_size=64,
+        intermediate_size=64,
+        intermediate_size_mlp=64,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        num_local_experts=4,
+        interleave_moe_layer_step=1,
+        vocab_size=128,
+        **how,
+    )
+    config.save_pretrained(folder)
+    return lint_subject(*find_subjects([str(folder)]), [load_target("snapdragon")], Depth("graph"))
+
+
+def test_the_block_that_was_traced_counts_and_not_the_family(tmp_path):
+    report = llama4(tmp_path, no_rope_layers=[0])[0]
+    assert [(f.code, f.severity) for f in report.findings] == [("L101", "note")]
+    assert "became static graphs" in report.findings[0].why
+    assert report.verdict == "clean"
+
+
+def test_a_block_without_a_graph_for_another_reason_is_not_blamed_on_routing(tmp_path):
+    report = llama4(tmp_path, no_rope_layers=[1])[0]
+    said = {f.code: f for f in report.findings}
+    assert said["L200"].severity == "error"
+    assert "complex" in said["L200"].why
+    assert "rout" not in said["L200"].fix.replace("rotary", "")
+    assert said["L101"].severity == "error"
+    assert "--prove" in said["L101"].fix
