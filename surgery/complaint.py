@@ -17,6 +17,7 @@ from surgery.source import SourceMap
 from surgery.stage import Source, Stage
 
 Loc = tuple[str | int, ...]
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _CODE_KEYS: Final = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
 _OWN_CODES: Final = {
     "selector": "R106",
@@ -72,6 +73,37 @@ def code_imports(data: Mapping[str, Any], sources: SourceMap) -> list[Diagnostic
         for path in found
         if path and path[-1] in _CODE_KEYS
     ]
+
+
+def broken_texts(data: Mapping[str, Any], sources: SourceMap) -> list[Diagnostic]:
+    """Refuse text that can't be written: half a character, as of bytes that are not UTF-8.
+
+    Args:
+        data: what was composed.
+        sources: where each key was written.
+    """
+    texts = [(path[:-1], path[-1]) for path in _paths(data)]
+    texts += [(path, value) for path, value in _values(data) if isinstance(value, str)]
+    return [
+        Diagnostic(
+            code="R137",
+            what=f"`{'.'.join(path) or 'the recipe'}` holds half a character",
+            why="a surrogate stands alone in it, as where a name's bytes are not UTF-8",
+            fix="write the character itself, or rename the file that is meant",
+            span=sources.place(path),
+        )
+        for path, text in texts
+        if _SURROGATE.search(text)
+    ]
+
+
+def _values(data: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    inside = data.items() if isinstance(data, dict) else enumerate(data)
+    for key, value in inside:
+        if isinstance(value, dict | list):
+            yield from _values(value, (*path, str(key)))
+        else:
+            yield (*path, str(key)), value
 
 
 def _paths(data: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
-from surgery.complaint import code_imports, from_hydra, from_pydantic, nearest
+from surgery.complaint import broken_texts, code_imports, from_hydra, from_pydantic, nearest
 from surgery.diagnostic import Diagnostic, SurgeryError, raise_errors
 from surgery.environment import Reader, read_by, reading
 from surgery.folders import did_you_mean, kind_of
@@ -262,7 +262,7 @@ def _validated(
     file: Path, content: dict[str, Any], sources: SourceMap, wrong: list[Diagnostic]
 ) -> Recipe:
     data = {**content, "name": file.stem}
-    wrong = [*wrong, *code_imports(content, sources)]
+    wrong = [*wrong, *code_imports(content, sources), *broken_texts(content, sources)]
     wrong += secrets(content, sources)
     wrong += [_not_in_a_file(key, sources) for key in _NOT_IN_A_FILE if (key,) in sources.keys]
     try:

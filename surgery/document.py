@@ -90,7 +90,8 @@ def diagnostic_document(diagnostic: Diagnostic) -> dict[str, str]:
 
 def to_json(document: dict[str, Any]) -> str:
     """Return a document as the text that is printed and saved, with a newline at the end."""
-    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+    text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+    return text.encode(errors="backslashreplace").decode()  # a lone surrogate as JSON escapes it
 
 
 def recipe_of(text: str, file: str) -> Recipe:

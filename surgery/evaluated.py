@@ -60,7 +60,7 @@ def open_evaluated(
     Raises:
         SurgeryError: A401 and A402 for an adapter, A601 and A606 for an export, M for the base.
     """
-    if (folder / MANIFEST_FILE).is_file():
+    if os.path.isfile(folder / MANIFEST_FILE):
         return _export(folder, base, trust_remote_code)
     return _adapter(folder, base, trust_remote_code)
 

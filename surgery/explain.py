@@ -1,6 +1,7 @@
 """The pages behind the codes: Markdown files in `surgery/errors/`, and the docstrings of rules."""
 
 import inspect
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -31,7 +32,7 @@ def page_of(code: str) -> str:
         SurgeryError: R117, if there is no such code.
     """
     file = _FOLDER / f"{code.upper()}.md"
-    if code.isalnum() and file.is_file():
+    if code.isalnum() and os.path.isfile(file):
         return file.read_text(encoding="utf-8")
     if code.upper().startswith(_RULE) or "-" in code or code.islower():
         for known, rule in _rules().items():

@@ -33,7 +33,7 @@ _BY_FILE: Final = {
 
 def kind_of(folder: Path) -> FolderKind | None:
     """What a folder is, by the first file that says so; None where nothing does."""
-    return next((kind for name, kind in _BY_FILE.items() if (folder / name).is_file()), None)
+    return next((kind for name, kind in _BY_FILE.items() if os.path.isfile(folder / name)), None)
 
 
 def near_folders(typed: str | Path) -> list[str]:
@@ -60,7 +60,7 @@ def why_none(folder: Path, file: str, error: object) -> str:
     if not _is_folder(folder):
         return "there is no such folder"
     kind = kind_of(folder)
-    if kind and not (folder / file).exists():
+    if kind and not os.path.exists(folder / file):
         return f"it is {kind.what}; {kind.taken_by}"
     return f"its {file} can't be read: {error}"
 

@@ -108,7 +108,7 @@ def _composed_settings(words: list[str]) -> Iterator[DictConfig]:
         _refuse_targets(OmegaConf.to_container(config.hydra, resolve=False))
         HydraConfig.instance().set_config(config)
         yield config
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+    except (HydraException, OmegaConfBaseException, OSError, ValueError, RecursionError) as error:
         raise SurgeryError(_bad_settings(error, words)) from error
     finally:
         HydraConfig.instance().cfg = None
@@ -134,7 +134,7 @@ def _refuse_sweepers(words: Sequence[str]) -> None:
 
 
 def _bad_settings(error: Exception, words: Sequence[str]) -> Diagnostic:
-    reason = str(error).strip().splitlines()[0]
+    reason = getattr(error, "strerror", None) or str(error).strip().partition("\n")[0]
     asked = [word.partition("=")[2] for word in words if word.startswith("hydra/launcher=")]
     if not (isinstance(error, MissingConfigException) and "hydra/launcher" in str(error) and asked):
         settings = "`python -m surgery.sweep --cfg hydra`"

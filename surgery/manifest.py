@@ -5,6 +5,7 @@
 
 import hashlib
 import json
+import os
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePath
 from platform import python_version
@@ -194,7 +195,7 @@ def refuse_export(folder: Path) -> None:
     Raises:
         SurgeryError: A402.
     """
-    if not (folder / MANIFEST_FILE).is_file():
+    if not os.path.isfile(folder / MANIFEST_FILE):
         return
     raise SurgeryError(
         Diagnostic(

@@ -60,6 +60,8 @@ def prepare_folder(folder: Path, name: str, content: str) -> None:
     Raises:
         SurgeryError: A301, if a sweep lies there already; A302 to A304 for the disk.
     """
+    with io_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     own = (name, f"{RESULTS}.json", f"{RESULTS}.csv", f"*/{RESULT_FILE}")
     if any(True for pattern in own for _ in folder.glob(pattern)):
         what, fix = f"`{folder}` holds a sweep already", "choose another `--out`, or `--resume`"
@@ -68,8 +70,6 @@ def prepare_folder(folder: Path, name: str, content: str) -> None:
     if files:
         what = f"`{files[0]}` is a file, not a folder"
         raise SurgeryError(Diagnostic("A301", what, fix="choose another `--out`"))
-    with io_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
     replace_text(folder / name, content)
 
 

@@ -174,7 +174,7 @@ def load_target(name: "str | os.PathLike[str] | Target") -> Target:
     if name.endswith((".yaml", ".yml")):
         return read_target(Path(name))
     file = _FOLDER / f"{name}.yaml"
-    if name.replace("-", "").isalnum() and file.is_file():
+    if name.replace("-", "").isalnum() and os.path.isfile(file):
         return read_target(file)
     for known, aliases in known_targets().items():
         if name in aliases:
@@ -199,7 +199,7 @@ def read_target(file: Path) -> Target:
 
 def _content(file: Path) -> dict[str, Any]:
     """What a file says, and the one that it is like."""
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise SurgeryError(_unknown(str(file)))
     content: Any = yaml.load(file.read_text(encoding="utf-8"), _LOADER)
     if not isinstance(content, dict):

@@ -34,10 +34,10 @@ def replace_text(file: Path, text: str, *, inputs: Iterable[Input] = ()) -> None
     refuse_inputs(file, inputs)
     with io_errors(file):
         if file.exists() and not file.is_file() and not file.is_dir():
-            file.write_bytes(text.encode())
+            file.write_bytes(text.encode(errors="backslashreplace"))
             return
         _refuse_binary(file)
-        replace_bytes(file, text.encode())
+        replace_bytes(file, text.encode(errors="backslashreplace"))
 
 
 def create_text(file: Path, text: str) -> None:
@@ -48,7 +48,7 @@ def create_text(file: Path, text: str) -> None:
     """
     with io_errors(file), file.open("xb") as stream:
         try:
-            stream.write(text.encode())
+            stream.write(text.encode(errors="backslashreplace"))
             stream.flush()
         except BaseException:
             file.unlink()

@@ -4,13 +4,14 @@ A module here defines `command`, a function that typer turns into the command of
 or `group`, a typer app with commands of its own. Nothing heavy is imported before a command runs.
 """
 
+import io
 import os
 import sys
 from typing import Final
 
 import typer
 
-from surgery.diagnostic import EXIT_ENVIRONMENT, EXIT_INTERRUPTED, SurgeryError
+from surgery.diagnostic import EXIT_ENVIRONMENT, EXIT_INTERRUPTED, Diagnostic, SurgeryError
 from surgery.discover import modules_in
 
 EXIT_BUG: Final = 70  # EX_SOFTWARE of sysexits.h
@@ -40,6 +41,9 @@ def build_app() -> typer.Typer:
 
 def main() -> None:
     """Run the command line; a mistake ends in sentences and an exit code, not a traceback."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # as stderr does it: the name of a file may be any bytes
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         build_app()()
     except SurgeryError as error:
@@ -52,6 +56,8 @@ def main() -> None:
     except Exception as error:
         if _debugging():
             raise
+        if isinstance(error, OSError) and error.filename is not None:
+            _fail(SurgeryError(_refused_by_system(error)))
         _admit(error)
         sys.exit(EXIT_BUG)
 
@@ -80,6 +86,16 @@ def _options(
 
 def _debugging() -> bool:
     return "--debug" in sys.argv
+
+
+def _refused_by_system(error: OSError) -> Diagnostic:
+    """What is said where the operating system refuses a file, and nobody nearer knew why."""
+    return Diagnostic(
+        code="A313",
+        what=f"the operating system refuses `{os.fsdecode(error.filename)}`",
+        why=error.strerror or str(error),
+        fix="check the path, its rights and its disk",
+    )
 
 
 def _admit(error: Exception) -> None:

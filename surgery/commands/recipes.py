@@ -1,5 +1,6 @@
 """`surgery recipes list|show|copy|schema`."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -51,7 +52,7 @@ def copy(
 
     source = find_recipe(name)
     target = to or Path()
-    target = target / source.name if target.is_dir() else target
+    target = target / source.name if os.path.isdir(target) else target
     create_text(target, _for_editors(source, target.parent))
     typer.echo(f"wrote {target}; try: surgery plan {target}")
 

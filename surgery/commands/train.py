@@ -1,5 +1,6 @@
 """`surgery train`."""
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -48,7 +49,7 @@ def command(
     from surgery.training_card import training_document
 
     given = Path(recipe)
-    is_adapter = (given / "plan.json").is_file()
+    is_adapter = os.path.isfile(given / "plan.json")
     source = given / "recipe.yaml" if is_adapter else recipe
     words = with_revision(overrides, revision)
     composed = load_recipe(source, words, allow_env=allow_env)

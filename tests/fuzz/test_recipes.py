@@ -1,5 +1,6 @@
 """Recipes and overrides with any mistakes: what comes out is a plan or a sentence."""
 
+import contextlib
 import itertools
 from pathlib import Path
 
@@ -133,11 +134,31 @@ def test_any_override_is_taken_or_refused_with_a_sentence(place, command, recipe
     ends_well(*command.split(), recipe, *out, *overrides)
 
 
+NAMED = """plan {}|lint {}|lint x={}|apply {}|apply lora --out {}|train {}|diff lora {}|verify {}
+apply lora description={} --out a|recipes show {}|recipes copy lora {}|inspect {}|evaluate {}
+explain {}|export {} --out x|run {} --path text --prompt x|sweep {}|sweep recipe={}|assemble {}
+sweep lora --out {}|sweep lora description={},b --out b|plan lora --deploy --target {}
+targets show {}|plan lora --out {}|plan lora model={}|plan lora vision={}|plan sighted vision={}
+plan lora revision={}|sweep lora --launcher {}|sweep lora hydra.{}=1
+plan lora description={} --format json"""
+NAMED = NAMED.replace("\n", "|").split("|")
+ODD_NAMES = ["/", "~", "..", "\0", LONG, "n" * 252, "~x/y", f"a/{LONG}", "../" * 2000, "a\udcffb"]
+
+
 @given(
-    command=st.sampled_from(["plan", "lint", "apply", "train", "diff", "recipes show", "inspect"]),
-    name=st.text(max_size=10) | st.sampled_from(["/", "~", "..", "\0", LONG, "~x/y", f"a/{LONG}"]),
+    command=st.sampled_from(NAMED),
+    name=st.sampled_from(ODD_NAMES) | st.text(min_size=1, max_size=10),
 )
-@inputs(0.02)
-def test_any_name_is_found_or_refused_with_a_sentence(place, command, name):
-    place()
-    ends_well(*command.split(), "--", name, *(["lora"] if command == "diff" else []))
+@inputs(0.1)
+def test_any_name_is_found_or_refused_with_a_sentence(place, monkeypatch, command, name):
+    folder = place().with_suffix("")
+    folder.mkdir()
+    with contextlib.chdir(folder):
+        ends_well(*(word.format(name) if "{}" in word else word for word in command.split()))
+
+
+@pytest.mark.parametrize("name", [LONG, "a\udcffb"])
+@pytest.mark.parametrize("command", NAMED)
+def test_a_name_that_no_file_has_is_no_bug(place, monkeypatch, command, name):
+    monkeypatch.chdir(place().parent)
+    ends_well(*(word.format(name) for word in command.split()))
