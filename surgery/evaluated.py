@@ -86,10 +86,13 @@ def _export(folder: Path, base: str | os.PathLike[str] | None, trust: bool) -> E
     manifest = read_manifest(folder)
     if manifest.format != _HF:
         raise SurgeryError(_not_checkpoints(folder, manifest))
-    home = find_model(base or manifest.model).folder
+    is_assembled = bool(manifest.recipe.get("vision"))  # of a decoder that is the base for text
+    model = manifest.recipe["model"] if is_assembled else manifest.model
+    source = find_model(base or model).folder
+    home = folder / "multimodal" if is_assembled else source  # where the processor is
 
     def each(measure: Measure[_T]) -> Iterator[_T]:
-        yield measure(load_base(str(home), trust_remote_code=trust), BASE)
+        yield measure(load_base(str(source), trust_remote_code=trust), BASE)
         seeing = open_path(folder, manifest, "multimodal", trust_remote_code=trust)
         yield measure(seeing, SHARED)
         if manifest.base == "shared":

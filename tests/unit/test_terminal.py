@@ -190,6 +190,7 @@ TEXTS = {
     ("explain",): "a page in Markdown",
     ("recipes", "show"): "a recipe as it is written",
     ("recipes", "copy"): "writes a file",
+    ("samples",): "writes files",
     ("recipes", "schema"): "JSON already",
 }
 """Commands whose result is a text of its own."""
