@@ -18,7 +18,10 @@ from surgery.model import find_model
 from surgery.samples import write_samples
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("tutorial.md", *(f"how-to/{file.name}" for file in (ROOT / "docs/how-to").glob("*.md")))
+HOW_TOS = sorted(f"how-to/{file.name}" for file in (ROOT / "docs/how-to").glob("*.md"))
+PAGES = ("index.md", "tutorial.md", *HOW_TOS)
+LONG = ("index.md", "how-to/assemble.md", "how-to/experts.md", "how-to/export.md")
+"""Pages that verify or export much; `make test-all` runs them."""
 BLOCK = re.compile(r"```(console|python|yaml)\n(.*?)```", re.DOTALL)
 HUB = {
     "Qwen/Qwen2.5-3B": "builtin/qwen2.5-3b",
@@ -112,7 +115,9 @@ def invoked(words: list[str], shown: str) -> Any:
 
 
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize(
+    "page", [pytest.param(p, marks=[pytest.mark.slow] * (p in LONG)) for p in PAGES]
+)
 def test_page_runs_as_typed(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     if "cat.png" in BEFORE.get(page, ""):
