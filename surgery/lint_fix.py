@@ -12,11 +12,12 @@ from typing import Any, Final
 
 import yaml
 
-from surgery.compose import load_recipe, recipes_folder
+from surgery.compose import load_recipe
 from surgery.diagnostic import Diagnostic, Span, SurgeryError
 from surgery.finding import Finding
 from surgery.lint_subject import Subject
 from surgery.recipe import Recipe
+from surgery.recipe_file import recipes_folder
 from surgery.staging import io_errors
 from surgery.text_file import replace_text
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
-from surgery.compose import find_recipe, knob_names, load_recipe, packaged_recipes
+from surgery.compose import knob_names, load_recipe
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.document import recipe_of
 from surgery.header import read_errors
@@ -18,6 +18,7 @@ from surgery.override import FIELDS
 from surgery.plan import ASSEMBLED_FOLDER, Plan, Stage, plan_recipe
 from surgery.read import read_anatomy
 from surgery.recipe import Recipe
+from surgery.recipe_file import find_recipe, packaged_recipes
 from surgery.sidefiles import PLAN_FILE
 from surgery.trainable import Selection
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from surgery.compose import knob_names, load_recipe, packaged_recipes, resolve_again
+from surgery.compose import knob_names, load_recipe, resolve_again
 from surgery.diagnostic import Diagnostic, SurgeryError, raise_errors
 from surgery.distribution import own_version
 from surgery.document import FORMAT_VERSION, to_json
@@ -23,6 +23,7 @@ from surgery.hydra_grammar import MOST_VALUES
 from surgery.override import Override, read_override, span_of
 from surgery.plan import Plan, plan_recipe
 from surgery.recipe import Recipe
+from surgery.recipe_file import packaged_recipes
 
 _CODE_KEY: Final = re.compile(
     r"(?<![\w/])(_(?:target|partial|args|recursive|convert)_)(?=[\"']?\s*(?:[:=@]|$))"

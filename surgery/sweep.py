@@ -21,7 +21,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from surgery.adapter import write_adapter
-from surgery.compose import HYDRA_VERSION_BASE, packaged_recipes, recipes_folder
+from surgery.compose import HYDRA_VERSION_BASE
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.identity import identify
 from surgery.launcher import Settings
@@ -29,6 +29,7 @@ from surgery.outcome import crashed, plan_outcome, write_result
 from surgery.plan import Plan, plan_recipe
 from surgery.points import read_point
 from surgery.recipe import Recipe
+from surgery.recipe_file import packaged_recipes, recipes_folder
 from surgery.sidefiles import PLAN_FILE, side_files
 from surgery.text_file import replace_text
 

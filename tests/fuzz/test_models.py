@@ -13,10 +13,11 @@ from transformers import CLIPVisionConfig, LlavaConfig, Qwen2Config
 
 from fuzz.judge import ends_well, inputs
 from fuzz.spoil import LONG, spoilt_json
-from surgery.compose import load_recipe, packaged_recipes
+from surgery.compose import load_recipe
 from surgery.header import DTYPE_BYTES
 from surgery.model import find_model
 from surgery.plan import plan_recipe
+from surgery.recipe_file import packaged_recipes
 from surgery.sidefiles import saved_plan
 
 _NARROW = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from fuzz.judge import ends_well, inputs
 from fuzz.spoil import LONG, VALUES, spoilt, spoilt_bytes
-from surgery.compose import packaged_recipes
 from surgery.recipe import Recipe
+from surgery.recipe_file import packaged_recipes
 from surgery.stage import Stage
 
 NAMES = [*packaged_recipes()]

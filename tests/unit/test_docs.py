@@ -12,8 +12,9 @@ import yaml
 from typer.testing import CliRunner
 
 from surgery.commands import build_app
-from surgery.compose import load_recipe, packaged_recipes, recipes_folder
+from surgery.compose import load_recipe
 from surgery.recipe import recipe_schema
+from surgery.recipe_file import packaged_recipes, recipes_folder
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from surgery.compose import load_recipe, packaged_recipes
+from surgery.compose import load_recipe
 from surgery.deploy import deployment
 from surgery.diagnostic import SurgeryError
 from surgery.discover import names_in
@@ -19,6 +19,7 @@ from surgery.explain import page_of, rule_pages
 from surgery.footprint import footprints, parts_of, read_scheme
 from surgery.lint import lint_plan
 from surgery.plan import plan_recipe
+from surgery.recipe_file import packaged_recipes
 from surgery.rule import PlanRule, known_rules
 from surgery.target import known_targets, load_target
 

@@ -5,11 +5,12 @@ import time
 
 import pytest
 
-from surgery.compose import load_recipe, packaged_recipes
+from surgery.compose import load_recipe
 from surgery.diagnostic import SurgeryError
 from surgery.document import plan_document, to_json
 from surgery.plan import make_plan, plan_recipe
 from surgery.read import read_anatomy
+from surgery.recipe_file import packaged_recipes
 from surgery.reporters.plan_table import print_plan
 from surgery.sidefiles import PLAN_FILE, side_files
 

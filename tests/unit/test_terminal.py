@@ -12,9 +12,9 @@ import typer.main
 from typer.testing import CliRunner
 
 from surgery.commands import build_app
-from surgery.compose import packaged_recipes
 from surgery.explain import all_pages, page_of, rule_pages
 from surgery.model import BUILTIN_FOLDER
+from surgery.recipe_file import packaged_recipes
 from surgery.reporters import page, terminal
 from surgery.reporters.terminal import PlainConsole, plain_table, print_table
 
