@@ -173,7 +173,8 @@ class _Run:
             callbacks=[TrainingLog(self.work / LOG, stage.name, self.tell), *self.callbacks],
         )
         checkpoint = last_checkpoint(self.work / stage.name)
-        with io_errors(self.work):
+        done = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+        with io_errors(self.work), stage.named_errors(lambda: trainer.state.global_step > done):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             trainer.save_trained(self._trained(stage.name))
         trainer.accelerator.wait_for_everyone()

@@ -37,6 +37,17 @@ class StageTrainer(Trainer):  # type: ignore[misc]
             self.is_distributed_loading_by_transformers = True
         self.remove_callback(PrinterCallback)
 
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train; where that ends in an error, TensorBoard's thread ends too, not to write later."""
+        try:
+            return super().train(*args, **kwargs)
+        except BaseException:
+            for callback in self.callback_handler.callbacks:
+                writer = getattr(callback, "tb_writer", None)
+                if writer is not None:
+                    writer.close()
+            raise
+
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Make the optimizer that the arguments name, with a rate for each group."""
         optimizer: torch.optim.Optimizer | None = getattr(self, "optimizer", None)

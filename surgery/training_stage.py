@@ -1,5 +1,7 @@
 """What a stage needs before it can begin: rows, rates and arguments, all of them checked."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from surgery.plan import Stage as Trained
 from surgery.rates import learning_rates
 from surgery.sharding import wants_sharding
 from surgery.stage import Stage
+from surgery.trainer_needs import named_start, refuse_lacking
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,19 @@ class PreparedStage:
     collator: Collator
     arguments: Any
 
+    @contextmanager
+    def named_errors(self, is_under_way: Callable[[], bool]) -> Iterator[None]:
+        """Say what is wrong with a row or with the settings of the Trainer while it trains.
+
+        Args:
+            is_under_way: says whether a step is done.
+
+        Raises:
+            SurgeryError: D for a row, wherever it was encoded; T119 for the settings.
+        """
+        with self.rows.named_errors(), named_start(self.stage, self.name, is_under_way):
+            yield
+
     def result(self) -> StageResult:
         """How it ended, once it has."""
         said = (said for rows in self.rows.sources for said in (*rows.bad[:1], *rows.notes))
@@ -82,7 +98,8 @@ def prepare_stage(
         folder: where the stage's checkpoints go.
 
     Raises:
-        SurgeryError: T102 to T105, T108, T111 and T112 for its settings, D for its data.
+        SurgeryError: T102 to T105, T108, T111, T112, T117 and T118 for its settings, D for its
+            data.
     """
     stage = plan.recipe.stages[trained.name]
     rates = learning_rates(plan, trained, stage, model)
@@ -94,6 +111,7 @@ def prepare_stage(
     rows = mix([Rows(file, encoder, stage.bad_records) for file in files], stage, seed)
     steps = len(rows) // stage.batch
     arguments = training_arguments(stage, trained.name, folder, steps, seed)
+    refuse_lacking(stage, trained.name, arguments, model)
     return PreparedStage(trained.name, stage, rates, parameters, rows, collator, arguments)
 
 

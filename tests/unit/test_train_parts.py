@@ -465,6 +465,13 @@ def code_of(model: Path, out: Path, *words: str, name: str = "genieblue_skip", *
         ("T105", ("trainer.nonsense=1",)),
         ("T105", ("trainer.optim=nonsense",)),
         ("T111", ("packing=true", "text_rows=text")),
+        ("T117", ("trainer.report_to=wandb",)),
+        ("T117", ("trainer.report_to=nonsense",)),
+        ("T117", ("trainer.optim=adamw_bnb_8bit",)),
+        ("T117", ("trainer.optim=schedule_free_adamw",)),
+        ("T117", ("trainer.use_liger_kernel=true",)),
+        ("T118", ("trainer.push_to_hub=true",)),
+        ("T118", ("trainer.hub_model_id=a/b",)),
         ("D101", ("data=gone.jsonl",)),
         ("D111", ("text_mix=0.3",)),
     ],
@@ -474,6 +481,29 @@ def test_mistake_is_told_before_the_first_step(
 ) -> None:
     assert code_of(talker, tmp_path / "a", f"data={talk}", "length=48", *words) == code
     assert not work_folder(tmp_path / "a").exists()
+
+
+class Offline(TrainerCallback):  # type: ignore[misc]
+    """Fails as a reporter does that finds no network, or no account."""
+
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        raise ConnectionError("api_key not configured")
+
+
+def test_settings_that_fail_at_once_are_named(talker: Path, talk: Path, tmp_path: Path) -> None:
+    words = (f"data={talk}", "length=48", "steps=2", "batch=2")
+    how = {"callbacks": [Offline()]}
+    assert code_of(talker, tmp_path / "a", *words, "trainer.optim=sgd", **how) == "T119"
+    with pytest.raises(ConnectionError):
+        train_recipe(recipe_of(talker, *words), tmp_path / "b", **how)
+
+
+def test_a_row_that_only_a_worker_saw_is_named(seer: Path, sight: Path, tmp_path: Path) -> None:
+    record = colour_question("red")
+    data = write_lines(tmp_path / "a.jsonl", [record])
+    (tmp_path / "red.png").write_bytes(b"no image")
+    words = (f"data={data}", "length=48", "steps=2", "batch=2", "trainer.dataloader_num_workers=1")
+    assert code_of(seer, tmp_path / "a", *words) == "D106"
 
 
 def test_packing_with_learners_is_refused(talker: Path, talk: Path, tmp_path: Path) -> None:
