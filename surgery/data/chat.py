@@ -9,7 +9,6 @@ import json
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from surgery.data.record import IMAGE, Place, Record, Turn, tool_name
@@ -19,20 +18,20 @@ from surgery.diagnostic import Diagnostic, SurgeryError
 _THOUGHT: Final = "</think>"
 """What ends the reasoning that templates drop from earlier answers."""
 
-_Pieces = Sequence[tuple[str, bool]]
-
 
 @dataclass(frozen=True)
-class Written:
-    """A conversation up to an answer, as text.
+class Piece:
+    """Some of a conversation as text.
 
     Args:
-        pieces: its text, cut at answers, and whether each piece is learned.
-        images: that it shows.
+        text: never empty.
+        is_learned: whether it is an answer that is learned.
+        images: how many of the record's next images it shows.
     """
 
-    pieces: tuple[tuple[str, bool], ...]
-    images: tuple[Path, ...]
+    text: str
+    is_learned: bool
+    images: int = 0
 
 
 class Chat:
@@ -47,7 +46,7 @@ class Chat:
         self._template = template
         self._special = re.compile("|".join(map(re.escape, special)) or r"(?!)")
 
-    def rows(self, record: Record) -> list[Written]:
+    def rows(self, record: Record) -> list[list[Piece]]:
         """Write a conversation: in one piece, or each answer apart where the template rewrites.
 
         Raises:
@@ -63,7 +62,7 @@ class Chat:
             return [_checked(record, whole, learned)]
         return [self._alone(record, at) for at in learned]
 
-    def prompt(self, record: Record, end: int) -> str:
+    def prompt(self, record: Record, end: int) -> Piece:
         """Write the turns before `end`, up to where an answer begins.
 
         Raises:
@@ -72,7 +71,7 @@ class Chat:
         self.refuse_special(record)
         text = self._template.write(record, end, prompt=True)
         _refuse_lost(text, record.turns[:end], record)
-        return text
+        return Piece(text, False, len(record.shown_before(end)))
 
     def refuse_special(self, record: Record) -> None:
         """Refuse words that the model would take for an image.
@@ -87,37 +86,38 @@ class Chat:
             if found:
                 raise SurgeryError(special_token(record.place, found[0]))
 
-    def _alone(self, record: Record, at: int) -> Written:
+    def _alone(self, record: Record, at: int) -> list[Piece]:
         pieces = self._pieces(record, [at])
         if pieces is None:
             raise SurgeryError(_not_cut(record.place))
         return _checked(record, pieces, [at])
 
-    def _pieces(self, record: Record, answers: Sequence[int]) -> _Pieces | None:
+    def _pieces(self, record: Record, answers: Sequence[int]) -> list[Piece] | None:
         """The text cut at answers; None where one isn't what follows its prompt."""
-        pieces: list[tuple[str, bool]] = []
-        done = ""
+        pieces: list[Piece] = []
+        done, shown = "", 0
         for at in answers:
             prompt = self._template.write(record, at, prompt=True)
             whole = self._template.write(record, at + 1, prompt=False)
             if not (prompt.startswith(done) and whole.startswith(prompt)):
                 return None
-            pieces += [(prompt[len(done) :], False), (whole[len(prompt) :], True)]
-            done = whole
+            images = len(record.shown_before(at))
+            pieces.append(Piece(prompt[len(done) :], False, images - shown))
+            pieces.append(Piece(whole[len(prompt) :], True))
+            done, shown = whole, images
         return pieces
 
 
-def _checked(record: Record, pieces: _Pieces, answers: Sequence[int]) -> Written:
+def _checked(record: Record, pieces: Sequence[Piece], answers: Sequence[int]) -> list[Piece]:
     """A row, once every answer is in its own piece and all other words are in the row."""
     turns = record.turns[: answers[-1] + 1]
-    learned = (text for text, is_learned in pieces if is_learned)
+    learned = (piece.text for piece in pieces if piece.is_learned)
     for at, text in zip(answers, learned, strict=True):
         if _squeezed(turns[at].text) not in _squeezed(text):
             raise SurgeryError(lost(record.place, turns[at]))
     others = [turn for at, turn in enumerate(turns) if at not in answers]
-    _refuse_lost("".join(text for text, _ in pieces), others, record)
-    images = record.shown_before(len(turns))
-    return Written(tuple(piece for piece in pieces if piece[0]), images)
+    _refuse_lost("".join(piece.text for piece in pieces), others, record)
+    return [piece for piece in pieces if piece.text]
 
 
 def _refuse_lost(text: str, turns: Sequence[Turn], record: Record) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from surgery.data.encode import IGNORED, Row
+from surgery.data.pieces import stacked
 from surgery.switch import MULTIMODAL, TEXT
 
 
@@ -56,7 +57,7 @@ class Collator:
             batch["image_mask"] = batch["input_ids"] == self._image_id
         if self.by_path and not all(row.sees for row in rows):
             batch["paths"] = [MULTIMODAL if _sees(place) else TEXT for place in places]
-        return batch | _beside(places) | _images(rows)
+        return batch | _beside(places) | stacked([row.images for row in rows])
 
     @property
     def _image_id(self) -> int:
@@ -89,8 +90,3 @@ def _beside(places: Sequence[Sequence[Row]]) -> dict[str, torch.Tensor]:
 
 def _values(place: Sequence[Row], name: str) -> torch.Tensor:
     return torch.cat([row.beside.get(name, torch.zeros_like(row.ids)) for row in place])
-
-
-def _images(rows: Sequence[Row]) -> dict[str, torch.Tensor]:
-    names = dict.fromkeys(name for row in rows for name in row.images)
-    return {name: torch.cat([r.images[name] for r in rows if name in r.images]) for name in names}

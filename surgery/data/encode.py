@@ -6,14 +6,15 @@ that is how it is generated later; so labels begin exactly where an answer does.
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from surgery.data.chat import Chat
 from surgery.data.images import opened
+from surgery.data.pieces import encode_pieces, named_errors, stacked
 from surgery.data.record import IMAGE, Place, Record, no_answer
 from surgery.data.template import PLAIN_TEMPLATE, Template, template_of
 from surgery.data.vocabulary import load_processor  # noqa: F401
@@ -117,15 +118,15 @@ class Encoder:
                 for what the tokenizer or the processor refuses, and what `check` raises.
         """
         self._refuse_unseen(record)
-        written = self.chat.rows(record)[part]
-        images = opened(written.images, record.place)
-        with _named_errors(record.place):
-            ids, made, beside = self._tokenized([text for text, _ in written.pieces], images)
+        pieces = self.chat.rows(record)[part]
+        made = encode_pieces(self._processor, pieces, record)
         labels = [
-            piece if learned else torch.full_like(piece, IGNORED)
-            for piece, (_, learned) in zip(ids, written.pieces, strict=True)
+            each if piece.is_learned else torch.full_like(each, IGNORED)
+            for each, piece in zip(made.ids, pieces, strict=True)
         ]
-        row = _row(torch.cat(ids), torch.cat(labels), made, bool(images), beside)
+        ids = torch.cat(made.ids)
+        sees = any(piece.images for piece in pieces)
+        row = _row(ids, torch.cat(labels), made.images, sees, made.beside)
         return self._fitted(row, record.place)
 
     def text(self, text: str, place: Place | None = None) -> Iterator[Row]:
@@ -135,7 +136,7 @@ class Encoder:
             SurgeryError: D116 for what the tokenizer refuses.
         """
         ends = [self.tokenizer.eos_token_id] if self.tokenizer.eos_token_id is not None else []
-        with _named_errors(place):
+        with named_errors(place):
             ids = torch.tensor([*self.tokenizer(text, verbose=False)["input_ids"], *ends])
         for part in torch.split(ids, self.length):
             if len(part) > 1:
@@ -155,17 +156,22 @@ class Encoder:
             SurgeryError: D106 for an image that doesn't decode, D112 to D114 for what the chat
                 template doesn't write, D116 for what the tokenizer or the processor refuses.
         """
-        texts = [self.chat.prompt(record, end) for record, end in asked]
-        shown = [(record.shown_before(end), record.place) for record, end in asked]
-        images = [image for files, place in shown for image in opened(files, place)]
-        how = {"padding": True, "padding_side": "left", "return_tensors": "pt"}
-        try:
-            return self._encoded(texts, images, how)
-        except Exception as error:  # whatever a tokenizer or a processor raises
-            if len(asked) > 1:
-                for one in asked:  # the one that raises has a place
-                    self.questions([one])
-            raise SurgeryError(_not_encoded(asked[0][0].place, error)) from error
+        from transformers import BatchFeature
+
+        made = [
+            encode_pieces(self._processor, [self.chat.prompt(record, end)], record)
+            for record, end in asked
+        ]
+        tokens = [{"input_ids": each.ids[0], **each.beside} for each in made]
+        mask = [torch.ones_like(each.ids[0]) for each in made]
+        batch = {"attention_mask": pad_sequence(mask, True, 0, "left")}
+        for name in dict.fromkeys(name for row in tokens for name in row):
+            rows = [row.get(name, torch.zeros_like(row["input_ids"])) for row in tokens]
+            pad = self.pad if name == "input_ids" else 0
+            batch[name] = pad_sequence(
+                rows, batch_first=True, padding_value=pad, padding_side="left"
+            )
+        return BatchFeature(batch | stacked([each.images for each in made]))
 
     def raw(self, record: Record) -> Any:
         """Encode the words of a record's turns without the chat template, as `questions` does.
@@ -176,7 +182,7 @@ class Encoder:
         self.chat.refuse_special(record)
         words = "".join(turn.text for turn in record.turns)
         images = opened(record.images, record.place)
-        with _named_errors(record.place):
+        with named_errors(record.place):
             if not images:
                 return self.tokenizer([words], return_tensors="pt")
             text = words.replace(IMAGE, self._processor.image_token)
@@ -204,27 +210,6 @@ class Encoder:
         )
         return text
 
-    def _tokenized(
-        self, texts: list[str], images: list[Any]
-    ) -> tuple[list[torch.Tensor], dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-        """The ids of each piece; what the images became; and what else each token has."""
-        if not images:
-            ids = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-            return [torch.tensor(part, dtype=torch.long) for part in ids], {}, {}
-        batch = self._encoded(texts, images, {"padding": True, "return_tensors": "pt"})
-        real, shape = batch.pop("attention_mask").bool(), batch["input_ids"].shape
-        by_token = {name: t for name, t in batch.items() if t.shape[:2] == shape}
-        made = {name: t for name, t in batch.items() if name not in by_token}
-        ids = [row[mask] for row, mask in zip(by_token.pop("input_ids"), real, strict=True)]
-        return ids, made, {name: value[real] for name, value in by_token.items()}
-
-    def _encoded(self, texts: list[str], images: list[Any], how: dict[str, Any]) -> Any:
-        if self.tokenizer.pad_token is None:
-            self.tokenizer.pad_token = self.tokenizer.eos_token
-        if not images:
-            return self.tokenizer(texts, add_special_tokens=False, **how)
-        return self._processor(text=texts, images=images, add_special_tokens=False, **how)
-
     def _fitted(self, row: Row, place: Place) -> Row:
         """Cut a row to `length`, if its images and some of an answer fit."""
         learned = (row.labels[: self.length] != IGNORED).any()
@@ -251,15 +236,6 @@ def _row(
     return Row(ids, labels, images, sees, beside)
 
 
-@contextmanager
-def _named_errors(place: Place | None) -> Iterator[None]:
-    """Name the record where a tokenizer or a processor raises whatever it raises."""
-    try:
-        yield
-    except Exception as error:
-        raise SurgeryError(_not_encoded(place, error)) from error
-
-
 def _blind(place: Place) -> Diagnostic:
     return Diagnostic(
         code="D107",
@@ -277,14 +253,4 @@ def _too_long(place: Place, images: int, tokens: int, length: int) -> Diagnostic
         why="a row that is cut must keep its images whole and something of an answer",
         fix="raise `length` up to the model's context, show fewer or smaller images, or leave such "
         "records out with bad_records=skip",
-    )
-
-
-def _not_encoded(place: Place | None, error: Exception) -> Diagnostic:
-    said = (str(error).strip().splitlines() or [""])[0]
-    return Diagnostic(
-        code="D116",
-        what=f"{place or 'a text'}: this record can't be encoded",
-        why=f"the tokenizer or the processor says {type(error).__name__}: {said}",
-        fix="change the record, or leave such records out with bad_records=skip",
     )

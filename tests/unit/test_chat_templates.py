@@ -18,6 +18,8 @@ from surgery.data.files import DataFile
 from surgery.data.record import Place, Record, Turn
 from surgery.data.rows import Rows
 from surgery.diagnostic import SurgeryError
+from surgery.runner import Prompt
+from surgery.runners.hf import encoded
 from surgery.stage import Source
 
 RAISE = "{{ raise_exception('%s') }}"
@@ -384,6 +386,21 @@ def test_what_is_asked_is_what_was_learned_after(name: str, tmp_path: Path) -> N
     assert len(asked)
     text = processor_of(name).tokenizer.decode(asked).replace(shape.image * 4, shape.image)
     assert text + shape.learned == shape.shown
+
+
+@ALL
+def test_run_asks_what_it_is_given(name: str, tmp_path: Path) -> None:
+    write_images(tmp_path)
+    shape, images = SHAPES[name], (tmp_path / "red.png", tmp_path / "blue.png")
+    asked = encoded(processor_of(name), Prompt("What?"), "text")["input_ids"][0]
+    text = processor_of(name).tokenizer.decode(asked)
+    assert text + shape.learned == shape.one
+    shown = encoded(processor_of(name), Prompt("What?", images), "multimodal")["input_ids"][0]
+    assert processor_of(name).tokenizer.decode(shown).count(shape.image) == 2 * 4
+    for words in (f"a {shape.image} b", "a <image> b"):
+        with pytest.raises(SurgeryError) as caught:
+            encoded(processor_of(name), Prompt(words), "multimodal")
+        assert [said.code for said in caught.value.diagnostics] == ["D113"]
 
 
 # --- what only some templates do ------------------------------------------------------------------

@@ -11,7 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from seeing import colour_question, processor, tokenizer, write_images, write_lines
+from seeing import (
+    COLOURS,
+    colour_question,
+    processor,
+    tokenizer,
+    write_images,
+    write_lines,
+)
 from torch.utils.data import DataLoader
 
 from surgery.data.collate import Collator
@@ -304,21 +311,21 @@ def test_records_behind_an_array_are_not_lost(tmp_path: Path) -> None:
 
 
 class Failing:
-    """A processor that raises for one answer, as one does for what it can't resize."""
+    """A processor that raises for one picture, as some do for what they can't resize."""
 
-    def __init__(self, words: str) -> None:
-        self._real, self._words = processor(), words
+    def __init__(self, color: tuple[int, int, int]) -> None:
+        self._real, self._color = processor(), color
         self.image_processor, self.tokenizer = self._real.image_processor, self._real.tokenizer
         self.image_token, self.chat_template = self._real.image_token, None
 
-    def __call__(self, text: list[str], **how: Any) -> Any:
-        if any(self._words in piece for piece in text):
+    def __call__(self, images: list[Any], **how: Any) -> Any:
+        if any(image.getpixel((0, 0)) == self._color for image in images):
             raise KeyError("shortest_edge")
-        return self._real(text=text, **how)
+        return self._real(images=images, **how)
 
 
 def rows_of(folder: Path, bad: Any, *records: Any) -> Rows:
-    return Rows(data_file(folder, *records, bad=bad), Encoder(Failing("green"), 64), bad)
+    return Rows(data_file(folder, *records, bad=bad), Encoder(Failing(COLOURS["green"]), 64), bad)
 
 
 def test_whatever_a_processor_raises_has_a_place(tmp_path: Path) -> None:

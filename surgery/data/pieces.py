@@ -1,0 +1,121 @@
+"""Pieces of a conversation to token ids and pixels, by whatever tokenizer or processor a model has.
+
+What one raises names the record. Pieces with images are encoded one by one, since not every
+processor takes several texts with images for some of them.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+
+from surgery.data.chat import Piece
+from surgery.data.images import opened
+from surgery.data.record import Place, Record
+from surgery.diagnostic import Diagnostic, SurgeryError
+
+_Named = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Pieces of a record.
+
+    Args:
+        ids: of each piece, (tokens,).
+        images: what became of all images, by the model's argument; images first.
+        beside: further values of each token of all pieces, (tokens,), by the model's argument.
+    """
+
+    ids: list[torch.Tensor]
+    images: _Named
+    beside: _Named
+
+
+def encode_pieces(processor: Any, pieces: Sequence[Piece], record: Record) -> Encoded:
+    """Encode pieces of a record.
+
+    Args:
+        processor: of the model, or its tokenizer.
+        pieces: in order, from the first.
+        record: whose images they show.
+
+    Raises:
+        SurgeryError: D106 for an image that doesn't decode, D116 for what the tokenizer or the
+            processor raises.
+    """
+    files = iter(record.images)
+    shown = [opened([*islice(files, piece.images)], record.place) for piece in pieces]
+    with named_errors(record.place):
+        words = [piece.text for piece in pieces if not piece.images]
+        known = iter(_tokenized(processor, words) if words else ())
+        made = [
+            _seen(processor, piece.text, images) if images else (next(known), {}, {})
+            for piece, images in zip(pieces, shown, strict=True)
+        ]
+    names = dict.fromkeys(name for _, _, beside in made for name in beside)
+    values = {n: [by.get(n, torch.zeros_like(ids)) for ids, _, by in made] for n in names}
+    beside = {name: torch.cat(rows) for name, rows in values.items()}
+    return Encoded([ids for ids, _, _ in made], stacked([i for _, i, _ in made]), beside)
+
+
+def stacked(made: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """What a processor made of images several times, as one; tiles are filled up with zeros.
+
+    Args:
+        made: for each time, by the model's argument; empty where there were no images.
+    """
+    names = dict.fromkeys(name for each in made for name in each)
+    by_name = {name: [each[name] for each in made if name in each] for name in names}
+    return {name: torch.cat(_as_wide(tensors)) for name, tensors in by_name.items()}
+
+
+@contextmanager
+def named_errors(place: Place | None) -> Iterator[None]:
+    """Name the record where a tokenizer or a processor raises whatever it raises.
+
+    Raises:
+        SurgeryError: D116.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise SurgeryError(_not_encoded(place, error)) from error
+
+
+def _tokenized(processor: Any, texts: list[str]) -> list[torch.Tensor]:
+    tokenizer = getattr(processor, "tokenizer", processor)
+    found = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+    return [torch.tensor(ids, dtype=torch.long) for ids in found]
+
+
+def _seen(processor: Any, text: str, images: list[Any]) -> tuple[torch.Tensor, _Named, _Named]:
+    """The ids of a text with images, what became of these, and what else each token has."""
+    made = processor(text=[text], images=images, add_special_tokens=False, return_tensors="pt")
+    ids = made.pop("input_ids")
+    made.pop("attention_mask", None)
+    beside = {name: value[0] for name, value in made.items() if value.shape[:2] == ids.shape}
+    return ids[0], {name: value for name, value in made.items() if name not in beside}, beside
+
+
+def _as_wide(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Tensors with zeros behind each dimension but their first, as processors fill up tiles."""
+    widest = [max(sizes) for sizes in zip(*(t.shape[1:] for t in tensors), strict=True)]
+    lacking = ([w - n for w, n in zip(widest, t.shape[1:], strict=True)] for t in tensors)
+    return [
+        torch.nn.functional.pad(tensor, [n for more in reversed(by) for n in (0, more)])
+        for tensor, by in zip(tensors, lacking, strict=True)
+    ]
+
+
+def _not_encoded(place: Place | None, error: Exception) -> Diagnostic:
+    said = (str(error).strip().splitlines() or [""])[0]
+    return Diagnostic(
+        code="D116",
+        what=f"{place or 'a text'}: this record can't be encoded",
+        why=f"the tokenizer or the processor says {type(error).__name__}: {said}",
+        fix="change the record, or leave such records out with bad_records=skip",
+    )
