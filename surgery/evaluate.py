@@ -6,7 +6,7 @@ is its non-shared base. Both are compared with the untouched base, which is load
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -16,13 +16,14 @@ import torch
 from surgery.data.collate import Collator
 from surgery.data.encode import IGNORED, Encoder, Row
 from surgery.data.files import DataFile
-from surgery.data.record import IMAGE, Record
+from surgery.data.record import Record
 from surgery.data.rows import Rows
 from surgery.data.vocabulary import load_processor, refuse_ids_without_rows
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.evaluated import BASE, SHARED, open_evaluated
 from surgery.header import read_errors
-from surgery.predictions import Prediction, normalised, predictions_file, write_predictions
+from surgery.predictions import Prediction, predictions_file, write_predictions
+from surgery.questions import asked_of, predictions_of, read_questions
 from surgery.quiet import quiet
 from surgery.stage import Source
 
@@ -31,7 +32,6 @@ HELD_OUT: Final = "heldout.jsonl"
 
 StrPath = str | os.PathLike[str]
 _BATCH: Final = 16
-_TOLD: Final = 5
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def evaluate_adapter(
     processor = load_processor(evaluated.home, trust_remote_code=trust_remote_code)
     encoder = Encoder(processor, length)
     rows = _text_rows(evaluated.home, text, encoder)
-    asked = _records(questions, images, encoder)
+    asked = read_questions(questions, images, encoder)
     if not rows and not asked:
         raise SurgeryError(_nothing_to_measure(folder))
     meter = _Meter(evaluated.home, evaluated.is_routed, encoder, rows, asked, new_tokens)
@@ -223,82 +223,11 @@ def accuracy(
     return sum(one.right for one in said) / len(said) if said else None
 
 
-@torch.no_grad()
-def predictions_of(
-    path: str,
-    model: Any,
-    records: Sequence[Record],
-    encoder: Encoder,
-    new_tokens: int = 32,
-    is_routed: bool = False,
-) -> list[Prediction]:
-    """Generate each answer greedily, and compare it with what is written, after `normalised`.
-
-    Args:
-        path: the name of the path that the model is on.
-        model: on the path that is measured.
-        records: conversations; each answer is asked for with all that was said before it.
-        encoder: of the model.
-        new_tokens: of an answer, at most.
-        is_routed: whether the model must be told of image tokens.
-    """
-    pairs = [pair for record in records for pair in asked_of(record)]
-    said: list[Prediction] = []
-    for first in range(0, len(pairs), _BATCH):
-        part = pairs[first : first + _BATCH]
-        inputs = encoder.questions(part).to(model.device)
-        if is_routed:
-            inputs["image_mask"] = inputs["input_ids"] == (encoder.image_token or IGNORED)
-        made = model.generate(
-            **inputs, do_sample=False, max_new_tokens=new_tokens, pad_token_id=encoder.pad
-        )
-        texts = encoder.tokenizer.batch_decode(
-            made[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
-        )
-        said += [_prediction(path, *pair, text) for pair, text in zip(part, texts, strict=True)]
-    return said
-
-
-def _prediction(path: str, record: Record, at: int, answer: str) -> Prediction:
-    """What was generated for the turn at a position of a conversation, beside what is written."""
-    wanted, before = record.turns[at].text, record.turns[:at]
-    asked = next((turn.text for turn in reversed(before) if turn.role != "assistant"), "")
-    shown = sum(turn.text.count(IMAGE) for turn in before)
-    where = str(record.place.file), record.place.line
-    is_right = normalised(answer) == normalised(wanted)
-    return Prediction(
-        path, *where, asked.replace(IMAGE, "").strip(), shown, wanted, answer, is_right
-    )
-
-
-def asked_of(record: Record) -> Iterator[tuple[Record, int]]:
-    """Each answer of a conversation that training would learn, and where it is among the turns."""
-    for at, turn in enumerate(record.turns):
-        if turn.role == "assistant" and turn.is_learned:
-            yield record, at
-
-
 def _text_rows(home: Path, text: StrPath | None, encoder: Encoder) -> Sequence[Row]:
     file = Path(text) if text else home / HELD_OUT
     if text is None and not file.is_file():
         return []
     return list(Rows(DataFile(Source(file=str(file))), encoder))
-
-
-def _records(questions: StrPath | None, images: StrPath | None, encoder: Encoder) -> list[Record]:
-    """The conversations, each of which the chat template can ask."""
-    if questions is None:
-        return []
-    records = list(DataFile(Source(file=str(questions), images=str(images or ""))))
-    bad: list[Diagnostic] = []
-    for record in records:
-        try:
-            encoder.check_questions(record)
-        except SurgeryError as error:
-            bad += error.diagnostics
-    if bad:
-        raise SurgeryError(bad[:_TOLD])
-    return records
 
 
 def _references(reference: StrPath | None) -> dict[str, float]:

@@ -16,9 +16,11 @@ from surgery.apply import apply_plan
 from surgery.compose import load_recipe
 from surgery.data.record import Place, Record, Turn
 from surgery.diagnostic import SurgeryError
-from surgery.evaluate import Evaluation, asked_of, evaluate_adapter, normalised
+from surgery.evaluate import Evaluation, evaluate_adapter
 from surgery.export import export_adapter
 from surgery.plan import plan_recipe
+from surgery.predictions import normalised
+from surgery.questions import asked_of
 
 TEXTS = ("A list can be changed in place. " * 5, "The surgeon washed her hands.")
 LENGTH = 24
