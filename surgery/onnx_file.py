@@ -1,6 +1,6 @@
 """Read an ONNX file for lint: weights stay on disk, shapes are worked out."""
 
-from collections.abc import Iterator
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -8,7 +8,7 @@ from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.rule import GraphSubject
 
 if TYPE_CHECKING:
-    from onnx_ir import Model, Node, TensorProtocol
+    from onnx_ir import Model, Node, Value
 
 _LARGEST: Final = 2**31 - 1
 """What a protobuf message can hold, in bytes."""
@@ -27,18 +27,19 @@ def read_onnx(path: Path) -> "Model":
         path: an `.onnx` file.
 
     Raises:
-        SurgeryError: X121 where it is no ONNX graph, X122 where its weights are not all there.
+        SurgeryError: X113 where its weights lie outside of its folder, X121 where it is no ONNX
+            graph, X122 where its weights are not all there.
     """
-    import onnx_ir
+    from surgery.onnx_fold import silence
+    from surgery.onnx_weights import refuse_missing
 
     path = Path(path)
     _refuse_unreadable(path)
     try:
-        model = onnx_ir.load(path)
-        if not len(model.graph) and not model.graph.outputs:
-            raise ValueError("it holds no graph")
-        _refuse_truncated(model, path)
-        return _settled(model)
+        with silence():
+            model = _loaded(path)
+            refuse_missing(model, path)
+            return _settled(model)
     except SurgeryError:
         raise
     except Exception as error:  # protobuf, onnx and onnx_ir each raise their own
@@ -60,45 +61,34 @@ def _own_name(node: "Node") -> str:
 
 
 def _refuse_unreadable(path: Path) -> None:
-    if not path.is_file():
-        what = f"`{path}` is {'a folder' if path.is_dir() else 'not there'}, not an ONNX file"
+    if not os.path.isfile(path):  # False, too, for names that are too long
+        what = f"`{path}` is {_kind_of(path)}, not an ONNX file"
         raise SurgeryError(Diagnostic("X121", what, fix="name an .onnx file"))
     if path.stat().st_size > _LARGEST:
         raise SurgeryError(_malformed(path, "it is of more than 2 GB, which no ONNX file can be"))
 
 
-def _refuse_truncated(model: "Model", path: Path) -> None:
-    """Compare what the graph says of its weights with the files, without reading them."""
-    faults: dict[str, list[str]] = {}
-    for tensor in _stored(model):
-        fault = _fault(tensor)
-        if fault:
-            faults.setdefault(fault, []).append(tensor.name or "")
-    if faults:
-        raise SurgeryError(_missing_data(path, fault, names) for fault, names in faults.items())
+def _kind_of(path: Path) -> str:
+    if os.path.isdir(path):
+        return "a folder"
+    return "a device or a pipe" if os.path.exists(path) else "not there"
 
 
-def _stored(model: "Model") -> Iterator["TensorProtocol"]:
-    for graph in model.graphs():
-        for value in graph.initializers.values():
-            if value.const_value is not None:
-                yield value.const_value
+def _loaded(path: Path) -> "Model":
+    """Read what is there, and hold it against ONNX's rules; weights in other files are mapped."""
+    import onnx
+    from onnx_ir.external_data import set_base_dir
+    from onnx_ir.serde import deserialize_model
 
+    from surgery.onnx_check import refuse_invalid
 
-def _fault(tensor: "TensorProtocol") -> str:
-    from onnx_ir import ExternalTensor, TensorProtoTensor
-
-    if isinstance(tensor, TensorProtoTensor) and tensor.raw.raw_data:
-        size = len(tensor.raw.raw_data)
-        return f"it holds {size:,} bytes of {tensor.nbytes:,}" if size < tensor.nbytes else ""
-    if not isinstance(tensor, ExternalTensor):
-        return ""
-    file = Path(tensor.path)
-    if not file.is_file():
-        return f"`{tensor.location}` is not beside it"
-    size = file.stat().st_size
-    end = (tensor.offset or 0) + max(tensor.length or 0, tensor.nbytes)
-    return f"`{tensor.location}` ends after {size:,} bytes" if end > size else ""
+    stored = onnx.load(path, load_external_data=False)
+    if not stored.graph.node and not stored.graph.output:
+        raise ValueError("it holds no graph")
+    refuse_invalid(stored)
+    model = deserialize_model(stored)
+    set_base_dir(model.graph, path.parent)
+    return model
 
 
 def _settled(model: "Model") -> "Model":
@@ -119,22 +109,23 @@ def _forget_sizes(model: "Model") -> None:
 
     And whatever is written of what makes a tensor as large as it is told to, which may be untrue.
     """
+    from onnx_ir import Shape
+
     for node in model.graph.all_nodes():
         for value in node.outputs:
-            known = value.shape is not None and value.shape.is_static()
+            known = value.shape is not None and value.shape.is_static() and not _is_open(value)
             if not known or node.op_type in _MAKERS:
                 value.shape = None
+    for value in (value for graph in model.graphs() for value in graph.inputs):
+        if value.shape is not None and _is_open(value):
+            sizes = [size if isinstance(size, int) and size >= 0 else None for size in value.shape]
+            value.shape = Shape(sizes)
+
+
+def _is_open(value: "Value") -> bool:
+    """Whether a size is below 0, as some exporters write those that are not fixed."""
+    return any(isinstance(size, int) and size < 0 for size in value.shape or ())
 
 
 def _malformed(path: Path, reason: str) -> Diagnostic:
     return Diagnostic("X121", f"`{path}` is not an ONNX graph", reason, "export or copy it again")
-
-
-def _missing_data(path: Path, fault: str, names: list[str]) -> Diagnostic:
-    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    return Diagnostic(
-        "X122",
-        f"the weights of `{path}` are not all there",
-        why=f"{fault}, and `{names[0]}`{more} should be in it",
-        fix="copy the file of the weights again, beside the graph",
-    )

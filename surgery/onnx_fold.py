@@ -45,19 +45,18 @@ def fold(model: "Model") -> "Model":
     """
     unused = [out for node in model.graph for out in node.outputs if not _is_used(node)]
     model.graph.outputs.extend(unused)  # a runtime compiles what nothing uses all the same
-    with _silence():
-        for _ in range(_ROUNDS):
-            result = _Fold(
-                shape_inference=True,
-                input_size_limit=_SMALL,
-                output_size_limit=_LARGEST,
-                should_fold=_is_computed,
-            )(model)
-            model = RemoveUnusedNodesPass()(result.model).model
-            infer = ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)
-            model = infer(model).model
-            if not result.modified:
-                break
+    for _ in range(_ROUNDS):
+        result = _Fold(
+            shape_inference=True,
+            input_size_limit=_SMALL,
+            output_size_limit=_LARGEST,
+            should_fold=_is_computed,
+        )(model)
+        model = RemoveUnusedNodesPass()(result.model).model
+        infer = ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)
+        model = infer(model).model
+        if not result.modified:
+            break
     del model.graph.outputs[len(model.graph.outputs) - len(unused) :]
     return model
 
@@ -97,12 +96,12 @@ def _is_computed(node: "Node") -> bool:
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
-    """Keep what they log of each node that they leave alone from the user."""
+def silence() -> Iterator[None]:
+    """Keep what onnx_ir and onnxscript log of single nodes from the user, for a while."""
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
-        logger.setLevel(logging.ERROR)
+        logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
