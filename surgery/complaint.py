@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from hydra.errors import MissingConfigException
@@ -10,6 +10,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ValidationError
 
 from surgery.diagnostic import Diagnostic, Span
+from surgery.forbidden import CODE_KEYS
 from surgery.operation import Strict, known_operations
 from surgery.recipe import Recipe
 from surgery.selector import GRAMMAR
@@ -17,8 +18,6 @@ from surgery.source import SourceMap
 from surgery.stage import Source, Stage
 
 Loc = tuple[str | int, ...]
-_SURROGATE: Final = re.compile("[\ud800-\udfff]")
-_CODE_KEYS: Final = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
 _OWN_CODES: Final = {
     "selector": "R106",
     "name": "R107",
@@ -54,67 +53,6 @@ _TYPES: Final = {  # what is wanted, by pydantic's names of errors; braces take 
 }
 
 
-def code_imports(data: Mapping[str, Any], sources: SourceMap) -> list[Diagnostic]:
-    """Refuse every key by which Hydra would import code, wherever it was written.
-
-    Args:
-        data: what was composed; an override may have written a whole mapping.
-        sources: where each key was written, those that lost to a later one too.
-    """
-    found = dict.fromkeys([*sources.keys, *_paths(data)])
-    return [
-        Diagnostic(
-            code="R108",
-            what=f"`{path[-1]}` is not allowed in a recipe",
-            why="a recipe is data: it can't import or call Python code",
-            fix="name an operation with `op:`; see CONTRIBUTING.md for how to add one",
-            span=sources.place(path, value=False),
-        )
-        for path in found
-        if path and path[-1] in _CODE_KEYS
-    ]
-
-
-def broken_texts(data: Mapping[str, Any], sources: SourceMap) -> list[Diagnostic]:
-    """Refuse text that can't be written: half a character, as of bytes that are not UTF-8.
-
-    Args:
-        data: what was composed.
-        sources: where each key was written.
-    """
-    texts = [(path[:-1], path[-1]) for path in _paths(data)]
-    texts += [(path, value) for path, value in _values(data) if isinstance(value, str)]
-    return [
-        Diagnostic(
-            code="R137",
-            what=f"`{'.'.join(path) or 'the recipe'}` holds half a character",
-            why="a surrogate stands alone in it, as where a name's bytes are not UTF-8",
-            fix="write the character itself, or rename the file that is meant",
-            span=sources.place(path),
-        )
-        for path, text in texts
-        if _SURROGATE.search(text)
-    ]
-
-
-def _values(data: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    inside = data.items() if isinstance(data, dict) else enumerate(data)
-    for key, value in inside:
-        if isinstance(value, dict | list):
-            yield from _values(value, (*path, str(key)))
-        else:
-            yield (*path, str(key)), value
-
-
-def _paths(data: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    inside = data if isinstance(data, dict) else {}
-    if isinstance(data, list):
-        inside = dict(enumerate(data))
-    for key, value in inside.items():
-        yield (*path, str(key))
-        yield from _paths(value, (*path, str(key)))
-
-
 def from_pydantic(
     error: ValidationError, data: Mapping[str, Any], sources: SourceMap
 ) -> list[Diagnostic]:
@@ -122,7 +60,7 @@ def from_pydantic(
     by_place: dict[Loc, list[Any]] = {}
     for item in error.errors(include_url=False):
         loc = _in_data(item["loc"], data, missing=item["type"] == "missing")
-        if item["type"] != "extra_forbidden" or loc[-1] not in _CODE_KEYS:
+        if item["type"] != "extra_forbidden" or loc[-1] not in CODE_KEYS:
             by_place.setdefault(loc, []).append(item)
     return [_refused(loc, items, data, sources) for loc, items in by_place.items()]
 

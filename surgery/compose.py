@@ -21,9 +21,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
-from surgery.complaint import broken_texts, code_imports, from_hydra, from_pydantic
+from surgery.complaint import from_hydra, from_pydantic
 from surgery.diagnostic import Diagnostic, SurgeryError, raise_errors
 from surgery.environment import Reader, read_by, reading
+from surgery.forbidden import forbidden
 from surgery.override import Override, read_override, span_of, typed_words
 from surgery.recipe import Recipe
 from surgery.recipe_file import find_recipe, packaged_recipes, recipes_folder
@@ -31,13 +32,6 @@ from surgery.secret import kept_as_written, not_allowed, secrets
 from surgery.source import Key, Place, SourceMap, map_sources
 from surgery.yaml_file import leads_out, yaml_faults
 
-_NOT_IN_A_FILE: Final = {
-    "name": ("a recipe bears the name of its file", "rename the file, or write a `description`"),
-    "hydra": (
-        "a recipe says what to change, not how jobs are launched",
-        "give settings of Hydra to `surgery sweep` on the command line",
-    ),
-}
 _COMPOSING: Final = (
     HydraException,
     OmegaConfBaseException,
@@ -234,21 +228,13 @@ def _validated(
     file: Path, content: dict[str, Any], sources: SourceMap, wrong: list[Diagnostic]
 ) -> Recipe:
     data = {**content, "name": file.stem}
-    wrong = [*wrong, *code_imports(content, sources), *broken_texts(content, sources)]
-    wrong += secrets(content, sources)
-    wrong += [_not_in_a_file(key, sources) for key in _NOT_IN_A_FILE if (key,) in sources.keys]
+    wrong = [*wrong, *forbidden(content, sources), *secrets(content, sources)]
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
         raise SurgeryError([*wrong, *from_pydantic(error, data, sources)]) from error
     raise_errors(wrong)
     return recipe.with_sources(sources)
-
-
-def _not_in_a_file(key: str, sources: SourceMap) -> Diagnostic:
-    why, fix = _NOT_IN_A_FILE[key]
-    span = sources.place((key,), value=False)
-    return Diagnostic("R101", f"unknown key `{key}`", why, fix, span)
 
 
 def _is_a_sweep(item: Override) -> Diagnostic:
