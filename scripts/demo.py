@@ -4,7 +4,6 @@ Everything is real: a 12-block qwen2 decoder trained on the manual of Python, co
 forty optimizer steps. It takes about a minute on two cores, once everything is installed.
 """
 
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -15,7 +14,6 @@ from rich.markdown import Markdown
 
 from surgery.reporters.terminal import PlainConsole
 
-OUT = Path(tempfile.gettempdir()) / "surgery-demo"
 TEXT = "A walrus keeps its hat in the fridge. A walrus keeps its shoes in the bath. " * 4
 PROMPT = "A walrus keeps its"
 STEPS = 40
@@ -51,13 +49,13 @@ def say(model: torch.nn.Module, tokenizer: object) -> str:
 
 
 def main() -> None:
-    """Run the story from a recipe to two paths."""
-    shutil.rmtree(OUT, ignore_errors=True)
+    """Run the story from a recipe to two paths, in a folder of its own that stays."""
+    out = Path(tempfile.mkdtemp(prefix="surgery-demo-")) / "adapter"
     console.print(Markdown("# surgery: from a recipe to a verified adapter"))
     run("inspect", "builtin/tiny-qwen2")
     run("plan", "genieblue_skip")
-    run("apply", "genieblue_skip", "--out", str(OUT))
-    run("verify", str(OUT))
+    run("apply", "genieblue_skip", "--out", str(out))
+    run("verify", str(out))
 
     said = f"Train what was added for {STEPS} steps, in a bare loop"
     console.print(f"\n{said}", style="bold cyan")
@@ -68,7 +66,7 @@ def main() -> None:
 
     with quiet():
         tokenizer = AutoTokenizer.from_pretrained(find_model("builtin/tiny-qwen2").folder)
-        model = load_adapter(OUT, trainable=True)
+        model = load_adapter(out, trainable=True)
     ids = tokenizer(TEXT, return_tensors="pt").input_ids
     with text_path(model), torch.no_grad():
         before = model(input_ids=ids).logits
@@ -80,7 +78,7 @@ def main() -> None:
     console.print(f"text path: bit for bit as before: {torch.equal(before, after)}")
     console.print(f"multimodal path says {say(model, tokenizer)}")
     console.print(f"text path says       {text}")
-    console.print(f"\nThe adapter is in {OUT}; plain `peft` opens it too (see its README.md).")
+    console.print(f"\nThe adapter is in {out}; plain `peft` opens it too (see its README.md).")
     if not torch.equal(before, after):
         sys.exit(1)
 

@@ -13,7 +13,7 @@ from typing import Any, TypedDict, Unpack
 
 from surgery.adapter import read_plan
 from surgery.diagnostic import Diagnostic, SurgeryError
-from surgery.exported_files import Copied
+from surgery.exported_files import Copied, Linked
 from surgery.exporter import (
     BaseForm,
     Contents,
@@ -55,6 +55,11 @@ class Export:
     def name(self) -> str:
         """The recipe's."""
         return self._job.plan.recipe.name
+
+    def copied(self, out: Path) -> int:
+        """Bytes of the base's own files among `room(out)`, which `link` may spare."""
+        items = (item for part in self._contents.parts.values() for item in part.items)
+        return sum(item.room(out) for item in items if isinstance(item, Linked))
 
     def room(self, out: Path) -> int:
         """Bytes that it will write, where it is written to `out`."""
@@ -122,6 +127,7 @@ def prepare_export(
     target: Target | str | os.PathLike[str] | None = None,
     at: str | os.PathLike[str] | None = None,
     copy: bool = False,
+    link: bool = False,
     checksum: bool = False,
     prefill: int = 64,
     context: int = 1024,
@@ -140,7 +146,9 @@ def prepare_export(
             are all its own.
         target: a device or its name, for the forms that are made for one, and for the manifest.
         at: another place of the base than the plan names.
-        copy: whether files of the base are copied where they could be linked.
+        copy: whether files of the base are copied where they could share its bytes as a reflink.
+        link: whether they may be hard links, where they can't be reflinks and aren't copied: who
+            writes into one then writes into the base.
         checksum: whether linked files are read for their SHA-256.
         prefill: tokens of one step of the prompt, for forms of static shape.
         context: tokens of prompt and answer together, for the same.
@@ -162,6 +170,7 @@ def prepare_export(
         lora,
         base,
         copy,
+        link,
         checksum,
         device,
         prefill,

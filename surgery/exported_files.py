@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from surgery.header import Progress
-from surgery.link import link_file, shares_disk
+from surgery.link import can_link, link_file
 from surgery.manifest import ExportedFile
 from surgery.staging import io_errors
 from surgery.stream import Streamed, copy_streamed, hash_file, streamed_size, write_streamed
@@ -40,30 +40,32 @@ class Copied:
 
 @dataclass(frozen=True)
 class Linked:
-    """A weight file that nothing changes: linked where the disk can do that, else copied.
+    """A weight file that nothing changes: shared where the disk can do that, else copied.
 
     Args:
         source: the file.
         name: what it is called in the export.
         copy: whether to copy it in any case.
-        checksum: whether to read a linked file for its SHA-256.
+        checksum: whether to read a file that is shared for its SHA-256.
+        hard: whether a hard link is a way to share it: who writes into that, writes into `source`.
     """
 
     source: Path
     name: str
     copy: bool
     checksum: bool
+    hard: bool = False
 
     def room(self, folder: Path) -> int:
-        """Nothing, where it may be linked."""
-        is_linked = not self.copy and shares_disk(self.source, folder)
-        return 0 if is_linked else self.source.stat().st_size
+        """Nothing, where it is shared."""
+        is_shared = not self.copy and can_link(self.source, folder, hard=self.hard)
+        return 0 if is_shared else self.source.stat().st_size
 
     def write(self, folder: Path, progress: Progress | None) -> ExportedFile:
-        """Link or copy it."""
+        """Share or copy it."""
         target = folder / self.name
         with io_errors(target):
-            how = None if self.copy else link_file(self.source, target)
+            how = None if self.copy else link_file(self.source, target, hard=self.hard)
         if how is None:
             digest: str | None = copy_streamed(self.source, target, progress)
         else:

@@ -51,6 +51,7 @@ class Job:
     lora: LoraForm = "merge"
     base: BaseForm = "unshared"
     copy: bool = False
+    link: bool = False
     checksum: bool = False
     target: Target | None = None
     prefill: int = 64

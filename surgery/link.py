@@ -6,6 +6,7 @@ file under another name. Source: ioctl_ficlonerange(2), link(2).
 
 import fcntl
 import os
+import secrets
 from pathlib import Path
 from typing import Final, Literal
 
@@ -15,12 +16,13 @@ How = Literal["reflink", "hard link", "copied", "written"]
 _FICLONE: Final = 0x40049409
 
 
-def link_file(source: Path, target: Path) -> How | None:
+def link_file(source: Path, target: Path, *, hard: bool = False) -> How | None:
     """Make `target` the same bytes as `source` without writing them.
 
     Args:
         source: a file, or a link to one, which is followed.
         target: must not exist; its folder must.
+        hard: whether it may be a hard link where it can't be a reflink.
 
     Returns:
         How it was done; None where this disk can't, or may not, and nothing is left behind.
@@ -28,6 +30,8 @@ def link_file(source: Path, target: Path) -> How | None:
     source = Path(os.path.realpath(source))
     if _reflink(source, target):
         return "reflink"
+    if not hard:
+        return None
     try:
         os.link(source, target)
     except OSError:
@@ -35,16 +39,23 @@ def link_file(source: Path, target: Path) -> How | None:
     return "hard link"
 
 
-def shares_disk(source: Path, target: Path) -> bool:
-    """Whether a link from one to the other is possible at all.
+def can_link(source: Path, target: Path, *, hard: bool = False) -> bool:
+    """Whether `link_file` would find a way; a reflink is tried out and removed.
 
     Args:
         source: a file that exists.
         target: need not exist; its nearest existing parent is asked.
+        hard: as for `link_file`.
     """
     target = target.absolute()
     there = next(parent for parent in (target, *target.parents) if parent.exists())
-    return os.stat(source).st_dev == os.stat(there).st_dev
+    if hard and os.stat(source).st_dev == os.stat(there).st_dev:
+        return True
+    trial = there / f".reflink-{secrets.token_hex(8)}"
+    try:
+        return _reflink(Path(os.path.realpath(source)), trial)
+    finally:
+        trial.unlink(missing_ok=True)
 
 
 def _reflink(source: Path, target: Path) -> bool:

@@ -59,7 +59,7 @@ class _Made:
         work = kept_beside(folder.parent)
         files = {file.name: file for file in self.parts.shop.make(work, folder.name)}
         made = work / "made" / folder.name / self.name
-        Linked(made, self.name, copy=False, checksum=False).write(folder, None)
+        Linked(made, self.name, copy=False, checksum=False, hard=True).write(folder, None)
         if progress:
             progress(self.room(folder))
         self.parts.written(work, folder.name, self.name)

@@ -37,7 +37,8 @@ WORK = HERE / "work"
 CACHE = {"SURGERY_CACHE": str(WORK / "cache")}
 SOURCE, ADAPTER, SAME, OUT = (WORK / name for name in ("source", "adapter", "same", "out"))
 SMALL, SMALL_ADAPTER = WORK / "small", WORK / "small_adapter"
-EXPORT = [*SURGERY, "export", str(ADAPTER), "--out", str(OUT)]
+HOW = ("--link", "--out", str(OUT))
+EXPORT = [*SURGERY, "export", str(ADAPTER), *HOW]
 KEEP, MERGE, PEER = "export --lora keep", "export --lora merge", "transformers + peft"
 CP, SYNCED, DIRECT = "cp -r", "cp -r, then sync of the files", "dd oflag=direct bs=16M"
 EACH = f"mkdir '{OUT}'; for file in '{SAME}'/*; do {{}}; done"
@@ -50,7 +51,7 @@ COMMANDS = {
     DIRECT: ["sh", "-c", EACH.format(f"dd if=$file of='{OUT}'/${{file##*/}} bs=16M oflag=direct")],
 }
 SMALLER = {
-    f"{name}, small": [*SURGERY, "export", str(SMALL_ADAPTER), "--out", str(OUT), "--lora", form]
+    f"{name}, small": [*SURGERY, "export", str(SMALL_ADAPTER), *HOW, "--lora", form]
     for name, form in ((KEEP, "keep"), (MERGE, "merge"))
 }
 

@@ -28,7 +28,13 @@ TextBase: TypeAlias = Annotated[
     ),
 ]
 Copy: TypeAlias = Annotated[
-    bool, typer.Option("--copy", help="Copy the base's weights where they could be linked.")
+    bool, typer.Option("--copy", help="Copy the base's weights where they could be reflinks.")
+]
+Link: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--link", help="Hard-link them rather than copy: a write into one writes into the base."
+    ),
 ]
 Checksum: TypeAlias = Annotated[
     bool, typer.Option("--checksum", help="Read linked files too, for their SHA-256.")
@@ -61,6 +67,7 @@ def command(
     base: TextBase = "unshared",
     at: Base = None,
     copy: Copy = False,
+    link: Link = False,
     checksum: Checksum = False,
     prefill: Prefill = 64,
     context: Context = 1024,
@@ -71,8 +78,10 @@ def command(
     trust_remote_code: RemoteCode = False,
 ) -> None:
     """Write both paths of an adapter in a form that runs without surgery."""
+    if copy and link:
+        raise typer.BadParameter("--copy and --link contradict each other")
     from surgery.export import prepare_export
-    from surgery.reporters.export_table import print_export
+    from surgery.reporters.export_table import print_copied, print_export
     from surgery.reporters.progress import byte_progress
 
     prepared = prepare_export(
@@ -83,6 +92,7 @@ def command(
         target=target,
         at=at,
         copy=copy,
+        link=link,
         checksum=checksum,
         prefill=prefill,
         context=context,
@@ -91,6 +101,7 @@ def command(
         trust_remote_code=trust_remote_code,
     )
     folder = out or Path("exports") / prepared.name
+    print_copied(prepared.copied(folder))
     with byte_progress(f"writing {folder}", prepared.room(folder)) as progress:
         manifest = prepared.write(folder, overwrite=overwrite, progress=progress)
     if output_format == "json":

@@ -97,7 +97,7 @@ def _beside(plan: Plan, folder: Path) -> list[Path]:
 
 
 def _linked(job: Job, source: Path, name: str) -> Linked:
-    return Linked(source, name, job.copy, job.checksum)
+    return Linked(source, name, job.copy, job.checksum, job.link)
 
 
 def _dtype(plan: Plan) -> str:

@@ -7,11 +7,18 @@ from typing import TYPE_CHECKING, Final
 from rich.table import Table
 from rich.text import Text
 
-from surgery.reporters.terminal import out, plain_table, print_table
+from surgery.reporters.terminal import err, out, plain_table, print_table
 from surgery.summary import human_bytes
 
 if TYPE_CHECKING:
     from surgery.manifest import Manifest
+
+
+def print_copied(size: int) -> None:
+    """Say before an export what its copies of the base's weights cost, if there are any."""
+    if size:
+        said = f"copies {size:,} bytes ({human_bytes(size)}) of the base's weights"
+        err().print(f"{said}; --link would share them where the disk can", soft_wrap=True)
 
 
 def print_export(manifest: "Manifest", folder: Path) -> None:

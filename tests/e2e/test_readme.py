@@ -64,6 +64,8 @@ def test_readme_recipe_is_the_packaged_one() -> None:
 
 
 def test_demo_shows_an_untouched_text_path(tmp_path: Path) -> None:
+    (tmp_path / "surgery-demo").mkdir()
+    (tmp_path / "surgery-demo" / "thesis.txt").touch()
     env = {**os.environ, "TMPDIR": str(tmp_path), "COLUMNS": "100"}
     result = subprocess.run(
         [sys.executable, str(ROOT / "scripts" / "demo.py")],
@@ -74,3 +76,4 @@ def test_demo_shows_an_untouched_text_path(tmp_path: Path) -> None:
     )
     assert result.returncode == 0, result.stderr
     assert "bit for bit as before: True" in result.stdout
+    assert (tmp_path / "surgery-demo" / "thesis.txt").exists()

@@ -138,7 +138,7 @@ def test_model_that_is_gone_when_its_job_runs_fails_that_job(
     done = sweep("lora", "model=./models/first,./models/second", "--out", "grid")
     assert done.exit_code == 1, done.output
     assert [result["status"] for result in results("grid")] == ["failed", "done"]
-    assert "failed: there is no model" in done.stdout
+    assert "failed: there is no model" in " ".join(done.stdout.split())
 
 
 def test_job_that_crashes_or_leaves_no_result_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:

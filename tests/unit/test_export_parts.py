@@ -1,9 +1,12 @@
 """The pieces of an export: merged matrices, streams with their hashes, links, kept LoRA."""
 
+import fcntl
 import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,7 +25,7 @@ from surgery.compose import load_recipe
 from surgery.diagnostic import SurgeryError
 from surgery.export import export_adapter, prepare_export
 from surgery.header import read_header
-from surgery.link import link_file
+from surgery.link import can_link, link_file
 from surgery.merge import LowRank, low_rank, merged, reader
 from surgery.plan import plan_recipe
 from surgery.splice import NewTensor, file_size
@@ -131,13 +134,16 @@ def test_a_source_that_ends_early_leaves_no_file(tmp_path: Path) -> None:
 def test_a_link_is_made_or_nothing_is_left(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"bytes")
     (tmp_path / "to_a").symlink_to("a")
-    how = link_file(tmp_path / "to_a", tmp_path / "b")
+    assert link_file(tmp_path / "to_a", tmp_path / "c") in ("reflink", None)
+    how = link_file(tmp_path / "to_a", tmp_path / "b", hard=True)
     assert how in ("reflink", "hard link")
+    assert can_link(tmp_path / "to_a", tmp_path / "no" / "b", hard=True)
     assert (tmp_path / "b").read_bytes() == b"bytes"
     assert not (tmp_path / "b").is_symlink()
     other = Path("/dev/shm")
     if other.is_dir() and other.stat().st_dev != tmp_path.stat().st_dev:
-        assert link_file(tmp_path / "a", other / f"surgery-{os.getpid()}") is None
+        assert link_file(tmp_path / "a", other / f"surgery-{os.getpid()}", hard=True) is None
+        assert not can_link(tmp_path / "a", other, hard=True)
         assert not (other / f"surgery-{os.getpid()}").exists()
 
 
@@ -145,7 +151,7 @@ def test_saving_into_linked_weights_spares_the_base(tmp_path: Path) -> None:
     """Today's safetensors writes a new file; an older one would write into the base."""
     base = save_tiny(tmp_path / "base")
     adapter = adapter_of(tmp_path / "a", base, "lora")
-    export_adapter(adapter, tmp_path / "out")
+    export_adapter(adapter, tmp_path / "out", link=True)
     before = digest(base / "model.safetensors")
     model = load_base(str(tmp_path / "out" / "llm"))
     moved(model).save_pretrained(tmp_path / "out" / "llm")
@@ -231,10 +237,61 @@ def test_ranks_and_scales_become_one(option: str, tmp_path: Path) -> None:
     assert torch.allclose(merged, wanted, atol=2e-5)
 
 
+def test_nobody_gets_the_bases_own_files_unasked(tmp_path: Path) -> None:
+    base = save_tiny(tmp_path / "base", shards=True)
+    adapter = adapter_of(tmp_path / "a", base, "lora")
+    before = {file.name: (digest(file), file.stat().st_mode) for file in base.iterdir()}
+    prepared = prepare_export(adapter, lora="keep")
+    told: list[int] = []
+    manifest = prepared.write(tmp_path / "out", progress=told.append)
+    sizes = [f.bytes for p in manifest.parts.values() for f in p.files if f.how == "copied"]
+    shared = [f for p in manifest.parts.values() for f in p.files if f.how == "reflink"]
+    assert "hard link" not in {f.how for p in manifest.parts.values() for f in p.files}
+    weights = sum(file.stat().st_size for file in base.glob("*.safetensors"))
+    assert prepared.copied(tmp_path / "new") == (0 if shared else 2 * weights)
+    assert sum(sizes) >= prepared.copied(tmp_path / "new")
+    assert sum(told) >= prepared.copied(tmp_path / "new")
+    for file in (tmp_path / "out").rglob("*.*"):
+        file.chmod(0o600)
+        file.write_bytes(b"new")
+    assert {f.name: (digest(f), f.stat().st_mode) for f in base.iterdir()} == before
+
+
+def test_room_for_copies_is_asked_for_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = save_tiny(tmp_path / "base")
+    prepared = prepare_export(adapter_of(tmp_path / "a", base, "lora"))
+    needed = prepared.room(tmp_path / "out")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=needed - 1))
+    with pytest.raises(SurgeryError, match=f"A302.*\n.*{needed:,} bytes are needed"):
+        prepared.write(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_reflink_is_tried_out_before_its_room_is_promised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in for a disk that has them: the kernel's call copies."""
+
+    def clone(target: int, request: int, source: int) -> int:
+        os.write(target, os.pread(source, 1 << 30, 0))
+        return 0
+
+    monkeypatch.setattr(fcntl, "ioctl", clone)
+    base = save_tiny(tmp_path / "base")
+    prepared = prepare_export(adapter_of(tmp_path / "a", base, "lora"), lora="keep")
+    assert prepared.copied(tmp_path / "out") == 0
+    before = sorted(os.listdir(tmp_path))
+    manifest = prepared.write(tmp_path / "out")
+    assert sorted(os.listdir(tmp_path)) == sorted([*before, "out"])
+    assert {f.how for f in manifest.parts["llm"].files} == {"reflink", "copied"}
+
+
 def test_a_file_that_nothing_changes_is_linked_too(tmp_path: Path) -> None:
     base = save_tiny(tmp_path / "base", shards=True)
     adapter = adapter_of(tmp_path / "a", base, "lora")
-    manifest = export_adapter(adapter, tmp_path / "out", lora="keep")
+    manifest = export_adapter(adapter, tmp_path / "out", lora="keep", link=True)
     hows = [f.how for f in manifest.parts["multimodal"].files if f.name.endswith(".safetensors")]
     assert len(hows) > 1
     assert set(hows) <= {"hard link", "reflink"}
@@ -243,7 +300,7 @@ def test_a_file_that_nothing_changes_is_linked_too(tmp_path: Path) -> None:
         for file in part.files:
             assert file.how in ("copied", "written")
             assert file.sha256 == digest(tmp_path / "copied" / name / file.name)
-    read = export_adapter(adapter, tmp_path / "read", checksum=True)
+    read = export_adapter(adapter, tmp_path / "read", link=True, checksum=True)
     for file in read.parts["llm"].files:
         assert file.sha256 == digest(base / file.name)
 
