@@ -24,6 +24,7 @@ __all__ = [
     "check_free_space",
     "claimed_output",
     "discard",
+    "discarded",
     "io_errors",
     "kept_beside",
     "refuse_occupied",
@@ -94,14 +95,24 @@ def claimed_output(out: Path, inputs: Iterable[Input]) -> Iterator[bool]:
 
 
 def discard(folder: Path) -> None:
-    """Remove a folder that whoever calls has claimed: killed in between, it is whole or gone.
+    """Remove a folder, if it is there: killed in between, it is whole or gone.
 
     What is left then lies where the next `staged_folder` of that name clears it away.
+
+    Args:
+        folder: whoever calls has claimed it.
     """
-    garbage = named_beside(folder, ".{}.partial")
+    garbage = discarded(folder)
+    if folder.exists():
+        if garbage.exists():
+            shutil.rmtree(garbage)
+        folder.rename(garbage)
     shutil.rmtree(garbage, ignore_errors=True)
-    folder.rename(garbage)
-    shutil.rmtree(garbage, ignore_errors=True)
+
+
+def discarded(folder: Path) -> Path:
+    """Where a folder lies while `discard` removes it."""
+    return named_beside(folder, ".{}.partial")
 
 
 def kept_beside(staging: Path) -> Path:

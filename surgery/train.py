@@ -22,12 +22,12 @@ from surgery.quiet import quiet
 from surgery.recipe import Recipe
 from surgery.save import save_into
 from surgery.sharding import shard, wants_sharding
-from surgery.staging import discard, io_errors, staged_folder
+from surgery.staging import io_errors, staged_folder
 from surgery.trainer import StageTrainer, last_checkpoint, load_trained
 from surgery.training_card import add_training
 from surgery.training_log import LOG, Tell, TrainingLog, end_losses
 from surgery.training_stage import PreparedStage, StageResult, prepare_stage
-from surgery.work import TRAINED, is_result, opened_work, take_log
+from surgery.work import TRAINED, close_work, is_result, opened_work, take_log
 
 Build = Callable[[], Any]
 
@@ -138,8 +138,9 @@ class _Run:
             for trained in self.plan.stages
         ]
         results = []
+        is_done = is_result(self.work, out)
         for stage in prepared:
-            if not self._trained(stage.name).exists():
+            if not (is_done or self._trained(stage.name).exists()):
                 model = self._at_stage(stage, model)
                 self._train(stage, model)
                 model = None
@@ -196,8 +197,7 @@ class _Run:
                     save_into(self.plan, model, folder)
                     add_training(folder, self.plan, results)
                     take_log(self.work, folder)
-            with io_errors(self.work):
-                discard(self.work)
+            close_work(self.work)
         this_process().wait_for_everyone()
 
 

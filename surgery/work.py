@@ -17,6 +17,7 @@ from surgery.recipe import Recipe
 from surgery.staging import (
     claimed_output,
     discard,
+    discarded,
     io_errors,
     refuse_occupied,
     staged_folder,
@@ -64,13 +65,13 @@ def opened_work(
             if this_process().is_main_process:
                 refuse_inputs(work, inputs)
                 is_locked = claims.enter_context(claimed_output(out, inputs))
-                if not (resume and is_result(work, out)):
-                    refuse_occupied(out, overwrite)
                 _refuse_strange(work)
-                if not resume:
+                if resume:
+                    _take_up(work, out, document, overwrite)
+                else:
+                    refuse_occupied(out, overwrite)
                     _refuse_unfinished(work, overwrite, is_locked)
                     _begin(work, document)
-                _refuse_other(work, document)
         try:
             yield work
         except BaseException:
@@ -84,9 +85,17 @@ def is_result(work: Path, out: Path) -> bool:
 
     Its log tells, which has the times of its steps and arrives with the rest of the folder.
     """
-    if not ((work / LOG).is_file() and (out / LOG).is_file()):
-        return False
-    return (work / LOG).read_bytes() == (out / LOG).read_bytes()
+    logs = [place / LOG for place in (work, discarded(work), out)]
+    *begun, done = [log.read_bytes() if log.is_file() else b"" for log in logs]
+    return bool(done) and done in begun
+
+
+def close_work(work: Path) -> None:
+    """Remove a training that is done, or the rest of one; its log goes last."""
+    with io_errors(work):
+        for stage in [path for path in work.glob("*") if path.is_dir()]:
+            shutil.rmtree(stage)
+        discard(work)
 
 
 def take_log(work: Path, folder: Path) -> None:
@@ -106,6 +115,14 @@ def _begin(work: Path, document: dict[str, object]) -> None:
         discard(work)
     with staged_folder(work) as folder:
         (folder / RECIPE).write_text(json.dumps(document, indent=1), encoding="utf-8")
+
+
+def _take_up(work: Path, out: Path, document: dict[str, object], overwrite: bool) -> None:
+    """Go on with what lies there, which may be the rest of a training that is done."""
+    is_done = is_result(work, out)
+    if not is_done:
+        refuse_occupied(out, overwrite)
+    _refuse_other(discarded(work) if is_done and not work.exists() else work, document)
 
 
 def _refuse_strange(work: Path) -> None:

@@ -68,19 +68,6 @@ def unprivileged():
         os.seteuid(0)
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A disk of 4 MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
-    done = shutil.which("mount") and subprocess.run(command, check=False, capture_output=True)
-    if not done or done.returncode:
-        pytest.skip("may not mount a small disk here")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
 def test_written_file_opens_in_safetensors_bit_by_bit(tmp_path):
     tensors = {
         "half": torch.randn(33, 7).half(),

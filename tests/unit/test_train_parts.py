@@ -6,6 +6,11 @@ What a stage does is compared with a bare loop of torch that the test writes out
 import csv
 import json
 import math
+import os
+import pkgutil
+import shutil
+import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +43,7 @@ from surgery.rates import layer_scales, learning_rates, parameter_groups
 from surgery.stage import Source, Stage
 from surgery.train import train_recipe
 from surgery.trainer import TRAINED
+from surgery.training_log import last_steps
 from surgery.work import work_folder
 
 WORDS = ("batch=4", "length=48", "steps=6", "rate=1e-2", "log_every=1", "save_every=2")
@@ -557,3 +563,126 @@ def test_bare_words_mean_every_stage() -> None:
 def test_stage_settings_read_back_from_a_plan() -> None:
     stage = Stage(data={"a": "x", "b": Source(file="y", weight=2)}, betas=(0.9, 0.98), warmup=34)
     assert Stage.model_validate_json(json.dumps(stage.model_dump(mode="json"))) == stage
+
+
+# --- kills, and disks that are full ---------------------------------------------------------------
+
+
+MOMENTS = {
+    "nothing is trained": ("training_log.replace_text", "log.csv"),
+    "a checkpoint is half written": ("trainer.save_file", ""),
+    "a checkpoint is whole": ("trainer.rotate_checkpoints", ""),
+    "a stage is done": ("train.save_into", ""),
+    "the adapter is half written": ("train.take_log", ""),
+    "the adapter is whole, beside its place": ("staging._rename", "a"),
+    "the adapter is in its place": ("train.close_work", ""),
+    "the checkpoints are gone": ("work.discard", "a.training"),
+    "only the log is left": ("staging.shutil.rmtree", ".a.training.partial"),
+}
+"""What is about to be called when the signal falls, and the name of a path that it is given."""
+
+
+def killing(real: Any, name: str) -> Any:
+    def killed(*given: Any, **named: Any) -> Any:
+        paths = [Path(path).name for path in given if isinstance(path, str | Path)]
+        if not name or name in paths:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*given, **named)
+
+    return killed
+
+
+@pytest.fixture(scope="module")
+def trained(talker: Path, talk: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    words = (*WORDS, f"data={talk}", "steps=2", "save_every=1")
+    return words, train(talker, tmp_path_factory.mktemp("trained") / "a", *words)
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_kill_at_any_moment_can_be_gone_on_from(
+    moment: str, trained: Any, talker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words, (expected, log, stages) = trained
+    out = tmp_path / "a"
+    place, name = MOMENTS[moment]
+    process = os.fork()
+    if not process:
+        where = f"surgery.{place}"
+        monkeypatch.setattr(where, killing(pkgutil.resolve_name(where), name))
+        train(talker, out, *words)
+        os._exit(1)
+    assert os.waitpid(process, 0)[1] == signal.SIGKILL
+    with pytest.raises(SurgeryError, match="T107"):
+        train(talker, out, *words, "seed=5", resume=True)
+    got, resumed, again = train(talker, out, *words, resume=True)
+    assert same(expected, got)
+    assert losses(resumed) == losses(log)
+    assert again == stages
+    assert os.listdir(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("room", [0, 30_000, 300_000, 700_000])
+def test_full_disk_is_told_and_made_room_on_gone_on_from(
+    room: int, trained: Any, talker: Path, small_disk: Path
+) -> None:
+    words, (expected, _, _) = trained
+    filler = small_disk / "filler"
+    filler.write_bytes(bytes(shutil.disk_usage(small_disk).free - room))
+    assert code_of(talker, small_disk / "a", *words) == "A302"
+    left = sorted(os.listdir(small_disk))
+    assert left in (["filler"], ["a.training", "filler"])
+    filler.unlink()
+    got, _, _ = train(talker, small_disk / "a", *words, resume=len(left) > 1)
+    assert same(expected, got)
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
+def test_training_that_ends_before_its_first_checkpoint_leaves_nothing(
+    error: type[BaseException], trained: Any, talker: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    def fail(*_: Any) -> None:
+        raise error
+
+    words, _ = trained
+    with monkeypatch.context() as patch:
+        patch.setattr("surgery.train.prepare_stage", fail)
+        with pytest.raises(error):
+            train(talker, tmp_path / "a", *words)
+    assert os.listdir(tmp_path) == []
+    (tmp_path / "a.training").mkdir()
+    (tmp_path / "a.training" / "thesis.txt").touch()
+    for how in ({}, {"overwrite": True}, {"resume": True}):
+        assert code_of(talker, tmp_path / "a", *words, **how) == "A305"
+
+
+def test_name_may_be_as_long_as_the_disk_takes(trained: Any, talker: Path, tmp_path: Path) -> None:
+    words, (expected, _, _) = trained
+    got, _, _ = train(talker, tmp_path / ("x" * 252), *words)
+    assert same(expected, got)
+    assert os.listdir(tmp_path) == ["x" * 252]
+    with pytest.raises(SurgeryError, match="A304"):
+        train(talker, tmp_path / ("x" * 256), *words)
+    with pytest.raises(SurgeryError, match="A301"):
+        train(talker, Path("/"), *words)
+
+
+def test_second_training_for_a_folder_is_refused_at_once(
+    trained: Any, talker: Path, tmp_path: Path
+) -> None:
+    class Again(TrainerCallback):
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            with ThreadPoolExecutor(1) as pool:
+                again = pool.submit(train, talker, tmp_path / "a", *words, overwrite=True)
+                assert again.exception().diagnostics[0].code == "A307"
+
+    words, (expected, _, _) = trained
+    got, _, _ = train(talker, tmp_path / "a", *words, callbacks=[Again()])
+    assert same(expected, got)
+
+
+def test_line_of_the_log_that_a_kill_cut_short_is_left_out(tmp_path: Path) -> None:
+    log, line = tmp_path / "log.csv", "tune,2,4,0.5,1e-3,1.0,80,9.5,0.1\n"
+    head = "stage,step,steps,loss,rate,grad_norm,tokens,tokens_per_second,seconds_left\n"
+    for end in range(1, len(line)):
+        log.write_text(head + line.replace("2", "1", 1) + line[:end])
+        assert last_steps(log)["tune"] in (1, 2)
