@@ -36,7 +36,12 @@ def named_beside(out: Path, form: str) -> Path:
     Args:
         out: a file or a folder.
         form: its name, with `{}` for the name of `out`; a hash stands for one that is too long.
+
+    Raises:
+        SurgeryError: A301 for the root, beside which there is nothing.
     """
+    if not out.name:
+        raise SurgeryError(Diagnostic("A301", f"`{out}` is the root", fix="name a folder in it"))
     name = form.format(out.name)
     if len(os.fsencode(name)) > _NAME_BYTES:
         name = form.format(hashlib.sha256(os.fsencode(out.name)).hexdigest()[:32])
@@ -56,8 +61,6 @@ def claimed(out: Path) -> Iterator[bool]:
         SurgeryError: A301 for the root, A307 while another run has it.
         OSError: where the disk doesn't let it.
     """
-    if not out.name:
-        raise SurgeryError(Diagnostic("A301", f"`{out}` is the root", fix="name a folder in it"))
     claims = _claims.get()
     if out in claims:
         yield claims[out]
