@@ -145,7 +145,7 @@ class _Run:
                 self._train(stage, model)
                 model = None
             results.append(stage.result())
-        losses = end_losses(self.work / LOG)
+        losses = end_losses((out if is_done else self.work) / LOG)
         results = [replace(result, losses=losses.get(result.name, ())) for result in results]
         self._save(out, types, results, overwrite=overwrite)
         return results
@@ -187,6 +187,7 @@ class _Run:
         self, out: Path, types: dict[str, Any], results: Sequence[StageResult], *, overwrite: bool
     ) -> None:
         """Save the adapter with its log, unless that is done, and clear the checkpoints away."""
+        this_process().wait_for_everyone()  # who is late must still see which stages are done
         if this_process().is_main_process:
             if not is_result(self.work, out):
                 model = self.build()

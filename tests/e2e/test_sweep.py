@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,13 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import surgery.sweep
+import surgery.train
+from surgery.adapter import write_adapter
 from surgery.commands import build_app
+from surgery.compose import load_recipe
 from surgery.diagnostic import SurgeryError
+from surgery.plan import plan_recipe
+from surgery.sweep import JOBS
 
 TINY = Path(surgery.sweep.__file__).parent / "builtin" / "tiny-qwen2"
 
@@ -277,3 +283,97 @@ def test_interrupt_ends_with_130_and_no_traceback() -> None:
     assert process.returncode == 130
     assert "stopped after" in said
     assert "Traceback" not in said
+
+
+# --- a sweep that was killed ----------------------------------------------------------------------
+
+
+def killed_at(point: int, moment: Callable[[Path], None]) -> Callable[[Any, Path], Any]:
+    """A job that is killed at one point, having left there what the moment makes of its folder."""
+    apply = JOBS["apply"].run
+
+    def run(plan: Any, folder: Path) -> dict[str, Any]:
+        if folder.name == str(point):
+            moment(folder)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return apply(plan, folder)
+
+    return run
+
+
+def swept_until(moment: Callable[[Path], None], *words: str) -> None:
+    """Sweep in a process of its own, which ends by SIGKILL at point 1."""
+    process = os.fork()
+    if not process:
+        job = replace(JOBS["apply"], run=killed_at(1, moment))
+        surgery.sweep.JOBS["apply"] = job
+        sweep(*words)
+        os._exit(1)
+    assert os.waitpid(process, 0)[1] == signal.SIGKILL
+
+
+def half_written(folder: Path) -> None:
+    (folder / ".adapter.partial").mkdir()
+    (folder / ".adapter.lock").touch()
+
+
+def whole(folder: Path) -> None:
+    write_adapter(plan_recipe(load_recipe("lora", ["rank=4"]), weights=True), folder / "adapter")
+
+
+@pytest.mark.parametrize("moment", [lambda folder: None, half_written, whole])
+def test_killed_sweep_goes_on_and_keeps_what_is_done(moment: Callable[[Path], None]) -> None:
+    words = ("lora", "rank=2,4,8", "--job", "apply", "--out", "grid")
+    swept_until(moment, *words)
+    before = Path("grid/0/result.json").read_bytes()
+    assert refusal(*words).diagnostics[0].code == "A301"
+    for other in (("rank=2,4,9",), ("rank=2,4,8", "--job", "plan"), ("rank=2,4,8", "seed=1")):
+        asked = ("lora", "--job", "apply", "--out", "grid", *other)
+        assert refusal(*asked, "--resume").diagnostics[0].code == "T107"
+    done = sweep(*words, "--resume")
+    assert done.exit_code == 0, done.output
+    assert [result["knobs"]["rank"] for result in results("grid")] == [2, 4, 8]
+    assert [result["status"] for result in results("grid")] == ["done"] * 3
+    assert Path("grid/0/result.json").read_bytes() == before
+    assert sorted(os.listdir("grid/1")) == ["adapter", "result.json"]
+    assert sorted(os.listdir(".")) == ["grid"]
+    assert sweep(*words, "--resume").exit_code == 0
+
+
+def test_failed_points_are_tried_again() -> None:
+    Path("grid/1/adapter").mkdir(parents=True)
+    Path("grid/1/adapter/mine.txt").touch()
+    words = ("lora", "rank=2,4", "--job", "apply", "--out", "grid")
+    assert sweep(*words).exit_code == 1
+    assert sweep(*words, "--resume").exit_code == 1
+    shutil.rmtree("grid/1/adapter")
+    assert sweep(*words, "--resume").exit_code == 0
+    assert [result["status"] for result in results("grid")] == ["done", "done"]
+
+
+def test_killed_sweep_of_trainings_goes_on_at_a_checkpoint() -> None:
+    record = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+    Path("talk.jsonl").write_text(f"{json.dumps(record)}\n" * 4)
+    stage = "+stages.tune={data:talk.jsonl,steps:2,batch:1,length:64,save_every:1}"
+    words = ("lora", "rank=2,4", stage, "--job", "train", "--out", "grid")
+    process = os.fork()
+    if not process:
+        load = surgery.train.load_trained
+        surgery.train.load_trained = lambda *given: (
+            os.kill(os.getpid(), signal.SIGKILL) if "/1/" in str(given[1]) else load(*given)
+        )
+        sweep(*words)
+        os._exit(1)
+    assert os.waitpid(process, 0)[1] == signal.SIGKILL
+    assert Path("grid/1/adapter.training/tune/trained.safetensors").exists()
+    checkpoint = Path("grid/1/adapter.training/tune/checkpoint-2/complete").stat().st_mtime_ns
+    done = sweep(*words, "--resume")
+    assert done.exit_code == 0, done.output
+    assert [result["stages"]["tune"]["steps"] for result in results("grid")] == [2, 2]
+    assert Path("grid/1/adapter/log.csv").stat().st_mtime_ns > checkpoint
+    assert sorted(os.listdir("grid/1")) == ["adapter", "result.json"]
+
+
+def test_there_is_no_sweep_to_go_on_with() -> None:
+    assert refusal("lora", "rank=2,4", "--out", "grid", "--resume").diagnostics[0].code == "T107"
+    assert not Path("grid").exists()

@@ -43,7 +43,7 @@ from surgery.rates import layer_scales, learning_rates, parameter_groups
 from surgery.stage import Source, Stage
 from surgery.train import train_recipe
 from surgery.trainer import TRAINED
-from surgery.training_log import last_steps
+from surgery.training_log import last_lines
 from surgery.work import work_folder
 
 WORDS = ("batch=4", "length=48", "steps=6", "rate=1e-2", "log_every=1", "save_every=2")
@@ -685,4 +685,4 @@ def test_line_of_the_log_that_a_kill_cut_short_is_left_out(tmp_path: Path) -> No
     head = "stage,step,steps,loss,rate,grad_norm,tokens,tokens_per_second,seconds_left\n"
     for end in range(1, len(line)):
         log.write_text(head + line.replace("2", "1", 1) + line[:end])
-        assert last_steps(log)["tune"] in (1, 2)
+        assert last_lines(log)["tune"]["steps"] in (1, 2)
