@@ -193,8 +193,9 @@ def _commands_page() -> str:
             "```",
             "",
         ]
-    codes = "0 done, 1 the answer is no, 2 a mistake in the recipe or on the command line, "
-    codes += "3 model, files or environment, 130 interrupted."
+    codes = "0 done, 1 the answer is no, 2 a mistake in the recipe, the records or on the command "
+    codes += "line, 3 a model, an adapter, data or an image that is missing or can't be read, or "
+    codes += "the environment, 130 interrupted."
     return "\n".join([*lines, "## Exit codes", "", codes, ""])
 
 

@@ -4,7 +4,8 @@ A stage collects all its diagnostics and raises them together in one `SurgeryErr
 mends a recipe in one go. The first letter of a code names its family, and the family gives the
 exit code: R recipe, P plan, T training and D data are what the user wrote (2), M model, A adapter
 files and X the toolchain and its graphs are the environment (3), V is a verification and L a lint
-that answered "no" (1).
+that answered "no" (1). A file that is named and is missing or can't be read is the environment,
+whoever names it: a data file and an image as well as a model and an adapter.
 """
 
 from collections.abc import Iterable, Sequence
@@ -28,6 +29,9 @@ _EXIT_BY_FAMILY: Final = {
     "V": EXIT_NO,
     "L": EXIT_NO,
 }
+
+_EXIT_BY_CODE: Final = dict.fromkeys(("D101", "D105", "D106", "R133"), EXIT_ENVIRONMENT)
+"""Files that are missing or can't be read, in families of what the user wrote."""
 
 Severity = Literal["error", "warning", "note"]
 
@@ -105,7 +109,7 @@ class SurgeryError(Exception):
     """One or more diagnostics that stop the work.
 
     Args:
-        diagnostics: at least one; the exit code is the family's of the first error.
+        diagnostics: at least one; the exit code is that of the first error.
     """
 
     def __init__(self, diagnostics: Diagnostic | Iterable[Diagnostic]) -> None:
@@ -119,7 +123,8 @@ class SurgeryError(Exception):
     @property
     def exit_code(self) -> int:
         """The exit code that a command ends with: 1, 2 or 3."""
-        return _EXIT_BY_FAMILY[self.diagnostics[0].code[0]]
+        code = self.diagnostics[0].code
+        return _EXIT_BY_CODE.get(code, _EXIT_BY_FAMILY[code[0]])
 
 
 def some_of(names: Sequence[str], shown: int = 3) -> str:

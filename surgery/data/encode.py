@@ -23,8 +23,8 @@ from surgery.diagnostic import Diagnostic, SurgeryError
 IGNORED: Final = -100
 """The label that no loss counts."""
 
-_SENSES: Final = re.compile(r"image|img|vision|video|audio|boi|eoi", re.IGNORECASE)
-"""What a token is called that stands for something other than words."""
+_SENSES: Final = re.compile(r"[<\[|].*(image|img|vision|video|audio|boi|eoi)", re.IGNORECASE)
+"""How a token is written that stands for something other than words."""
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ class Encoder:
         """Tokens that the model takes for an image, a video or a sound."""
         added = self.tokenizer.get_added_vocab()
         named = {value for value in vars(self._processor).values() if isinstance(value, str)}
-        return sorted(token for token in added if token in named or _SENSES.search(token))
+        return sorted(token for token in added if token in named or _SENSES.match(token))
 
     def _rendered(
         self, messages: list[dict[str, Any]], tools: Sequence[dict[str, Any]], prompt: bool

@@ -122,6 +122,8 @@ BAD = {
         '{"a": 1}',
         "[1, 2]x",
         '{"conversations": 3}',
+        '{"conversations": ["What?", "That."]}',
+        '{"conversations": [{"from": "human", "value": 3}]}',
         '{"conversations": ["hello"]}',
         '{"conversations": [{"from": "human", "value": ["x"]}, {"from": "gpt", "value": "y"}]}',
         '{"text": ""}',

@@ -1,10 +1,13 @@
 """Every code has a page, every page has a code, and all pages have one form."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from surgery.commands import build_app
 from surgery.diagnostic import _EXIT_BY_FAMILY, SurgeryError
 from surgery.explain import all_pages, page_of, rule_pages
 
@@ -31,6 +34,24 @@ def test_codes_and_pages_are_the_same_set():
 
 def test_every_family_has_an_exit_code():
     assert {code[0] for code in used_codes()} <= set(_EXIT_BY_FAMILY)
+
+
+def test_a_named_file_that_is_missing_ends_as_the_environment(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    talk = {"image": "gone.png", "messages": [{"role": "user", "content": "What?"},
+            {"role": "assistant", "content": "That."}]}  # fmt: skip
+    (tmp_path / "talk.jsonl").write_text(json.dumps(talk))
+    (tmp_path / "bad.jsonl").write_text("{}\n")
+    for words, code, ends in (
+        (["verify", "gone"], "A402", 3),
+        (["plan", "lora", "model=./gone"], "M101", 3),
+        (["train", "lora", "data=gone.jsonl"], "D101", 3),
+        (["train", "lora", "data=talk.jsonl"], "D105", 3),
+        (["train", "lora", "data=bad.jsonl"], "D102", 2),
+    ):
+        error = CliRunner().invoke(build_app(), words).exception
+        assert isinstance(error, SurgeryError), words
+        assert (error.diagnostics[0].code, error.exit_code) == (code, ends)
 
 
 @pytest.mark.parametrize("code", all_pages())
