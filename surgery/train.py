@@ -30,6 +30,7 @@ from surgery.training_stage import PreparedStage, StageResult, prepare_stage
 from surgery.work import TRAINED, close_work, is_result, opened_work, take_log
 
 Build = Callable[[], Any]
+Warn = Callable[[Sequence[Diagnostic]], None]
 
 
 @quiet()
@@ -41,6 +42,7 @@ def train_recipe(
     overwrite: bool = False,
     trust_remote_code: bool = False,
     tell: Tell | None = None,
+    warn: Warn | None = None,
     callbacks: Sequence[Any] = (),
 ) -> list[StageResult]:
     """Apply a recipe in memory, train its stages, and save the adapter.
@@ -52,6 +54,7 @@ def train_recipe(
         overwrite: replace a folder that `surgery` wrote, and begin anew.
         trust_remote_code: whether the base may run code of its own.
         tell: told of each line of the log.
+        warn: told before the first step of what the data holds and is not learned from.
         callbacks: further callbacks of the Trainer.
 
     Raises:
@@ -67,7 +70,7 @@ def train_recipe(
         def build() -> Any:
             return apply_plan(plan, load_base(str(base), trust_remote_code=trust_remote_code))
 
-        run = _Run(plan, build, base, work, tell, callbacks, trust_remote_code)
+        run = _Run(plan, build, base, work, tell, warn, callbacks, trust_remote_code)
         return run.to_the_end(out, overwrite=overwrite)
 
 
@@ -81,6 +84,7 @@ def train_adapter(
     overwrite: bool = False,
     trust_remote_code: bool = False,
     tell: Tell | None = None,
+    warn: Warn | None = None,
     callbacks: Sequence[Any] = (),
 ) -> list[StageResult]:
     """Train an adapter on, from the weights that it has.
@@ -93,6 +97,7 @@ def train_adapter(
         overwrite: the same.
         trust_remote_code: the same.
         tell: the same.
+        warn: the same.
         callbacks: the same.
 
     Raises:
@@ -111,7 +116,7 @@ def train_adapter(
 
     inputs = [Input(folder, "the adapter"), *plan.inputs()]
     with opened_work(out, recipe, inputs, resume=resume, overwrite=overwrite) as work:
-        run = _Run(plan, build, made.files.folder, work, tell, callbacks, trust_remote_code)
+        run = _Run(plan, build, made.files.folder, work, tell, warn, callbacks, trust_remote_code)
         return run.to_the_end(out, overwrite=overwrite)
 
 
@@ -124,6 +129,7 @@ class _Run:
     home: Path
     work: Path
     tell: Tell | None
+    warn: Warn | None
     callbacks: Sequence[Any]
     trust_remote_code: bool
 
@@ -137,6 +143,9 @@ class _Run:
             prepare_stage(self.plan, trained, model, processor, self.work / trained.name)
             for trained in self.plan.stages
         ]
+        notes = [said for stage in prepared for said in stage.notes]
+        if notes and self.warn and this_process().is_main_process:
+            self.warn(list(dict.fromkeys(notes)))
         results = []
         is_done = is_result(self.work, out)
         for stage in prepared:

@@ -30,7 +30,7 @@ class StageResult:
         steps: optimizer steps.
         parameters: that trained.
         skipped: bad records that were left out, on the main process.
-        bad: what was wrong with the first of each file, and what of each is not used, as warnings.
+        bad: what was wrong with the first of each file, as warnings.
         losses: of the first and the last line of the log; empty where there is none.
     """
 
@@ -79,10 +79,15 @@ class PreparedStage:
 
     def result(self) -> StageResult:
         """How it ended, once it has."""
-        said = (said for rows in self.rows.sources for said in (*rows.bad[:1], *rows.notes))
-        bad = tuple(replace(each, severity="warning") for each in said)
+        first = (said for source in self.rows.sources for said in source.bad[:1])
+        bad = tuple(replace(said, severity="warning") for said in first)
         steps = len(self.rows) // self.stage.batch
         return StageResult(self.name, steps, self.parameters, self.rows.skipped, bad)
+
+    @property
+    def notes(self) -> tuple[Diagnostic, ...]:
+        """What of its data is not learned from, as warnings."""
+        return tuple(said for source in self.rows.sources for said in source.notes)
 
 
 def prepare_stage(

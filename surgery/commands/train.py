@@ -44,6 +44,7 @@ def command(
     from surgery.compose import load_recipe
     from surgery.document import to_json
     from surgery.processes import this_process
+    from surgery.reporters.diagnostics import print_diagnostics
     from surgery.reporters.training_table import print_trained, training_progress
     from surgery.train import train_adapter, train_recipe
     from surgery.training_card import training_document
@@ -63,6 +64,7 @@ def command(
             overwrite=overwrite,
             trust_remote_code=trust_remote_code,
             tell=tell,
+            warn=print_diagnostics,
         )
     if not this_process().is_main_process:
         return

@@ -512,6 +512,22 @@ def test_a_row_that_only_a_worker_saw_is_named(seer: Path, sight: Path, tmp_path
     assert code_of(seer, tmp_path / "a", *words) == "D106"
 
 
+def test_what_is_not_learned_from_is_said_once_before_the_first_step(
+    talker: Path, talk: Path, tmp_path: Path
+) -> None:
+    records = [json.loads(line) for line in talk.read_text().splitlines()]
+    write_lines(talk.with_name("more.jsonl"), [{**record, "source": "a"} for record in records])
+    told: list[str] = []
+    words = (f"data={talk.with_name('more.jsonl')}", "length=48", "steps=1", "batch=1")
+    train_recipe(
+        recipe_of(talker, *words),
+        tmp_path / "a",
+        tell=lambda logged: told.append("step"),
+        warn=lambda said: told.extend(each.code for each in said),
+    )
+    assert told == ["D117", "step"]
+
+
 def test_packing_with_learners_is_refused(talker: Path, talk: Path, tmp_path: Path) -> None:
     words = (f"data={talk}", "packing=true", "rank=4")
     assert code_of(talker, tmp_path / "a", *words, name="wings") == "T111"
