@@ -52,13 +52,13 @@ def read_object(file: Path) -> dict[str, Any]:
 
 
 def object_of(text: str | bytes) -> dict[str, Any]:
-    """The JSON object that a text is.
+    """The JSON object that a text is, in UTF-8 without a mark, as all who read such files take it.
 
     Raises:
         ValueError: where it is no JSON, or another value than an object.
     """
     try:
-        content = json.loads(text)
+        content = json.loads(text if isinstance(text, str) else text.decode())
     except RecursionError:
         raise ValueError("it is nested without end") from None
     if not isinstance(content, dict):

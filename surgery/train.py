@@ -27,7 +27,14 @@ from surgery.trainer import StageTrainer, last_checkpoint, load_trained
 from surgery.training_card import add_training
 from surgery.training_log import LOG, Tell, TrainingLog, end_losses
 from surgery.training_stage import PreparedStage, StageResult, prepare_stage
-from surgery.work import TRAINED, close_work, is_result, opened_work, take_log
+from surgery.work import (
+    TRAINED,
+    close_work,
+    is_result,
+    opened_work,
+    refuse_other_data,
+    take_log,
+)
 
 Build = Callable[[], Any]
 Warn = Callable[[Sequence[Diagnostic]], None]
@@ -143,6 +150,8 @@ class _Run:
             prepare_stage(self.plan, trained, model, processor, self.work / trained.name)
             for trained in self.plan.stages
         ]
+        digests = {p.name: [source.digest() for source in p.rows.sources] for p in prepared}
+        refuse_other_data(self.work, digests)
         notes = [said for stage in prepared for said in stage.notes]
         if notes and self.warn and this_process().is_main_process:
             self.warn(list(dict.fromkeys(notes)))

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
@@ -22,9 +22,12 @@ from surgery.staging import (
     refuse_occupied,
     staged_folder,
 )
+from surgery.text_file import replace_text
 from surgery.training_log import LOG
 
 RECIPE: Final = "recipe.json"
+DATA: Final = "data.json"
+"""What the files of each stage are known by."""
 TRAINED: Final = "trained.safetensors"
 """What a checkpoint holds of the model, and a stage when it is done: the parameters that train, by
 their names in memory."""
@@ -146,6 +149,37 @@ def _refuse_other(work: Path, document: dict[str, object]) -> None:
     difference = first_difference(begun, document)
     if difference:
         raise SurgeryError(_other_recipe(work, difference))
+
+
+def refuse_other_data(work: Path, digests: Mapping[str, Sequence[str]]) -> None:
+    """Note what a training's data is known by, or refuse other data than it began with.
+
+    Args:
+        work: of the training.
+        digests: for each stage, of its files.
+
+    Raises:
+        SurgeryError: T107, naming the stage.
+    """
+    file, said = work / DATA, {stage: [*of_files] for stage, of_files in digests.items()}
+    with this_process().main_process_first(), io_errors(work):
+        if this_process().is_main_process and not file.exists():
+            replace_text(file, json.dumps(said, indent=1))
+        begun = json.loads(file.read_bytes())
+    changed = next((stage for stage, found in said.items() if begun.get(stage) != found), None)
+    if changed is not None:
+        raise SurgeryError(_other_data(work, changed))
+
+
+def _other_data(work: Path, stage: str) -> Diagnostic:
+    return Diagnostic(
+        code="T107",
+        what=f"the training in `{work}` began with other data of the stage `{stage}`",
+        why="a data file has another content, or an image another size or time, under the name of "
+        "before",
+        fix="put the data back (images with their times, as `cp -p` does), or begin anew with "
+        "`--overwrite`",
+    )
 
 
 def _lies_there(work: Path) -> Diagnostic:

@@ -4,6 +4,7 @@ A JSON file, which is one array, is held; of a JSONL file only where its lines b
 file of millions of records costs 16 bytes for each.
 """
 
+import hashlib
 import json
 import re
 from array import array
@@ -41,6 +42,7 @@ class DataFile(Sequence[Record]):
         """Whether any record has images."""
         self.has_text = False
         """Whether any record is a text."""
+        self._shown = hashlib.sha256()
         self._unused: dict[str, int] = {}
         self._places = array("q")
         self._held: list[Any] = []
@@ -67,6 +69,26 @@ class DataFile(Sequence[Record]):
         """What its usable records have that is not used, in one warning; empty where all is."""
         return [_not_used(self.file, self._unused)] if self._unused else []
 
+    def digest(self) -> str:
+        """SHA-256 in hex of the file, and of its images' names, sizes and times.
+
+        Raises:
+            SurgeryError: D101 if the file can't be read.
+        """
+        try:
+            with self.file.open("rb") as stream:
+                content = hashlib.file_digest(stream, "sha256").digest()
+        except OSError as error:
+            raise SurgeryError(_unreadable(self.file, str(error))) from error
+        return hashlib.sha256(content + self._shown.digest()).hexdigest()
+
+    def _note(self, images: Sequence[Path]) -> None:
+        for image in images:
+            about = image.stat()
+            self._shown.update(
+                f"{image}\0{about.st_size}\0{about.st_mtime_ns}\0".encode(errors="surrogateescape")
+            )
+
     def _read_all(self, bad_records: str) -> None:
         for line, at, content in self._contents():
             try:
@@ -78,6 +100,7 @@ class DataFile(Sequence[Record]):
                 continue
             self.sees |= bool(record.images)
             self.has_text |= bool(record.text)
+            self._note(record.images)
             for name in record.unused:
                 self._unused.setdefault(name, line)
             self._places.extend((line, at))

@@ -91,6 +91,10 @@ class Rows(Sequence[Row]):
             self._bad[0] = False
             self[0]
 
+    def digest(self) -> str:
+        """What the data is known by, as in `DataFile.digest`."""
+        return self._file.digest()
+
     @property
     def skipped(self) -> int:
         """How many records were left out, before or at their row."""

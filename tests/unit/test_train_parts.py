@@ -229,6 +229,32 @@ def test_resumed_training_is_the_uninterrupted_one_to_the_bit(
     assert losses(resumed) == losses(log)
 
 
+def test_training_does_not_go_on_with_other_data_under_the_same_name(
+    talker: Path, talk: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "talk.jsonl"
+    data.write_bytes(talk.read_bytes())
+    words = (*WORDS, f"data={data}")
+    with pytest.raises(Killed):
+        train(talker, tmp_path / "a", *words, callbacks=[KillAt(5)])
+    data.write_bytes(talk.read_bytes().replace(b"word3", b"word4"))
+    assert code_of(talker, tmp_path / "a", *words, resume=True) == "T107"
+    assert work_folder(tmp_path / "a").exists()
+    data.write_bytes(talk.read_bytes())
+    train(talker, tmp_path / "a", *words, resume=True)
+
+
+def test_neither_does_it_with_another_image(seer: Path, sight: Path, tmp_path: Path) -> None:
+    home = tmp_path / "sight"
+    shutil.copytree(sight.parent, home)
+    words = (*WORDS, f"data={home / sight.name}")
+    with pytest.raises(Killed):
+        train(seer, tmp_path / "a", *words, callbacks=[KillAt(5)])
+    image = next(home.glob("*.png"))
+    image.write_bytes(image.read_bytes() + b"more")
+    assert code_of(seer, tmp_path / "a", *words, resume=True) == "T107"
+
+
 def test_resume_between_and_inside_stages(seer: Path, sight: Path, tmp_path: Path) -> None:
     two = ("+stages.align.train=[projector]", "+stages.tune.train=[copies,adapters,projector]")
     words = (*two, *WORDS, f"data={sight}", "steps=3")
