@@ -46,7 +46,16 @@ class SwitchedModel:
 
     @contextmanager
     def disable_adapter(self) -> Iterator[None]:
-        """Do as PEFT does, and freeze again afterwards what PEFT would leave trainable."""
+        """Run as the base along the text path, where PEFT would switch all threads' layers off.
+
+        A thread that is started inside takes no part in it, as with `text_path`. Without a text
+        path, or once LoRA is merged, it does as PEFT does, for all threads, and freezes again
+        afterwards what PEFT would leave trainable.
+        """
+        if self._switch.has_text_path and self._switch.fixed is None and _merged(self) is None:
+            with use_path(self._switch, TEXT):
+                yield
+            return
         parameters: Any = list(self.parameters())  # type: ignore[attr-defined]
         trains = [parameter.requires_grad for parameter in parameters]
         try:
@@ -63,6 +72,10 @@ class SwitchedModel:
 @contextmanager
 def text_path(model: "nn.Module") -> Iterator[None]:
     """Run a model as its untouched base: copies swapped out, LoRA off.
+
+    The path is the context's own, as a `ContextVar` is: other threads and tasks stay on theirs, and
+    a thread that is started inside begins on the multimodal path. To take the path along, start it
+    with `contextvars.copy_context().run`.
 
     Logits are the base's bit for bit where both are computed alike: with as many threads and rows,
     and weights of which none requires gradients in either (torch picks its kernels by that flag,
@@ -135,9 +148,15 @@ def switch_of(model: "nn.Module") -> Switch:
 
 
 def _refuse_merged(model: "nn.Module") -> None:
-    merged = next((n for n, m in model.named_modules() if getattr(m, "merged", False)), None)
+    merged = _merged(model)
     if merged is not None:
         raise SurgeryError(_is_merged(merged))
+
+
+def _merged(model: Any) -> str | None:
+    """The name of a layer whose LoRA is merged into the base; None where none is."""
+    named = model.named_modules()
+    return next((name for name, module in named if getattr(module, "merged", False)), None)
 
 
 def no_paths(model: "nn.Module") -> Diagnostic:

@@ -1,6 +1,7 @@
 """Text and multimodal path: by context, call, thread, task and row, in training and generation."""
 
 import asyncio
+import contextvars
 import copy
 import io
 import threading
@@ -160,6 +161,39 @@ def test_disable_adapter_works_on_top_of_a_path(model: Any, base: Any) -> None:
     with multimodal_path(model), model.disable_adapter():
         assert torch.equal(logits(model, ids), logits(base, ids))
     assert not torch.equal(logits(model, ids), logits(base, ids))
+
+
+def test_disable_adapter_in_one_thread_leaves_the_others_alone(model: Any) -> None:
+    ids = tokens()
+    expected = both(model, ids)
+    inside, done = threading.Event(), threading.Event()
+
+    def disable() -> None:
+        with model.disable_adapter():
+            inside.set()
+            done.wait()
+
+    thread = threading.Thread(target=disable)
+    thread.start()
+    inside.wait()
+    found = logits(model, ids)
+    done.set()
+    thread.join()
+    torch.testing.assert_close(found, expected[MULTIMODAL])
+
+
+@pytest.mark.parametrize("with_context", [True, False])
+def test_a_thread_started_inside_takes_the_path_along_with_its_context(
+    model: Any, with_context: bool
+) -> None:
+    ids, found = tokens(), []
+    expected = both(model, ids)
+    with text_path(model):
+        run = contextvars.copy_context().run if with_context else lambda f: f()
+        thread = threading.Thread(target=run, args=(lambda: found.append(logits(model, ids)),))
+        thread.start()
+        thread.join()
+    torch.testing.assert_close(found[0], expected[TEXT if with_context else MULTIMODAL])
 
 
 def test_disable_adapter_leaves_frozen_what_the_plan_freezes() -> None:
