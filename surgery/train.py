@@ -150,13 +150,14 @@ class _Run:
             prepare_stage(self.plan, trained, model, processor, self.work / trained.name)
             for trained in self.plan.stages
         ]
-        digests = {p.name: [source.digest() for source in p.rows.sources] for p in prepared}
-        refuse_other_data(self.work, digests)
+        is_done = is_result(self.work, out)
+        if not is_done:
+            digests = {p.name: [rows.digest() for rows in p.rows.sources] for p in prepared}
+            refuse_other_data(self.work, digests)
         notes = [said for stage in prepared for said in stage.notes]
         if notes and self.warn and this_process().is_main_process:
             self.warn(list(dict.fromkeys(notes)))
         results = []
-        is_done = is_result(self.work, out)
         for stage in prepared:
             if not (is_done or self._trained(stage.name).exists()):
                 model = self._at_stage(stage, model)
