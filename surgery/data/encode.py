@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from surgery.data.chat import Chat
 from surgery.data.images import opened
-from surgery.data.pieces import encode_pieces, named_errors, stacked
+from surgery.data.pieces import encode_pieces, find_anchor, named_errors, stacked
 from surgery.data.record import IMAGE, Place, Record, no_answer
 from surgery.data.template import PLAIN_TEMPLATE, Template, template_of
 from surgery.data.vocabulary import load_processor  # noqa: F401
@@ -59,6 +59,7 @@ class Encoder:
         self.tokenizer = processor.tokenizer if self.sees else processor
         self.length = length
         self._processor = processor
+        self._anchor = find_anchor(self.tokenizer)
         self._named = getattr(processor, "chat_template", None) or self.tokenizer.chat_template
         image = getattr(processor, "image_token", None) if self.sees else None
         special = self._special_tokens() if self.sees else ()
@@ -119,7 +120,7 @@ class Encoder:
         """
         self._refuse_unseen(record)
         pieces = self.chat.rows(record)[part]
-        made = encode_pieces(self._processor, pieces, record)
+        made = encode_pieces(self._processor, pieces, record, self._anchor)
         labels = [
             each if piece.is_learned else torch.full_like(each, IGNORED)
             for each, piece in zip(made.ids, pieces, strict=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -17,7 +17,11 @@ from surgery.data.images import opened
 from surgery.data.record import Place, Record
 from surgery.diagnostic import Diagnostic, SurgeryError
 
+ANCHOR: Final = "\n"
+"""Stands before a piece while it is tokenized, and is cut off after that."""
+
 _Named = dict[str, torch.Tensor]
+_Made = tuple[torch.Tensor, _Named, _Named]
 
 
 @dataclass(frozen=True)
@@ -35,13 +39,30 @@ class Encoded:
     beside: _Named
 
 
-def encode_pieces(processor: Any, pieces: Sequence[Piece], record: Record) -> Encoded:
+def find_anchor(tokenizer: Any) -> list[int]:
+    """The ids of `ANCHOR`, where a tokenizer puts a space of its own before a text; else none.
+
+    SentencePiece's do, as those of Llama 2, Mistral and Phi-3; an answer that is tokenized behind
+    nothing would begin with a space that nobody generates. Behind the anchor it doesn't.
+    """
+    anchor, alone, behind = (
+        tokenizer(text, add_special_tokens=False)["input_ids"]
+        for text in (ANCHOR, "a", ANCHOR + "a")
+    )
+    is_apart = behind[: len(anchor)] == anchor
+    return list(anchor) if is_apart and behind[len(anchor) :] != alone else []
+
+
+def encode_pieces(
+    processor: Any, pieces: Sequence[Piece], record: Record, anchor: Sequence[int] = ()
+) -> Encoded:
     """Encode pieces of a record.
 
     Args:
         processor: of the model, or its tokenizer.
         pieces: in order, from the first.
         record: whose images they show.
+        anchor: what `find_anchor` says of the tokenizer.
 
     Raises:
         SurgeryError: D106 for an image that doesn't decode, D116 for what the tokenizer or the
@@ -50,12 +71,18 @@ def encode_pieces(processor: Any, pieces: Sequence[Piece], record: Record) -> En
     files = iter(record.images)
     shown = [opened([*islice(files, piece.images)], record.place) for piece in pieces]
     with named_errors(record.place):
-        words = [piece.text for piece in pieces if not piece.images]
-        known = iter(_tokenized(processor, words) if words else ())
+        words = [(at, piece.text) for at, piece in enumerate(pieces) if not piece.images]
+        texts = [ANCHOR + text if anchor and at else text for at, text in words]
+        known = iter(_tokenized(processor, texts) if texts else ())
         made = [
-            _seen(processor, piece.text, images) if images else (next(known), {}, {})
-            for piece, images in zip(pieces, shown, strict=True)
+            _seen(processor, ANCHOR + piece.text if anchor and at else piece.text, images)
+            if images
+            else (next(known), {}, {})
+            for at, (piece, images) in enumerate(zip(pieces, shown, strict=True))
         ]
+    if any(ids[: len(anchor)].tolist() != [*anchor] for ids, _, _ in made[1:]):
+        return encode_pieces(processor, pieces, record)  # one grew together with the anchor
+    made[1:] = [_behind(each, len(anchor)) for each in made[1:]]
     names = dict.fromkeys(name for _, _, beside in made for name in beside)
     values = {n: [by.get(n, torch.zeros_like(ids)) for ids, _, by in made] for n in names}
     beside = {name: torch.cat(rows) for name, rows in values.items()}
@@ -86,13 +113,19 @@ def named_errors(place: Place | None) -> Iterator[None]:
         raise SurgeryError(_not_encoded(place, error)) from error
 
 
+def _behind(made: _Made, count: int) -> _Made:
+    """What comes behind so many tokens."""
+    ids, images, beside = made
+    return ids[count:], images, {name: value[count:] for name, value in beside.items()}
+
+
 def _tokenized(processor: Any, texts: list[str]) -> list[torch.Tensor]:
     tokenizer = getattr(processor, "tokenizer", processor)
     found = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
     return [torch.tensor(ids, dtype=torch.long) for ids in found]
 
 
-def _seen(processor: Any, text: str, images: list[Any]) -> tuple[torch.Tensor, _Named, _Named]:
+def _seen(processor: Any, text: str, images: list[Any]) -> _Made:
     """The ids of a text with images, what became of these, and what else each token has."""
     made = processor(text=[text], images=images, add_special_tokens=False, return_tensors="pt")
     ids = made.pop("input_ids")

@@ -143,10 +143,16 @@ def template_of(named: str | Mapping[str, str] | None, *, tools: bool) -> str | 
     Args:
         named: what a tokenizer or a processor has.
         tools: whether there are any.
+
+    Raises:
+        ValueError: for names without a default.
     """
     if not isinstance(named, Mapping):
         return named
-    return (named.get("tool_use") if tools else None) or named.get("default")
+    found = (named.get("tool_use") if tools else None) or named.get("default")
+    if named and not found:
+        raise ValueError(f"none of its templates, {', '.join(named)}, is the `default`")
+    return found
 
 
 def lost(place: Place, turn: Turn) -> Diagnostic:

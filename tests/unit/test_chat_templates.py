@@ -452,6 +452,21 @@ def test_a_template_that_loses_words_is_refused(template: str, tmp_path: Path) -
     assert [d.code for d in caught.value.diagnostics] == ["D114"]
 
 
+def test_of_templates_by_name_the_default_or_the_one_for_tools_is_taken(tmp_path: Path) -> None:
+    own = tokenizer()
+    own.chat_template = {"default": PHI3, "tool_use": "{{ tools | tojson }}" + PHI3}
+    tool = {"type": "function", "function": {"name": "look_up", "parameters": {}}}
+    records = [chat(*ONE), chat(*ONE, tools=[tool])]
+    file = DataFile(Source(file=str(write_lines(tmp_path / "a.jsonl", records))))
+    plain, told = Rows(file, Encoder(own, 128))
+    assert own.decode(plain.ids) == SHAPES["phi3"].one
+    assert own.decode(told.ids).endswith(SHAPES["phi3"].one)
+    own.chat_template = {"rag": PHI3}
+    with pytest.raises(SurgeryError) as caught:
+        Rows(file, Encoder(own, 128))
+    assert {d.code for d in caught.value.diagnostics} == {"D112"}
+
+
 def test_tools_are_written_or_the_record_is_refused(tmp_path: Path) -> None:
     own = tokenizer()
     own.chat_template = "{% if tools %}{{ tools | tojson }}\n{% endif %}" + PHI3

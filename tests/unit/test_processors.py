@@ -12,6 +12,9 @@ import torch
 from PIL import Image
 from seeing import PATCH, SIDE, write_images
 from test_chat_templates import SHAPES
+from tokenizers import Tokenizer, decoders
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import Metaspace
 from transformers import (
     AutoTokenizer,
     Gemma3ImageProcessorPil,
@@ -20,10 +23,11 @@ from transformers import (
     Idefics3Processor,
     LlavaNextImageProcessorPil,
     LlavaNextProcessor,
+    PreTrainedTokenizerFast,
 )
 
 from surgery.data.collate import Collator
-from surgery.data.encode import Encoder
+from surgery.data.encode import IGNORED, Encoder
 from surgery.data.record import Place, Record, Turn
 from surgery.model import find_model
 
@@ -80,6 +84,29 @@ MADE = {"llava-next": llava_next, "smolvlm": smolvlm, "gemma3": gemma3}
 @cache
 def processor_of(name: str) -> Any:
     return MADE[name]()
+
+
+def sentencepiece(scheme: str) -> Any:
+    """A tokenizer of single characters that writes spaces as Llama 2's and Phi-3's do."""
+    words = [*map(chr, range(33, 127)), "\u2581", "\n", "<unk>"]
+    own = Tokenizer(BPE({word: at for at, word in enumerate(words)}, [], unk_token="<unk>"))
+    own.pre_tokenizer = Metaspace(prepend_scheme=scheme)
+    own.decoder = decoders.Metaspace(prepend_scheme=scheme)
+    named = PreTrainedTokenizerFast(tokenizer_object=own, eos_token="</s>")
+    tokens = ["<|user|>", "<|assistant|>", "<|end|>"]
+    named.add_special_tokens({"additional_special_tokens": tokens})
+    named.chat_template = SHAPES["phi3"].template
+    return named
+
+
+@pytest.mark.parametrize("scheme", ["first", "always", "never"])
+def test_an_answer_begins_without_a_space_that_nobody_wrote(scheme: str, tmp_path: Path) -> None:
+    own = sentencepiece(scheme)
+    row = Encoder(own, 99).conversation(record(tmp_path))
+    text = "<|user|>\nWhat?<|end|>\n<|assistant|>\nThat.<|end|>\n</s>"
+    assert row.ids.tolist() == own(text, add_special_tokens=False)["input_ids"]
+    learned = row.labels[row.labels != IGNORED]
+    assert own.convert_ids_to_tokens(learned)[:5] == ["T", "h", "a", "t", "."]
 
 
 def record(folder: Path, *images: str) -> Record:
