@@ -33,9 +33,9 @@ RECORDS = [
     {"instruction": "Say it.", "input": "", "output": "It."},
 ]  # fmt: skip
 _MEANT = """messages conversations conversation text image images video videos audio system tools
-role content from value type image_url url tool_calls function arguments weight loss train user assistant
-human gpt tool developer name id prompt completion chosen rejected instruction input output history
-<image> <|image|> red.png http://x/y.png data:image/png;base64,AAAA ../red.png file:///etc/passwd"""
+role content from value type image_url url tool_calls function arguments weight loss train user
+assistant human gpt tool developer name id prompt completion chosen rejected instruction input
+output <image> <|image|> red.png http://x/y.png data:image/png;base64,AAAA ../red.png file:///etc/passwd"""
 WORDS = _MEANT.split()
 FILES = itertools.count()
 

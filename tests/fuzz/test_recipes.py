@@ -150,7 +150,7 @@ ODD_NAMES = ["/", "~", "..", "\0", LONG, "n" * 252, "~x/y", f"a/{LONG}", "../" *
     name=st.sampled_from(ODD_NAMES) | st.text(min_size=1, max_size=10),
 )
 @inputs(0.1)
-def test_any_name_is_found_or_refused_with_a_sentence(place, monkeypatch, command, name):
+def test_any_name_is_found_or_refused_with_a_sentence(place, command, name):
     folder = place().with_suffix("")
     folder.mkdir()
     with contextlib.chdir(folder):
