@@ -377,3 +377,26 @@ def test_killed_sweep_of_trainings_goes_on_at_a_checkpoint() -> None:
 def test_there_is_no_sweep_to_go_on_with() -> None:
     assert refusal("lora", "rank=2,4", "--out", "grid", "--resume").diagnostics[0].code == "T107"
     assert not Path("grid").exists()
+
+
+def test_sweep_of_trainings_takes_bare_keys_and_shows_the_loss(capfd) -> None:
+    Path("talk.jsonl").write_text(f"{json.dumps({'text': 'Bananas are yellow. ' * 8})}\n" * 4)
+    words = (
+        "data=talk.jsonl",
+        "steps=1",
+        "batch=2",
+        "length=32",
+        "--job",
+        "train",
+        "--out",
+        "grid",
+    )
+    done = sweep("lora", "rank=2,4", *words)
+    assert done.exit_code == 0, done.output
+    losses = [result["loss"] for result in results("grid")]
+    assert losses == [result["stages"]["train"]["loss"] for result in results("grid")]
+    assert all(5 < loss < 10 for loss in losses)  # nats per token of 2,048
+    with Path("grid/results.csv").open(newline="") as file:
+        assert [float(row["loss"]) for row in csv.DictReader(file)] == losses
+    assert all(f"{loss:.4f}" in done.output for loss in losses)
+    assert "Warning" not in done.output + capfd.readouterr().err
