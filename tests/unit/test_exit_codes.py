@@ -44,7 +44,7 @@ def test_what_is_not_there_counts_as_what_it_would_be(
     with pytest.raises(SystemExit) as ended:
         commands.main()
     assert ended.value.code == ABSENT[words]
-    assert list(tmp_path.iterdir()) == []
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 def test_page_of_commands_states_the_rule() -> None:
