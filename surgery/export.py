@@ -191,6 +191,7 @@ class ExportOptions(TypedDict, total=False):
     target: str | None
     at: str | os.PathLike[str] | None
     copy: bool
+    link: bool
     checksum: bool
     prefill: int
     context: int

@@ -35,7 +35,8 @@ class Job:
         lora: whether LoRA is merged into its matrices, or kept as a part of its own.
         base: whether text has the untouched base, or runs on the multimodal path; `apart`, where
             none of its parts is the multimodal path's too.
-        copy: whether files of the base are copied where they could be linked.
+        copy: whether files of the base are copied where they could be reflinks.
+        link: whether they may be hard links, where they can't be reflinks and aren't copied.
         checksum: whether linked files are read for their SHA-256.
         target: the device, if one is named.
         prefill: tokens of one step of the prompt, for forms of static shape; with 1 the prompt

@@ -48,14 +48,13 @@ def can_link(source: Path, target: Path, *, hard: bool = False) -> bool:
         hard: as for `link_file`.
     """
     target = target.absolute()
-    there = next(parent for parent in (target, *target.parents) if parent.exists())
+    there = next(parent for parent in (target, *target.parents) if os.path.isdir(parent))
     if hard and os.stat(source).st_dev == os.stat(there).st_dev:
         return True
     trial = there / f".reflink-{secrets.token_hex(8)}"
-    try:
-        return _reflink(Path(os.path.realpath(source)), trial)
-    finally:
-        trial.unlink(missing_ok=True)
+    found = _reflink(Path(os.path.realpath(source)), trial)
+    trial.unlink(missing_ok=True)
+    return found
 
 
 def _reflink(source: Path, target: Path) -> bool:

@@ -65,7 +65,7 @@ class Subject:
         """What is read to lint it, as far as it is on this disk."""
         if self.file:
             is_one = self.kind in ("recipe", "graph")
-            yield Input(self.file if is_one else self.file.parent, "what is linted")
+            yield Input(self.file if is_one else self.file.parent, "the subject")
         if self.kind == "recipe":
             with suppress(SurgeryError):  # which the report is to say
                 yield from load_recipe(self.name, self.overrides, allow_env=self.allow_env).inputs()

@@ -71,6 +71,9 @@ def replace_bytes(file: Path, content: bytes) -> None:
         if file.exists():
             shutil.copymode(file, partial)
         partial.replace(file)
+    except OSError as error:
+        error.filename = str(file)
+        raise
     finally:
         partial.unlink(missing_ok=True)
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+import surgery.adapter
 import surgery.model
 from surgery.commands import build_app
 from surgery.compose import load_recipe
@@ -189,3 +193,25 @@ def test_sweep_leaves_tables_that_are_not_its_own(tmp_path: Path, here: Path) ->
     (tmp_path / "results.csv").write_text("years of work")
     assert code_of("sweep", "lora", "rank=2,4", "--out", str(tmp_path)) == "A301"
     assert (tmp_path / "results.csv").read_text() == "years of work"
+
+
+def test_of_two_commands_the_second_is_refused_at_once(
+    tmp_path: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second, in a process of its own, is begun while the first is at work."""
+    write = surgery.adapter.write_safetensors
+    out = str(tmp_path / "out")
+    said = []
+
+    def meanwhile(*given: Any, **named: Any) -> None:
+        words = ["apply", "lora", "rank=4", "--out", out, "--overwrite"]
+        second = [sys.executable, "-m", "surgery", *words]
+        said.append(subprocess.run(second, capture_output=True, text=True, check=False))
+        write(*given, **named)
+
+    monkeypatch.setattr(surgery.adapter, "write_safetensors", meanwhile)
+    done("apply", "lora", "rank=2", "--out", out)
+    assert said[0].returncode == 3
+    assert "error[A307]" in said[0].stderr
+    assert json.loads((tmp_path / "out" / "plan.json").read_text())["recipe"]["knobs"]["rank"] == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
