@@ -6,10 +6,11 @@ reads while decoding.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from surgery.anatomy import Anatomy
+from surgery.deploy_export import Exported, exported
 from surgery.edit import Edit, SwapBlock, SwapPart
 from surgery.footprint import Scheme, cache_bytes, edit_bytes, read_scheme, weight_bytes
 from surgery.plan import Plan
@@ -36,6 +37,7 @@ class Cost:
         text_speed: bound of tokens a second while decoding with a full cache; None where the
             device's bandwidth isn't known.
         multimodal_speed: the same, for text tokens behind an image.
+        exported: what `surgery export --to qnn` writes; None where it doesn't take the plan.
     """
 
     recipe: str
@@ -48,6 +50,7 @@ class Cost:
     switch: int
     text_speed: float | None
     multimodal_speed: float | None
+    exported: Exported | None = None
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,8 @@ def costs_of(plan: Plan, context: int, bandwidth: float | None) -> list[Cost]:
         bandwidth: of the device's memory, bytes a second.
     """
     sizes = _sizes(plan, context, read_scheme(SCHEME))
-    return [_unshared(plan, sizes, bandwidth), _shared(plan, sizes, bandwidth)]
+    costs = [_unshared(plan, sizes, bandwidth), _shared(plan, sizes, bandwidth)]
+    return [replace(cost, exported=exported(plan, SCHEME, cost.base)) for cost in costs]
 
 
 def _unshared(plan: Plan, s: _Sizes, bandwidth: float | None) -> Cost:

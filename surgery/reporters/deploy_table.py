@@ -12,18 +12,8 @@ if TYPE_CHECKING:
     from surgery.deploy import Deployment, Measured
     from surgery.deploy_cost import Cost
 
-_COLUMNS = (
-    "recipe",
-    "base",
-    "storage",
-    "text",
-    "multimodal",
-    "load text",
-    "multimodal",
-    "switch",
-    "tok/s text",
-    "multimodal",
-)
+_SIZES = ("recipe", "base", "storage", "text", "multimodal", "--to qnn", "to check")
+_SPEEDS = ("recipe", "base", "load text", "multimodal", "switch", "tok/s text", "multimodal")
 _PAPERS = ("of table 9", "storage", "by sum", "memory", "by sum", "tok/s", "bound")
 
 
@@ -31,10 +21,11 @@ def print_deployment(found: "Deployment") -> None:
     """Print one row for each recipe and kind of base, then the paper's table beside ours."""
     model, target = (found.model, "bold"), (found.target, "bold")
     out().print(Text.assemble(model, " on ", target, f", {found.context:,} tokens"), soft_wrap=True)
-    table = _table(_COLUMNS)
-    for cost in found.costs:
-        table.add_row(*_cells(cost))
-    print_table(table)
+    for columns, cells in ((_SIZES, _sizes), (_SPEEDS, _speeds)):
+        table = _table(columns)
+        for cost in found.costs:
+            table.add_row(cost.recipe, cost.base, *cells(cost))
+        print_table(table)
     for name, why in found.left_out.items():
         out().print(f"{name} is left out: {why}", style="dim", soft_wrap=True)
     out().print(_notes(found), style="dim", soft_wrap=True)
@@ -51,8 +42,10 @@ def _notes(found: "Deployment") -> str:
     bandwidth = f"{found.bandwidth / 1e9:.1f} GB/s" if found.bandwidth else "unknown"
     return (
         "LLM W4A16; vision tower, projector and LoRA W8A16; memory is weights and cache, without "
-        f"activations; tok/s is a bound by bandwidth ({bandwidth}) with a full cache. By "
-        "arithmetic, not measured."
+        "activations. Storage has each weight once; --to qnn is what `surgery export` writes for "
+        "the device, with graphs of their own for prompt and answer and embeddings in fp32; "
+        "`to check` is the same for the CPU. tok/s is a bound by bandwidth "
+        f"({bandwidth}) with a full cache. By arithmetic, not measured."
     )
 
 
@@ -64,22 +57,16 @@ def _table(names: tuple[str, ...]) -> Table:
     return table
 
 
-def _cells(cost: "Cost") -> tuple[str, ...]:
-    sizes = (
-        cost.storage,
-        cost.text_memory,
-        cost.multimodal_memory,
-        cost.text_load,
-        cost.multimodal_load,
-        cost.switch,
-    )
+def _sizes(cost: "Cost") -> tuple[str, ...]:
+    sizes = (cost.storage, cost.text_memory, cost.multimodal_memory)
+    written = (cost.exported.device, cost.exported.reference) if cost.exported else ()
+    return (*map(human_bytes, sizes), *(map(human_bytes, written) if written else ("-", "-")))
+
+
+def _speeds(cost: "Cost") -> tuple[str, ...]:
     speeds = (cost.text_speed, cost.multimodal_speed)
-    return (
-        cost.recipe,
-        cost.base,
-        *(human_bytes(size) for size in sizes),
-        *(_speed(speed) for speed in speeds),
-    )
+    loads = (cost.text_load, cost.multimodal_load, cost.switch)
+    return (*map(human_bytes, loads), *map(_speed, speeds))
 
 
 def _paper_cells(row: "Measured") -> tuple[str, ...]:

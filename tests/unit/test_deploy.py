@@ -119,3 +119,34 @@ def test_table_and_json_say_the_same(
     assert (genieblue["text_speed"] is None) == (target == "dimensity")
     for sentence in document["disagreements"]:
         assert sentence in table
+
+
+def test_an_export_holds_more_than_a_device_has_to() -> None:
+    """Weights of prompt and answer, and fp32 embeddings; measured: 1.94 GB of binaries a phase."""
+    unshared, shared = (cost.exported for cost in costs("genieblue_skip"))
+    assert unshared is not None
+    assert shared is not None
+    embeddings, head = 4 * 151936 * 2048, 151936 * 2048 // 2
+    binaries = unshared.device - embeddings - 4 * 27 * LORA
+    assert (binaries + head) / 2 == pytest.approx(1.94e9, rel=0.01)
+    assert unshared.device - shared.device == pytest.approx(2 * 9 * BLOCK, rel=0.03)
+    assert unshared.reference == pytest.approx(2 * 45 * BLOCK + head, rel=0.01)
+
+
+@pytest.mark.parametrize("recipe", ["cogvlm_skip", "full_finetune", "wings"])
+def test_what_the_form_does_not_take_has_no_bytes(recipe: str) -> None:
+    assert [cost.exported for cost in costs(recipe)] == [None, None]
+
+
+def test_the_table_goes_into_80_columns(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    words = ["plan", "genieblue_skip", "model=builtin/qwen2.5-3b", "--deploy"]
+    monkeypatch.setattr(sys, "argv", ["surgery", *words])
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        main()
+    text = capsys.readouterr().out
+    rows = [line for line in text.splitlines() if line.startswith(("recipe", *PEERS))]
+    assert len(rows) == 2 * (1 + 2 * len(PEERS))
+    assert max(map(len, rows)) <= 80
+    assert "5.01 GB" in text
+    assert "…" not in text

@@ -13,10 +13,13 @@ from transformers import AutoTokenizer
 
 from surgery.calibration import Calibration
 from surgery.calibration_prompts import prompts_of
+from surgery.compose import load_recipe
+from surgery.deploy import deployment
 from surgery.diagnostic import SurgeryError
 from surgery.export import export_adapter, prepare_export
 from surgery.manifest import read_manifest
 from surgery.model import find_model
+from surgery.plan import plan_recipe
 from surgery.runners.onnx import open_loop
 from surgery.runners.qnn import OnEmulator, OnReference, open_emulator
 from surgery.sentences import CALIBRATION
@@ -93,6 +96,24 @@ def test_every_block_is_compiled_and_its_loss_is_told(out: Path) -> None:
                 assert cosines.keys() == {value.name for value in graph.outputs}
                 assert min(cosines.values()) > 0.95
     assert [file.name for file in out.parent.iterdir() if file.name.startswith(".")] == []
+
+
+def test_the_plan_says_what_is_written(out: Path) -> None:
+    """Within 3 %: the device's files, and those by which the CPU checks them."""
+    manifest = read_manifest(out)
+    device = reference = 0
+    for part in manifest.parts.values():
+        for file in part.files if part.kind != "tokenizer" else ():
+            compiled = part.quantisation != "none" and not file.name.endswith(".bin")
+            device += 0 if compiled else file.bytes
+            reference += file.bytes if compiled else 0
+    plan = plan_recipe(load_recipe("genieblue_skip"))
+    costs = deployment(plan, "snapdragon").costs
+    cost = next(c for c in costs if (c.recipe, c.base) == (plan.recipe.name, "unshared"))
+    assert cost.exported is not None
+    assert cost.exported.device == pytest.approx(device, rel=0.03)
+    assert cost.exported.reference == pytest.approx(reference, rel=0.03)
+    assert cost.exported.total == pytest.approx(device + reference, rel=0.03)
 
 
 def test_sharing_its_blocks_costs_text_nothing(tmp_path: Path) -> None:
