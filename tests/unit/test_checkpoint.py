@@ -297,6 +297,23 @@ def test_fingerprint_tells_apart_fine_tunes_and_middles(tmp_path):
     assert fingerprint(read_checkpoint(tmp_path / "a"))["checksum"] is None
 
 
+def test_fingerprint_samples_a_large_checkpoint_all_over(tmp_path, monkeypatch):
+    monkeypatch.setattr("surgery.checkpoint._READ_WHOLE", 0)
+    monkeypatch.setattr("surgery.checkpoint._STRIDED_BYTES", 64 << 10)
+
+    def strided(name, changed=None):
+        tensor = torch.zeros(256, 1024)  # 1 MiB
+        if changed:
+            tensor[changed] = 1
+        folder = save_single(tmp_path / name, {"a": tensor, "b": torch.zeros(3)})
+        return fingerprint(read_checkpoint(folder))["strided"]
+
+    same = strided("same")
+    for row in (5, 100, 128, 200, 250):
+        assert strided(f"row{row}", slice(row, row + 4)) != same
+    assert strided("again") == same
+
+
 def test_fingerprint_of_config_ignores_who_wrote_it(tmp_path):
     def config_print(config):
         save_single(tmp_path)
