@@ -11,9 +11,11 @@ from typing import Any, Final, TypeVar
 
 from surgery.adapter import load_adapter, load_base, read_plan
 from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.identity import identify, refuse_other_base
 from surgery.manifest import MANIFEST_FILE, Manifest, read_manifest
 from surgery.model import find_model
 from surgery.paths import text_path
+from surgery.read import read_anatomy
 from surgery.runners.hf import open_path
 
 BASE: Final = "base"
@@ -58,7 +60,8 @@ def open_evaluated(
         trust_remote_code: whether the model may run code of its own.
 
     Raises:
-        SurgeryError: A401 and A402 for an adapter, A601 and A606 for an export, M for the base.
+        SurgeryError: A401 for another base, A402 for an adapter, A601 and A606 for an export, M
+            for the base.
     """
     if os.path.isfile(folder / MANIFEST_FILE):
         return _export(folder, base, trust_remote_code)
@@ -88,7 +91,11 @@ def _export(folder: Path, base: str | os.PathLike[str] | None, trust: bool) -> E
         raise SurgeryError(_not_checkpoints(folder, manifest))
     is_assembled = bool(manifest.recipe.get("vision"))  # of a decoder that is the base for text
     model = manifest.recipe["model"] if is_assembled else manifest.model
-    source = find_model(base or model).folder
+    files = find_model(base or model)
+    source = files.folder
+    if not is_assembled:  # whose fingerprint is of the decoder and the tower together
+        found = identify(files, read_anatomy(files, trust_remote_code=trust))
+        refuse_other_base(manifest.fingerprint, found, files.source)
     home = folder / "multimodal" if is_assembled else source  # where the processor is
 
     def each(measure: Measure[_T]) -> Iterator[_T]:

@@ -10,7 +10,7 @@ from surgery.evaluate import evaluate_adapter
 from surgery.export import export_adapter
 from surgery.manifest import read_manifest
 from surgery.run import run_export
-from tests.tiny import moved_adapter, shallow
+from tests.tiny import moved_adapter, save_tiny, shallow
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 DROP = object()
@@ -114,3 +114,10 @@ def test_a_manifest_that_is_a_pipe_is_not_waited_for(export):
     (export / "manifest.json").unlink()
     os.mkfifo(export / "manifest.json")
     assert codes(export) <= {"A601", "A402", "A420"}
+
+
+def test_an_export_is_not_evaluated_beside_another_base(made, tmp_path):
+    save_tiny(tmp_path / "other", seed=5)
+    with pytest.raises(SurgeryError) as caught:
+        evaluate_adapter(made, base=str(tmp_path / "other"))
+    assert caught.value.diagnostics[0].code == "A401"
