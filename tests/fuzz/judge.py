@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, settings
 from surgery.commands import main
 from surgery.diagnostic import EXIT_DONE, EXIT_ENVIRONMENT, EXIT_NO, EXIT_USAGE, SurgeryError
 
-INPUTS: Final = int(os.environ.get("SURGERY_FUZZ", "150"))
+INPUTS: Final = int(os.environ.get("SURGERY_FUZZ", "60"))
 """How many inputs all tests of this folder try together; `make fuzz` tries 10,000."""
 
 _LIMIT: Final = 10.0  # seconds of the processor
