@@ -54,7 +54,9 @@ inputs = tokenizer(["A list is"], return_tensors="pt")
 """
 BEFORE = {
     "README.md": _TOKENIZER + "batch = tokenizer(['A list is'] * 2, return_tensors='pt')\n",
-    "how-to/peft.md": _TOKENIZER + "base = AutoModelForCausalLM.from_pretrained(home)\n",
+    "how-to/peft.md": _TOKENIZER
+    + "base = AutoModelForCausalLM.from_pretrained(home)\n"
+    + "answer, prompt = print, 'A list is'\n",
     "how-to/train.md": _TOKENIZER + "batches = [{**inputs, 'labels': inputs['input_ids']}] * 2\n",
     "how-to/assemble.md": "from PIL import Image\npicture = Image.open('cat.png')\n",
     "how-to/experts.md": _TOKENIZER

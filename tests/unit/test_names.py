@@ -19,7 +19,9 @@ from surgery.launcher import LAUNCHERS
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-KNOWN = {Requirement(r).name for r in chain(PROJECT["dependencies"], *EXTRAS.values())}
+OTHERS = ("wandb", "liger-kernel")
+"""Packages of others that a setting of training may ask for."""
+KNOWN = {*OTHERS} | {Requirement(r).name for r in chain(PROJECT["dependencies"], *EXTRAS.values())}
 TEXTS = sorted(
     file
     for folder in ("docs", "surgery", "scripts", "benchmarks", "recipes")
