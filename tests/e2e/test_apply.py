@@ -275,7 +275,12 @@ def test_saved_plan_gives_the_same_bytes(recipe: str, base: Path, here, surgery)
     assert surgery("apply", "plan.json", "--out", "from_plan") == EXIT_DONE
     assert surgery("apply", recipe, f"model={base}", "seed=3", "--out", "direct") == EXIT_DONE
     assert contents(here / "from_plan") == contents(here / "direct")
-    assert (here / "plan.json").read_bytes() == (here / "direct" / "plan.json").read_bytes()
+    saved, written = (here / "plan.json").read_bytes(), (here / "direct" / "plan.json").read_bytes()
+    assert len(saved) == len(written)
+    layout = json.loads(written)["model"]["fingerprint"]["adapter"]  # known once it is written
+    for digest in layout.values():
+        written = written.replace(digest.encode(), b"0" * len(digest))
+    assert saved == written
 
 
 def edited(**changed: Any) -> Any:
