@@ -10,6 +10,7 @@ import torch
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.processes import processes
 from surgery.stage import Stage
+from surgery.wording import first_line
 
 
 def training_arguments(stage: Stage, name: str, folder: Path, steps: int, seed: int) -> Any:
@@ -65,7 +66,7 @@ def training_arguments(stage: Stage, name: str, folder: Path, steps: int, seed: 
     try:
         return TrainingArguments(**{**usual, **stage.trainer, **own, **fixed})
     except (ValueError, TypeError, ImportError) as error:
-        raise SurgeryError(_refused(name, str(error))) from error
+        raise SurgeryError(_refused(name, error)) from error
 
 
 def _rows_at_once(stage: Stage, name: str) -> int:
@@ -110,11 +111,11 @@ def _bad_field(name: str, field: str, why: str) -> Diagnostic:
     )
 
 
-def _refused(name: str, why: str) -> Diagnostic:
+def _refused(name: str, error: Exception) -> Diagnostic:
     return Diagnostic(
         code="T105",
         what="transformers refuses these settings of a stage",
-        why=why.strip().splitlines()[0] if why.strip() else "",
+        why=first_line(error),
         fix="change the key that it names",
         key=f"stages.{name}.trainer",
     )

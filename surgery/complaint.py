@@ -1,6 +1,5 @@
 """Turn the errors of pydantic, OmegaConf and Hydra into diagnostics with a place."""
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -16,6 +15,7 @@ from surgery.recipe import Recipe
 from surgery.selector import GRAMMAR
 from surgery.source import SourceMap
 from surgery.stage import Source, Stage
+from surgery.wording import first_line, nearest
 
 Loc = tuple[str | int, ...]
 _OWN_CODES: Final = {
@@ -67,7 +67,7 @@ def from_pydantic(
 
 def from_hydra(error: Exception, sources: SourceMap, names: Iterable[str]) -> Diagnostic:
     """The diagnostic for an error of Hydra or OmegaConf while composing."""
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    reason = first_line(error)
     if isinstance(error, MissingConfigException):
         return _missing_parent(str(error.missing_cfg_file), sources, names)
     if isinstance(error, OSError):
@@ -98,13 +98,6 @@ def _unresolved(error: OmegaConfBaseException, reason: str, sources: SourceMap) 
     knobs = dict.fromkeys(path[1] for path in sources.keys if path[0:1] == ("knobs",) and path[1:])
     fix = f"name a key that exists, such as ${{knobs.{next(iter(knobs), 'NAME')}}}"
     return Diagnostic("R114", f"`{key}` can't be resolved", reason, fix, place)
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A remedy: the nearest known name, or all of them."""
-    names = list(known)
-    close = difflib.get_close_matches(name, names, n=1)
-    return f"did you mean `{close[0]}`?" if close else f"known are {', '.join(names)}"
 
 
 def _in_data(loc: Loc, data: Any, *, missing: bool) -> Loc:

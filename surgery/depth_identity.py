@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from surgery.anatomy import Anatomy
 from surgery.depth import Slot
 from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.wording import first_line
 
 if TYPE_CHECKING:
     from torch import nn
@@ -50,8 +51,7 @@ def refuse_no_identity(deeper: Any, anatomy: Anatomy, slots: Sequence[Slot]) -> 
     try:
         changed = _run(model, blocks, wanted)
     except Exception as error:  # a model may fail in as many ways as there are classes
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise SurgeryError(_unproved(anatomy, reason)) from error
+        raise SurgeryError(_unproved(anatomy, first_line(error))) from error
     if changed:
         raise SurgeryError(_no_identity(anatomy, slots[changed[0]].source))
 

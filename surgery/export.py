@@ -31,6 +31,7 @@ from surgery.quiet import quiet
 from surgery.sidefiles import PLAN_FILE
 from surgery.splice import check_free_space, io_errors, staged_folder
 from surgery.target import Target, load_target
+from surgery.wording import nearest
 
 
 class Export:
@@ -227,9 +228,7 @@ def export_adapter(
 
 
 def _nearest_option(name: str) -> str:
-    known = ("overwrite", *ExportOptions.__annotations__)
-    near = difflib.get_close_matches(name, known, 1)
-    return f"did you mean `{near[0]}`?" if near else f"it has {', '.join(known)}"
+    return nearest(name, ("overwrite", *ExportOptions.__annotations__))
 
 
 def _exporter(to: str) -> Exporter:

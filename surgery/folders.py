@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from surgery.wording import suggestion
+
 _NEAREST: Final = 3
 
 
@@ -67,9 +69,7 @@ def why_none(folder: Path, file: str, error: object) -> str:
 
 def did_you_mean(typed: str | Path, otherwise: str = "") -> str:
     """A remedy that names the nearest folders, where there are any, before the usual one."""
-    near = [f"`{name}`" for name in near_folders(typed)]
-    said = f"did you mean {' or '.join(near)}?" if near else ""
-    return " ".join(filter(None, (said, otherwise)))
+    return " ".join(filter(None, (suggestion(near_folders(typed)), otherwise)))
 
 
 def _is_folder(path: Path) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.wording import named_line
 
 _SIDE_FILES: Final = ("*.json", "*.txt", "*.model", "*.jinja", "tokenizer*")
 _WEIGHT_FILES: Final = ("*.safetensors", "*.safetensors.index.json")
@@ -79,9 +80,7 @@ def _silence() -> tuple[str, str] | None:
 
 def _refusal(error: Exception) -> tuple[str, str]:
     """What the hub answered, and what to do."""
-    lines = str(error).strip().splitlines()
-    said = f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"
-    return said, "check the name, `hf auth login` for a gated model"
+    return named_line(error), "check the name, `hf auth login` for a gated model"
 
 
 def _failed(source: str, revision: str | None, cause: tuple[str, str], twin: str) -> Diagnostic:

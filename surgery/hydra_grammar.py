@@ -9,6 +9,8 @@ from hydra.core.override_parser.types import Override as HydraOverride
 from hydra.core.override_parser.types import RangeSweep
 from hydra.errors import HydraException
 
+from surgery.wording import first_line
+
 MOST_VALUES: Final = 10_000
 """How many values a sweep takes for one key."""
 
@@ -49,7 +51,7 @@ def _parse(value: str) -> HydraOverride:
     except RecursionError:
         raise ValueError("it is nested too deep") from None
     except HydraException as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
     if value.startswith(_QUOTED):
         raise ValueError(reason)
     try:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.wording import first_line
 
 _KNOWN: Final = re.compile(r"<\|?(image|image_pad|image_soft_token|img_context)\|?>", re.IGNORECASE)
 _SPARE: Final = re.compile(r"<[|\[]?(reserved|unused|extra_id|dummy)\w*[|\]]?>")
@@ -26,8 +27,9 @@ def read_tokenizer(folder: Path, source: str) -> Any:
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # each kind of tokenizer misses its files in its own way
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise SurgeryError(_no_token(source, f"its tokenizer can't be read: {reason}")) from error
+        raise SurgeryError(
+            _no_token(source, f"its tokenizer can't be read: {first_line(error)}")
+        ) from error
 
 
 def take_image_token(tokenizer: Any, rows: int, source: str) -> tuple[str, int]:

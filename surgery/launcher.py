@@ -16,12 +16,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from surgery.complaint import nearest
 from surgery.compose import HYDRA_VERSION_BASE
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.distribution import install_line
 from surgery.points import refuse_code
 from surgery.recipe_file import recipes_folder
+from surgery.wording import nearest
 
 LAUNCHERS: Final = {
     "basic": "",

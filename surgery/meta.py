@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.model import ModelFiles
 from surgery.remote import register
+from surgery.wording import named_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -123,7 +124,7 @@ def _does_not_build(source: str, error: Exception) -> Diagnostic:
     return Diagnostic(
         code="M104",
         what=f"transformers {version('transformers')} can't build `{source}` from its config",
-        why=f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}",
+        why=named_line(error),
         fix="check config.json; a newer model type may need a newer transformers",
         key="model",
     )

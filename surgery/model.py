@@ -4,7 +4,6 @@ No torch here. Weights are read only from safetensors; a folder with a config an
 shape, which is enough to inspect, plan and lint.
 """
 
-import difflib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.folders import did_you_mean, kind_of
 from surgery.hub import from_hub, is_cached, is_hub_id
 from surgery.json_file import read_object
+from surgery.wording import suggest, suggestion
 
 BUILTIN_FOLDER: Final = Path(__file__).parent / "builtin"
 BUILTIN: Final = "builtin/"
@@ -132,13 +132,12 @@ def _instead(source: str) -> str:
 
 def _no_such_model(source: str) -> Diagnostic:
     path = Path(os.path.expanduser(source))
-    close = difflib.get_close_matches(source, _builtin_names(), n=1)
-    near = f"did you mean `{close[0]}`?" if close else ""
+    near = suggest(source, _builtin_names())
     if source.startswith(BUILTIN):
         why = "it is neither a built-in name nor a folder here"
     elif os.path.isfile(path):
         why = "it is a file, and a model is the folder with its config.json"
-        near = f"did you mean `{path.parent}`?" if _has_config(path.parent) else near
+        near = suggestion([str(path.parent)]) if _has_config(path.parent) else near
     else:
         why = "no such folder exists here, and a hub id looks like `Qwen/Qwen2.5-3B`"
         near = did_you_mean(source) or near

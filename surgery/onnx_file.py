@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.rule import GraphSubject
+from surgery.wording import first_line
 
 if TYPE_CHECKING:
     from onnx_ir import Model, Node, Value
@@ -43,8 +44,7 @@ def read_onnx(path: Path) -> "Model":
     except SurgeryError:
         raise
     except Exception as error:  # protobuf, onnx and onnx_ir each raise their own
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise SurgeryError(_malformed(path, reason)) from error
+        raise SurgeryError(_malformed(path, first_line(error))) from error
 
 
 def subject_of(path: Path) -> GraphSubject:

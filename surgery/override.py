@@ -5,7 +5,6 @@ handed on as `++key=value`, because Hydra refuses to set a key that the YAML doe
 whether the key may exist is for the schema to say.
 """
 
-import difflib
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -17,6 +16,7 @@ from surgery.hydra_grammar import in_grammar, literal, read_value, unquoted
 from surgery.recipe import Recipe
 from surgery.source import Key
 from surgery.stage import Stage
+from surgery.wording import suggest
 
 FIELDS: Final = tuple(name for name in Recipe.model_fields if name != "name")
 STAGE_FIELDS: Final = tuple(name for name in Stage.model_fields if name not in FIELDS)
@@ -144,7 +144,6 @@ def _not_a_pair(number: int, typed: str) -> Diagnostic:
 
 def _unknown_key(number: int, typed: str, key: str, knobs: Iterable[str]) -> Diagnostic:
     known, first = [*FIELDS, *knobs, *STAGE_FIELDS], key.partition(".")[0]
-    close = difflib.get_close_matches(first.strip().lower(), known, n=1)
     is_known = first in (*FIELDS, *STAGE_FIELDS)
     if is_known:
         why = "a dotted name is made of letters, digits, _ and - between single dots"
@@ -157,9 +156,8 @@ def _unknown_key(number: int, typed: str, key: str, knobs: Iterable[str]) -> Dia
         code="R109",
         what=f"the recipe has no field or knob `{key if is_known else first}`",
         why=why,
-        fix=f"did you mean `{close[0]}`?"
-        if close and close[0] != first
-        else "set a knob, or a field by its dotted name",
+        fix=(suggest(first.strip().lower(), known) if first not in known else "")
+        or "set a knob, or a field by its dotted name",
         span=span_of(number, typed, value=False),
     )
 

@@ -3,9 +3,9 @@
 import os
 from pathlib import Path
 
-from surgery.complaint import nearest
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.folders import did_you_mean, kind_of
+from surgery.wording import nearest, suggest
 
 
 def recipes_folder() -> Path:
@@ -43,8 +43,8 @@ def _no_such_recipe(given: Path) -> Diagnostic:
     if given.suffix == ".yml":
         why, fix = "a recipe's file ends in .yaml", f"rename it to {given.stem}.yaml"
     else:
-        why, fix = "no such file, and no packaged recipe", nearest(given.stem, names)
-        fix = fix if fix.startswith("did") else did_you_mean(given) or fix
+        why = "no such file, and no packaged recipe"
+        fix = suggest(given.stem, names) or did_you_mean(given) or nearest(given.stem, names)
     return Diagnostic("R112", f"there is no recipe `{given}`", why, fix)
 
 

@@ -32,6 +32,7 @@ from surgery.recipe import Recipe
 from surgery.recipe_file import packaged_recipes, recipes_folder
 from surgery.sidefiles import PLAN_FILE, side_files
 from surgery.text_file import replace_text
+from surgery.wording import named_line
 
 POINTS_FILE: Final = "points.json"
 LOG_FILE: Final = "launcher.log"
@@ -138,7 +139,7 @@ def run_points(settings: Settings, numbers: Sequence[int], job: str, resume: boo
         with _full_errors(), _kept_in(settings.folder / LOG_FILE, settings):
             start_hydra([*(["--multirun"] if settings.multirun else []), *words])
     except Exception as error:  # a launcher may raise anything
-        return f"{type(error).__name__}: {str(error).strip() or 'no reason given'}".splitlines()[0]
+        return named_line(error)
     return ""
 
 

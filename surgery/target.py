@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from surgery.diagnostic import Diagnostic, Severity, SurgeryError
 from surgery.finding import Evidence
+from surgery.wording import first_line
 
 _FOLDER: Final = Path(__file__).parent / "targets"
 _OWN: Final = ("aliases", "device", "soc", "arch")
@@ -243,5 +244,5 @@ def _fault(file: Path, error: dict[str, Any]) -> Diagnostic:
 
 
 def _unreadable(file: Path, error: Exception) -> Diagnostic:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return Diagnostic("R122", f"{file.name} is not a target", reason, "see surgery/targets")
+    what = f"{file.name} is not a target"
+    return Diagnostic("R122", what, first_line(error), "see surgery/targets")

@@ -13,6 +13,7 @@ from surgery.cache import kept
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.dissect import tensors_of
 from surgery.model import ModelFiles
+from surgery.wording import first_line, named_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -112,8 +113,7 @@ def _pixels(config: Any) -> int:
 
 
 def _said(error: Exception) -> str:
-    reason = (str(error).strip().splitlines() or [""])[0]
-    return reason if isinstance(error, ValueError) else f"{type(error).__name__}: {reason}"
+    return first_line(error) if isinstance(error, ValueError) else named_line(error)
 
 
 def _no_tower(source: str, why: str) -> Diagnostic:

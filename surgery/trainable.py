@@ -4,7 +4,6 @@ A tensor of the base is known by its full name; a tensor that an operation adds 
 operation's name and the tensor's, because a copy bears its original's name.
 """
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -16,6 +15,7 @@ from surgery.anatomy import PARTS, Anatomy
 from surgery.diagnostic import Diagnostic
 from surgery.edit import DropBlock, Edit
 from surgery.operation import Operation
+from surgery.wording import suggest
 
 _OPTIONAL_PARTS: Final = ("vision", "projector")
 Added = tuple[str, str]
@@ -114,14 +114,12 @@ class Matcher:
 
     def _matches_nothing(self, word: str, key: str) -> Diagnostic:
         known: Mapping[str, object] = dict.fromkeys((*self._added, *PARTS, *self._names))
-        close = difflib.get_close_matches(word, known, n=3)
         return Diagnostic(
             code="P201",
             what=f"`{word}` matches nothing in {self._anatomy.source}",
             why="it is no operation of the recipe, no part of the model, and no tensor's name",
-            fix=f"did you mean {' or '.join(f'`{name}`' for name in close)}?"
-            if close
-            else f"use an operation ({', '.join(self._added) or 'there are none'}), a part "
+            fix=suggest(word, known, most=3)
+            or f"use an operation ({', '.join(self._added) or 'there are none'}), a part "
             f"({', '.join(PARTS)}), or a glob such as `{self._anatomy.blocks_path}.0.*`",
             key=key,
         )

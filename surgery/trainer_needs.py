@@ -10,6 +10,7 @@ from typing import Any
 
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.stage import Stage
+from surgery.wording import named_line
 
 
 def refuse_lacking(stage: Stage, name: str, arguments: Any, model: Any) -> None:
@@ -85,7 +86,7 @@ def _lacking(stage: Stage, name: str, field: str, error: Exception) -> Diagnosti
     return Diagnostic(
         code="T117",
         what=f"`{field}: {stage.trainer[field]}` can't be had here",
-        why=_said(error),
+        why=named_line(error),
         fix=f"install what it names, or leave `trainer.{field}` out",
         key=f"stages.{name}.trainer.{field}",
     )
@@ -106,12 +107,7 @@ def _fails_at_once(stage: Stage, name: str, error: Exception) -> Diagnostic:
         code="T119",
         what=f"stage `{name}` fails before its first step is done, with "
         + ", ".join(f"`trainer.{field}={value}`" for field, value in stage.trainer.items()),
-        why=_said(error),
+        why=named_line(error),
         fix="take the setting away that it speaks of; `surgery --debug train …` shows where it is",
         key=f"stages.{name}.trainer",
     )
-
-
-def _said(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -20,6 +20,7 @@ from surgery.distribution import own_version
 from surgery.document import FORMAT_VERSION
 from surgery.plan import Plan
 from surgery.quiet import quiet
+from surgery.wording import named_line
 
 _SMALL: Final = 30_000_000  # parameters
 
@@ -200,5 +201,4 @@ def _run(check: Check, bench: Bench) -> Outcome:
     try:
         return check.run(bench)
     except Exception as error:  # a model that can't run at all has failed the check too
-        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
-        return check.judge([f"it ended in {type(error).__name__}: {reason}"], "")
+        return check.judge([f"it ended in {named_line(error)}"], "")

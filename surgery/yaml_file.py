@@ -13,6 +13,7 @@ from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 
 from surgery.diagnostic import Diagnostic, Span
 from surgery.source import compose_yaml, map_sources, shown_path, span_of_node
+from surgery.wording import first_line
 
 _SELF: Final = "_self_"
 _EXAMPLE: Final = "defaults: [base, _self_]"
@@ -39,7 +40,7 @@ def yaml_faults(file: Path) -> list[Diagnostic]:
     except RecursionError:
         return [_unreadable(file, "it is nested without end")]
     except (OSError, ValueError, OmegaConfBaseException, yaml.YAMLError) as error:
-        return [_unreadable(file, _first_line(error))]
+        return [_unreadable(file, first_line(error))]
 
 
 def _keys_of_other_types(file: Path, root: yaml.Node) -> Iterator[Diagnostic]:
@@ -139,7 +140,7 @@ def _bad_yaml(file: Path, error: yaml.MarkedYAMLError) -> Diagnostic:
     return Diagnostic(
         code="R111",
         what="the file is not valid YAML",
-        why=(error.problem or str(error)).splitlines()[0],
+        why=first_line(error.problem or error),
         fix="check indentation, brackets and quotes here",
         span=Span(shown_path(file), line + 1, column, lines[line]),
     )
@@ -169,7 +170,7 @@ def _bad_interpolation(file: Path, error: GrammarParseError) -> Diagnostic:
     return Diagnostic(
         code="R114",
         what=f"`{key}` holds an interpolation that can't be read",
-        why=_first_line(error),
+        why=first_line(error),
         fix="write it as ${knobs.NAME}",
         span=map_sources([file], []).place(key.split(".")),
     )
@@ -203,7 +204,3 @@ def _no_self(file: Path, node: yaml.Node, count: int) -> Diagnostic:
         fix=f"end the list with one `_self_`: {_EXAMPLE}",
         span=span_of_node(file, node),
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

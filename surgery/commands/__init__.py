@@ -13,6 +13,7 @@ import typer
 
 from surgery.diagnostic import EXIT_ENVIRONMENT, EXIT_INTERRUPTED, Diagnostic, SurgeryError
 from surgery.discover import modules_in
+from surgery.wording import named_line
 
 EXIT_BUG: Final = 70  # EX_SOFTWARE of sysexits.h
 
@@ -99,9 +100,8 @@ def _refused_by_system(error: OSError) -> Diagnostic:
 
 
 def _admit(error: Exception) -> None:
-    reason = (str(error).strip().splitlines() or [""])[0]
     sys.stderr.write(
-        f"error: this is a bug in surgery: {type(error).__name__}: {reason}\n"
+        f"error: this is a bug in surgery: {named_line(error)}\n"
         "  fix: run it again as `surgery --debug …` and report the traceback\n"
     )
 

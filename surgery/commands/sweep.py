@@ -108,10 +108,10 @@ def _plan(
     trust_remote_code: bool,
 ) -> "_Grid":
     """Expand and plan the grid."""
-    from surgery.complaint import nearest
     from surgery.launcher import is_hydras
     from surgery.points import expand, grid_document, plan_points, read_recipes
     from surgery.sweep import JOBS
+    from surgery.wording import nearest
 
     if job not in JOBS:
         raise SurgeryError(Diagnostic("R118", f"there is no job `{job}`", fix=nearest(job, JOBS)))

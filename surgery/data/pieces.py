@@ -16,6 +16,7 @@ from surgery.data.chat import Piece
 from surgery.data.images import opened
 from surgery.data.record import Place, Record
 from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.wording import named_line
 
 ANCHOR: Final = "\n"
 """Stands before a piece while it is tokenized, and is cut off after that."""
@@ -145,10 +146,9 @@ def _as_wide(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
 
 
 def _not_encoded(place: Place | None, error: Exception) -> Diagnostic:
-    said = (str(error).strip().splitlines() or [""])[0]
     return Diagnostic(
         code="D116",
         what=f"{place or 'a text'}: this record can't be encoded",
-        why=f"the tokenizer or the processor says {type(error).__name__}: {said}",
+        why=f"the tokenizer or the processor says {named_line(error)}",
         fix="change the record, or leave such records out with bad_records=skip",
     )

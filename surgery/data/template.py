@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from surgery.data.record import IMAGE, Place, Record, Turn
 from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.wording import first_line
 
 PLAIN_TEMPLATE: Final = (
     "{{ bos_token }}{% for message in messages %}"
@@ -183,6 +184,6 @@ def _refused(place: Place, error: Exception) -> Diagnostic:
     return Diagnostic(
         code="D112",
         what=f"{place}: the base's chat template refuses this conversation",
-        why=(str(error).strip().splitlines() or [type(error).__name__])[0],
+        why=first_line(error),
         fix=FIX,
     )

@@ -7,6 +7,7 @@ from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.json_file import read_object
 from surgery.meta import needs_remote_code
 from surgery.token_ids import ids_without_rows
+from surgery.wording import first_line
 
 _FILES: Final = (
     "tokenizer_config.json",
@@ -64,11 +65,10 @@ def _names_code(file: Path) -> bool:
 
 
 def _unreadable(home: Path, error: Exception) -> Diagnostic:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return Diagnostic(
         code="M111",
         what=f"the tokenizer or processor of `{home}` can't be opened",
-        why=reason,
+        why=first_line(error),
         fix="copy the files of the base's tokenizer into the folder again",
         key="model",
     )

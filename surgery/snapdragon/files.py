@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.wording import first_line
 
 
 def files_of(model: Path) -> list[Path]:
@@ -81,6 +82,6 @@ def _unreadable(model: Path, error: Exception) -> Diagnostic:
     return Diagnostic(
         code="X107",
         what=f"{model.name} can't be read as an ONNX graph with all its tensors",
-        why=(str(error).strip().splitlines() or [type(error).__name__])[0],
+        why=first_line(error),
         fix="give an ONNX file with its external data beside it",
     )

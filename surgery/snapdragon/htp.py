@@ -21,6 +21,7 @@ import onnxruntime_qnn as qnn
 from surgery.snapdragon.apart import peak_bytes
 from surgery.snapdragon.arrays import read_arrays, write_arrays
 from surgery.snapdragon.task import Compiled, Refused, Task
+from surgery.wording import first_line
 
 PROVIDER: Final = "QNNExecutionProvider"
 """The name under which its library is registered with onnxruntime."""
@@ -64,7 +65,7 @@ def _compile(task: Task) -> Compiled:
             error = "onnxruntime put the graph on the CPU"
         del session
     except Exception as caught:
-        error = _first_line(caught, task)
+        error = _refusal(caught, task)
     seconds = time.perf_counter() - started
     refused = tuple(_refused(task))
     said = [] if refused else _said(task)
@@ -90,7 +91,7 @@ def _run(task: Task, answer: Compiled) -> Compiled:
         names = [output.name for output in session.get_outputs()]
         write_arrays(task.outputs, dict(zip(names, found, strict=True)))
     except Exception as caught:
-        error = _telling(_first_line(caught, task), _said(task))
+        error = _telling(_refusal(caught, task), _said(task))
     seconds = time.perf_counter() - started
     return answer.model_copy(update={"run_error": error, "run_seconds": seconds})
 
@@ -177,9 +178,8 @@ def _said(task: Task) -> list[str]:
     return list(dict.fromkeys(text for text in found if not text.startswith(_NOISE)))
 
 
-def _first_line(error: Exception, task: Task) -> str:
-    text = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    text = text.replace(str(task.model), task.model.name)
+def _refusal(error: Exception, task: Task) -> str:
+    text = first_line(error).replace(str(task.model), task.model.name)
     return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
 
 

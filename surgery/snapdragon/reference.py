@@ -6,6 +6,7 @@ import numpy as np
 
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.snapdragon.arrays import Arrays
+from surgery.wording import first_line
 
 
 def reference(model: Path, feeds: Arrays) -> Arrays:
@@ -42,6 +43,6 @@ def _cannot_run(model: Path, error: Exception) -> Diagnostic:
     return Diagnostic(
         code="X105",
         what=f"{model.name} can't be run on the CPU, so there is nothing to compare with",
-        why=(str(error).strip().splitlines() or [type(error).__name__])[0],
+        why=first_line(error),
         fix="give a graph that onnxruntime runs, and an array for each of its inputs",
     )

@@ -16,6 +16,7 @@ import onnxruntime_qnn as qnn
 
 from surgery.snapdragon.htp import PROVIDER, open_session
 from surgery.snapdragon.task import Task
+from surgery.wording import first_line
 
 
 def main(soc: str, arch: str, folder: str) -> None:
@@ -42,7 +43,7 @@ def _answer(sessions: dict[str, Any], task: Task, feeds: Any) -> tuple[str, dict
         names = [output.name for output in session.get_outputs()]
         return "", dict(zip(names, session.run(None, feeds), strict=True))
     except Exception as error:
-        return (str(error).strip().splitlines() or [type(error).__name__])[0], {}
+        return first_line(error), {}
 
 
 if __name__ == "__main__":

@@ -1,0 +1,38 @@
+"""Parts of sentences that diagnostics share: what an error says, and what was meant instead."""
+
+import difflib
+from collections.abc import Iterable
+
+
+def first_line(error: object) -> str:
+    """The first line of what an error says; its type's name where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def named_line(error: BaseException) -> str:
+    """The name of an error's type, and the first line of what it says, if it says anything."""
+    name, said = type(error).__name__, first_line(error)
+    return said if said == name else f"{name}: {said}"
+
+
+def suggestion(names: Iterable[str]) -> str:
+    """`did you mean a or b?`, for one name or several; empty for none."""
+    quoted = [f"`{name}`" for name in names]
+    return f"did you mean {' or '.join(quoted)}?" if quoted else ""
+
+
+def suggest(word: str, known: Iterable[str], most: int = 1) -> str:
+    """The question whether a known name was meant; empty where none is near.
+
+    Args:
+        word: as it was typed.
+        known: names that could be meant.
+        most: how many are named.
+    """
+    return suggestion(difflib.get_close_matches(word, list(known), most))
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A remedy: the nearest known name, or all of them."""
+    names = list(known)
+    return suggest(word, names) or f"known are {', '.join(names)}"
