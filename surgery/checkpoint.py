@@ -23,7 +23,7 @@ from surgery.header import (
     truncated,
     unfinished_downloads,
 )
-from surgery.json_file import open_regular, read_regular
+from surgery.json_file import digest, open_regular, read_regular
 
 __all__ = [
     "DTYPE_BYTES",
@@ -123,7 +123,7 @@ def fingerprint(
     whole = ((t.file, t.offset, t.nbytes) for t in tensors)
     return {
         "config": _config_hash(checkpoint.folder / "config.json"),
-        "tensors": _json_hash(specs),
+        "tensors": digest(specs),
         "sample": _bytes_hash(_sample_ranges(tensors)),
         "strided": _bytes_hash(_strided_ranges(tensors)),
         "checksum": _bytes_hash(whole, progress) if checksum else None,
@@ -208,18 +208,13 @@ def _disagreements(
     return found
 
 
-def _json_hash(content: object) -> str:
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def _config_hash(file: Path) -> str | None:
     if not file.exists():
         return None
     with read_errors(file):
         text = read_regular(file)
     try:
-        return _json_hash(_without_noise(json.loads(text)))
+        return digest(_without_noise(json.loads(text)))
     except (ValueError, RecursionError) as error:
         what = f"`{file}` is not JSON"
         raise SurgeryError(Diagnostic("M205", what, str(error), "download it again")) from error

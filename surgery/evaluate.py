@@ -30,7 +30,6 @@ from surgery.stage import Source
 HELD_OUT: Final = "heldout.jsonl"
 """Text that a base may bring along, which none of its training saw."""
 
-StrPath = str | os.PathLike[str]
 _BATCH: Final = 16
 
 
@@ -130,7 +129,7 @@ def evaluate_adapter(
             folder.
     """
     folder = Path(folder)
-    read: dict[str, StrPath | None] = {
+    read: dict[str, str | os.PathLike[str] | None] = {
         "the adapter": folder,
         "the text": text,
         "the questions": questions,
@@ -223,14 +222,14 @@ def accuracy(
     return sum(one.right for one in said) / len(said) if said else None
 
 
-def _text_rows(home: Path, text: StrPath | None, encoder: Encoder) -> Sequence[Row]:
+def _text_rows(home: Path, text: str | os.PathLike[str] | None, encoder: Encoder) -> Sequence[Row]:
     file = Path(text) if text else home / HELD_OUT
     if text is None and not file.is_file():
         return []
     return list(Rows(DataFile(Source(file=str(file))), encoder))
 
 
-def _references(reference: StrPath | None) -> dict[str, float]:
+def _references(reference: str | os.PathLike[str] | None) -> dict[str, float]:
     if reference is None:
         return {}
     file = Path(reference)

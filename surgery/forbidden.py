@@ -1,11 +1,11 @@
 """What no recipe may hold, whatever the schema says: ways to run code, and text that breaks."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from surgery.diagnostic import Diagnostic
-from surgery.source import SourceMap
+from surgery.source import SourceMap, keys_within
 
 CODE_KEYS: Final = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
 """Keys by which Hydra would import code."""
@@ -34,7 +34,7 @@ def forbidden(data: Mapping[str, Any], sources: SourceMap) -> list[Diagnostic]:
 
 def _code_imports(data: Mapping[str, Any], sources: SourceMap) -> list[Diagnostic]:
     """Refuse every key by which Hydra would import code, wherever it was written."""
-    found = dict.fromkeys([*sources.keys, *_paths(data)])
+    found = dict.fromkeys([*sources.keys, *(path for path, _ in keys_within(data))])
     return [
         Diagnostic(
             code="R108",
@@ -50,8 +50,9 @@ def _code_imports(data: Mapping[str, Any], sources: SourceMap) -> list[Diagnosti
 
 def _broken_texts(data: Mapping[str, Any], sources: SourceMap) -> list[Diagnostic]:
     """Refuse text that can't be written: half a character, as of bytes that are not UTF-8."""
-    texts = [(path[:-1], path[-1]) for path in _paths(data)]
-    texts += [(path, value) for path, value in _values(data) if isinstance(value, str)]
+    within = list(keys_within(data))
+    texts = [(path[:-1], path[-1]) for path, _ in within]
+    texts += [(path, value) for path, value in within if isinstance(value, str)]
     return [
         Diagnostic(
             code="R137",
@@ -63,24 +64,6 @@ def _broken_texts(data: Mapping[str, Any], sources: SourceMap) -> list[Diagnosti
         for path, text in texts
         if _SURROGATE.search(text)
     ]
-
-
-def _values(data: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    inside = data.items() if isinstance(data, dict) else enumerate(data)
-    for key, value in inside:
-        if isinstance(value, dict | list):
-            yield from _values(value, (*path, str(key)))
-        else:
-            yield (*path, str(key)), value
-
-
-def _paths(data: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    inside = data if isinstance(data, dict) else {}
-    if isinstance(data, list):
-        inside = dict(enumerate(data))
-    for key, value in inside.items():
-        yield (*path, str(key))
-        yield from _paths(value, (*path, str(key)))
 
 
 def _not_in_a_file(key: str, sources: SourceMap) -> Diagnostic:

@@ -4,6 +4,7 @@ A device or a pipe under a file's name would block for ever, or never end.
 """
 
 import errno
+import hashlib
 import json
 import os
 import stat
@@ -49,6 +50,12 @@ def read_object(file: Path) -> dict[str, Any]:
         ValueError: where it holds no JSON, or another value than an object.
     """
     return object_of(read_regular(file))
+
+
+def digest(content: object) -> str:
+    """SHA-256 in hex of plain data, whatever the order and the spaces it is written with."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def object_of(text: str | bytes) -> dict[str, Any]:

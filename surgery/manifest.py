@@ -3,8 +3,6 @@
 `surgery run` reads it, and so can anything that reads JSON.
 """
 
-import hashlib
-import json
 import os
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePath
@@ -16,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.distribution import own_version
 from surgery.folders import did_you_mean, why_none
-from surgery.json_file import read_object
+from surgery.json_file import digest, read_object
 from surgery.link import How
 
 MANIFEST_FILE: Final = "manifest.json"
@@ -252,9 +250,7 @@ def _is_inside(name: str) -> bool:
 
 
 def _digest(content: dict[str, Any]) -> str:
-    said = {key: value for key, value in content.items() if key != "sha256"}
-    text = json.dumps(said, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return digest({key: value for key, value in content.items() if key != "sha256"})
 
 
 def _leads_out(folder: Path, name: str) -> Diagnostic:

@@ -16,13 +16,14 @@ from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.predictions import Prediction, normalised
 from surgery.stage import Source
 
-StrPath = str | os.PathLike[str]
 _BATCH: Final = 16
 _TOLD: Final = 5
 
 
 def read_questions(
-    questions: StrPath | None, images: StrPath | None, encoder: Encoder
+    questions: str | os.PathLike[str] | None,
+    images: str | os.PathLike[str] | None,
+    encoder: Encoder,
 ) -> list[Record]:
     """Conversations whose answers are asked for, each of which the chat template can ask.
 

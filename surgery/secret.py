@@ -1,7 +1,7 @@
 """What of a recipe must not be written into folders that are shared."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any, Final
 
@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.environment import Reader, read_by, with_written
 from surgery.recipe import Recipe
-from surgery.source import Key, SourceMap
+from surgery.source import Key, SourceMap, keys_within
 
 _AS_WRITTEN: Final = ("description", "knobs", "stages")
 """Keys of a recipe that say nothing of what the model becomes; the others are part of its plan."""
@@ -88,7 +88,7 @@ def secrets(content: Mapping[str, Any], sources: SourceMap) -> list[Diagnostic]:
             "WANDB_API_KEY, which are read where they are needed and written nowhere",
             span=sources.place(path, value=False),
         )
-        for path, value in _leaves(content, ())
+        for path, value in keys_within(content)
         if isinstance(value, str) and (_SECRET.search(value) or path[-1] in _SECRET_KEYS)
     ]
 
@@ -109,15 +109,6 @@ def _is_valid(content: Mapping[str, Any], path: Key, text: str) -> bool:
     except ValidationError:
         return False
     return True
-
-
-def _leaves(content: Any, path: Key) -> Iterator[tuple[Key, Any]]:
-    inside = content if isinstance(content, Mapping) else {}
-    if isinstance(content, list):
-        inside = dict(enumerate(content))
-    for key, value in inside.items():
-        yield (*path, str(key)), value
-        yield from _leaves(value, (*path, str(key)))
 
 
 def _would_be_written(path: Key, sources: SourceMap) -> Diagnostic:

@@ -5,11 +5,11 @@ them, so that the later writer of a key is the one that is shown.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import yaml
 
@@ -109,6 +109,16 @@ def _forget(path: Key, *spans: dict[Key, Span]) -> None:
     for known in spans:
         for inside in [key for key in known if key[: len(path)] == path]:
             del known[inside]
+
+
+def keys_within(content: object, path: Key = ()) -> Iterator[tuple[Key, Any]]:
+    """Every key inside plain data, with its value; positions in a list count as keys."""
+    inside: Mapping[Any, Any] = content if isinstance(content, Mapping) else {}
+    if isinstance(content, list):
+        inside = dict(enumerate(content))
+    for key, value in inside.items():
+        yield (*path, str(key)), value
+        yield from keys_within(value, (*path, str(key)))
 
 
 def shown_path(file: Path) -> str:

@@ -8,11 +8,11 @@ from surgery.distribution import own_version
 from surgery.document import FORMAT_VERSION, diagnostic_document
 from surgery.manifest import toolchain
 from surgery.plan import Plan
+from surgery.sidefiles import CARD_FILE
 from surgery.stage import Stage
 from surgery.training_log import LOG
 from surgery.training_stage import StageResult
 
-CARD: Final = "README.md"
 _COLUMNS: Final = ("stage", "trains", "data", "steps", "rows a step", "peak rate", "loss")
 
 
@@ -24,7 +24,7 @@ def add_training(folder: Path, plan: Plan, results: Sequence[StageResult]) -> No
         plan: what was trained.
         results: one for each stage, in order.
     """
-    with (folder / CARD).open("a", encoding="utf-8") as card:
+    with (folder / CARD_FILE).open("a", encoding="utf-8") as card:
         card.write(f"\n{training_section(plan, results)}")
 
 

@@ -4,8 +4,6 @@ Both are recorded in plan.json when a folder is written, because a header says w
 bytes are: a name or a type that is changed there makes another model of the same bytes.
 """
 
-import hashlib
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -13,9 +11,10 @@ from typing import Any, Final
 from surgery.checkpoint import read_checkpoint
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.header import StoredTensor, read_header
+from surgery.json_file import digest
 from surgery.plan import Plan
 from surgery.read import read_anatomy
-from surgery.sidefiles import ADAPTER_WEIGHTS, PLAN_FILE, adapter_specs, base_home
+from surgery.sidefiles import ADAPTER_WEIGHTS, BASE_FOLDER, PLAN_FILE, adapter_specs, base_home
 
 _FLOATS: Final = ("F64", "F32", "F16", "BF16")
 _SAVED_FIRST: Final = ("U64", "I64", "F64", "F32", "U32", "I32", "BF16", "F16", "U16", "I16")
@@ -37,7 +36,7 @@ def weights_layout(plan: Plan, folder: Path) -> dict[str, str]:
         name: sorted([t.name, t.dtype, list(t.shape)] for t in held)
         for name, held in headers.items()
     }
-    return {"tensors": _hash(specs), "order": _hash({n: _names(h) for n, h in headers.items()})}
+    return {"tensors": digest(specs), "order": digest({n: _names(h) for n, h in headers.items()})}
 
 
 def check_weights(
@@ -101,7 +100,7 @@ def _surplus(plan: Plan, folder: Path) -> Iterator[str]:
     if plan.is_plain:
         yield from (ADAPTER_WEIGHTS for _ in folder.glob(ADAPTER_WEIGHTS))
     home = base_home(plan, folder) if plan.in_place else None
-    for place in (folder, folder / "base"):
+    for place in (folder, folder / BASE_FOLDER):
         if place != home:
             found = place.glob("model*.safetensors*")
             yield from (str(file.relative_to(folder)) for file in sorted(found))
@@ -115,11 +114,6 @@ def _saved_at(tensor: StoredTensor) -> tuple[int, str]:
 
 def _names(tensors: Iterable[StoredTensor]) -> list[str]:
     return [tensor.name for tensor in tensors]
-
-
-def _hash(content: object) -> str:
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _other_weights(folder: Path, name: str, count: int) -> Diagnostic:

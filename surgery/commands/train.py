@@ -46,12 +46,13 @@ def command(
     from surgery.processes import this_process
     from surgery.reporters.diagnostics import print_diagnostics
     from surgery.reporters.training_table import print_trained, training_progress
+    from surgery.sidefiles import PLAN_FILE, RECIPE_FILE
     from surgery.train import train_adapter, train_recipe
     from surgery.training_card import training_document
 
     given = Path(recipe)
-    is_adapter = os.path.isfile(given / "plan.json")
-    source = given / "recipe.yaml" if is_adapter else recipe
+    is_adapter = os.path.isfile(given / PLAN_FILE)
+    source = given / RECIPE_FILE if is_adapter else recipe
     words = with_revision(overrides, revision)
     composed = load_recipe(source, words, allow_env=allow_env)
     folder = out or Path("trained") / (given.name if is_adapter else composed.name)
