@@ -82,7 +82,7 @@ class Export:
             SurgeryError: A301 to A308 for the disk, M201 to M207 for the files it is made of.
         """
         with staged_folder(out, overwrite=overwrite, inputs=self._inputs()) as folder:
-            check_free_space(out, self.room(out))
+            check_free_space(out, self.room(folder))
             records = {
                 name: _written(part, folder / name, progress)
                 for name, part in self._contents.parts.items()

@@ -44,11 +44,12 @@ def can_link(source: Path, target: Path, *, hard: bool = False) -> bool:
 
     Args:
         source: a file that exists.
-        target: need not exist; its nearest existing parent is asked.
+        target: need not exist; the nearest folder around it is asked, and itself left alone, since
+            it may be what is about to be replaced.
         hard: as for `link_file`.
     """
-    target = target.absolute()
-    there = next(parent for parent in (target, *target.parents) if os.path.isdir(parent))
+    parents = Path(os.path.realpath(target)).parents
+    there = next(parent for parent in parents if os.path.isdir(parent))
     if hard and os.stat(source).st_dev == os.stat(there).st_dev:
         return True
     trial = there / f".reflink-{secrets.token_hex(8)}"

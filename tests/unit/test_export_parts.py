@@ -144,8 +144,26 @@ def test_a_link_is_made_or_nothing_is_left(tmp_path: Path) -> None:
     other = Path("/dev/shm")
     if other.is_dir() and other.stat().st_dev != tmp_path.stat().st_dev:
         assert link_file(tmp_path / "a", other / f"surgery-{os.getpid()}", hard=True) is None
-        assert not can_link(tmp_path / "a", other, hard=True)
+        assert not can_link(tmp_path / "a", other / "surgery", hard=True)
         assert not (other / f"surgery-{os.getpid()}").exists()
+
+
+def test_looking_for_a_way_to_link_leaves_what_is_to_be_replaced_alone(tmp_path: Path) -> None:
+    """Else `--overwrite` would find it changed by itself, and refuse to replace it."""
+    (tmp_path / "a").write_bytes(b"bytes")
+    out = tmp_path / "out"
+    out.mkdir()
+    os.utime(out, ns=(1, 1))
+    can_link(tmp_path / "a", out)
+    assert out.stat().st_mtime_ns == 1
+
+
+def test_an_export_is_exported_over_however_slow_the_disk(tmp_path: Path) -> None:
+    base = save_tiny(tmp_path / "base")
+    adapter = adapter_of(tmp_path / "a", base, "lora")
+    for _ in range(2):
+        export_adapter(adapter, tmp_path / "out", overwrite=True)
+        os.utime(tmp_path / "out", ns=(1, 1))
 
 
 def test_saving_into_linked_weights_spares_the_base(tmp_path: Path) -> None:
