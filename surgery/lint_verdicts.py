@@ -6,6 +6,7 @@ The same answer in several phases and schemes is one finding.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from surgery.diagnostic import some_of
 from surgery.finding import Finding
 from surgery.lint_report import Outcome, Proof
 from surgery.rules.compile_failed import CompileFailed
@@ -13,8 +14,6 @@ from surgery.rules.refused_by_compiler import RefusedByCompiler
 from surgery.rules.wrong_numbers import WrongNumbers
 from surgery.snapdragon.verdict import Verdict
 from surgery.target import Target
-
-_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -189,7 +188,4 @@ def _joined(words: Iterator[str]) -> str:
 
 
 def _listed(names: list[str]) -> str:
-    names = list(dict.fromkeys(names))
-    shown = ", ".join(f"`{name}`" for name in names[:_NAMED])
-    more = len(names) - _NAMED
-    return f"{shown} and {more} more" if more > 0 else shown
+    return some_of([f"`{name}`" for name in dict.fromkeys(names)])

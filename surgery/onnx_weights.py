@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from onnx_ir import AttributeType, ExternalTensor, TensorProtoTensor
 
-from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostic import Diagnostic, SurgeryError, some_of
 
 if TYPE_CHECKING:
     from onnx_ir import Model, TensorProtocol
@@ -93,5 +93,4 @@ def _missing_data(path: Path, fault: str, names: list[str]) -> Diagnostic:
 
 
 def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    return f"`{names[0]}`{more}"
+    return some_of([f"`{name}`" for name in names], 1)

@@ -16,7 +16,7 @@ from typing import Any, Final
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from surgery.compose import knob_names, load_recipe, resolve_again
-from surgery.diagnostic import Diagnostic, SurgeryError, raise_errors
+from surgery.diagnostic import Diagnostic, SurgeryError, raise_errors, some_of
 from surgery.distribution import own_version
 from surgery.document import FORMAT_VERSION, to_json
 from surgery.hydra_grammar import MOST_VALUES
@@ -28,7 +28,6 @@ from surgery.recipe_file import packaged_recipes
 _CODE_KEY: Final = re.compile(
     r"(?<![\w/])(_(?:target|partial|args|recursive|convert)_)(?=[\"']?\s*(?:[:=@]|$))"
 )
-_SHOWN_POINTS: Final = 3
 
 
 @dataclass(frozen=True)
@@ -236,13 +235,12 @@ def _swept(words: Sequence[str], sweeps: Sequence[bool]) -> tuple[str, ...]:
 def _in_points(
     diagnostic: Diagnostic, where: Sequence[Point], points: Sequence[Point]
 ) -> Diagnostic:
-    named = ", ".join(f"{point.number} `{point}`" for point in where[:_SHOWN_POINTS])
+    named = some_of([f"{point.number} `{point}`" for point in where])
     plural = "points" if len(where) > 1 else "point"
-    more = f" and {len(where) - _SHOWN_POINTS} more" if len(where) > _SHOWN_POINTS else ""
     if len(points) == 1:
         return diagnostic
     every = len(where) == len(points)
-    place = f"every one of the {len(points)} points" if every else f"{plural} {named}{more}"
+    place = f"every one of the {len(points)} points" if every else f"{plural} {named}"
     return replace(diagnostic, what=f"{diagnostic.what}, in {place}")
 
 

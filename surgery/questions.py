@@ -10,14 +10,13 @@ from typing import Any, Final
 import torch
 
 from surgery.data.encode import IGNORED, Encoder
-from surgery.data.files import DataFile
+from surgery.data.files import TOLD, DataFile
 from surgery.data.record import IMAGE, Record
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.predictions import Prediction, normalised
 from surgery.stage import Source
 
 _BATCH: Final = 16
-_TOLD: Final = 5
 
 
 def read_questions(
@@ -45,7 +44,7 @@ def read_questions(
         except SurgeryError as error:
             bad += error.diagnostics
     if bad:
-        raise SurgeryError(bad[:_TOLD])
+        raise SurgeryError(bad[:TOLD])
     return records
 
 

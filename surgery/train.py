@@ -194,7 +194,7 @@ class _Run:
         )
         checkpoint = last_checkpoint(self.work / stage.name)
         done = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
-        with io_errors(self.work), stage.named_errors(lambda: trainer.state.global_step > done):
+        with stage.named_errors(lambda: trainer.state.global_step > done), io_errors(self.work):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             trainer.save_trained(self._trained(stage.name))
         trainer.accelerator.wait_for_everyone()

@@ -53,7 +53,7 @@ def named_start(stage: Stage, name: str, is_under_way: Callable[[], bool]) -> It
     except SurgeryError:
         raise
     except Exception as error:
-        if not stage.trainer or is_under_way() or _is_of_the_disk(error):
+        if not stage.trainer or is_under_way():
             raise
         raise SurgeryError(_fails_at_once(stage, name, error)) from error
 
@@ -75,11 +75,6 @@ def _parts(arguments: Any, model: Any) -> dict[str, Callable[[], object]]:
         return [made() for made in get_reporting_integration_callbacks(arguments.report_to)]
 
     return {"report_to": reporters, "optim": optimizer, "use_liger_kernel": liger}
-
-
-def _is_of_the_disk(error: Exception) -> bool:
-    is_of_the_system = isinstance(error, OSError) and error.errno is not None
-    return is_of_the_system and not isinstance(error, ConnectionError)
 
 
 def _lacking(stage: Stage, name: str, field: str, error: Exception) -> Diagnostic:

@@ -16,6 +16,9 @@ from surgery.data.record import Place, Record, read_record
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.stage import Source
 
+TOLD: Final = 5
+"""Bad records that are told of at once, at most."""
+
 _BETWEEN: Final = re.compile(r"[\s,]*")
 
 
@@ -28,10 +31,8 @@ class DataFile(Sequence[Record]):
 
     Raises:
         SurgeryError: D101 if the file can't be read, D109 if no record of it is usable; for
-            `error` all that is wrong with its records, at most `_TOLD` of them.
+            `error` all that is wrong with its records, at most `TOLD` of them.
     """
-
-    _TOLD: Final = 5
 
     def __init__(self, source: Source, bad_records: Literal["error", "skip"] = "error") -> None:
         self.file = Path(source.file).expanduser()
@@ -95,7 +96,7 @@ class DataFile(Sequence[Record]):
                 record = read_record(content, Place(self.file, line), self.images)
             except SurgeryError as error:
                 self.bad += error.diagnostics
-                if bad_records == "error" and len(self.bad) >= self._TOLD:
+                if bad_records == "error" and len(self.bad) >= TOLD:
                     break
                 continue
             self.sees |= bool(record.images)

@@ -7,10 +7,9 @@ from typing import Final, Literal
 import torch
 
 from surgery.data.encode import Encoder, Row
-from surgery.data.files import DataFile, no_usable_record
+from surgery.data.files import TOLD, DataFile, no_usable_record
 from surgery.diagnostic import SurgeryError
 
-_TOLD: Final = 5
 _BLOCK: Final = -1
 """Instead of which part of a conversation: a block of a text, which is encoded already."""
 
@@ -26,7 +25,7 @@ class Rows(Sequence[Row]):
         bad_records: whether a record that turns out bad is an error, or the next one stands in.
 
     Raises:
-        SurgeryError: for `error` all that is wrong with the records' texts, at most `_TOLD` of
+        SurgeryError: for `error` all that is wrong with the records' texts, at most `TOLD` of
             them; D109, if no record is usable.
     """
 
@@ -42,7 +41,7 @@ class Rows(Sequence[Row]):
         self._records, self._parts = array("q"), array("q")
         self._blocks: list[Row] = []
         for index in range(len(file)):
-            if not self._strict or len(self.bad) < _TOLD:
+            if not self._strict or len(self.bad) < TOLD:
                 self._add(index)
         self._left_out = len(self.bad)
         if self.bad and self._strict:

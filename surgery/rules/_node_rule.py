@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from surgery.diagnostic import Severity
+from surgery.diagnostic import Severity, some_of
 from surgery.finding import Finding
 from surgery.live_graph import LiveGraph, live_graph
 from surgery.rule import GraphRule, GraphSubject
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 TOOLCHAIN: Final = "onnxruntime-qnn 2.7.0 (QAIRT 2.51.0), soc 43, 57, 69 and 87, 2026-11-22"
 """The compiler that was asked, on every case of tests/rules/graph for each chip."""
-_NAMED: Final = 3
 
 
 @dataclass(frozen=True)
@@ -95,6 +94,4 @@ def _listed(names: list[str]) -> str:
     """How many there are and the first of them, where there is more than one."""
     if len(names) == 1:
         return ""
-    different = list(dict.fromkeys(names))
-    more = f" and {len(different) - _NAMED} more" if len(different) > _NAMED else ""
-    return f" ({len(names)} times: {', '.join(different[:_NAMED])}{more})"
+    return f" ({len(names)} times: {some_of(list(dict.fromkeys(names)))})"

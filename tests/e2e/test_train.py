@@ -108,7 +108,7 @@ def test_two_processes_with_fsdp_train_as_one(launcher: str, talk: Path, tmp_pat
     words = ("-m", "surgery", "train", "genieblue_skip", f"data={talk}", *FEW)
     done(run(*words, "--out", tmp_path / "one"))
     two = {
-        "torchrun": (BINARIES / "torchrun", "--nproc-per-node", 2, "--master-port", 29611),
+        "torchrun": (BINARIES / "torchrun", "--nproc-per-node", 2, "--standalone"),
         "accelerate": (
             BINARIES / "accelerate",
             "launch",
@@ -121,7 +121,7 @@ def test_two_processes_with_fsdp_train_as_one(launcher: str, talk: Path, tmp_pat
             "--dynamo_backend",
             "no",
             "--main_process_port",
-            29612,
+            0,  # a free one
             "--use_fsdp",
             "--fsdp_version",
             2,
@@ -161,7 +161,7 @@ train_recipe(recipe, Path(sys.argv[2]), callbacks=[Kill()], **how)
 def test_sharded_training_resumes(talk: Path, tmp_path: Path) -> None:
     script = tmp_path / "killer.py"
     script.write_text(KILLER)
-    two = (BINARIES / "torchrun", "--nproc-per-node", 2, "--master-port", 29613)
+    two = (BINARIES / "torchrun", "--nproc-per-node", 2, "--standalone")
     sharded = {"launcher": two, "ACCELERATE_USE_FSDP": "true"}
     words = (f"data={talk}", *FEW)
     done(run(script, "whole", tmp_path / "a", *words, **sharded))

@@ -3,9 +3,9 @@
 import json
 import os
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -176,28 +176,38 @@ def test_nearest_builtin_is_suggested() -> None:
 
 
 @pytest.fixture
-def unreachable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The hub's client asks a port where nobody listens, and nothing is cached."""
-    from huggingface_hub import constants
+def unreachable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """The hub's client asks a port where nobody listens, and nothing is cached; what it asks."""
+    from huggingface_hub import constants, get_session
+
+    session, asked = get_session(), []
+    send = session.send
+
+    def noted(request: Any, **how: Any) -> Any:
+        asked.append(str(request.url))
+        return send(request, **how)
+
+    monkeypatch.setattr(session, "send", noted)
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return asked
 
 
 def refusal(source: str, **how: bool) -> Diagnostic:
-    """What `find_model` says, and within the seconds of one request."""
-    begun = time.monotonic()
+    """What `find_model` says."""
     with pytest.raises(SurgeryError) as caught:
         find_model(source, **how)
-    assert time.monotonic() - begun < 10
     return caught.value.diagnostics[0]
 
 
-@pytest.mark.usefixtures("unreachable")
 @pytest.mark.parametrize("weights", [False, True])
-def test_silent_hub_is_told_at_once_with_the_built_in_twin(weights, capsys) -> None:
+def test_silent_hub_is_asked_for_no_file_and_told_with_the_built_in_twin(
+    weights, unreachable, capsys
+) -> None:
     said = refusal("Qwen/Qwen2.5-3B", weights=weights)
+    assert not [url for url in unreachable if "Qwen" in url]  # else six times over half a minute
     assert said.code == "M103"
     assert "http://127.0.0.1:9 doesn't answer" in said.why
     assert said.fix.startswith("`builtin/qwen2.5-3b` has its shape, without weights; ")

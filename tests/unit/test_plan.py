@@ -1,9 +1,9 @@
 """What a recipe means on one model: the paper's counts, who trains, what can't stand together."""
 
 import json
-import time
 
 import pytest
+from clock import growth
 
 from surgery.compose import load_recipe
 from surgery.diagnostic import SurgeryError
@@ -309,14 +309,9 @@ def deep_plan(recipe, blocks):
 
 @pytest.mark.parametrize("recipe", ["genieblue_skip", "full_finetune", "solar"])
 def test_the_table_of_a_plan_takes_time_by_its_blocks_and_no_more(recipe, capsys):
-    def seconds(plan):
-        started = time.process_time()
-        print_plan(plan, 0)
-        return time.process_time() - started
-
-    seconds(deep_plan(recipe, 48))  # imports
-    short, long = (min(seconds(deep_plan(recipe, n)) for _ in range(2)) for n in (250, 2000))
-    assert long < 24 * short  # eight times the blocks; squared, it would be 64 times
+    plans = {blocks: deep_plan(recipe, blocks) for blocks in (250, 2000)}
+    # eight times the blocks; squared, it would be 64 times
+    assert growth(lambda blocks: print_plan(plans[blocks], 0), 250, 2000) < 24
 
 
 def test_a_long_table_groups_blocks_that_are_alike(capsys):
