@@ -189,7 +189,7 @@ class ExportOptions(TypedDict, total=False):
     to: str
     lora: LoraForm | None
     base: BaseForm
-    target: str | None
+    target: Target | str | os.PathLike[str] | None
     at: str | os.PathLike[str] | None
     copy: bool
     link: bool
