@@ -15,7 +15,7 @@ import fcntl
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from types import MappingProxyType
@@ -65,16 +65,29 @@ def claimed(out: Path) -> Iterator[bool]:
     if out in claims:
         yield claims[out]
         return
+    with _folders_around(out):
+        file = named_beside(out, ".{}.lock")
+        descriptor, is_locked = _locked(file, out)
+        token = _claims.set({**claims, out: is_locked})
+        try:
+            yield is_locked
+        finally:
+            _claims.reset(token)
+            file.unlink(missing_ok=True)
+            os.close(descriptor)
+
+
+@contextmanager
+def _folders_around(out: Path) -> Iterator[None]:
+    """Make the folders around an output; those that are still empty afterwards go again."""
+    missing = [folder for folder in out.parents if not folder.exists()]
     out.parent.mkdir(parents=True, exist_ok=True)
-    file = named_beside(out, ".{}.lock")
-    descriptor, is_locked = _locked(file, out)
-    token = _claims.set({**claims, out: is_locked})
     try:
-        yield is_locked
+        yield
     finally:
-        _claims.reset(token)
-        file.unlink(missing_ok=True)
-        os.close(descriptor)
+        for folder in missing:
+            with suppress(OSError):  # somebody's, by now
+                folder.rmdir()
 
 
 def _locked(file: Path, out: Path) -> tuple[int, bool]:

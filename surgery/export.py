@@ -7,7 +7,7 @@ is whole or not there, and every file is accounted for.
 import difflib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -130,8 +130,8 @@ def prepare_export(
     copy: bool = False,
     link: bool = False,
     checksum: bool = False,
-    prefill: int = 64,
-    context: int = 1024,
+    prefill: int | None = None,
+    context: int | None = None,
     calibration: str | os.PathLike[str] | None = None,
     quantiser: Quantiser | None = None,
     trust_remote_code: bool = False,
@@ -151,34 +151,34 @@ def prepare_export(
         link: whether they may be hard links, where they can't be reflinks and aren't copied: who
             writes into one then writes into the base.
         checksum: whether linked files are read for their SHA-256.
-        prefill: tokens of one step of the prompt, for forms of static shape.
-        context: tokens of prompt and answer together, for the same.
+        prefill: tokens of one step of the prompt, for forms of static shape; 64 unless given.
+        context: tokens of prompt and answer together, for the same; 1,024 unless given.
         calibration: records whose ranges a quantised form takes; None for built-in sentences.
         quantiser: who finds the scales of weights; None for AIMET where it is installed.
         trust_remote_code: whether the base may run code of its own.
 
     Raises:
         SurgeryError: A401 and A402 for the adapter, R121 for the target, R131 for an unknown form,
-            A602 to A604 for what the form can't hold, M for the base.
+            A610 for an option that the form has no use for, A602 to A604 for what the form can't
+            hold, M for the base.
     """
-    adapter = Path(adapter)
+    options: dict[str, Any] = {
+        "copy": copy or None,
+        "link": link or None,
+        "checksum": checksum or None,
+        "prefill": prefill,
+        "context": context,
+        "calibration": Path(calibration) if calibration else None,
+        "quantiser": quantiser,
+    }
+    given = {name: value for name, value in options.items() if value is not None}
+    exporter, adapter = _exporter(to), Path(adapter)
+    _refuse_unused(given, exporter)
     device = load_target(target) if target else None
     plan, document = read_plan(adapter, at, trust_remote_code=trust_remote_code)
-    lora = lora or _exporter(to).lora
+    form = lora or exporter.lora
     job = Job(
-        plan,
-        adapter,
-        lora,
-        base,
-        copy,
-        link,
-        checksum,
-        device,
-        prefill,
-        context,
-        Path(calibration) if calibration else None,
-        quantiser,
-        trust_remote_code,
+        plan, adapter, form, base, target=device, trust_remote_code=trust_remote_code, **given
     )
     return Export(to, job, document)
 
@@ -194,8 +194,8 @@ class ExportOptions(TypedDict, total=False):
     copy: bool
     link: bool
     checksum: bool
-    prefill: int
-    context: int
+    prefill: int | None
+    context: int | None
     calibration: str | os.PathLike[str] | None
     quantiser: Quantiser | None
     trust_remote_code: bool
@@ -238,6 +238,13 @@ def _exporter(to: str) -> Exporter:
     return known[to]
 
 
+def _refuse_unused(given: Iterable[str], exporter: Exporter) -> None:
+    """Refuse an option that would change nothing, since who gave it believes that it does."""
+    unused = next((name for name in given if name not in exporter.takes), None)
+    if unused:
+        raise SurgeryError(_no_use(unused, exporter.word))
+
+
 def _written(part: Part, folder: Path, progress: Progress | None) -> PartRecord:
     with io_errors(folder):
         folder.mkdir()
@@ -255,6 +262,16 @@ def _written(part: Part, folder: Path, progress: Progress | None) -> PartRecord:
 def _commands(contents: Contents) -> Iterator[str]:
     for path in contents.paths:
         yield f'surgery run . --path {path} --prompt "…"'
+
+
+def _no_use(option: str, to: str) -> Diagnostic:
+    takers = [word for word, exporter in known_exporters().items() if option in exporter.takes]
+    return Diagnostic(
+        code="A610",
+        what=f"`--{option}` changes nothing in an export `--to {to}`",
+        why=f"it is for --to {' and '.join(takers)}",
+        fix=f"leave it out, or export `--to {takers[0]}`",
+    )
 
 
 def _unknown_form(to: str, known: Mapping[str, Exporter]) -> Diagnostic:

@@ -128,6 +128,9 @@ class Exporter(ABC):
     lora: ClassVar[LoraForm] = "merge"
     """What becomes of LoRA unless the user says it."""
 
+    takes: ClassVar[frozenset[str]] = frozenset()
+    """The options of `prepare_export` that change what it writes, besides those of every form."""
+
     @abstractmethod
     def contents(self, job: Job) -> Contents:
         """Say what the export will hold; nothing is written.

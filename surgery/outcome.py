@@ -73,6 +73,11 @@ def prepare_folder(folder: Path, name: str, content: str) -> None:
     replace_text(folder / name, content)
 
 
+def is_begun(folder: Path, name: str) -> bool:
+    """Whether a sweep, by the name of its first file, was begun in a folder."""
+    return (folder / name).exists()
+
+
 def reopen_folder(folder: Path, name: str, content: str, count: int) -> list[int]:
     """Take up the sweep that lies in a folder, and return the numbers of the points that are left.
 
@@ -85,7 +90,7 @@ def reopen_folder(folder: Path, name: str, content: str, count: int) -> list[int
         count: how many points there are.
 
     Raises:
-        SurgeryError: T107, if no sweep lies there, or one of another grid.
+        SurgeryError: T107, if what lies there is of another grid, or no sweep.
     """
     asked = json.loads(content)
     try:
@@ -106,11 +111,17 @@ def reopen_folder(folder: Path, name: str, content: str, count: int) -> list[int
     return [number for number in range(count) if number not in done]
 
 
+def nothing_begun(folder: Path) -> Diagnostic:
+    """The note where `--resume` finds no sweep: a kill may fall before its folder is made."""
+    what = f"there is no sweep to go on with in `{folder}`: it begins"
+    return Diagnostic("T107", what, severity="note")
+
+
 def _no_sweep(folder: Path, name: str) -> Diagnostic:
     return Diagnostic(
         code="T107",
         what="there is no sweep to go on with",
-        why=f"`{folder}` holds no {name} of one",
+        why=f"{name} in `{folder}` is not that of one",
         fix="name its folder with `--out`, or leave `--resume` out",
     )
 

@@ -29,6 +29,7 @@ from surgery.training_log import LOG, Tell, TrainingLog, end_losses
 from surgery.training_stage import PreparedStage, StageResult, prepare_stage
 from surgery.work import (
     TRAINED,
+    Warn,
     close_work,
     is_result,
     opened_work,
@@ -37,7 +38,6 @@ from surgery.work import (
 )
 
 Build = Callable[[], Any]
-Warn = Callable[[Sequence[Diagnostic]], None]
 
 
 @quiet()
@@ -61,7 +61,8 @@ def train_recipe(
         overwrite: replace a folder that `surgery` wrote, and begin anew.
         trust_remote_code: whether the base may run code of its own.
         tell: told of each line of the log.
-        warn: told before the first step of what the data holds and is not learned from.
+        warn: called before the first step with notes: on what the data holds and is not learned
+            from, and where there is nothing to resume.
         callbacks: further callbacks of the Trainer.
 
     Raises:
@@ -69,7 +70,9 @@ def train_recipe(
     """
     out = Path(out)
     plan = plan_recipe(recipe, weights=True, trust_remote_code=trust_remote_code)
-    with opened_work(out, recipe, plan.inputs(), resume=resume, overwrite=overwrite) as work:
+    with opened_work(
+        out, recipe, plan.inputs(), resume=resume, overwrite=overwrite, warn=warn
+    ) as work:
         plan = _assembled(plan, work)
         assert plan.files is not None
         base = plan.files.folder
@@ -122,7 +125,7 @@ def train_adapter(
         return load_adapter(folder, trainable=True, trust_remote_code=trust_remote_code)
 
     inputs = [Input(folder, "the adapter"), *plan.inputs()]
-    with opened_work(out, recipe, inputs, resume=resume, overwrite=overwrite) as work:
+    with opened_work(out, recipe, inputs, resume=resume, overwrite=overwrite, warn=warn) as work:
         run = _Run(plan, build, made.files.folder, work, tell, warn, callbacks, trust_remote_code)
         return run.to_the_end(out, overwrite=overwrite)
 

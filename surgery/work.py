@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
@@ -33,6 +33,7 @@ TRAINED: Final = "trained.safetensors"
 their names in memory."""
 COMPLETE: Final = "complete"
 """The file that a checkpoint gets last."""
+Warn = Callable[[Sequence[Diagnostic]], None]
 _BOARD: Final = "runs"
 
 
@@ -44,7 +45,13 @@ def work_folder(out: Path) -> Path:
 
 @contextmanager
 def opened_work(
-    out: Path, recipe: Recipe, inputs: Iterable[Input], *, resume: bool, overwrite: bool
+    out: Path,
+    recipe: Recipe,
+    inputs: Iterable[Input],
+    *,
+    resume: bool,
+    overwrite: bool,
+    warn: Warn | None = None,
 ) -> Iterator[Path]:
     """Claim `out`, and make the folder of its training or go on in it.
 
@@ -54,12 +61,14 @@ def opened_work(
         out: where the adapter will be.
         recipe: what is trained.
         inputs: what is read for it.
-        resume: go on with what lies there.
+        resume: go on with what lies there; begin where nothing does, since a kill may fall before
+            the folder is made.
         overwrite: begin anew, and later replace `out`.
+        warn: called where there is nothing to go on with.
 
     Raises:
-        SurgeryError: T106, if a training lies there; T107, if there is none to go on with, or one
-            of another recipe; A301 to A308 for `out` and the disk.
+        SurgeryError: T106, if a training lies there; T107, if one of another recipe does; A301 to
+            A308 for `out` and the disk.
     """
     work, inputs = work_folder(out), [*inputs]
     document = json.loads(json.dumps(recipe.resolved()))
@@ -69,12 +78,14 @@ def opened_work(
                 refuse_inputs(work, inputs)
                 is_locked = claims.enter_context(claimed_output(out, inputs))
                 _refuse_strange(work)
-                if resume:
-                    _take_up(work, out, document, overwrite)
-                else:
+                if not (resume and _is_begun(work, out)):
                     refuse_occupied(out, overwrite)
                     _refuse_unfinished(work, overwrite, is_locked)
                     _begin(work, document)
+                    if resume and warn:
+                        warn([_nothing_there(work)])
+                else:
+                    _take_up(work, out, document, overwrite)
         try:
             yield work
         except BaseException:
@@ -120,6 +131,10 @@ def _begin(work: Path, document: dict[str, object]) -> None:
         (folder / RECIPE).write_text(json.dumps(document, indent=1), encoding="utf-8")
 
 
+def _is_begun(work: Path, out: Path) -> bool:
+    return (work / RECIPE).exists() or is_result(work, out)
+
+
 def _take_up(work: Path, out: Path, document: dict[str, object], overwrite: bool) -> None:
     """Go on with what lies there, which may be the rest of a training that is done."""
     is_done = is_result(work, out)
@@ -143,8 +158,6 @@ def _refuse_unfinished(work: Path, overwrite: bool, is_locked: bool) -> None:
 
 
 def _refuse_other(work: Path, document: dict[str, object]) -> None:
-    if not (work / RECIPE).exists():
-        raise SurgeryError(_nothing_there(work))
     begun = json.loads((work / RECIPE).read_bytes())
     difference = first_difference(begun, document)
     if difference:
@@ -202,9 +215,9 @@ def _not_a_training(work: Path) -> Diagnostic:
 def _nothing_there(work: Path) -> Diagnostic:
     return Diagnostic(
         code="T107",
-        what="there is no training to go on with",
-        why=f"`{work}` doesn't exist: the training was finished, or had another `--out`",
-        fix="leave `--resume` out",
+        what=f"there is no training to go on with in `{work}`: it begins",
+        why="none was begun for this `--out`, or it was ended before its folder was made",
+        severity="note",
     )
 
 

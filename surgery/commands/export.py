@@ -40,11 +40,12 @@ Checksum: TypeAlias = Annotated[
     bool, typer.Option("--checksum", help="Read linked files too, for their SHA-256.")
 ]
 Prefill: TypeAlias = Annotated[
-    int,
-    typer.Option(help="Tokens of one step of the prompt, 1 for one by one; all but hf.", min=1),
+    int | None,
+    typer.Option(help="Tokens of one step of the prompt, 64 unless given; all but hf.", min=1),
 ]
 Context: TypeAlias = Annotated[
-    int, typer.Option(help="Tokens of prompt and answer together; all but hf.", min=2)
+    int | None,
+    typer.Option(help="Tokens of prompt and answer, 1,024 unless given; all but hf.", min=2),
 ]
 Calibration: TypeAlias = Annotated[
     Path | None, typer.Option(help="Records in a form of `surgery train`, for ranges; qnn.")
@@ -69,8 +70,8 @@ def command(
     copy: Copy = False,
     link: Link = False,
     checksum: Checksum = False,
-    prefill: Prefill = 64,
-    context: Context = 1024,
+    prefill: Prefill = None,
+    context: Context = None,
     calibration: Calibration = None,
     quantiser: Quantiser = None,
     overwrite: Overwrite = False,

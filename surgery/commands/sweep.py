@@ -59,6 +59,8 @@ def command(
     words = words or []
     refuse_code(words)
     hydras = [word for word in words if is_hydras(word)]
+    if resume and not (out or any(".dir=" in word for word in hydras)):
+        raise typer.BadParameter("--resume wants the sweep's folder: give its --out")
     chosen = launcher if not _names_launcher(hydras) else None
     settings = read_settings(hydras, launcher=chosen, out=out)
     grid = _plan(words, settings, job, allow_env, trust_remote_code)
@@ -130,17 +132,20 @@ def _sweep(
     grid: "_Grid", settings: "Settings", job: str, *, resume: bool, output_format: str
 ) -> int:
     """Leave the grid in the sweep's folder, or take up the one that lies there, and run it."""
-    from surgery.outcome import prepare_folder, reopen_folder
+    from surgery.outcome import is_begun, nothing_begun, prepare_folder, reopen_folder
+    from surgery.reporters.diagnostics import print_diagnostics
     from surgery.staging import claimed_output
     from surgery.sweep import POINTS_FILE
 
     points, content, inputs = grid
     folder, left = settings.folder, list(range(len(points)))
     with claimed_output(folder, inputs):
-        if resume:
+        if resume and is_begun(folder, POINTS_FILE):
             left = reopen_folder(folder, POINTS_FILE, content, len(points))
         else:
             prepare_folder(folder, POINTS_FILE, content)
+            if resume:
+                print_diagnostics([nothing_begun(folder)])
         reason = _run(points, left, settings, job, resume)
         if reason is None:
             return EXIT_INTERRUPTED

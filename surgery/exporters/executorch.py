@@ -34,6 +34,7 @@ class ExecutorchExporter(Exporter):
     """The parts of `hf`, each a program beside the files that encode a prompt for it."""
 
     word: ClassVar[str] = EXTRA
+    takes: ClassVar[frozenset[str]] = frozenset({"prefill", "context"})
     gives: ClassVar[str] = "a .pte program a path, for CPUs"
     serves: ClassVar[tuple[str, ...]] = ("pte", "xnnpack")
 

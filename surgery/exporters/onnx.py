@@ -31,6 +31,7 @@ class OnnxExporter(Exporter):
     """One part each for eyes, embeddings, positions, blocks, copies and head; LoRA; tokenizer."""
 
     word: ClassVar[str] = "onnx"
+    takes: ClassVar[frozenset[str]] = frozenset({"prefill", "context"})
     gives: ClassVar[str] = "graphs of static shape, one a block"
     serves: ClassVar[tuple[str, ...]] = ("onnxruntime", "ort", "openvino", "tensorrt")
     lora: ClassVar[LoraForm] = "keep"

@@ -23,6 +23,7 @@ class QnnExporter(Exporter):
     """The same parts as `onnx`; each graph has its binary, and itself as the CPU runs it."""
 
     word: ClassVar[str] = "qnn"
+    takes: ClassVar[frozenset[str]] = frozenset({"prefill", "context", "calibration", "quantiser"})
     gives: ClassVar[str] = "context binaries for a Snapdragon"
     serves: ClassVar[tuple[str, ...]] = ("snapdragon", "htp", "qairt", "dlc", "hexagon")
     lora: ClassVar[LoraForm] = "keep"

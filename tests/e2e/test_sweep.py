@@ -374,9 +374,18 @@ def test_killed_sweep_of_trainings_goes_on_at_a_checkpoint() -> None:
     assert sorted(os.listdir("grid/1")) == ["adapter", "result.json"]
 
 
-def test_there_is_no_sweep_to_go_on_with() -> None:
-    assert refusal("lora", "rank=2,4", "--out", "grid", "--resume").diagnostics[0].code == "T107"
-    assert not Path("grid").exists()
+def test_resume_begins_a_sweep_that_was_ended_before_its_folder() -> None:
+    done = sweep("lora", "rank=2,4", "--out", "grid", "--resume")
+    assert done.exit_code == 0, done.output
+    assert "note[T107]: there is no sweep to go on with" in done.stderr
+    assert [result["status"] for result in results("grid")] == ["done"] * 2
+
+
+def test_resume_wants_the_folder_of_a_sweep() -> None:
+    done = sweep("lora", "rank=2,4", "--resume")
+    assert done.exit_code == 2
+    assert "give its --out" in done.stderr
+    assert not Path("multirun").exists()
 
 
 def test_sweep_of_trainings_takes_bare_keys_and_shows_the_loss(capfd) -> None:

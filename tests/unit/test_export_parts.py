@@ -385,3 +385,22 @@ def test_blocks_that_share_weights_stay_as_they_are(tmp_path: Path) -> None:
         write_adapter(plan, tmp_path / recipe)
         with pytest.raises(SurgeryError, match=expected):
             prepare_export(tmp_path / recipe)
+
+
+@pytest.mark.parametrize(
+    ("to", "option", "value"),
+    [
+        ("hf", "calibration", "talk.jsonl"),
+        ("hf", "prefill", 8),
+        ("onnx", "quantiser", "onnxruntime"),
+        ("onnx", "calibration", "nofile"),
+        ("onnx", "link", True),
+        ("qnn", "checksum", True),
+        ("executorch", "copy", True),
+    ],
+)
+def test_an_option_that_would_change_nothing_is_refused(
+    to: str, option: str, value: Any, tmp_path: Path
+) -> None:
+    with pytest.raises(SurgeryError, match=f"A610.*--{option}"):
+        prepare_export(tmp_path, to=to, **{option: value})

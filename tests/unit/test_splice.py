@@ -433,6 +433,15 @@ def test_names_as_long_as_they_may_be(tmp_path):
     assert refusal_code(staged_folder(tmp_path / "/".join(["x"] * 3000)).__enter__) == "A304"
 
 
+def test_folders_around_an_output_go_with_what_failed(tmp_path):
+    with pytest.raises(ZeroDivisionError), staged_folder(tmp_path / "a" / "b" / "out"):
+        raise ZeroDivisionError
+    assert not (tmp_path / "a").exists()
+    with staged_folder(tmp_path / "a" / "b" / "out"):
+        pass
+    assert (tmp_path / "a" / "b" / "out").is_dir()
+
+
 def test_staged_folder_tidies_after_killed_runs_alone(tmp_path):
     ours = [".out.partial", ".out.replaced", ".out.partial-1-00000000", ".out.lock"]
     others = [".other.partial", ".out.partial-notes", ".out.partial-1"]
