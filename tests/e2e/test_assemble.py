@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,13 @@ from surgery.diagnostic import SurgeryError
 from surgery.paths import multimodal_path, text_path
 
 RECIPES = ("genieblue_skip", "lora", "cogvlm_skip", "wings", "full_finetune")
+
+
+def few(quick: str, *others: str) -> list[Any]:
+    """Parameters of which `make test` takes the first alone."""
+    return [quick, *(pytest.param(name, marks=pytest.mark.slow) for name in others)]
+
+
 VISION = ("vision=builtin/tiny-vit", "tiles=4")
 
 
@@ -68,7 +76,7 @@ def test_overwriting_needs_leave_and_a_folder_of_ours(sighted: Path, tmp_path: P
     assert [f.name for f in (tmp_path / "other").iterdir()] == ["file"]
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", few(*RECIPES))
 def test_every_recipe_acts_on_its_decoder_and_is_verified(
     recipe: str, sighted: Path, tmp_path: Path
 ) -> None:
@@ -77,7 +85,7 @@ def test_every_recipe_acts_on_its_decoder_and_is_verified(
     assert surgery("verify", str(out)) == 0
 
 
-@pytest.mark.parametrize("recipe", ["sighted", "genieblue_skip", "wings", "full_finetune"])
+@pytest.mark.parametrize("recipe", few("sighted", "genieblue_skip", "wings", "full_finetune"))
 def test_a_recipe_that_names_vision_brings_its_own_base(recipe: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert surgery("apply", recipe, *VISION, "--out", str(out)) == 0

@@ -202,6 +202,7 @@ def test_exports_with_a_base_unshared_and_shared(seer: Path, tmp_path: Path) -> 
     assert lost["text"] != pytest.approx(wanted["text"], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_graphs_are_not_evaluated(tmp_path: Path) -> None:
     base = save_tiny(tmp_path / "base")
     export_adapter(adapter(base, tmp_path / "a"), tmp_path / "out", to="onnx", context=64)

@@ -316,6 +316,7 @@ def test_static_forms_compile_without_a_break(form: str, use_cache: bool) -> Non
         assert torch.equal(logits(model, ids), logits(tiny_model(), ids))
 
 
+@pytest.mark.slow
 def test_compiled_forward_and_backward_has_the_gradients() -> None:
     torch.compiler.reset()
     model, ids = experts("form=segments", "runs=[[1,5]]"), prompt()
@@ -329,6 +330,7 @@ def test_compiled_forward_and_backward_has_the_gradients() -> None:
     assert all(is_close(a, b) for a, b in zip(found, wanted, strict=True)), names
 
 
+@pytest.mark.slow
 def test_gather_compiles_with_breaks(model: Any) -> None:
     torch.compiler.reset()
     ids = prompt()

@@ -221,7 +221,8 @@ def test_a_missing_extra_is_told(tmp_path: Path) -> None:
     adapter = moved_adapter(tmp_path / "a", save_tiny(tmp_path / "base"), "genieblue_skip")
     assert "A621" in refused(adapter)
     export_adapter(adapter, tmp_path / "out")
-    manifest = tmp_path / "out" / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"format": "hf"', '"format": "executorch"'))
+    file = tmp_path / "out" / "manifest.json"
+    made = read_manifest(tmp_path / "out").model_copy(update={"format": "executorch"})
+    file.write_text(made.sealed().model_dump_json())
     with pytest.raises(SurgeryError, match="A621"):
         run_export(tmp_path / "out", "text", PROMPT)
