@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from surgery.anatomy import Anatomy
 from surgery.diagnostic import Diagnostic
 from surgery.edit import AddExpert, AddLearner, AddLora, DropBlock, Edit, InsertBlock, SwapBlock
+from surgery.wording import counted
 
 
 def conflicts(edits: Sequence[Edit], in_place: bool) -> list[Diagnostic]:
@@ -17,10 +18,10 @@ def conflicts(edits: Sequence[Edit], in_place: bool) -> list[Diagnostic]:
     """
     if not edits and not in_place:
         return [_does_nothing()]
-    copied = "{count} blocks are copied by two operations, {first} first"
-    adapted = "{count} matrices get LoRA from two operations, {first} first"
-    dropped = "{count} blocks are dropped by two operations, {first} first"
-    learning = "{count} blocks get learners from two operations, {first} first"
+    copied = "two operations copy {count}, {first} first"
+    adapted = "two operations put LoRA on {count}, {first} first"
+    dropped = "two operations drop {count}, {first} first"
+    learning = "two operations give learners to {count}, {first} first"
     found = [
         *_twice(edits, SwapBlock, copied, "only one copy can take a block's place"),
         *_twice(edits, AddLora, adapted, "one adapter holds one pair for each matrix"),
@@ -69,10 +70,11 @@ def _twice(edits: Sequence[Edit], kind: type[Edit], what: str, why: str) -> Iter
     counts = Counter(edit.path for edit in chosen)
     twice = [path for path, count in counts.items() if count > 1]
     if twice:
+        places = ("matrix", "matrices") if kind is AddLora else ("block",)
         second = [edit for edit in chosen if edit.path == twice[0]][1]
         yield Diagnostic(
             code="P205",
-            what=what.format(count=len(twice), first=twice[0]),
+            what=what.format(count=counted(len(twice), *places), first=twice[0]),
             why=why,
             fix="give the operations blocks or modules of their own",
             key=f"operations.{second.operation}.blocks",
@@ -87,7 +89,7 @@ def _lora_on_copies(edits: Sequence[Edit]) -> Iterator[Diagnostic]:
         first = overlap[0]
         yield Diagnostic(
             code="P204",
-            what=f"`{first.operation}` puts LoRA on {len(blocks)} blocks that "
+            what=f"`{first.operation}` puts LoRA on {counted(len(blocks), 'block')} that "
             f"`{copied[first.block].operation}` copies, block {blocks[0]} first",
             why="a copied block trains in full, and PEFT would drop its LoRA without a word",
             fix=f"set `operations.{first.operation}.blocks: rest`",

@@ -1,6 +1,7 @@
 """A plan in one line: what is added, what trains, what stays frozen."""
 
 from surgery.plan import Plan
+from surgery.wording import counted
 
 
 def summary_line(plan: Plan) -> str:
@@ -15,17 +16,19 @@ def summary_line(plan: Plan) -> str:
 def _deeds(plan: Plan) -> str:
     deeds = []
     if plan.swaps():
-        deeds.append(f"{len(plan.swaps())} blocks copied")
+        deeds.append(f"{counted(len(plan.swaps()), 'block')} copied")
     if plan.part_swaps():
         deeds.append(" and ".join(edit.operation for edit in plan.part_swaps()) + " copied")
     if plan.experts():
-        deeds.append(f"{len(plan.experts())} blocks with experts")
+        deeds.append(f"{counted(len(plan.experts()), 'block')} with experts")
     if plan.learners():
-        deeds.append(f"{len(plan.learners())} blocks with learners")
+        deeds.append(f"{counted(len(plan.learners()), 'block')} with learners")
     if plan.loras():
-        deeds.append(f"LoRA on {len(plan.loras())} matrices")
+        deeds.append(f"LoRA on {counted(len(plan.loras()), 'matrix', 'matrices')}")
     if plan.changes_depth:
-        return f"{plan.anatomy.count} blocks become {len(plan.depth)} in a plain checkpoint"
+        return (
+            f"{counted(plan.anatomy.count, 'block')} become {len(plan.depth)} in a plain checkpoint"
+        )
     if plan.in_place:
         deeds.append("base trained in place (its text path is the stored original)")
     return ", ".join(deeds)

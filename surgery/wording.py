@@ -1,11 +1,16 @@
-"""Parts of sentences that diagnostics share: what an error says, and what was meant instead."""
+"""Parts of sentences that many share: what an error says, what was meant instead, how many."""
 
 import difflib
 from collections.abc import Iterable
 
 
 def first_line(error: object) -> str:
-    """The first line of what an error says; its type's name where it says nothing."""
+    """The first line of what an error says; its type's name where it says nothing.
+
+    Of what the operating system refuses, its reason alone: the path stands in the sentence around.
+    """
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
@@ -30,6 +35,17 @@ def suggest(word: str, known: Iterable[str], most: int = 1) -> str:
         most: how many are named.
     """
     return suggestion(difflib.get_close_matches(word, list(known), most))
+
+
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """A number with its noun, such as `1 block` and `2,000 blocks`.
+
+    Args:
+        count: 0 or more.
+        noun: the singular.
+        plural: where it isn't the singular with an s.
+    """
+    return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -7,6 +7,7 @@ from rich.text import Text
 from surgery.assembly import Assembly
 from surgery.reporters.terminal import out
 from surgery.summary import human_bytes
+from surgery.wording import counted
 
 
 def print_assembly(assembly: Assembly) -> None:
@@ -15,7 +16,8 @@ def print_assembly(assembly: Assembly) -> None:
     head = Text.assemble((assembly.source, "bold"), f", {made['projector']}")
     console.print(head, soft_wrap=True)
     console.print(
-        f"  {made['tokens_a_tile']} tokens a tile, {made['tiles']} tiles at most, "
+        f"  {counted(made['tokens_a_tile'], 'token')} a tile, "
+        f"{counted(made['tiles'], 'tile')} at most, "
         f"`{made['image_token']}` (token {made['image_token_id']}) stands for an image",
         soft_wrap=True,
     )

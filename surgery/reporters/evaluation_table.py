@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from surgery.reporters.terminal import out, plain_table, print_table
+from surgery.wording import counted
 
 if TYPE_CHECKING:
     from surgery.evaluate import Evaluation
@@ -25,4 +26,5 @@ def print_evaluation(evaluation: "Evaluation") -> None:
         left = f"{retention[name]:.2f} %" if name in retention else ""
         table.add_row(kind, _WORDS[path], shown, left)
     print_table(table)
-    out().print(f"Measured on {evaluation.tokens:,} tokens and {evaluation.answers:,} answers.")
+    tokens, answers = counted(evaluation.tokens, "token"), counted(evaluation.answers, "answer")
+    out().print(f"Measured on {tokens} and {answers}.")

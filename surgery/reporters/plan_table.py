@@ -14,6 +14,7 @@ from surgery.reporters.depth_table import depth_table
 from surgery.reporters.positions import in_ranges
 from surgery.reporters.terminal import out, plain_table, print_table
 from surgery.summary import human_bytes, summary_line
+from surgery.wording import counted
 
 _Row = tuple[str, str, str, int]
 _MOST_ROWS: Final = 100
@@ -103,12 +104,12 @@ def _added(edits: list[Edit]) -> list[str]:
     experts = [edit for edit in edits if isinstance(edit, AddExpert)]
     if experts:
         count = sum(len(edit.matrices) for edit in experts)
-        deeds.append(f"experts on {count} matrices ({experts[0].rule.form})")
+        deeds.append(f"experts on {counted(count, 'matrix', 'matrices')} ({experts[0].rule.form})")
     deeds += [f"learners rank {edit.rank}" for edit in edits if isinstance(edit, AddLearner)]
     loras = [edit for edit in edits if isinstance(edit, AddLora)]
     if loras:
         ranks = "/".join(str(rank) for rank in dict.fromkeys(edit.rank for edit in loras))
-        deeds.append(f"LoRA rank {ranks} on {len(loras)} matrices")
+        deeds.append(f"LoRA rank {ranks} on {counted(len(loras), 'matrix', 'matrices')}")
     return deeds
 
 

@@ -8,13 +8,14 @@ from rich.text import Text
 from surgery.outcome import Result, first_error
 from surgery.reporters.terminal import err, out, plain_table, print_table
 from surgery.summary import human_bytes
+from surgery.wording import counted
 
 _NUMBERS = ("added", "trainable", "frozen")
 
 
 def print_started(count: int, job: str, launcher: str, folder: Path) -> None:
     """Say on stderr what begins."""
-    points = "1 point" if count == 1 else f"{count} points"
+    points = counted(count, "point")
     line = f"Sweep: {points} planned, job {job} by launcher {launcher}, in {_shown(folder)}"
     err().print(line, soft_wrap=True)
 

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from surgery.reporters.diagnostics import print_diagnostics
 from surgery.reporters.terminal import err, out
+from surgery.wording import counted
 
 if TYPE_CHECKING:
     from surgery.training_log import Logged
@@ -39,11 +40,13 @@ def training_progress() -> Iterator[Callable[["Logged"], None]]:
 def print_trained(results: "list[StageResult]", folder: Path) -> None:
     """Print one line for each stage, what was left out of its data, and where the adapter is."""
     for result in results:
-        skipped = f", {result.skipped:,} bad records left out" if result.skipped else ""
-        steps = f"{result.steps:,} step{'s' if result.steps > 1 else ''}"
+        bad = counted(result.skipped, "bad record")
+        skipped = f", {bad} left out" if result.skipped else ""
+        steps = counted(result.steps, "step")
         out().print(f"{result.name}: {steps}, {result.parameters:,} parameters{skipped}")
         print_diagnostics([*result.bad])
     out().print(f"Trained: {folder}", soft_wrap=True)
+    out().print(f"  next: surgery verify {folder}", style="dim", soft_wrap=True)
 
 
 def _place(logged: "Logged") -> str:

@@ -7,6 +7,7 @@ from surgery.footprint import edit_bytes, read_scheme
 from surgery.rule import PlanRule, PlanSubject
 from surgery.summary import human_bytes
 from surgery.target import Target
+from surgery.wording import counted
 
 
 class ResidentExperts(PlanRule):
@@ -48,7 +49,7 @@ class ResidentExperts(PlanRule):
             twice = " and blend computes both" if edits[0].rule.form == "blend" else ""
             yield self.finding(
                 target,
-                f"both weight sets of {len(edits)} blocks stay in memory, +{size} in "
+                f"both weight sets of {counted(len(edits), 'block')} stay in memory, +{size} in "
                 f"{subject.scheme}",
                 why=f"text and image tokens of one prompt use different matrices{twice}",
                 fix="use `op: duplicate`, whose copies take the place of the blocks",

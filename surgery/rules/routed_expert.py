@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from surgery.finding import Finding
 from surgery.rule import PlanRule, PlanSubject
 from surgery.target import Target
+from surgery.wording import counted
 
 
 class RoutedExpert(PlanRule):
@@ -49,7 +50,7 @@ class RoutedExpert(PlanRule):
             form = f"operations.{operation}.form"
             yield self.finding(
                 target,
-                f"`{operation}` takes the image tokens of {len(edits)} blocks by index",
+                f"`{operation}` takes the image tokens of {counted(len(edits), 'block')} by index",
                 why="how many there are hangs on the prompt, and the NPU takes static shapes alone",
                 fix=f"use `op: duplicate`, or set `{form}: blend` or `{form}: segments`, which "
                 "keep both weight sets in memory",

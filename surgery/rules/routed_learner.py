@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from surgery.finding import Finding
 from surgery.rule import PlanRule, PlanSubject
 from surgery.target import Target
+from surgery.wording import counted
 
 
 class RoutedLearner(PlanRule):
@@ -46,7 +47,7 @@ class RoutedLearner(PlanRule):
             edits = [edit for edit in learners if edit.operation == operation]
             yield self.finding(
                 target,
-                f"`{operation}` puts learners with a router into {len(edits)} blocks",
+                f"`{operation}` puts learners with a router into {counted(len(edits), 'block')}",
                 why="the router weighs each token by its row of attention weights, which grows "
                 "with the sequence, and what the learners look at hangs on the prompt",
                 fix="use `op: duplicate` with `op: lora` in the rest, as genieblue_skip has it",

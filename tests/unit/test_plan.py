@@ -314,6 +314,16 @@ def test_the_table_of_a_plan_takes_time_by_its_blocks_and_no_more(recipe, capsys
     assert growth(lambda blocks: print_plan(plans[blocks], 0), 250, 2000) < 24
 
 
+def test_one_is_no_plural(capsys):
+    one = "operations.copies.blocks=[3]"
+    print_plan(plan_of("genieblue_skip", one, "operations.adapters.modules=[q]"), 0)
+    shown = capsys.readouterr().out
+    assert "1 block copied, LoRA on 35 matrices." in shown
+    assert "LoRA rank 8 on 1 matrix " in shown
+    with pytest.raises(SurgeryError, match="puts LoRA on 1 block that `copies` copies"):
+        plan_of("genieblue_skip", one, "operations.adapters.blocks=all")
+
+
 def test_a_long_table_groups_blocks_that_are_alike(capsys):
     print_plan(deep_plan("genieblue_skip", 48), 0)
     print_plan(deep_plan("genieblue_skip", 2000), 0)
