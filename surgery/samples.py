@@ -4,7 +4,11 @@ Flat shapes in four colors, questions about them as LLaVA writes them, sentences
 and the graph of one attention head.
 """
 
+import filecmp
 import json
+import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
@@ -29,18 +33,22 @@ def write_samples(folder: Path) -> list[str]:
     """Write the samples into a folder; return what each one is, one line a file.
 
     Args:
-        folder: it may have other files; none of the same name.
+        folder: it may have other files, and samples that were written before.
 
     Raises:
-        SurgeryError: A301, if one of them is there; A302 to A304 for the disk.
+        SurgeryError: A301, if one of them is there and says otherwise; A302 to A304 for the disk.
     """
-    taken = [folder / name for name in _FILES if (folder / name).exists()]
-    if taken:
-        raise SurgeryError(_taken(taken[0]))
-    with io_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as made, io_errors(folder):
         for name, (_, write) in _FILES.items():
-            write(folder / name)
+            write(Path(made, name))
+        files = [path.relative_to(made) for path in Path(made).rglob("*") if path.is_file()]
+        absent = [file for file in files if not os.path.lexists(folder / file)]
+        for file in set(files).difference(absent):
+            if not filecmp.cmp(Path(made, file), folder / file, shallow=False):
+                raise SurgeryError(_taken(folder / file))
+        for file in absent:
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(Path(made, file), folder / file)
     return [f"{name}: {what}" for name, (what, _) in _FILES.items()]
 
 
@@ -143,5 +151,5 @@ _FILES: Final[dict[str, tuple[str, Callable[[Path], None]]]] = {
 
 
 def _taken(path: Path) -> Diagnostic:
-    what = f"`{path}` is already there"
+    what = f"`{path}` is already there, and is no sample"
     return Diagnostic("A301", what, fix="name another folder: `surgery samples DIR`")

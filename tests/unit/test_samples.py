@@ -63,6 +63,17 @@ def test_samples_are_the_same_each_time(samples: Path, tmp_path: Path) -> None:
         assert file.read_bytes() == (tmp_path / file.relative_to(samples)).read_bytes()
 
 
+def test_samples_may_be_written_again_and_what_is_absent_comes_back(tmp_path: Path) -> None:
+    lines = write_samples(tmp_path)
+    (tmp_path / "cat.png").unlink()
+    (tmp_path / "photos" / "red-square.png").unlink()
+    kept = (tmp_path / "talk.jsonl").stat().st_mtime_ns
+    assert write_samples(tmp_path) == lines
+    assert (tmp_path / "cat.png").is_file()
+    assert (tmp_path / "photos" / "red-square.png").is_file()
+    assert (tmp_path / "talk.jsonl").stat().st_mtime_ns == kept
+
+
 def test_nothing_is_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "talk.jsonl").write_text("mine")
