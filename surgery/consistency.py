@@ -27,6 +27,7 @@ from surgery.sidefiles import (
     saved_adapter_config,
 )
 from surgery.weights_layout import check_weights
+from surgery.wording import first_line
 
 _OPEN: Final = frozenset(
     ("base_model_name_or_path", "revision", "inference_mode", "auto_mapping", "peft_version")
@@ -222,7 +223,7 @@ def _unreadable(file: Path, error: Exception) -> Diagnostic:
     return Diagnostic(
         code="A420" if file.name == ADAPTER_CONFIG else "A423",
         what=f"`{file}` can't be read",
-        why=_short(error),
+        why=_short(first_line(error)),
         fix="copy the folder again, or make it anew with `surgery apply` or `save_adapter`",
     )
 
@@ -230,4 +231,4 @@ def _unreadable(file: Path, error: Exception) -> Diagnostic:
 def _not_an_adapter(folder: Path, error: Exception) -> Diagnostic:
     what = f"`{folder}` is not a folder that `surgery apply` wrote"
     fix = did_you_mean(folder, "`surgery apply RECIPE --out DIR` makes an adapter folder")
-    return Diagnostic("A402", what, why_none(folder, PLAN_FILE, error), fix)
+    return Diagnostic("A402", what, why_none(folder, PLAN_FILE, first_line(error)), fix)

@@ -88,10 +88,22 @@ def _io_diagnostic(number: int, error: Exception, path: Path, needed: int | None
     if number in (errno.ENOSPC, errno.EDQUOT):
         return _disk_full(path, needed)
     if number in (errno.EEXIST, errno.ENOTEMPTY):
-        return Diagnostic("A301", f"`{place}` exists already", fix="choose another `--out`")
+        return Diagnostic("A301", f"`{place}` exists already", fix="choose another place")
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
         what = f"no permission to write `{place}`"
         return Diagnostic("A303", what, reason, "choose an `--out` that you may write to")
-    return Diagnostic(
-        "A304", f"`{place}` cannot be written", reason, "check the disk and the mount"
-    )
+    return Diagnostic("A304", f"`{place}` cannot be written", *_unwritable(number, place, reason))
+
+
+def _unwritable(number: int, place: Path, reason: str) -> tuple[str, str]:
+    """Why a place cannot be written, and the remedy: the path may be at fault, or the disk."""
+    above = place.absolute().parents
+    absent = [folder for folder in above if not os.path.lexists(folder)]
+    blocking = [folder for folder in above if os.path.exists(folder) and not os.path.isdir(folder)]
+    if number == errno.EISDIR:
+        return "it is a folder, and a file is written", "name a file"
+    if number == errno.ENOTDIR and blocking:
+        return f"`{blocking[0]}` is a file, not a folder", "choose another place"
+    if number == errno.ENOENT and absent:
+        return f"there is no folder `{absent[0]}`", f"make it first: mkdir -p {absent[0]}"
+    return reason, "check the disk and the mount"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.wording import suggest
 
 if TYPE_CHECKING:
     from surgery.rule import Rule
@@ -38,9 +39,11 @@ def page_of(code: str) -> str:
         for known, rule in _rules().items():
             if code.upper() == known or code == rule.name:
                 return _page(rule)
-    known = ", ".join([*all_pages(), *rule_pages()])
-    fix = "`surgery explain all` lists them with their titles"
-    raise SurgeryError(Diagnostic("R117", f"there is no code `{code}`", f"known: {known}", fix))
+    rules = rule_pages()
+    near = suggest(code.upper(), [*all_pages(), *rules], 3) or suggest(code, rules.values(), 3)
+    fix = f"{near} `surgery explain all` lists them with their titles".strip()
+    why = "no error and no rule of lint is named like that"
+    raise SurgeryError(Diagnostic("R117", f"there is no code `{code}`", why, fix))
 
 
 def _rules() -> "dict[str, Rule]":

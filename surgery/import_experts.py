@@ -11,6 +11,7 @@ import torch
 
 from surgery.diagnostic import Diagnostic, SurgeryError, some_of
 from surgery.modules.expert import ExpertMatrix
+from surgery.wording import first_line
 
 if TYPE_CHECKING:
     from torch import nn
@@ -198,7 +199,7 @@ def _tensors(source: Any) -> Iterator[tuple[str, Any]]:
                 for name in opened.keys():  # noqa: SIM118 — it is no mapping
                     yield name, lambda name=name, opened=opened: opened.get_tensor(name)
         except (OSError, SafetensorError) as error:
-            what = f"`{file}` can't be read: {error}"
+            what = f"`{file}` can't be read: {first_line(error)}"
             raise SurgeryError(_problem(what, "give safetensors files, whole ones")) from error
 
 

@@ -16,6 +16,7 @@ from surgery.distribution import own_version
 from surgery.folders import did_you_mean, why_none
 from surgery.json_file import digest, read_object
 from surgery.link import How
+from surgery.wording import first_line
 
 MANIFEST_FILE: Final = "manifest.json"
 FORMAT_VERSION: Final = "1.0"
@@ -223,7 +224,7 @@ def read_manifest(folder: Path) -> Manifest:
         reason = f"`{'.'.join(map(str, first['loc']))}`: {first['msg'].lower()}"
         raise SurgeryError(_not_an_export(folder, reason)) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SurgeryError(_not_an_export(folder, str(error))) from error
+        raise SurgeryError(_not_an_export(folder, first_line(error))) from error
 
 
 def _refuse_changed(manifest: Manifest, content: dict[str, Any], folder: Path) -> None:

@@ -14,7 +14,7 @@ from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.folders import did_you_mean, kind_of
 from surgery.hub import from_hub, is_cached, is_hub_id
 from surgery.json_file import read_object
-from surgery.wording import suggest, suggestion
+from surgery.wording import first_line, suggest, suggestion
 
 BUILTIN_FOLDER: Final = Path(__file__).parent / "builtin"
 BUILTIN: Final = "builtin/"
@@ -182,7 +182,7 @@ def _bad_config(source: str, error: Exception) -> Diagnostic:
     return Diagnostic(
         code="M104",
         what=f"the config.json of `{source}` can't be read",
-        why=str(error),
+        why=first_line(error),
         fix="download it again",
         key="model",
     )

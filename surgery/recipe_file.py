@@ -5,6 +5,7 @@ from pathlib import Path
 
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.folders import did_you_mean, kind_of
+from surgery.model import BUILTIN
 from surgery.wording import nearest, suggest
 
 
@@ -26,6 +27,9 @@ def find_recipe(recipe: str | os.PathLike[str]) -> Path:
     Raises:
         SurgeryError: R112, with the nearest names.
     """
+    if not os.fspath(recipe).strip():
+        what = "the recipe's name is empty"
+        raise SurgeryError(Diagnostic("R112", what, fix="see `surgery recipes list`"))
     given = Path(os.path.expanduser(recipe))
     for file in (given, Path(f"{given}.yaml")):
         if file.suffix == ".yaml" and os.path.isfile(file):
@@ -42,10 +46,19 @@ def _no_such_recipe(given: Path) -> Diagnostic:
         return _a_folder(given)
     if given.suffix == ".yml":
         why, fix = "a recipe's file ends in .yaml", f"rename it to {given.stem}.yaml"
+    elif os.path.exists(given):
+        why, fix = "it is a file whose name doesn't end in .yaml", "name a recipe's .yaml file"
+    elif str(given).startswith(BUILTIN):
+        why, fix = "built-in models are named like that", f"name it after a recipe: model={given}"
     else:
         why = "no such file, and no packaged recipe"
-        fix = suggest(given.stem, names) or did_you_mean(given) or nearest(given.stem, names)
+        near = suggest(given.stem, names) or did_you_mean(given, wanted=_could_be_meant)
+        fix = near or nearest(given.stem, names)
     return Diagnostic("R112", f"there is no recipe `{given}`", why, fix)
+
+
+def _could_be_meant(path: Path) -> bool:
+    return os.path.isdir(path) or (path.suffix == ".yaml" and os.path.isfile(path))
 
 
 def _a_folder(given: Path) -> Diagnostic:

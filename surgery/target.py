@@ -245,4 +245,6 @@ def _fault(file: Path, error: dict[str, Any]) -> Diagnostic:
 
 def _unreadable(file: Path, error: Exception) -> Diagnostic:
     what = f"{file.name} is not a target"
-    return Diagnostic("R122", what, first_line(error), "see surgery/targets")
+    return Diagnostic(
+        "R122", what, first_line(error), "begin with `like: snapdragon`, and name what differs"
+    )

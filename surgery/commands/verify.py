@@ -15,8 +15,10 @@ def command(
     trust_remote_code: RemoteCode = False,
 ) -> None:
     """Prove on the real weights that an adapter does what its recipe says; exit 1 if it doesn't."""
+    from surgery.consistency import read_document
     from surgery.reporters.verification_table import check_progress, print_verification
 
+    read_document(adapter)  # a wrong folder is told before torch takes its seconds to start
     with check_progress() as tell:
         tell("start torch")
         from surgery.verify import verify_adapter

@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 from surgery.data.record import Place, Record, read_record
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.stage import Source
+from surgery.wording import first_line
 
 TOLD: Final = 5
 """Bad records that are told of at once, at most."""
@@ -63,7 +64,7 @@ class DataFile(Sequence[Record]):
                 stream.seek(at)
                 return stream.readline()
         except OSError as error:
-            raise SurgeryError(_unreadable(self.file, str(error))) from error
+            raise SurgeryError(_unreadable(self.file, first_line(error))) from error
 
     @property
     def notes(self) -> list[Diagnostic]:
@@ -80,7 +81,7 @@ class DataFile(Sequence[Record]):
             with self.file.open("rb") as stream:
                 content = hashlib.file_digest(stream, "sha256").digest()
         except OSError as error:
-            raise SurgeryError(_unreadable(self.file, str(error))) from error
+            raise SurgeryError(_unreadable(self.file, first_line(error))) from error
         return hashlib.sha256(content + self._shown.digest()).hexdigest()
 
     def _note(self, images: Sequence[Path]) -> None:
@@ -124,7 +125,7 @@ class DataFile(Sequence[Record]):
                 self._held = [{"text": self.file.read_text(encoding="utf-8")}]
                 yield 1, 0, self._held[0]
         except (OSError, ValueError) as error:
-            raise SurgeryError(_unreadable(self.file, str(error))) from error
+            raise SurgeryError(_unreadable(self.file, first_line(error))) from error
 
     def _of_lines(self) -> Iterator[tuple[int, int, Any]]:
         at = 0

@@ -76,3 +76,13 @@ def test_page_is_found_in_lower_case_and_unknown_codes_are_told():
         with pytest.raises(SurgeryError) as caught:
             page_of(code)
         assert caught.value.diagnostics[0].code == "R117"
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("P20", "`P220`"), ("routed", "`routed-expert`"), ("P2o4", "`P204`")]
+)
+def test_unknown_codes_are_told_in_a_line_with_the_nearest(typed, meant):
+    with pytest.raises(SurgeryError) as caught:
+        page_of(typed)
+    assert meant in caught.value.diagnostics[0].fix
+    assert max(map(len, str(caught.value).splitlines())) < 140

@@ -6,7 +6,7 @@ import pytest
 
 from surgery.commands import build_app
 from surgery.diagnostic import SurgeryError
-from surgery.folders import kind_of, near_folders
+from surgery.folders import kind_of, near_paths
 
 FOLDERS = {
     "adapter": ("plan.json", "adapter_config.json", "recipe.yaml"),
@@ -87,15 +87,15 @@ def test_misspelled_folder_is_named(words: tuple[str, ...], here: Path) -> None:
     assert MISSPELLED[words] in said(*words)
 
 
-def test_near_folders_compare_the_part_that_is_missing(here: Path) -> None:
+def test_near_paths_compare_the_part_that_is_missing(here: Path) -> None:
     (here / "a" / "models" / "llama").mkdir(parents=True)
     (here / "a" / "model").mkdir()
-    assert near_folders("a/modles/llama") == ["a/models/llama"]
-    assert near_folders("a/modles/qwen") == []
-    assert near_folders(here / "a" / "MODEL") == [str(here / "a/model"), str(here / "a/models")]
-    assert near_folders("empty") == []
-    assert near_folders("x" * 300) == []
-    assert near_folders("") == []
+    assert near_paths("a/modles/llama") == ["a/models/llama"]
+    assert near_paths("a/modles/qwen") == []
+    assert near_paths(here / "a" / "MODEL") == [str(here / "a/model"), str(here / "a/models")]
+    assert near_paths("empty") == []
+    assert near_paths("x" * 300) == []
+    assert near_paths("") == []
 
 
 FORMS = {
@@ -118,3 +118,53 @@ def test_unknown_form_of_export_lists_what_there_is(form: str) -> None:
     (found,) = caught.value.diagnostics
     assert found.fix.startswith(FORMS[form])
     assert all(f"`{word}` ({e.gives})" in found.why for word, e in known_exporters().items())
+
+
+@pytest.mark.parametrize("command", ["plan", "apply", "recipes show"])
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ("notes.txt", "whose name doesn't end in .yaml"),
+        ("builtin/tiny-qwen2", "model=builtin/tiny-qwen2"),
+        ("", "the recipe's name is empty"),
+        ("kept/mien.yaml", "did you mean `kept/mine.yaml`?"),
+        ("kpet/mine.yaml", "did you mean `kept/mine.yaml`?"),
+    ],
+)
+def test_what_is_no_recipe_is_said(command: str, typed: str, words: str, here: Path) -> None:
+    (here / "kept").mkdir()
+    (here / "kept" / "mine.yaml").write_text("model: builtin/tiny-qwen2\n")
+    (here / "notes.txt").write_text("x")
+    text = said(*command.split(), typed)
+    assert "error[R112]" in text
+    assert words in text
+    assert (words.startswith("did")) == ("no such file" in text)
+
+
+@pytest.mark.parametrize("command", ["verify", "evaluate", "export"])
+def test_why_a_path_is_no_adapter(command: str, here: Path) -> None:
+    (here / "notes.txt").write_text("x")
+    for typed, why in (("notes.txt", "it is a file"), ("empty", "it has no plan.json")):
+        text = said(command, typed)
+        assert f"why: {why}\n" in text
+        assert "Errno" not in text
+
+
+PLACES = {
+    ("plan", "lora", "--out", "empty"): "name a file",
+    ("plan", "lora", "--out", "no/such/p.json"): "mkdir -p",
+    ("plan", "lora", "--out", "notes.txt/p.json"): "`{here}/notes.txt` is a file, not a folder",
+    ("recipes", "copy", "lora", "no/such.yaml"): "mkdir -p {here}/no",
+    ("recipes", "copy", "lora", "notes.txt"): "choose another place",
+    ("samples", "notes.txt"): "choose another place",
+}
+
+
+@pytest.mark.parametrize("words", PLACES, ids=" ".join)
+def test_remedy_for_a_place_fits_it(words: tuple[str, ...], here: Path) -> None:
+    (here / "notes.txt").write_text("x")
+    text = said(*words)
+    assert PLACES[words].format(here=here) in text
+    assert "--out" not in text
+    assert "check the disk" not in text
+    assert not (here / "no").exists()
