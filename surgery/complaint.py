@@ -25,6 +25,7 @@ _OWN_CODES: Final = {
     "ranges": "R119",
     "rule": "R123",
     "reason": "R124",
+    "named": "R103",
 }
 _OWN_FIXES: Final = {
     "selector": f"write {GRAMMAR}",
@@ -32,6 +33,7 @@ _OWN_FIXES: Final = {
     "ranges": "write `blocks: every 4`, or `ranges: [[0, 24], [8, 32]]`",
     "rest": "give all but one of them blocks of their own",
     "reason": "write who decided it and why, such as `measured on our phone, 2026-11-20`",
+    "named": "name it: `data: {sight: {file: talk.jsonl, images: photos}}`",
 }
 _TYPES: Final = {  # what is wanted, by pydantic's names of errors; braces take its context
     "literal_error": "{expected}",
@@ -46,6 +48,7 @@ _TYPES: Final = {  # what is wanted, by pydantic's names of errors; braces take 
     "float_type": "a number",
     "bool_type": "true or false",
     "string_type": "text",
+    "string_too_short": "text that is not empty",
     "tuple_type": "a list",
     "dict_type": "a mapping",
     "model_type": "a mapping",

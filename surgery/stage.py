@@ -3,20 +3,22 @@
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
 
 from surgery.operation import Strict
 
 Names = Annotated[tuple[str, ...], Field(strict=False)]
 Scalar = bool | int | float | str
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_File = Annotated[str, Field(min_length=1)]
 _Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Source(Strict):
     """One file of data."""
 
-    file: str
+    file: _File
     """JSON, JSONL or plain text; relative to where the command runs."""
 
     weight: _Positive = 1.0
@@ -33,7 +35,7 @@ class Stage(Strict):
     train: Names | None = None
     """Replaces the recipe's `train` while this stage lasts."""
 
-    data: str | dict[str, str | Source] = {}
+    data: _File | dict[str, _File | Source] = {}
     """A file, or several by names of your own. Conversations as LLaVA or as chat messages write
     them, `text` rows, or a plain text file."""
 
@@ -112,6 +114,16 @@ class Stage(Strict):
     trainer: dict[str, Scalar] = {}
     """Further fields of transformers' TrainingArguments, such as `optim` or
     `gradient_checkpointing`."""
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _named(cls, data: object) -> object:
+        """Refuse the keys of a file where names belong; each would be a file of its own."""
+        keys = set(data) if isinstance(data, dict) else set()
+        if len(keys) > 1 and "file" in keys and keys <= Source.model_fields.keys():
+            fault = "`data` has the keys of a file where a name for the file belongs"
+            raise PydanticCustomError("named", "{fault}", {"fault": fault})
+        return data
 
     @property
     def sources(self) -> Mapping[str, Source]:
