@@ -48,6 +48,7 @@ class DataFile(Sequence[Record]):
         self._unused: dict[str, int] = {}
         self._places = array("q")
         self._held: list[Any] = []
+        self._is_array = False
         self._read_all(bad_records)
 
     def __len__(self) -> int:
@@ -56,7 +57,7 @@ class DataFile(Sequence[Record]):
     def __getitem__(self, index: Any) -> Any:
         line, at = self._places[2 * index], self._places[2 * index + 1]
         content = self._held[at] if self._held else self._parsed(self._line_at(at), line)
-        return read_record(content, Place(self.file, line), self.images)
+        return read_record(content, self._place(line, at), self.images)
 
     def _line_at(self, at: int) -> bytes:
         try:
@@ -94,7 +95,7 @@ class DataFile(Sequence[Record]):
     def _read_all(self, bad_records: str) -> None:
         for line, at, content in self._contents():
             try:
-                record = read_record(content, Place(self.file, line), self.images)
+                record = read_record(content, self._place(line, at), self.images)
             except SurgeryError as error:
                 self.bad += error.diagnostics
                 if bad_records == "error" and len(self.bad) >= TOLD:
@@ -110,6 +111,9 @@ class DataFile(Sequence[Record]):
             raise SurgeryError(self.bad)
         if not self._places:
             raise SurgeryError(no_usable_record(self.file, self.bad))
+
+    def _place(self, line: int, at: int) -> Place:
+        return Place(self.file, line, at + 1 if self._is_array else 0)
 
     def _contents(self) -> Iterator[tuple[int, int, Any]]:
         """The line, where to find it again, and the JSON value of each record."""
@@ -136,6 +140,7 @@ class DataFile(Sequence[Record]):
                 at += len(text)
 
     def _of_array(self) -> Iterator[tuple[int, int, Any]]:
+        self._is_array = True
         text = self.file.read_text(encoding="utf-8-sig")
         decoder, line, at = json.JSONDecoder(), 1, text.index("[") + 1
         done = 0

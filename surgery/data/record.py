@@ -23,13 +23,16 @@ class Place:
     Args:
         file: its data file.
         line: 1-based, the line that it begins on; 0 for what has no lines.
+        record: 1-based, its number in an array of records, which may be one line; 0 elsewhere.
     """
 
     file: Path
     line: int
+    record: int = 0
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}" if self.line else str(self.file)
+        line = f":{self.line}" if self.line else ""
+        return f"{self.file}{line}{f', record {self.record}' if self.record else ''}"
 
 
 @dataclass(frozen=True, slots=True)

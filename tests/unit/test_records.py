@@ -302,6 +302,14 @@ def test_a_pipe_and_a_device_are_refused_unread(tmp_path: Path) -> None:
     assert unreadable(tmp_path / "a\0b")
 
 
+def test_records_of_an_array_on_one_line_are_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps([LLAVA, {"image": 3}, LLAVA, {"id": 4}]))
+    with pytest.raises(SurgeryError) as caught:
+        DataFile(Source(file=str(tmp_path / "a.json")))
+    told = [diagnostic.what.partition(": ")[0] for diagnostic in caught.value.diagnostics]
+    assert told == [f"{tmp_path}/a.json:1, record {n}" for n in (2, 4)]
+
+
 def test_records_behind_an_array_are_not_lost(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('[{"text": "a"}]\n[{"text": "b"}]\n')
     assert "more follows" in unreadable(tmp_path / "a.json")
