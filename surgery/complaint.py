@@ -65,7 +65,17 @@ def from_pydantic(
         loc = _in_data(item["loc"], data, missing=item["type"] == "missing")
         if item["type"] != "extra_forbidden" or loc[-1] not in CODE_KEYS:
             by_place.setdefault(loc, []).append(item)
-    return [_refused(loc, items, data, sources) for loc, items in by_place.items()]
+    return [
+        _refused(loc, items, data, sources)
+        for loc, items in by_place.items()
+        if not _is_other_branch(loc, items, by_place)
+    ]
+
+
+def _is_other_branch(loc: Loc, items: list[Any], by_place: Iterable[Loc]) -> bool:
+    """Whether a union only adds that a value isn't of another type, whose own faults are told."""
+    inside = any(other[: len(loc)] == loc and len(other) > len(loc) for other in by_place)
+    return inside and all(item["type"] in _TYPES for item in items)
 
 
 def from_hydra(error: Exception, sources: SourceMap, names: Iterable[str]) -> Diagnostic:

@@ -351,6 +351,11 @@ def test_mistake_in_an_override_is_told_with_its_place(typed, code, column):
     assert (code, f"<override 1>:1:{column}") in told("genieblue_skip", typed)
 
 
+def test_a_fault_inside_a_union_is_told_without_its_other_branches():
+    words = "stages={a: {data: {sight: {fil: a.json}}}}"
+    assert [code for code, _ in told("genieblue_skip", words)] == ["R104", "R101"]
+
+
 def test_an_override_into_a_list_is_a_recipe_error():
     assert [code for code, _ in told("genieblue_skip", "train.copies.copies=None")] == ["R110"]
 
