@@ -15,7 +15,7 @@ from surgery.apply import open_adapter
 from surgery.checkpoint import Progress
 from surgery.consistency import assembled_folder, read_document, refuse_inconsistent
 from surgery.diagnostic import Diagnostic, SurgeryError
-from surgery.document import first_difference, recipe_of
+from surgery.document import first_difference, recipe_in, recipe_of
 from surgery.edit import AddedTensor
 from surgery.header import read_errors
 from surgery.identity import identify, refuse_other_base, refuse_other_model
@@ -106,7 +106,7 @@ def read_plan(
             A423, if its files don't mean one model.
     """
     document = read_document(folder)
-    recipe = recipe_of(json.dumps(document), str(folder / PLAN_FILE))
+    recipe = recipe_in(document, str(folder / PLAN_FILE))
     assembled = assembled_folder(folder, document) if recipe.vision and not base else None
     if not assembled:
         named = {"model": os.fspath(base) if base else document["model"]["source"], "vision": None}
@@ -187,7 +187,7 @@ def load_adapter(
         model = load_base(str(home), trust_remote_code=trust_remote_code)
     else:
         document = read_document(folder)
-        recipe = recipe_of(json.dumps(document), str(folder / PLAN_FILE))
+        recipe = recipe_in(document, str(folder / PLAN_FILE))
         plan = make_plan(recipe, read_anatomy(model))
         if plan.in_place and not plan.is_plain:
             raise SurgeryError(has_own_base(folder))

@@ -4,6 +4,7 @@ It is one document wherever it appears, and `apply plan.json` makes it anew and 
 """
 
 import json
+from collections.abc import Mapping
 from typing import Any, Final
 
 from surgery.depth import sources_of
@@ -95,13 +96,25 @@ def to_json(document: dict[str, Any]) -> str:
 
 
 def recipe_of(text: str, file: str) -> Recipe:
-    """Read the recipe back out of a saved plan.
-
-    Raises:
-        SurgeryError: P210, where the file is no plan of this version.
-    """
+    """Read the recipe back out of the text of a saved plan; else as `recipe_in`."""
     try:
         document = object_of(text)
+    except ValueError as error:
+        raise SurgeryError(_not_a_plan(file)) from error
+    return recipe_in(document, file)
+
+
+def recipe_in(document: Mapping[str, Any], file: str) -> Recipe:
+    """Read the recipe back out of a plan's document.
+
+    Args:
+        document: the content of plan.json.
+        file: what to call it.
+
+    Raises:
+        SurgeryError: P210, where it is no plan of this version.
+    """
+    try:
         known = document["format_version"] == FORMAT_VERSION
         return Recipe.model_validate_json(json.dumps(document["recipe"]) if known else "")
     except (ValueError, KeyError, TypeError) as error:

@@ -5,7 +5,6 @@ is whole or not there, and every file is accounted for.
 """
 
 import difflib
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, TypedDict, Unpack
 
 from surgery.adapter import read_plan
 from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.document import to_json
 from surgery.exported_files import Copied, Linked
 from surgery.exporter import (
     BaseForm,
@@ -90,8 +90,8 @@ class Export:
             plan = Copied(self._job.folder / PLAN_FILE).write(folder, None)
             manifest = self._manifest(records, plan).sealed()
             with io_errors(folder / MANIFEST_FILE):
-                text = json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False)
-                (folder / MANIFEST_FILE).write_text(f"{text}\n", encoding="utf-8")
+                text = to_json(manifest.model_dump(mode="json"))
+                (folder / MANIFEST_FILE).write_text(text, encoding="utf-8")
         return manifest
 
     def _inputs(self) -> Iterator[Input]:

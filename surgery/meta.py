@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.model import ModelFiles
-from surgery.remote import register
+from surgery.remote import register, remote_file
 from surgery.wording import named_line
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def refuse_remote_code(files: ModelFiles, trust_remote_code: bool) -> None:
         SurgeryError: M105; M104 for a config that can't be read.
     """
     content = files.config()
-    is_ours = register(str(content.get("model_type")))
+    is_ours = remote_file(str(content.get("model_type"))) is not None
     if "auto_map" in content and not is_ours and not trust_remote_code:
         raise SurgeryError(needs_remote_code(files.source, "config.json"))
 
@@ -89,6 +89,7 @@ def _config(files: ModelFiles, trust_remote_code: bool) -> Any:
 
     refuse_remote_code(files, trust_remote_code)
     content = files.config()
+    register(str(content.get("model_type")))
     try:
         _refuse_endless(content)
         return AutoConfig.from_pretrained(files.folder, trust_remote_code=trust_remote_code)

@@ -10,7 +10,7 @@ from typing import Final
 
 from surgery.claim import named_beside
 from surgery.diagnostic import Diagnostic, SurgeryError
-from surgery.document import first_difference
+from surgery.document import first_difference, to_json
 from surgery.inputs import Input, refuse_inputs
 from surgery.processes import this_process
 from surgery.recipe import Recipe
@@ -71,7 +71,7 @@ def opened_work(
             A308 for `out` and the disk.
     """
     work, inputs = work_folder(out), [*inputs]
-    document = json.loads(json.dumps(recipe.resolved()))
+    document = json.loads(to_json(recipe.resolved()))
     with ExitStack() as claims:
         with this_process().main_process_first(), io_errors(work):
             if this_process().is_main_process:
@@ -128,7 +128,7 @@ def _begin(work: Path, document: dict[str, object]) -> None:
     if work.exists():
         discard(work)
     with staged_folder(work) as folder:
-        (folder / RECIPE).write_text(json.dumps(document, indent=1), encoding="utf-8")
+        (folder / RECIPE).write_text(to_json(document), encoding="utf-8")
 
 
 def _is_begun(work: Path, out: Path) -> bool:
@@ -177,7 +177,7 @@ def refuse_other_data(work: Path, digests: Mapping[str, Sequence[str]]) -> None:
     file, said = work / DATA, {stage: [*of_files] for stage, of_files in digests.items()}
     with this_process().main_process_first(), io_errors(work):
         if this_process().is_main_process and not file.exists():
-            replace_text(file, json.dumps(said, indent=1))
+            replace_text(file, to_json(said))
         begun = json.loads(file.read_bytes())
     changed = next((stage for stage, found in said.items() if begun.get(stage) != found), None)
     if changed is not None:
