@@ -152,6 +152,12 @@ def test_a_small_file_of_many_pixels_is_not_decoded(tmp_path):
     assert open_image(bomb(tmp_path / "b.png", 64)).size == (64, 64)
 
 
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGBA", "LA", "I;16"])
+def test_an_image_of_any_mode_is_opened_in_rgb(mode: str, tmp_path: Path) -> None:
+    Image.new(mode, (4, 4)).save(tmp_path / "a.png")
+    assert open_image(tmp_path / "a.png").mode == "RGB"
+
+
 def test_a_tokenizer_of_more_ids_than_rows_is_refused_before_it_ends_in_an_index_error(tmp_path):
     from surgery.adapter import write_adapter
 

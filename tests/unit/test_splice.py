@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from surgery import transfer
 from surgery.checkpoint import read_header
+from surgery.claim import claimed, named_beside
 from surgery.diagnostic import EXIT_ENVIRONMENT, SurgeryError
 from surgery.inputs import Input, refuse_inputs
 from surgery.splice import (
@@ -31,6 +32,7 @@ from surgery.splice import (
     staged_folder,
     write_safetensors,
 )
+from surgery.staging import claimed_output
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -494,6 +496,34 @@ def test_disk_without_locks_has_unfinished_work_as_its_claim(tmp_path, monkeypat
     assert os.listdir(tmp_path) == ["out"]
 
 
+def test_a_lock_that_its_last_owner_removed_meanwhile_is_taken_anew(tmp_path, monkeypatch):
+    lock, tries, real = tmp_path / ".out.lock", [], fcntl.flock
+
+    def late(descriptor, how):
+        if not tries:
+            lock.unlink()  # as another run does, which ends between our opening and locking it
+        tries.append(descriptor)
+        return real(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with claimed(tmp_path / "out") as is_locked:
+        assert is_locked
+        assert lock.exists()
+    assert len(tries) == 2
+
+
+def test_who_has_a_claim_may_claim_the_same_again(tmp_path):
+    out = tmp_path / "out"
+    with claimed_output(out, ()), staged_folder(out) as folder:
+        (folder / "a").touch()
+    assert sorted(os.listdir(tmp_path)) == ["out"]
+
+
+def test_beside_the_root_there_is_nothing():
+    with pytest.raises(SurgeryError, match="A301"):
+        named_beside(Path("/"), ".{}.lock")
+
+
 # --- outputs that would harm what is read ---------------------------------------------------------
 
 
@@ -533,6 +563,18 @@ def test_output_that_is_holds_or_lies_inside_an_input_is_refused(tmp_path, read,
 @pytest.mark.parametrize("out", ["new", "models/new", "models/basement", "data/new", "store/new"])
 def test_output_beside_an_input_is_not(tmp_path, read, out):
     refuse_inputs(tmp_path / out, read)
+
+
+def test_the_folder_of_a_link_to_an_input_is_no_output(tmp_path, read):
+    (tmp_path / "shelf").mkdir()
+    (tmp_path / "shelf" / "base").symlink_to(tmp_path / "models" / "base")
+    with pytest.raises(SurgeryError, match=r"shelf` holds the base"):
+        refuse_inputs(tmp_path / "shelf", [Input(tmp_path / "shelf" / "base", "the base")])
+
+
+def test_an_input_that_is_not_there_refuses_nothing(tmp_path, read):
+    absent = Input(tmp_path / "models" / "hub-id", "the base")
+    refuse_inputs(tmp_path / "models" / "new", [absent])
 
 
 def test_case_of_letters_makes_no_difference(tmp_path, read, monkeypatch):
