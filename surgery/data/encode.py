@@ -17,7 +17,6 @@ from surgery.data.images import opened
 from surgery.data.pieces import encode_pieces, find_anchor, named_errors, stacked
 from surgery.data.record import IMAGE, Place, Record, no_answer
 from surgery.data.template import PLAIN_TEMPLATE, Template, template_of
-from surgery.data.vocabulary import load_processor  # noqa: F401
 from surgery.diagnostic import Diagnostic, SurgeryError
 
 IGNORED: Final = -100

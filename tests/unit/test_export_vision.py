@@ -24,7 +24,7 @@ from surgery.apply import apply_plan
 from surgery.assembly import write_assembled
 from surgery.compose import load_recipe
 from surgery.cpu_engine import OnCpu
-from surgery.data.encode import load_processor
+from surgery.data.vocabulary import load_processor
 from surgery.diagnostic import SurgeryError
 from surgery.export import export_adapter, prepare_export
 from surgery.graph.places import check_places

@@ -17,7 +17,7 @@ from surgery.assembly import write_assembled
 from surgery.calibration import Calibration
 from surgery.calibration_prompts import prompts_of
 from surgery.compose import load_recipe
-from surgery.data.encode import load_processor
+from surgery.data.vocabulary import load_processor
 from surgery.export import export_adapter
 from surgery.image_part import image_part
 from surgery.manifest import Manifest, read_manifest
