@@ -106,7 +106,7 @@ class Stage(Strict):
     """Of the order of rows and of dropout; the recipe's unless given."""
 
     log_every: Annotated[int, Field(ge=1)] = 10
-    """Steps between lines of the log."""
+    """Steps between lines of the log; the first and the last step and each checkpoint have one."""
 
     save_every: Annotated[int, Field(ge=1)] = 500
     """Steps between checkpoints; the last two are kept."""

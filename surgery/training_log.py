@@ -70,8 +70,8 @@ class TrainingLog(TrainerCallback):  # type: ignore[misc]
             _write(self._file, kept)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Log the last step, wherever it falls."""
-        control.should_log |= state.global_step >= state.max_steps
+        """Log the last step, and each of a checkpoint: a mean of steps ends where a run may end."""
+        control.should_log |= control.should_save or state.global_step >= state.max_steps
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any

@@ -213,6 +213,7 @@ def test_packed_rows_do_not_see_each_other(talker: Path, talk: Path) -> None:
     [
         ("operations.adapters.peft.lora_dropout=0.3",),
         ("packing=true", "accumulation=2"),
+        ("log_every=10",),
     ],
 )
 def test_resumed_training_is_the_uninterrupted_one_to_the_bit(
