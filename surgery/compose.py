@@ -162,15 +162,19 @@ def resolve_again(content: dict[str, Any], *, allow_env: bool) -> Recipe:
     return Recipe.model_validate_json(json.dumps(resolved)).with_written(written)
 
 
-def knob_names(recipe: str | os.PathLike[str]) -> list[str]:
+def knob_names(recipe: str | os.PathLike[str], *, allow_env: bool = False) -> list[str]:
     """The knobs of a recipe, those of its parents among them.
+
+    Args:
+        recipe: as for `load_recipe`.
+        allow_env: whether its `defaults` may read the environment.
 
     Raises:
         SurgeryError: R111 to R113, where it or a parent is missing or can't be read.
     """
     file = find_recipe(recipe)
     raise_errors(yaml_faults(file))
-    with _searching(file.parent):
+    with _searching(file.parent), reading(allowed=allow_env):
         return _knobs(merged_files(file))
 
 

@@ -4,18 +4,23 @@ A recipe may say `${oc.env:NAME}`, as OmegaConf lets it. What it resolves to may
 recipe is written into plan.json, recipe.yaml and the model card, which are shared.
 """
 
+import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
+from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.source import Key
 
 _RESOLVER: Final = "oc.env"
+_NUMBER: Final = re.compile(r"[-+.\deE]{1,8}")
+"""Text that a recipe shows anyway, since numbers are written as they are."""
 
 
 @dataclass
@@ -25,10 +30,12 @@ class Reader:
     Args:
         allowed: whether variables are read; else asking for one is an error.
         names: of the variables that were asked for.
+        texts: by what was read that is no number, how it may be shown.
     """
 
     allowed: bool
     names: list[str] = field(default_factory=list)
+    texts: dict[str, str] = field(default_factory=dict)
 
     @property
     def is_refused(self) -> bool:
@@ -40,16 +47,29 @@ class Reader:
         self.names.append(str(arguments[0]))
         if not self.allowed:
             raise ValueError("variables of the environment are read only with `--allow-env`")
-        return oc.env(*arguments)
+        value = oc.env(*arguments)
+        if isinstance(value, str) and value and not _NUMBER.fullmatch(value):
+            self.texts[value] = f"${{{_RESOLVER}:{arguments[0]}}}"
+        return value
+
+    def hide(self, diagnostic: Diagnostic) -> Diagnostic:
+        """A diagnostic that may be written or printed anywhere: with names in place of values."""
+        said = {key: getattr(diagnostic, key) for key in ("what", "why", "fix")}
+        for value in sorted(self.texts, key=len, reverse=True):
+            for written in dict.fromkeys((value, repr(value)[1:-1], json.dumps(value)[1:-1])):
+                said = {key: s.replace(written, self.texts[value]) for key, s in said.items()}
+        return replace(diagnostic, **said)
 
 
 @contextmanager
 def reading(*, allowed: bool) -> Iterator[Reader]:
-    """Watch which variables are read while recipes are composed."""
+    """Watch which variables are read while recipes are composed, and hide them in errors."""
     reader = Reader(allowed)
     OmegaConf.register_new_resolver(_RESOLVER, reader, replace=True)
     try:
         yield reader
+    except SurgeryError as error:
+        raise SurgeryError(map(reader.hide, error.diagnostics)) from error
     finally:
         OmegaConf.register_new_resolver(_RESOLVER, oc.env, replace=True)
 

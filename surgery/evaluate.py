@@ -4,9 +4,8 @@ The shared path is the multimodal one with no image in sight, the paper's shared
 is its non-shared base. Both are compared with the untouched base, which is loaded by itself.
 """
 
-import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -22,10 +21,13 @@ from surgery.data.vocabulary import load_processor, refuse_ids_without_rows
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.evaluated import BASE, SHARED, open_evaluated
 from surgery.header import read_errors
-from surgery.predictions import Prediction, predictions_file, write_predictions
+from surgery.inputs import Input
+from surgery.json_file import read_object
+from surgery.predictions import Prediction, write_predictions
 from surgery.questions import asked_of, predictions_of, read_questions
 from surgery.quiet import quiet
 from surgery.stage import Source
+from surgery.text_file import try_text
 
 HELD_OUT: Final = "heldout.jsonl"
 """Text that a base may bring along, which none of its training saw."""
@@ -129,14 +131,11 @@ def evaluate_adapter(
             folder.
     """
     folder = Path(folder)
-    read: dict[str, str | os.PathLike[str] | None] = {
-        "the adapter": folder,
-        "the text": text,
-        "the questions": questions,
-    }
-    read |= {"the reference": reference}
-    out = predictions_file(predictions, read) if predictions else None
+    known = _references(reference)
     evaluated = open_evaluated(folder, base=base, trust_remote_code=trust_remote_code)
+    if predictions:
+        beside = _read_beside(text, questions, images, reference)
+        try_text(Path(predictions), inputs=[*evaluated.inputs, *beside])
     processor = load_processor(evaluated.home, trust_remote_code=trust_remote_code)
     encoder = Encoder(processor, length)
     rows = _text_rows(evaluated.home, text, encoder)
@@ -151,13 +150,25 @@ def evaluate_adapter(
         losses |= measured[0]
         right |= measured[1]
         said += measured[2]
-    if out:
-        write_predictions(out, said)
+    if predictions:
+        write_predictions(Path(predictions), said)
     tokens = sum(int((row.labels != IGNORED).sum()) for row in rows)
     answers = sum(1 for record in asked for _ in asked_of(record))
-    known = _references(reference)
     names = str(folder), evaluated.model, evaluated.recipe
     return Evaluation(*names, losses, tokens, right, answers, known, tuple(said))
+
+
+def _read_beside(
+    text: str | os.PathLike[str] | None,
+    questions: str | os.PathLike[str] | None,
+    images: str | os.PathLike[str] | None,
+    reference: str | os.PathLike[str] | None,
+) -> Iterator[Input]:
+    """What is read beside the adapter and its base."""
+    named = {"the text": text, "the questions": questions, "the reference": reference}
+    yield from (Input(Path(path), name) for name, path in named.items() if path)
+    if questions:
+        yield Input(Path(images or Path(questions).parent), "the pictures", open=True)
 
 
 @dataclass(frozen=True)
@@ -233,10 +244,22 @@ def _references(reference: str | os.PathLike[str] | None) -> dict[str, float]:
     if reference is None:
         return {}
     file = Path(reference)
-    with read_errors(file):
-        document = json.loads(file.read_bytes())
     kinds = ("perplexity", "accuracy")
-    return {f"{kind}.{path}": x for kind in kinds for path, x in document[kind].items()}
+    try:
+        with read_errors(file):
+            document = read_object(file)
+        return {f"{kind}.{path}": float(x) for kind in kinds for path, x in document[kind].items()}
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise SurgeryError(_no_reference(file)) from error
+
+
+def _no_reference(file: Path) -> Diagnostic:
+    return Diagnostic(
+        code="A316",
+        what=f"`{file}` is no evaluation to compare with",
+        why="it is not what `surgery evaluate --format json` prints",
+        fix="surgery evaluate OTHER --format json > reference.json",
+    )
 
 
 def _nothing_to_measure(folder: Path) -> Diagnostic:

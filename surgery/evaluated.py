@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 from surgery.adapter import load_adapter, load_base, read_plan
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.identity import identify, refuse_other_base
+from surgery.inputs import Input
 from surgery.manifest import MANIFEST_FILE, Manifest, read_manifest
 from surgery.model import find_model
 from surgery.paths import text_path
@@ -38,6 +39,7 @@ class Evaluated:
         recipe: name of its recipe.
         home: a folder with the processor, and perhaps with held-out text.
         is_routed: whether its model must be told of image tokens.
+        inputs: what is read of the adapter or the export, and of its base.
         each: opens one path after the other, hands each to a function, and gives what that returns.
     """
 
@@ -46,6 +48,7 @@ class Evaluated:
     recipe: str
     home: Path
     is_routed: bool
+    inputs: tuple[Input, ...]
     each: Callable[[Measure[Any]], Iterator[Any]]
 
 
@@ -82,7 +85,8 @@ def _adapter(folder: Path, base: str | os.PathLike[str] | None, trust: bool) -> 
                 yield measure(model, NON_SHARED)
 
     source, recipe = plan.anatomy.source, plan.recipe.name
-    return Evaluated(folder, source, recipe, home, plan.is_routed, each)
+    inputs = Input(folder, "the adapter"), *plan.inputs()
+    return Evaluated(folder, source, recipe, home, plan.is_routed, inputs, each)
 
 
 def _export(folder: Path, base: str | os.PathLike[str] | None, trust: bool) -> Evaluated:
@@ -109,7 +113,8 @@ def _export(folder: Path, base: str | os.PathLike[str] | None, trust: bool) -> E
         text = open_path(folder, manifest, "text", trust_remote_code=trust)
         yield measure(text, NON_SHARED)
 
-    return Evaluated(folder, manifest.model, manifest.name, home, False, each)
+    inputs = Input(folder, "the export"), Input(source, "the base")
+    return Evaluated(folder, manifest.model, manifest.name, home, False, inputs, each)
 
 
 def _not_checkpoints(folder: Path, manifest: Manifest) -> Diagnostic:

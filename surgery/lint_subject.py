@@ -66,18 +66,21 @@ class Subject:
         if self.file:
             is_one = self.kind in ("recipe", "graph")
             yield Input(self.file if is_one else self.file.parent, "the subject")
-        if self.kind == "recipe":
-            with suppress(SurgeryError):  # which the report is to say
+        with suppress(SurgeryError):  # which the report is to say
+            if self.kind == "recipe":
                 yield from load_recipe(self.name, self.overrides, allow_env=self.allow_env).inputs()
+            elif self.kind == "adapter":
+                yield from _recipe_of_adapter(Path(self.name)).inputs()
 
 
-def find_subjects(words: Iterable[str]) -> list[Subject]:
+def find_subjects(words: Iterable[str], *, allow_env: bool = False) -> list[Subject]:
     """Tell the words of a command line apart: overrides have a `=`, all others are subjects.
 
     Of several recipes, one that lacks a knob that another has is linted without it, as in a sweep.
 
     Args:
         words: in any order; where all are overrides, every packaged recipe is meant.
+        allow_env: whether recipes may read the environment.
 
     Raises:
         SurgeryError: R112 and R127 for words that are nothing, R125 for overrides that nothing
@@ -86,7 +89,7 @@ def find_subjects(words: Iterable[str]) -> list[Subject]:
     words = list(words)
     overrides = [word for word in words if is_override(word)]
     named = [word for word in words if not is_override(word)] or list(packaged_recipes())
-    found = list(_told_apart(named))
+    found = [replace(subject, allow_env=allow_env) for subject in _told_apart(named)]
     recipes = [subject for subject in found if subject.kind == "recipe"]
     if overrides and not recipes:
         raise SurgeryError(_nothing_takes(overrides[0], found[0]))
@@ -98,7 +101,7 @@ def _taken(recipes: list[Subject], overrides: list[str]) -> dict[str, tuple[str,
     """The overrides that each recipe takes: all, but for knobs that only others have."""
     if len(recipes) < 2 or not overrides:
         return {subject.name: tuple(overrides) for subject in recipes}
-    knobs = {subject.name: set(knob_names(subject.name)) for subject in recipes}
+    knobs = {s.name: set(knob_names(s.name, allow_env=s.allow_env)) for s in recipes}
     known = set[str]().union(*knobs.values()) - {*FIELDS}
     return {
         name: tuple(word for word in overrides if _key(word) in own or _key(word) not in known)
@@ -169,13 +172,16 @@ def _without_config(word: str) -> str:
 
 def _plan_of_adapter(folder: Path, trust_remote_code: bool) -> Plan:
     """Plan an adapter's recipe on its base again; the weights may be elsewhere."""
-    file = folder / PLAN_FILE
-    with read_errors(file):
-        text = read_regular(file).decode(errors="replace")
-    recipe = recipe_of(text, str(file)).model_copy(update={"name": str(folder)})
+    recipe = _recipe_of_adapter(folder).model_copy(update={"name": str(folder)})
     assembled = folder / ASSEMBLED_FOLDER if recipe.vision else None
     there = assembled if assembled and assembled.is_dir() else None
     return plan_recipe(recipe, trust_remote_code=trust_remote_code, assembled=there)
+
+
+def _recipe_of_adapter(folder: Path) -> Recipe:
+    file = folder / PLAN_FILE
+    with read_errors(file):
+        return recipe_of(read_regular(file).decode(errors="replace"), str(file))
 
 
 def _plan_of_checkpoint(name: str, trust_remote_code: bool) -> Plan:

@@ -15,7 +15,7 @@ from surgery.document import FORMAT_VERSION, diagnostic_document, first_differen
 from surgery.plan import Plan
 from surgery.points import Point, describe
 from surgery.sidefiles import saved_plan
-from surgery.staging import io_errors
+from surgery.staging import io_errors, refuse_result
 from surgery.text_file import replace_text
 
 RESULT_FILE: Final = "result.json"
@@ -58,10 +58,12 @@ def prepare_folder(folder: Path, name: str, content: str) -> None:
     """Make the folder of a sweep with its first file.
 
     Raises:
-        SurgeryError: A301, if a sweep lies there already; A302 to A304 for the disk.
+        SurgeryError: A301, if a sweep or the result of another command lies there already; A302 to
+            A304 for the disk.
     """
     with io_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
+    refuse_result(folder)
     own = (name, f"{RESULTS}.json", f"{RESULTS}.csv", f"*/{RESULT_FILE}")
     if any(True for pattern in own for _ in folder.glob(pattern)):
         what, fix = f"`{folder}` holds a sweep already", "choose another `--out`, or `--resume`"

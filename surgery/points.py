@@ -52,18 +52,19 @@ class Point:
         return " ".join((self.recipe, *self.swept))
 
 
-def expand(recipes: Sequence[str], words: Sequence[str]) -> list[Point]:
+def expand(recipes: Sequence[str], words: Sequence[str], *, allow_env: bool = False) -> list[Point]:
     """Return the Cartesian product of recipes and the values of their overrides, in typed order.
 
     Args:
         recipes: packaged names or paths; names after `recipe=` are read by `read_recipes`.
         words: overrides, `rank=4,8` and `rank=range(4,17,4)` among them.
+        allow_env: whether the recipes may read the environment.
 
     Raises:
         SurgeryError: R108 to R113, all that is wrong with the words at once; R118 for too many.
     """
     refuse_code(words)
-    knobs = _knobs_by_recipe(recipes)
+    knobs = _knobs_by_recipe(recipes, allow_env)
     known = list(dict.fromkeys(knob for names in knobs.values() for knob in names))
     read = [read_override(number, typed, known) for number, typed in enumerate(words, start=1)]
     wrong = [item for item in read if isinstance(item, Diagnostic)]
@@ -182,12 +183,12 @@ def refuse_code(words: Iterable[str]) -> None:
     raise_errors(_imports_code(n, word, match[1]) for n, word, match in found if match)
 
 
-def _knobs_by_recipe(recipes: Sequence[str]) -> dict[str, list[str]]:
+def _knobs_by_recipe(recipes: Sequence[str], allow_env: bool) -> dict[str, list[str]]:
     knobs: dict[str, list[str]] = {}
     faults: list[Diagnostic] = []
     for recipe in recipes:
         try:
-            knobs[recipe] = knob_names(recipe)
+            knobs[recipe] = knob_names(recipe, allow_env=allow_env)
         except SurgeryError as error:
             faults += error.diagnostics
     raise_errors(faults)

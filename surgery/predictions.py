@@ -1,14 +1,12 @@
 """What a model answered to each question, beside what was written, as lines of JSON."""
 
 import json
-import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from surgery.inputs import Input, refuse_inputs
 from surgery.text_file import replace_text
 
 _SPACE: Final = re.compile(r"\s+")
@@ -42,22 +40,6 @@ class Prediction:
 def normalised(answer: str) -> str:
     """An answer without case, outer punctuation and spaces that differ."""
     return _SPACE.sub(" ", answer).strip(" .,;:!?\"'").casefold()
-
-
-def predictions_file(
-    out: str | os.PathLike[str], read: Mapping[str, str | os.PathLike[str] | None]
-) -> Path:
-    """Return the file for predictions, after checking that it harms nothing that is read.
-
-    Args:
-        out: the file to write.
-        read: what is read, by its name in a sentence.
-
-    Raises:
-        SurgeryError: A306.
-    """
-    refuse_inputs(Path(out), [Input(Path(path), name) for name, path in read.items() if path])
-    return Path(out)
 
 
 def write_predictions(file: Path, predictions: Iterable[Prediction]) -> None:

@@ -28,6 +28,7 @@ __all__ = [
     "io_errors",
     "kept_beside",
     "refuse_occupied",
+    "refuse_result",
     "staged_folder",
 ]
 
@@ -150,6 +151,13 @@ def refuse_occupied(out: Path, overwrite: bool) -> None:
                 fix="choose another `--out`, or remove the folder yourself",
             )
         )
+
+
+def refuse_result(folder: Path) -> None:
+    """Refuse, with A301, to put more into what a command wrote and may replace as a whole."""
+    if any((folder / name).is_file() for name in SIGNATURES):
+        what, fix = f"`{folder}` is what another command wrote", "choose another `--out`"
+        raise SurgeryError(Diagnostic("A301", what, fix=fix))
 
 
 def _identity(out: Path) -> tuple[int, ...] | None:

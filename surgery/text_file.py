@@ -3,6 +3,7 @@
 Source: rename(2), which within one folder is atomic.
 """
 
+import errno
 import os
 import secrets
 import shutil
@@ -40,6 +41,32 @@ def replace_text(file: Path, text: str, *, inputs: Iterable[Input] = ()) -> None
         replace_bytes(file, text.encode(errors="backslashreplace"))
 
 
+def try_text(file: Path, *, inputs: Iterable[Input] = ()) -> None:
+    """Refuse at once what `replace_text` would refuse once the work is done.
+
+    Args:
+        file: as for `replace_text`; it stays as it is.
+        inputs: the same.
+
+    Raises:
+        SurgeryError: the same.
+    """
+    refuse_inputs(file, inputs)
+    with io_errors(file):
+        if file.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), file)
+        if file.exists() and not file.is_file():
+            return
+        _refuse_binary(file)
+        partial = _partial(file)
+        try:
+            partial.open("xb").close()
+        except OSError as error:
+            error.filename = str(file)
+            raise
+        partial.unlink()
+
+
 def create_text(file: Path, text: str) -> None:
     """Write a file that isn't there yet, a link to nothing included.
 
@@ -62,7 +89,7 @@ def replace_bytes(file: Path, content: bytes) -> None:
         OSError: where the disk doesn't let it.
     """
     file = Path(os.path.realpath(file))
-    partial = named_beside(file, f".{{}}.partial-{secrets.token_hex(4)}")
+    partial = _partial(file)
     try:
         with partial.open("xb") as stream:
             stream.write(content)
@@ -76,6 +103,11 @@ def replace_bytes(file: Path, content: bytes) -> None:
         raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _partial(file: Path) -> Path:
+    real = Path(os.path.realpath(file))
+    return named_beside(real, f".{{}}.partial-{secrets.token_hex(4)}")
 
 
 def _refuse_binary(file: Path) -> None:

@@ -1,7 +1,6 @@
 """`surgery lint`."""
 
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
@@ -82,14 +81,14 @@ def command(
     trust_remote_code: RemoteCode = False,
 ) -> None:
     """Say what a device can't run, and how that is known; exit 1 if there is anything."""
-    from surgery.inputs import refuse_inputs
     from surgery.lint_levels import TIMEOUT, Depth, check_depth, lint_subject
     from surgery.lint_subject import find_subjects, is_override
     from surgery.target import load_target
+    from surgery.text_file import try_text
 
-    subjects = [replace(s, allow_env=allow_env) for s in find_subjects(words or [])]
+    subjects = find_subjects(words or [], allow_env=allow_env)
     if out:
-        refuse_inputs(out, (item for subject in subjects for item in subject.inputs()))
+        try_text(out, inputs=(item for subject in subjects for item in subject.inputs()))
     targets = list({t.name: t for t in map(load_target, target or ["snapdragon"])}.values())
     level: Level = "prove" if prove else "graph" if graph else "recipe"
     depth = Depth(level, context, scheme, trust_remote_code, timeout or TIMEOUT)

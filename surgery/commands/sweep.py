@@ -118,7 +118,7 @@ def _plan(
     if job not in JOBS:
         raise SurgeryError(Diagnostic("R118", f"there is no job `{job}`", fix=nearest(job, JOBS)))
     recipes, overrides = read_recipes([word for word in words if not is_hydras(word)])
-    points = expand(recipes, overrides)
+    points = expand(recipes, overrides, allow_env=allow_env)
     if len(points) > 1 and not settings.multirun:
         what = f"this means {len(points)} points, and one run takes one"
         raise SurgeryError(Diagnostic("R115", what, fix="add -m"))

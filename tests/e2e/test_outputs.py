@@ -14,6 +14,8 @@ import pytest
 from typer.testing import CliRunner
 
 import surgery.adapter
+import surgery.evaluate
+import surgery.lint_levels
 import surgery.model
 from surgery.commands import build_app
 from surgery.compose import load_recipe
@@ -172,6 +174,8 @@ def test_result_of_a_lint_is_never_written_over_what_is_linted(here: Path) -> No
         "ad": "ad/report.txt",
         "models/base": "models/base/config.json",
         "models/base/config.json": "link/report.txt",
+        "./ad": "models/base/config.json",
+        "ad/plan.json": "link/report.txt",
     }.items():
         assert code_of("lint", subject, "--out", out) == "A306"
     assert code_of("lint", "lora", "--out", "models/base/model.safetensors") == "A301"
@@ -179,6 +183,36 @@ def test_result_of_a_lint_is_never_written_over_what_is_linted(here: Path) -> No
     for _ in range(2):
         CliRunner().invoke(build_app(), ["lint", "lora", "--out", "report.txt"])
         assert "lora" in Path("report.txt").read_text()
+
+
+def test_a_file_that_could_not_be_written_is_refused_before_the_work(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An evaluation takes hours, and a proof minutes."""
+    never = lambda *_, **__: pytest.fail("the work began")  # noqa: E731
+    monkeypatch.setattr(surgery.evaluate, "load_processor", never)
+    monkeypatch.setattr(surgery.lint_levels, "lint_subject", never)
+    (here / "talk" / "seen.txt").write_text("a picture, says its record")
+    before = tree(here)
+    evaluate = ("evaluate", "ad", "--questions", "talk/talk.jsonl", "--predictions")
+    for out, code in {
+        "models/base/config.json": "A306",
+        "link/new.jsonl": "A306",
+        "talk": "A306",
+        "talk/talk.jsonl": "A306",
+        "ad/new.jsonl": "A306",
+        "recipes": "A304",
+        "no/such/folder.jsonl": "A304",
+        "x" * 300: "A304",
+    }.items():
+        assert code_of(*evaluate, out) == code
+    for out in ("recipes", "no/such/folder.jsonl", "x" * 300):
+        assert code_of("lint", "lora", "--out", out) == "A304"
+    for text in ("{", "[]", "{}", '{"perplexity": {"base": "x"}, "accuracy": {}}'):
+        (here / "bad.json").write_text(text)
+        assert code_of("evaluate", "ad", "--reference", "bad.json") == "A316"
+    (here / "bad.json").unlink()
+    assert tree(here) == before
 
 
 def test_recipe_is_copied_to_a_new_file_alone(here: Path) -> None:
@@ -193,6 +227,12 @@ def test_sweep_leaves_tables_that_are_not_its_own(tmp_path: Path, here: Path) ->
     (tmp_path / "results.csv").write_text("years of work")
     assert code_of("sweep", "lora", "rank=2,4", "--out", str(tmp_path)) == "A301"
     assert (tmp_path / "results.csv").read_text() == "years of work"
+
+
+def test_sweep_goes_into_no_folder_that_another_command_may_replace(here: Path) -> None:
+    before = tree(here)
+    assert code_of("sweep", "lora", "rank=2,4", "--out", "ad") == "A301"
+    assert tree(here) == before
 
 
 def test_of_two_commands_the_second_is_refused_at_once(

@@ -51,6 +51,33 @@ def test_parents_can_not_read_it_either(tmp_path):
     assert SECRET not in str(caught.value)
 
 
+def test_a_sweep_reads_no_parent_from_it_without_the_flag(tmp_path):
+    (tmp_path / "a.yaml").write_text("defaults: ['${oc.env:SURGERY_TEST_TOKEN}', _self_]\n")
+    words = ["sweep", str(tmp_path / "a.yaml"), "rank=4,8"]
+    assert SECRET not in str(CliRunner().invoke(build_app(), words).exception)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "defaults: ['${oc.env:SURGERY_TEST_TOKEN}', _self_]",
+        "defaults: [lora, _self_]\nseed: ${oc.env:SURGERY_TEST_TOKEN}",
+        "defaults: [lora, _self_]\nknobs: {a: '${oc.create:{b:${oc.env:SURGERY_TEST_TOKEN}}}'}",
+        "defaults: [lora, _self_]\nallow: ['x${oc.env:SURGERY_TEST_TOKEN}']",
+    ],
+)
+@pytest.mark.parametrize("command", ["plan", "lint", "sweep"])
+def test_no_error_tells_what_the_flag_let_it_read(command, text, tmp_path, capfd):
+    (tmp_path / "a.yaml").write_text(f"{text}\n")
+    words = [command, str(tmp_path / "a.yaml"), "--allow-env"]
+    words += ["--out", str(tmp_path / "out"), *(["--format", "json"] if command == "lint" else [])]
+    result = CliRunner().invoke(build_app(), words)
+    assert result.exception
+    written = (tmp_path / "out").read_text() if (tmp_path / "out").is_file() else ""
+    for said in (str(result.exception), result.output, written, *capfd.readouterr()):
+        assert SECRET not in said
+
+
 def test_the_resolver_is_omegaconfs_own_again_afterwards():
     load_recipe("lora")
     codes(load_recipe, "lora", ["description=${oc.env:SURGERY_TEST_TOKEN}"])
