@@ -94,6 +94,7 @@ def read_settings(
     asked += words
     asked += ["hydra.mode=MULTIRUN"] if multirun else []
     with _composed_settings(asked) as config:
+        _refuse_paths(OmegaConf.to_container(config.hydra, resolve=False))
         sweeps = config.hydra.mode == RunMode.MULTIRUN
         found = config.hydra.sweep.dir if sweeps else config.hydra.run.dir
         name = config.hydra.runtime.choices["hydra/launcher"]
@@ -124,6 +125,19 @@ def _refuse_targets(content: Any) -> None:
             raise SurgeryError(Diagnostic("R108", what, "only Hydra's own plugins may be"))
     for item in content.values() if isinstance(content, dict) else ():
         _refuse_targets(item)
+
+
+def _refuse_paths(content: Any) -> None:
+    """Refuse a point's folder that is no name in the sweep's, where its result would be missed."""
+    for key, name in {
+        "hydra.sweep.subdir": content["sweep"]["subdir"],
+        "hydra.output_subdir": content["output_subdir"],
+    }.items():
+        if name is not None and (Path(str(name)).name != str(name) or str(name) == ".."):
+            what = f"`{key}` is `{name}`, and not the name of a folder"
+            why = "a sweep writes into its own folder alone, and looks for results one folder deep"
+            fix = "give one name, such as `hydra.sweep.subdir=p${point}`, and the place by `--out`"
+            raise SurgeryError(Diagnostic("R118", what, why, fix))
 
 
 def _refuse_sweepers(words: Sequence[str]) -> None:

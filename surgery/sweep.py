@@ -52,12 +52,14 @@ class Job:
     Args:
         run: takes the plan and the job's folder; what it returns is added to result.json.
         weights: whether it needs the model's weights.
+        loads: whether it loads the model, so that it is told whether that may run code of its own.
         go_on: the same where a job that was killed may have left something; `run` unless given.
     """
 
-    run: Callable[[Plan, Path], dict[str, Any]]
+    run: Callable[..., dict[str, Any]]
     weights: bool = False
-    go_on: Callable[[Plan, Path], dict[str, Any]] | None = None
+    loads: bool = False
+    go_on: Callable[..., dict[str, Any]] | None = None
 
 
 def _save_plan(plan: Plan, folder: Path) -> dict[str, Any]:
@@ -77,20 +79,23 @@ def _save_rest(plan: Plan, folder: Path) -> dict[str, Any]:
     return {} if _is_there(folder) else _save_adapter(plan, folder)
 
 
-def _train(plan: Plan, folder: Path, *, resume: bool = False) -> dict[str, Any]:
+def _train(
+    plan: Plan, folder: Path, *, trust_remote_code: bool, resume: bool = False
+) -> dict[str, Any]:
     from surgery.train import train_recipe
 
-    train_recipe(plan.recipe, folder / ADAPTER_FOLDER, resume=resume)
+    out = folder / ADAPTER_FOLDER
+    train_recipe(plan.recipe, out, resume=resume, trust_remote_code=trust_remote_code)
     return _trained(folder)
 
 
-def _train_rest(plan: Plan, folder: Path) -> dict[str, Any]:
+def _train_rest(plan: Plan, folder: Path, *, trust_remote_code: bool) -> dict[str, Any]:
     from surgery.work import work_folder
 
     is_begun = work_folder(folder / ADAPTER_FOLDER).is_dir()
     if _is_there(folder) and not is_begun:
         return _trained(folder)
-    return _train(plan, folder, resume=is_begun)
+    return _train(plan, folder, resume=is_begun, trust_remote_code=trust_remote_code)
 
 
 def _trained(folder: Path) -> dict[str, Any]:
@@ -107,7 +112,7 @@ def _is_there(folder: Path) -> bool:
 JOBS: Final = {
     "plan": Job(_save_plan),
     "apply": Job(_save_adapter, weights=True, go_on=_save_rest),
-    "train": Job(_train, weights=True, go_on=_train_rest),
+    "train": Job(_train, weights=True, loads=True, go_on=_train_rest),
 }
 """The jobs by name: one line adds one."""
 
@@ -176,7 +181,8 @@ def _outcome(recipe: Recipe, job: Job, folder: Path, trusted: bool) -> dict[str,
     described = {"model": recipe.model, "knobs": recipe.resolved()["knobs"]}
     try:
         plan = plan_recipe(recipe, weights=job.weights, trust_remote_code=trusted)
-        return {**described, **plan_outcome(plan), **job.run(plan, folder)}
+        told = {"trust_remote_code": trusted} if job.loads else {}
+        return {**described, **plan_outcome(plan), **job.run(plan, folder, **told)}
     except SurgeryError as error:
         return {**described, **crashed(error.diagnostics)}
     except Exception as error:  # one job's bug must not end the others

@@ -184,6 +184,10 @@ def without_exit(start: Callable[..., None]) -> Callable[..., None]:
         (["lora", "hydra.launcher.n_jobs=2"], "R118"),
         (["lora", "hydra/sweeper=optuna"], "R118"),
         (["lora", "hydra.sweep.dir=["], "R118"),
+        (["lora", "hydra.sweep.subdir=../base"], "R118"),
+        (["lora", "hydra.sweep.subdir=a/${point}"], "R118"),
+        (["lora", "hydra.output_subdir=../../base"], "R118"),
+        (["lora", "hydra.output_subdir=/base"], "R118"),
         (["lora", "hydra.callbacks.x._target_=os.system"], "R108"),
         ([], "R112"),
     ],
@@ -386,6 +390,20 @@ def test_resume_wants_the_folder_of_a_sweep() -> None:
     assert done.exit_code == 2
     assert "give its --out" in done.stderr
     assert not Path("multirun").exists()
+
+
+def test_sweep_of_trainings_may_run_the_code_of_its_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[bool] = []
+
+    def train(*_: Any, trust_remote_code: bool, **__: Any) -> None:
+        told.append(trust_remote_code)
+
+    monkeypatch.setattr(surgery.train, "train_recipe", train)
+    monkeypatch.setattr(surgery.sweep, "_trained", lambda folder: {})
+    stage = "+stages.tune={data:talk.jsonl}"
+    for flag in ([], ["--trust-remote-code"]):
+        sweep("lora", "rank=2", stage, "--job", "train", "--out", f"grid{len(flag)}", *flag)
+    assert told == [False, True]
 
 
 def test_sweep_of_trainings_takes_bare_keys_and_shows_the_loss(capfd) -> None:
