@@ -7,6 +7,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
+from pydantic import ValidationError
+
 from surgery.depth import sources_of
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.distribution import own_version
@@ -115,8 +117,11 @@ def recipe_in(document: Mapping[str, Any], file: str) -> Recipe:
         SurgeryError: P210, where it is no plan of this version.
     """
     try:
-        known = document["format_version"] == FORMAT_VERSION
-        return Recipe.model_validate_json(json.dumps(document["recipe"]) if known else "")
+        if document["format_version"] != FORMAT_VERSION:
+            raise SurgeryError(_not_a_plan(file))
+        return Recipe.model_validate_json(json.dumps(document["recipe"]))
+    except ValidationError as error:
+        raise SurgeryError(_not_a_plan(file, _first_fault(error))) from error
     except (ValueError, KeyError, TypeError) as error:
         raise SurgeryError(_not_a_plan(file)) from error
 
@@ -134,10 +139,16 @@ def first_difference(saved: Any, made: Any, path: str = "") -> str | None:
     return next((name for name in differences if name), None)
 
 
-def _not_a_plan(file: str) -> Diagnostic:
+def _first_fault(error: ValidationError) -> str:
+    """The key of a recipe that is wrong, and how."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    return f"`{'.'.join(('recipe', *map(str, first['loc'])))}`: {first['msg']}"
+
+
+def _not_a_plan(file: str, why: str = "") -> Diagnostic:
     return Diagnostic(
         code="P210",
         what=f"`{file}` is not a plan that this version can carry out",
-        why=f"a plan is a JSON document with format_version {FORMAT_VERSION} and its recipe",
+        why=why or f"a plan is a JSON document with format_version {FORMAT_VERSION} and its recipe",
         fix="make it with `surgery plan RECIPE --out plan.json`",
     )
