@@ -7,7 +7,7 @@ from clock import growth
 
 from surgery.compose import load_recipe
 from surgery.diagnostic import SurgeryError
-from surgery.document import plan_document, to_json
+from surgery.document import FORMAT_VERSION, plan_document, recipe_in, to_json
 from surgery.plan import make_plan, plan_recipe
 from surgery.read import read_anatomy
 from surgery.recipe_file import packaged_recipes
@@ -342,3 +342,11 @@ def test_a_plan_and_an_anatomy_show_themselves_in_one_line():
         assert repr(thing) == str(thing)
         assert said in repr(thing)
         assert len(repr(thing)) < 200
+
+
+@pytest.mark.parametrize("key", ["seed", "model", "tiles"])
+def test_a_saved_plan_whose_recipe_is_wrong_is_refused_by_the_key(key: str) -> None:
+    document = {"format_version": FORMAT_VERSION, "recipe": load_recipe("lora").resolved()}
+    assert recipe_in(document, "plan.json").name == "lora"
+    with pytest.raises(SurgeryError, match=rf"why: `recipe\.{key}`"):
+        recipe_in({**document, "recipe": {**document["recipe"], key: [1]}}, "plan.json")
