@@ -378,9 +378,9 @@ def test_save_reload_fails_when_a_tensor_is_rounded(
 def test_save_reload_fails_when_the_config_tells_another_scale(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from surgery import adapter
+    from surgery import save
 
-    honest = adapter.side_files
+    honest = save.side_files
 
     def twice(*args: Any) -> dict[str, bytes]:
         files = dict(honest(*args))
@@ -388,7 +388,7 @@ def test_save_reload_fails_when_the_config_tells_another_scale(
         files[name] = files[name].replace(b'"lora_alpha": 8.0', b'"lora_alpha": 16.0')
         return files
 
-    monkeypatch.setattr(adapter, "side_files", twice)
+    monkeypatch.setattr(save, "side_files", twice)
     outcome = run("save_reload", bench)
     assert "the reopened adapter gives other logits" in outcome.what
     assert "plain peft gives other logits" in outcome.what
