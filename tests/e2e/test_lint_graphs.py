@@ -164,6 +164,7 @@ def test_allow_takes_the_verdict_of_the_tracer_too(lint, tmp_path: Path) -> None
     assert (code, rules(report)) == (0, set())
 
 
+@pytest.mark.slow
 @proved
 @pytest.mark.usefixtures("cache")
 def test_a_recipe_is_proved_block_by_block_and_remembered(lint) -> None:

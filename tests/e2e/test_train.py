@@ -101,6 +101,7 @@ def test_killed_and_resumed_is_the_same_to_the_byte(talk: Path, tmp_path: Path) 
     assert seen_by_tensorboard(tmp_path / "a") == pytest.approx(losses(tmp_path / "a"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
 def test_two_processes_with_fsdp_train_as_one(launcher: str, talk: Path, tmp_path: Path) -> None:
     words = ("-m", "surgery", "train", "genieblue_skip", f"data={talk}", *FEW)
@@ -156,6 +157,7 @@ train_recipe(recipe, Path(sys.argv[2]), callbacks=[Kill()], **how)
 """
 
 
+@pytest.mark.slow
 def test_sharded_training_resumes(talk: Path, tmp_path: Path) -> None:
     script = tmp_path / "killer.py"
     script.write_text(KILLER)

@@ -126,7 +126,11 @@ def test_weights_are_stored_once(trained: tuple[Path, Path]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "how", "form"), [("gemma3_text", KINDS, "unshared"), ("gpt2", {}, "shared")]
+    ("family", "how", "form"),
+    [
+        pytest.param("gemma3_text", KINDS, "unshared", marks=pytest.mark.slow),
+        ("gpt2", {}, "shared"),
+    ],
 )
 def test_other_families_keep_their_own_ways(
     family: str, how: Any, form: Any, tmp_path: Path
@@ -188,6 +192,7 @@ def test_what_graphs_in_parts_cannot_hold_is_refused(tmp_path: Path) -> None:
     assert "A611" in refused(moved_adapter(tmp_path / "c", base, "full_finetune"))
 
 
+@pytest.mark.slow
 def test_a_killed_export_leaves_the_old_folder(tmp_path: Path) -> None:
     """Killed once two blocks of the new one are written."""
     adapter = moved_adapter(tmp_path / "a", save_tiny(tmp_path / "base"), "lora", "rank=4")

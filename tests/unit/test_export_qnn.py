@@ -27,6 +27,7 @@ from surgery.snapdragon.arrays import read_arrays
 from surgery.snapdragon.toolchain import why_not
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.usefixtures("one_thread"),
     pytest.mark.skipif(bool(why_not()), reason=why_not()),
 ]

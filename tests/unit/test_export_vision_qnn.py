@@ -34,7 +34,7 @@ from surgery.sentences import CALIBRATION
 from surgery.snapdragon.arrays import read_arrays
 from surgery.snapdragon.toolchain import why_not
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 needs_compiler = pytest.mark.skipif(bool(why_not()), reason=why_not())
 BUILT_IN = find_model("builtin/tiny-qwen2").folder
 PROMPT = "A picture of a thing that one can look at, and then"
