@@ -15,6 +15,7 @@ from surgery.apply import open_adapter
 from surgery.checkpoint import Progress
 from surgery.consistency import assembled_folder, read_document, refuse_inconsistent
 from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.disk_errors import check_free_space
 from surgery.document import first_difference, recipe_in, recipe_of
 from surgery.edit import AddedTensor
 from surgery.header import read_errors
@@ -35,7 +36,8 @@ from surgery.sidefiles import (
     saved_plan,
     weight_bytes,
 )
-from surgery.splice import NewTensor, check_free_space, staged_folder, write_safetensors
+from surgery.splice import NewTensor, write_safetensors
+from surgery.staging import staged_folder
 from surgery.start import start_of
 from surgery.stored import Stored, read_stored
 

@@ -21,6 +21,7 @@ from surgery.cache import cache_folder
 from surgery.checkpoint import Checkpoint, Progress
 from surgery.conversion import NameMap
 from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.disk_errors import check_free_space, io_errors
 from surgery.header import StoredTensor
 from surgery.image_token import read_tokenizer, take_image_token
 from surgery.inputs import Input
@@ -32,7 +33,8 @@ from surgery.read import as_stored, read_anatomy
 from surgery.recipe import Recipe
 from surgery.remote import remote_file
 from surgery.shards import Shard, make_shards, shard_index, write_shards
-from surgery.splice import check_free_space, copy_file, io_errors, staged_folder
+from surgery.splice import copy_file
+from surgery.staging import staged_folder
 from surgery.stored import Stored
 from surgery.text_file import replace_bytes
 

@@ -12,6 +12,7 @@ from typing import Any, TypedDict, Unpack
 
 from surgery.adapter import read_plan
 from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.disk_errors import check_free_space, io_errors
 from surgery.document import to_json
 from surgery.exported_files import Copied, Linked
 from surgery.exporter import (
@@ -29,7 +30,7 @@ from surgery.inputs import Input
 from surgery.manifest import MANIFEST_FILE, ExportedFile, Manifest, PartRecord, toolchain
 from surgery.quiet import quiet
 from surgery.sidefiles import PLAN_FILE
-from surgery.splice import check_free_space, io_errors, staged_folder
+from surgery.staging import staged_folder
 from surgery.target import Target, load_target
 from surgery.wording import nearest
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from surgery.disk_errors import io_errors
 from surgery.header import Progress
 from surgery.link import can_link, link_file
 from surgery.manifest import ExportedFile
-from surgery.staging import io_errors
 from surgery.stream import Streamed, copy_streamed, hash_file, streamed_size, write_streamed
 
 

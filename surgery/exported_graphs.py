@@ -14,11 +14,11 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
+from surgery.disk_errors import io_errors
 from surgery.exporter import Item
 from surgery.graph.onnx_graph import MODULE, TURNED
 from surgery.header import Progress
 from surgery.manifest import ExportedFile, GraphRecord
-from surgery.staging import io_errors
 
 WEIGHTS_FILE: Final = "weights.bin"
 _PAGE: Final = 4096  # onnxruntime maps a tensor into memory where it begins at one

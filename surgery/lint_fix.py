@@ -14,11 +14,11 @@ import yaml
 
 from surgery.compose import load_recipe
 from surgery.diagnostic import Diagnostic, Span, SurgeryError
+from surgery.disk_errors import io_errors
 from surgery.finding import Finding
 from surgery.lint_subject import Subject
 from surgery.recipe import Recipe
 from surgery.recipe_file import recipes_folder
-from surgery.staging import io_errors
 from surgery.text_file import replace_text
 
 _SETTING: Final = re.compile(r"`(operations(?:\.[\w-]+){2,})(?:: |=)([^`\s]+)`")

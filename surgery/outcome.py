@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.disk_errors import io_errors
 from surgery.distribution import own_version
 from surgery.document import FORMAT_VERSION, diagnostic_document, first_difference, to_json
 from surgery.plan import Plan
 from surgery.points import Point, describe
 from surgery.sidefiles import saved_plan
-from surgery.staging import io_errors, refuse_result
+from surgery.staging import refuse_result
 from surgery.text_file import replace_text
 
 RESULT_FILE: Final = "result.json"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from surgery.diagnostic import Diagnostic, SurgeryError
-from surgery.staging import io_errors
+from surgery.disk_errors import io_errors
 
 _SIDE: Final = 64  # pixels
 _COLORS: Final = {

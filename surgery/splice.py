@@ -15,21 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from surgery.header import DTYPE_BYTES, Progress, StoredTensor, read_errors, tensor_bytes
-from surgery.staging import check_free_space, io_errors, staged_folder
 from surgery.transfer import ALIGNMENT, Piece, Range, transfer
-
-__all__ = [
-    "Layout",
-    "NewTensor",
-    "Spec",
-    "check_free_space",
-    "copy_file",
-    "file_size",
-    "io_errors",
-    "layout",
-    "staged_folder",
-    "write_safetensors",
-]
 
 FORMAT: Final[Mapping[str, str]] = {"format": "pt"}
 

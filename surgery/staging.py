@@ -16,21 +16,8 @@ from typing import Final
 
 from surgery.claim import claimed, named_beside, under_way
 from surgery.diagnostic import Diagnostic, SurgeryError
-from surgery.disk_errors import check_free_space, io_errors
+from surgery.disk_errors import io_errors
 from surgery.inputs import Input, refuse_inputs
-
-__all__ = [
-    "SIGNATURES",
-    "check_free_space",
-    "claimed_output",
-    "discard",
-    "discarded",
-    "io_errors",
-    "kept_beside",
-    "refuse_occupied",
-    "refuse_result",
-    "staged_folder",
-]
 
 SIGNATURES: Final = ("plan.json", "assembly.json")
 """The files by any of which a folder is known as one that `surgery` wrote."""

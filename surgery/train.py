@@ -14,6 +14,7 @@ from surgery.adapter import load_adapter, load_base, read_plan
 from surgery.apply import apply_plan
 from surgery.data.vocabulary import load_processor, refuse_ids_without_rows
 from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.disk_errors import io_errors
 from surgery.inputs import Input
 from surgery.plan import ASSEMBLED_FOLDER, Plan, make_plan, plan_recipe
 from surgery.precision import hold_in_fp32, restore_types, stored_types
@@ -22,7 +23,7 @@ from surgery.quiet import quiet
 from surgery.recipe import Recipe
 from surgery.save import save_into
 from surgery.sharding import shard, wants_sharding
-from surgery.staging import io_errors, staged_folder
+from surgery.staging import staged_folder
 from surgery.trainer import StageTrainer, last_checkpoint, load_trained
 from surgery.training_card import add_training
 from surgery.training_log import LOG, Tell, TrainingLog, end_losses

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from surgery.disk_errors import check_free_space, io_errors
 from surgery.header import Progress, read_errors, truncated
-from surgery.staging import check_free_space, io_errors
 
 ALIGNMENT: Final = 4096
 CHUNK_BYTES: Final = 8 << 20

@@ -10,18 +10,12 @@ from typing import Final
 
 from surgery.claim import named_beside
 from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.disk_errors import io_errors
 from surgery.document import first_difference, to_json
 from surgery.inputs import Input, refuse_inputs
 from surgery.processes import this_process
 from surgery.recipe import Recipe
-from surgery.staging import (
-    claimed_output,
-    discard,
-    discarded,
-    io_errors,
-    refuse_occupied,
-    staged_folder,
-)
+from surgery.staging import claimed_output, discard, discarded, refuse_occupied, staged_folder
 from surgery.text_file import replace_text
 from surgery.training_log import LOG
 

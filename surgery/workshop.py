@@ -22,6 +22,7 @@ from surgery.compiled_graph import FloatGraph, compiled
 from surgery.cpu_engine import OnCpu
 from surgery.decode_loop import LORA, LORA_FILE, TOKENIZER
 from surgery.diagnostic import SurgeryError
+from surgery.disk_errors import io_errors
 from surgery.exporter import Contents, Job, Quantiser
 from surgery.manifest import ExportedFile, PartRecord, PathName
 from surgery.piece import Features
@@ -30,7 +31,6 @@ from surgery.snapdragon.aimet import aimet_version
 from surgery.snapdragon.files import own_digest
 from surgery.snapdragon.quantise import Scheme
 from surgery.snapdragon.toolchain import toolchain
-from surgery.staging import io_errors
 from surgery.stream import hash_file
 from surgery.target import Target
 

@@ -10,8 +10,9 @@ from typing import Any
 
 from study.pictures import KINDS
 from surgery.adapter import load_adapter, read_plan
-from surgery.data.encode import Encoder, load_processor
+from surgery.data.encode import Encoder
 from surgery.data.files import DataFile
+from surgery.data.vocabulary import load_processor
 from surgery.evaluate import accuracy, evaluate_adapter
 from surgery.stage import Source
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
 
-from surgery.staging import check_free_space, io_errors
+from surgery.disk_errors import check_free_space, io_errors
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Final
 
 from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.disk_errors import io_errors
 from surgery.snapdragon.apart import LIMIT, run_apart
 from surgery.snapdragon.arrays import Arrays, read_arrays, write_arrays
 from surgery.snapdragon.task import Compiled, Task
 from surgery.snapdragon.toolchain import toolchain
-from surgery.staging import io_errors
 
 _NO_DEVICE: Final = "Failed to create device"
 

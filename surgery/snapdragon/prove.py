@@ -13,6 +13,7 @@ from pathlib import Path
 
 from surgery.cache import kept
 from surgery.diagnostic import SurgeryError
+from surgery.disk_errors import io_errors
 from surgery.snapdragon.agreement import agreement
 from surgery.snapdragon.apart import LIMIT, is_late
 from surgery.snapdragon.arrays import Arrays
@@ -23,7 +24,6 @@ from surgery.snapdragon.reference import reference
 from surgery.snapdragon.task import Task
 from surgery.snapdragon.toolchain import Toolchain, toolchain
 from surgery.snapdragon.verdict import SCHEMES, Verdict
-from surgery.staging import io_errors
 
 Progress = Callable[[str], object]
 

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Final, Literal
 
 from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery.disk_errors import io_errors
 from surgery.exporter import Quantiser
 from surgery.snapdragon.apart import LIMIT, run_apart
 from surgery.snapdragon.arrays import Arrays, write_arrays
 from surgery.snapdragon.files import copied
-from surgery.staging import io_errors
 
 Scheme = Literal["fp16", "w8a16", "w4a16"]
 """Bits of weights and activations; fp16 quantises nothing."""

@@ -21,18 +21,10 @@ from surgery import transfer
 from surgery.checkpoint import read_header
 from surgery.claim import claimed, named_beside
 from surgery.diagnostic import EXIT_ENVIRONMENT, SurgeryError
+from surgery.disk_errors import check_free_space, io_errors
 from surgery.inputs import Input, refuse_inputs
-from surgery.splice import (
-    NewTensor,
-    check_free_space,
-    copy_file,
-    file_size,
-    io_errors,
-    layout,
-    staged_folder,
-    write_safetensors,
-)
-from surgery.staging import claimed_output
+from surgery.splice import NewTensor, copy_file, file_size, layout, write_safetensors
+from surgery.staging import claimed_output, staged_folder
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -593,7 +585,8 @@ WRITER = """
 import signal, sys, time
 from pathlib import Path
 from surgery.checkpoint import read_header
-from surgery.splice import NewTensor, staged_folder, write_safetensors
+from surgery.splice import NewTensor, write_safetensors
+from surgery.staging import staged_folder
 
 def stop(*_):
     raise SystemExit(143)
