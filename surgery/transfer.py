@@ -160,13 +160,15 @@ class _ChunkWriter:
 
 
 def _write_chunk(descriptor: int, chunk: mmap.mmap, n: int, offset: int) -> None:
-    left = memoryview(chunk)[:n]
+    left, is_direct = memoryview(chunk)[:n], True
     while left:
         try:
             written = os.pwrite(descriptor, left, offset)
         except OSError as error:
-            if error.errno != errno.EINVAL or not _use_direct(descriptor, False):
+            if error.errno != errno.EINVAL or not is_direct:
                 raise
+            _use_direct(descriptor, False)  # another writer of the file may have come first
+            is_direct = False
             continue
         left, offset = left[written:], offset + written
 

@@ -53,6 +53,8 @@ def home() -> Path:
 def clean() -> Any:
     yield
     shutil.rmtree(home(), ignore_errors=True)
+    for made in (home, unedited):  # a worker may come back to this module
+        made.cache_clear()
 
 
 def seen(folder: Path) -> tuple[bytes, bytes]:

@@ -198,6 +198,22 @@ def test_writes_are_plain_where_direct_is_refused_later(tmp_path, monkeypatch):
     assert (tmp_path / "out").read_bytes()[4096:] == content
 
 
+def test_every_writer_may_be_refused_direct_writes_at_once(tmp_path, monkeypatch):
+    real, refused = os.pwrite, set()
+
+    def pwrite(descriptor, data, at):
+        if at not in refused:  # sent while the flag was on, answered when another had turned it off
+            refused.add(at)
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return real(descriptor, data, at)
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    content = os.urandom(20 << 20)
+    write_safetensors(tmp_path / "out", [made("a", content)])
+    assert len(refused) > 1
+    assert (tmp_path / "out").read_bytes()[4096:] == content
+
+
 def test_short_writes_are_continued(tmp_path, monkeypatch):
     real = os.pwrite
     monkeypatch.setattr(os, "pwrite", lambda fd, data, at: real(fd, data[: 512 * 1000], at))
