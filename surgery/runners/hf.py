@@ -4,7 +4,7 @@ Imports torch at the top: nothing reaches it before a model is run.
 """
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import torch
 
@@ -78,7 +78,7 @@ def encoded(processor: Any, prompt: Prompt, path: PathName) -> Any:
 
     Raises:
         SurgeryError: R132 for an image before a model without eyes, R133 for one that doesn't open,
-            D112 to D116 for a prompt that the model can't be asked.
+            D104 for an empty prompt, D112 to D116 for one that the model can't be asked.
     """
     encoder = Encoder(processor, length=0)
     if prompt.images and not encoder.sees:
@@ -90,7 +90,10 @@ def encoded(processor: Any, prompt: Prompt, path: PathName) -> Any:
     if encoder.sees and IMAGE in prompt.text:
         raise SurgeryError(special_token(asked.place, IMAGE))
     is_chat = encoder.has_template if prompt.chat is None else prompt.chat
-    return encoder.questions([(asked, 1)]) if is_chat else encoder.raw(asked)
+    inputs = encoder.questions([(asked, 1)]) if is_chat else encoder.raw(asked)
+    if inputs["input_ids"].shape[-1] == 0:
+        raise SurgeryError(_EMPTY)
+    return inputs
 
 
 def _refuse_unopened(file: Path) -> None:
@@ -98,6 +101,14 @@ def _refuse_unopened(file: Path) -> None:
         opened([file], Place(file, 0))
     except SurgeryError as error:
         raise SurgeryError(_no_picture(file, error.diagnostics[0].why)) from error
+
+
+_EMPTY: Final = Diagnostic(
+    code="D104",
+    what="the prompt has no token",
+    why="an answer goes on from what is asked, and the model has no token to begin with",
+    fix="write something into `--prompt`",
+)
 
 
 @torch.no_grad()
