@@ -53,6 +53,7 @@ def staged_folder(
         staging.mkdir()
         try:
             yield staging
+            _open_weights(staging)
             _sync_tree(staging)
             _put_in_place(staging, out, before)
         except BaseException:
@@ -216,6 +217,17 @@ def _left(out: Path, role: str) -> list[Path]:
     )
     siblings = [*out.parent.iterdir()]
     return [path for path in siblings if path == new or re.fullmatch(old, path.name)]
+
+
+def _open_weights(folder: Path) -> None:
+    """Give weights the mode of any new file; safetensors lets nobody but their owner read them."""
+    probe = folder / f".mode-{secrets.token_hex(4)}"
+    probe.touch()
+    mode = probe.stat().st_mode & 0o777
+    probe.unlink()
+    for file in folder.rglob("*.safetensors"):
+        if not file.is_symlink() and file.stat().st_nlink == 1:
+            file.chmod(mode)
 
 
 def _sync_tree(folder: Path) -> None:

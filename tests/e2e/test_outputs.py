@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 import surgery.adapter
@@ -20,6 +23,7 @@ import surgery.model
 from surgery.commands import build_app
 from surgery.compose import load_recipe
 from surgery.diagnostic import SurgeryError
+from surgery.staging import staged_folder
 from surgery.work import work_folder
 
 BUILTIN = surgery.model.BUILTIN_FOLDER
@@ -255,3 +259,16 @@ def test_of_two_commands_the_second_is_refused_at_once(
     assert "error[A307]" in said[0].stderr
     assert json.loads((tmp_path / "out" / "plan.json").read_text())["recipe"]["knobs"]["rank"] == 2
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_weights_can_be_read_by_whom_new_files_can(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        with staged_folder(tmp_path / "out") as folder:
+            save_file({"a": torch.zeros(1)}, folder / "model.safetensors")
+            (folder / "config.json").write_text("{}")
+    finally:
+        os.umask(before)
+    modes = {file.stat().st_mode & 0o777 for file in (tmp_path / "out").iterdir()}
+    assert modes == {0o640}
+    assert len(list((tmp_path / "out").iterdir())) == 2
