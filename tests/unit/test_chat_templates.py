@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from seeing import PATCH, SIDE, tokenizer, write_images, write_lines
+from tokenizers.processors import Sequence
 from transformers import CLIPImageProcessorPil, LlavaProcessor
 
 from surgery.data.encode import IGNORED, Encoder, Row
@@ -479,6 +480,8 @@ def test_tools_are_written_or_the_record_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_empty_prompt_is_no_question() -> None:
+    own = tokenizer()
+    own.backend_tokenizer.post_processor = Sequence([])  # no token of its own before the words
     with pytest.raises(SurgeryError) as caught:
-        encoded(tokenizer(), Prompt(text="", chat=False), "text")
+        encoded(own, Prompt(text="", chat=False), "text")
     assert caught.value.diagnostics[0].code == "D104"
