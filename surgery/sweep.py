@@ -7,6 +7,7 @@ is the same sweep as a Hydra app.
 
 import contextlib
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -155,9 +156,22 @@ def start_hydra(arguments: Sequence[str]) -> None:
     folder = str(recipes_folder())
     main = hydra.main(version_base=HYDRA_VERSION_BASE, config_path=folder, config_name=_CONFIG)
     try:
-        main(run_point)()
+        with _root_logger_restored():
+            main(run_point)()
     finally:
         sys.argv = typed
+
+
+@contextlib.contextmanager
+def _root_logger_restored() -> Iterator[None]:
+    """Hydra gives the root logger handlers of its own, bound to the streams of that moment."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
 
 
 def run_point(config: DictConfig) -> None:

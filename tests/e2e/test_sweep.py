@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import os
 import shutil
 import signal
@@ -264,8 +265,11 @@ def test_hydra_app_answers_hydras_flags(
     from surgery.commands.sweep import hydra_app
 
     monkeypatch.setattr(sys, "argv", ["surgery.sweep", *words])
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
     with pytest.raises(SystemExit) as end:
         hydra_app()
+    assert (root.handlers, root.level) == (handlers, level)
     heard = capfd.readouterr()
     assert said in heard.out + heard.err
     assert "Traceback" not in heard.err
