@@ -29,18 +29,30 @@ from surgery.sidefiles import (
 from surgery.weights_layout import check_weights
 from surgery.wording import first_line
 
-_OPEN: Final = frozenset(
+OPEN: Final = frozenset(
     ("base_model_name_or_path", "revision", "inference_mode", "auto_mapping", "peft_version")
 )
 """Keys of adapter_config.json that change no number of the model."""
 
+_NONE: Final = """alora_invocation_tokens arrow_config corda_config eva_config exclude_modules
+kasa_config layer_replication layers_pattern layers_to_transform lora_ga_config megatron_config
+modules_to_save monteclora_config target_parameters trainable_token_indices use_bdlora
+velora_config"""
+_FALSE: Final = """ensure_weight_tying fan_in_fan_out lora_bias use_dora use_qalora
+use_rslora"""
 USUAL: Final[Mapping[str, object]] = {
+    **dict.fromkeys(_NONE.split()),
+    **dict.fromkeys(_FALSE.split(), False),
     "init_lora_weights": True,
     "bias": "none",
     "megatron_core": "megatron.core",
     "qalora_group_size": 16,
+    "lora_dropout": 0.0,
+    "loftq_config": {},
+    "rank_pattern": {},
+    "alpha_pattern": {},
 }
-"""The defaults of PEFT's LoraConfig that aren't empty; all others are None, 0, False or empty."""
+"""The defaults of PEFT's LoraConfig; importing it would bring torch to an export that moves bytes."""
 
 _FREE_TO_DIFFER: Final = ("name", "description", "model", "revision", "knobs", "stages", "allow")
 """Keys of a recipe from which no edit follows."""
@@ -151,10 +163,11 @@ def _refuse_other_config(plan: Plan, folder: Path) -> None:
         raise SurgeryError(_unreadable(file, error)) from error
     made = object_of(to_json(saved_adapter_config(plan)))
     for key in dict.fromkeys((*made, *saved)):
+        is_known = key in made or key in USUAL
         meant = made.get(key, USUAL.get(key))
         said = saved.get(key, USUAL.get(key))
-        is_off = not said and not meant and not (key in made and key in saved)
-        if key not in _OPEN and not is_off and not _alike(said, meant):
+        is_alike = _alike(said, meant) if is_known else not said  # what a newer PEFT leaves off
+        if key not in OPEN and not is_alike:
             raise SurgeryError(_differs(folder, ADAPTER_CONFIG, key, meant, said))
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from surgery.adapter import load_adapter, read_plan, save_adapter
 from surgery.apply import apply_plan
-from surgery.consistency import USUAL
+from surgery.consistency import OPEN, USUAL
 from surgery.diagnostic import SurgeryError
 from surgery.export import export_adapter
 from surgery.verify import verify_adapter
@@ -128,15 +127,19 @@ def test_what_moves_no_number_may_be_edited(adapter, made):
         assert torch.equal(logits, load_adapter(made / "adapter")(ids).logits)
 
 
-def test_the_defaults_of_peft_that_are_not_empty_are_known():
-    from dataclasses import MISSING
-
+def test_the_defaults_of_peft_are_known():
     from peft import LoraConfig
 
-    given = {f.name: f.default for f in fields(LoraConfig) if f.default is not MISSING}
-    truthy = {name: value for name, value in given.items() if value}
-    ours = {"r", "lora_alpha"}  # always written
-    assert {name: value for name, value in truthy.items() if name not in ours} == dict(USUAL)
+    written = json.loads(json.dumps(LoraConfig().to_dict(), default=str))
+    ours = {"r", "lora_alpha", "target_modules", "task_type", "peft_type"}  # always written
+    defaults = {key: value for key, value in written.items() if key not in {*ours, *OPEN}}
+    assert defaults == dict(USUAL)
+
+
+@pytest.mark.parametrize("value", [{}, [], 0, False, ""])
+def test_an_empty_value_where_peft_asks_for_none_is_refused(adapter, value):
+    edit(adapter / CONFIG, layers_to_transform=value)
+    assert refusal(load_adapter, adapter).code == "A420"
 
 
 @pytest.mark.parametrize("content", ["null", "[1]", "{", "", "[" * 100_000])
