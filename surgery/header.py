@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from safetensors import SafetensorError, safe_open
+
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.json_file import open_regular
 
@@ -111,6 +113,7 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
         raise truncated(file, f"its header ends after {len(header):,} of {length:,} bytes")
     tensors = _parse_header(file, header)
     _check_spans(file, tensors, 8 + length, size)
+    _check_by_safetensors(file)
     return {tensor.name: tensor for tensor in tensors}
 
 
@@ -180,6 +183,18 @@ def _check_spans(file: Path, tensors: list[StoredTensor], start: int, size: int)
         raise truncated(file, f"it holds {size:,} of {end:,} bytes")
     if size > end:
         raise _unreadable(file, f"{size - end:,} bytes follow its last tensor")
+
+
+def _check_by_safetensors(file: Path) -> None:
+    """Open the file as PEFT and transformers will: what is left is stricter there than JSON here.
+
+    Its `__metadata__` maps texts to texts, and no text has half a surrogate pair.
+    """
+    try:
+        with read_errors(file), safe_open(file, "numpy"):
+            pass
+    except SafetensorError as error:
+        raise _unreadable(file, f"safetensors can't open it: {error}") from error
 
 
 def truncated(file: Path, why: str) -> SurgeryError:
