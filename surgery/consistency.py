@@ -52,7 +52,7 @@ USUAL: Final[Mapping[str, object]] = {
     "rank_pattern": {},
     "alpha_pattern": {},
 }
-"""The defaults of PEFT's LoraConfig; importing it would bring torch to an export that moves bytes."""
+"""The defaults of PEFT's LoraConfig, whose import would bring torch to what only moves bytes."""
 
 _FREE_TO_DIFFER: Final = ("name", "description", "model", "revision", "knobs", "stages", "allow")
 """Keys of a recipe from which no edit follows."""

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Final, Literal
 import torch
 
 from surgery.bench import Bench, open_bench, sound_plan
+from surgery.diagnostic import EXIT_ENVIRONMENT, SurgeryError
 from surgery.discover import classes_in
 from surgery.distribution import own_version
 from surgery.document import FORMAT_VERSION
@@ -201,4 +202,6 @@ def _run(check: Check, bench: Bench) -> Outcome:
     try:
         return check.run(bench)
     except Exception as error:  # a model that can't run at all has failed the check too
+        if isinstance(error, SurgeryError) and error.exit_code == EXIT_ENVIRONMENT:
+            raise  # a full disk says nothing of the adapter
         return check.judge([f"it ended in {named_line(error)}"], "")

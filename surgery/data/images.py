@@ -9,6 +9,7 @@ from typing import Any
 from surgery.data.record import Place
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.json_file import open_regular
+from surgery.wording import first_line
 
 
 def opened(files: Sequence[Path], place: Place) -> list[Any]:
@@ -22,7 +23,7 @@ def opened(files: Sequence[Path], place: Place) -> list[Any]:
         try:
             images.append(open_image(file))
         except Exception as error:  # each decoder fails in its own way
-            raise SurgeryError(_no_decoding(place, file, str(error))) from error
+            raise SurgeryError(_no_decoding(place, file, first_line(error))) from error
     return images
 
 

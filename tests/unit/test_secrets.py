@@ -101,6 +101,7 @@ def test_with_the_flag_text_is_used_and_never_written(tmp_path):
         assert SECRET.encode() not in file.read_bytes(), file.name
     document = json.loads((tmp_path / "a" / "plan.json").read_bytes())
     assert document["recipe"]["description"] == "by ${oc.env:SURGERY_TEST_TOKEN}"
+    assert document["recipe"]["knobs"]["rank"] == 4
     read_plan(tmp_path / "a")
     load_adapter(tmp_path / "a")
 
@@ -119,6 +120,19 @@ def test_a_sweep_hands_the_text_on_and_its_jobs_read_it_again(tmp_path):
 def test_what_the_trainer_would_write_is_refused():
     word = "stages={a: {data: x.jsonl, trainer: {run_name: '${oc.env:SURGERY_TEST_TOKEN}'}}}"
     assert codes(load_recipe, "lora", [word], allow_env=True) == ["R134"]
+
+
+def test_where_an_interpolation_can_not_stand_it_is_refused(monkeypatch):
+    monkeypatch.setenv("SURGERY_TEST_PRECISION", "bf16")
+    word = "stages={a: {data: x.jsonl, precision: '${oc.env:SURGERY_TEST_PRECISION}'}}"
+    assert codes(load_recipe, "lora", [word], allow_env=True) == ["R134"]
+
+
+def test_what_a_stage_trains_is_written_as_the_plan_shows_it(monkeypatch):
+    monkeypatch.setenv("SURGERY_TEST_TRAINED", "adapters")
+    word = "stages={a: {data: x.jsonl, train: ['${oc.env:SURGERY_TEST_TRAINED}']}}"
+    recipe = load_recipe("lora", [word], allow_env=True)
+    assert recipe.resolved()["stages"]["a"]["train"] == ["adapters"]
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,12 @@ from surgery.adapter import load_adapter, save_adapter, write_adapter
 from surgery.apply import ADAPTER
 from surgery.bench import Bench, answer, digests, open_bench, sound_plan
 from surgery.checks.cached_generation import CachedGeneration
-from surgery.diagnostic import SurgeryError
+from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.discover import modules_in
 from surgery.plan import plan_recipe
 from surgery.quiet import quiet
 from surgery.switch import MULTIMODAL, Switch, SwitchedLayer
-from surgery.verify import Outcome, known_checks, run_checks, verify_adapter
+from surgery.verify import Check, Outcome, known_checks, run_checks, verify_adapter
 
 SIZES = {
     "vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4,
@@ -94,6 +94,19 @@ def copied_block(bench: Bench) -> Any:
     """The wrapper of the one copied block."""
     decoder: Any = bench.decoder
     return decoder.model.layers[3]
+
+
+class OnFullDisk(Check):
+    """A check that writes where nothing more fits."""
+
+    def run(self, bench: Bench) -> Outcome:
+        raise SurgeryError(Diagnostic("A302", "the disk is full"))
+
+
+def test_a_full_disk_is_no_fault_of_the_adapter(bench: Bench) -> None:
+    with pytest.raises(SurgeryError) as caught:
+        list(run_checks(bench, checks=[OnFullDisk()]))
+    assert caught.value.diagnostics[0].code == "A302"
 
 
 # -- sound adapters -------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from transformers import (
 
 from surgery import apply_plan, load_recipe, plan_recipe, save_adapter
 
-if len(sys.argv) != 2:
+if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
     sys.exit(__doc__)
 plan = plan_recipe(load_recipe("genieblue_skip"), weights=True)
 folder = plan.files.folder
