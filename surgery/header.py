@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from safetensors import SafetensorError, safe_open
-
 from surgery.diagnostic import Diagnostic, SurgeryError
 from surgery.json_file import open_regular
 
@@ -25,6 +23,7 @@ DTYPE_BYTES: Final[dict[str, int | float]] = {
 }  # fmt: skip
 """Bytes of one element, by the name that a safetensors header uses."""
 
+_KEYS: Final = {"dtype", "shape", "data_offsets"}
 HEADER_LIMIT: Final = 100_000_000
 _LFS_POINTER: Final = b"version https://git-lfs"
 _DOWNLOAD: Final = "download the file again, for example with `hf download REPO --local-dir DIR`"
@@ -113,7 +112,6 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
         raise truncated(file, f"its header ends after {len(header):,} of {length:,} bytes")
     tensors = _parse_header(file, header)
     _check_spans(file, tensors, 8 + length, size)
-    _check_by_safetensors(file)
     return {tensor.name: tensor for tensor in tensors}
 
 
@@ -143,8 +141,8 @@ def _header_length(file: Path, prefix: bytes, size: int) -> int:
 
 def _parse_header(file: Path, header: bytes) -> list[StoredTensor]:
     try:
-        entries = json.loads(header, object_pairs_hook=_unique)
-        entries.pop("__metadata__", None)
+        entries = json.loads(header.decode(), object_pairs_hook=_unique, parse_int=_integer)
+        _check_metadata(entries.pop("__metadata__", None))
         tensors = [_parse_entry(file, len(header), *entry) for entry in entries.items()]
     except RecursionError:
         raise _unreadable(file, "its header is nested without end") from None
@@ -160,12 +158,29 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return entries
 
 
+def _integer(digits: str) -> int:
+    if digits == "-0":
+        raise ValueError("-0 is no count")
+    return int(digits)
+
+
+def _check_metadata(metadata: object) -> None:
+    """Texts by texts, or null; the safetensors library opens no other, nor half a surrogate."""
+    pairs = metadata.items() if isinstance(metadata, dict) else () if metadata is None else None
+    if pairs is None or not all(isinstance(text, str) for pair in pairs for text in pair):
+        raise ValueError("its metadata is no map of texts")
+    "".join(text for pair in pairs for text in pair).encode()
+
+
 def _parse_entry(file: Path, header_bytes: int, name: str, entry: dict[str, Any]) -> StoredTensor:
     try:
         dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
-        counts = [*shape, begin, end]
+        counts, others = [*shape, begin, end], entry.keys() - _KEYS
     except (KeyError, TypeError, ValueError):
         raise ValueError(f"tensor {name!r} lacks its dtype, shape or two data_offsets") from None
+    if others:
+        raise ValueError(f"tensor {name!r} has a key {min(others)!r} beside those three")
+    name.encode()
     if not all(type(count) is int and count >= 0 for count in counts):
         raise ValueError(f"tensor {name!r} has a shape or offset that is no count")
     if tensor_bytes(dtype, shape) != end - begin:
@@ -183,18 +198,6 @@ def _check_spans(file: Path, tensors: list[StoredTensor], start: int, size: int)
         raise truncated(file, f"it holds {size:,} of {end:,} bytes")
     if size > end:
         raise _unreadable(file, f"{size - end:,} bytes follow its last tensor")
-
-
-def _check_by_safetensors(file: Path) -> None:
-    """Open the file as PEFT and transformers will: what is left is stricter there than JSON here.
-
-    Its `__metadata__` maps texts to texts, and no text has half a surrogate pair.
-    """
-    try:
-        with read_errors(file), safe_open(file, "numpy"):
-            pass
-    except SafetensorError as error:
-        raise _unreadable(file, f"safetensors can't open it: {error}") from error
 
 
 def truncated(file: Path, why: str) -> SurgeryError:

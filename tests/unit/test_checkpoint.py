@@ -136,10 +136,13 @@ def test_read_header_refuses_a_git_lfs_pointer(tmp_path):
         ({"a": entry(), "b": entry(span=[9, 17])}, bytes(17), "hole"),
         ({"a": entry()}, bytes(9), "1 bytes follow"),
         (b'{"a": 1, "a": 2}', b"", "twice"),
-        ({"__metadata__": "pt", "a": entry()}, bytes(8), "safetensors can't open it"),
-        ({"__metadata__": {"format": 1}, "a": entry()}, bytes(8), "safetensors can't open it"),
-        ({"\ud800": entry()}, bytes(8), "safetensors can't open it"),
-        ({"a": {**entry(), "note": float("nan")}}, bytes(8), "safetensors can't open it"),
+        ({"__metadata__": "pt", "a": entry()}, bytes(8), "no map of texts"),
+        ({"__metadata__": {"format": 1}, "a": entry()}, bytes(8), "no map of texts"),
+        ({"__metadata__": {"format": "\ud800"}, "a": entry()}, bytes(8), "surrogates"),
+        ({"\ud800": entry()}, bytes(8), "surrogates"),
+        ({"a": {**entry(), "note": float("nan")}}, bytes(8), "a key 'note'"),
+        (b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[-0,8]}}', bytes(8), "-0"),
+        ('{"a": 1}'.encode("utf-16-le"), b"", "header is wrong"),
     ],
 )
 def test_read_header_refuses_what_is_not_safetensors(tmp_path, header, data, said):
