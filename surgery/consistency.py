@@ -28,6 +28,7 @@ from surgery.sidefiles import (
 )
 from surgery.weights_layout import check_weights
 from surgery.wording import first_line
+from surgery.yaml_text import load_yaml
 
 OPEN: Final = frozenset(
     ("base_model_name_or_path", "revision", "inference_mode", "auto_mapping", "peft_version")
@@ -144,7 +145,7 @@ def _refuse_other_recipe(document: Mapping[str, Any], folder: Path) -> None:
     """Compare the recipe in plan.json with recipe.yaml, which `surgery train` goes on with."""
     file = folder / RECIPE_FILE
     try:
-        saved = yaml.safe_load(read_regular(file))
+        saved = load_yaml(read_regular(file).decode())
     except FileNotFoundError:
         return
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:

@@ -20,6 +20,7 @@ from surgery.lint_subject import Subject
 from surgery.recipe import Recipe
 from surgery.recipe_file import recipes_folder
 from surgery.text_file import replace_text
+from surgery.yaml_text import load_yaml
 
 _SETTING: Final = re.compile(r"`(operations(?:\.[\w-]+){2,})(?:: |=)([^`\s]+)`")
 _KNOB: Final = re.compile(r"\$\{knobs\.([\w-]+)\}")
@@ -121,7 +122,7 @@ def _value(recipe: Recipe, key: str) -> Any:
 
 def _is_value(span: Span, value: Any) -> bool:
     try:
-        return bool(yaml.safe_load(span.marked()) == value)
+        return bool(load_yaml(span.marked()) == value)
     except yaml.YAMLError:
         return False
 
@@ -158,6 +159,6 @@ def _inside(node: yaml.Node | None, key: str) -> yaml.Node | None:
 
 def _says(file: Path, fix: Fix) -> bool:
     try:
-        return bool(_value(load_recipe(file), fix.key) == yaml.safe_load(fix.value))
+        return bool(_value(load_recipe(file), fix.key) == load_yaml(fix.value))
     except SurgeryError:
         return False

@@ -17,10 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from surgery.diagnostic import Diagnostic, Severity, SurgeryError
 from surgery.finding import Evidence
 from surgery.wording import first_line
+from surgery.yaml_text import load_yaml
 
 _FOLDER: Final = Path(__file__).parent / "targets"
 _OWN: Final = ("aliases", "device", "soc", "arch")
-_LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _GRAVITY: Final[tuple[Severity, ...]] = ("error", "warning", "note")
 T = TypeVar("T")
 
@@ -202,7 +202,7 @@ def _content(file: Path) -> dict[str, Any]:
     """What a file says, and the one that it is like."""
     if not os.path.isfile(file):
         raise SurgeryError(_unknown(str(file)))
-    content: Any = yaml.load(file.read_text(encoding="utf-8"), _LOADER)
+    content: Any = load_yaml(file.read_text(encoding="utf-8"))
     if not isinstance(content, dict):
         raise TypeError("its content is no mapping")
     like = content.get("like")

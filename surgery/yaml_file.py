@@ -14,6 +14,7 @@ from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 from surgery.diagnostic import Diagnostic, Span
 from surgery.source import compose_yaml, map_sources, shown_path, span_of_node
 from surgery.wording import first_line
+from surgery.yaml_text import load_yaml
 
 _SELF: Final = "_self_"
 _EXAMPLE: Final = "defaults: [base, _self_]"
@@ -25,12 +26,14 @@ def yaml_faults(file: Path) -> list[Diagnostic]:
     """What is wrong with a file as YAML: syntax, keys, no mapping, `defaults` without `_self_`."""
     try:
         _refuse_size(file)
-        root = compose_yaml(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
+        root = compose_yaml(text)
         if not isinstance(root, yaml.MappingNode):
             return [_no_mapping(file, root)]
         _refuse_bomb(root)
         found = [*_keys_of_other_types(file, root), *_bad_defaults(file, root)]
         if not found:
+            load_yaml(text)
             OmegaConf.load(file)
         return found
     except GrammarParseError as error:
