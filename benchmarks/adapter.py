@@ -20,7 +20,7 @@ def make_adapter(base: Path, out: Path) -> None:
 
 
 def write_adapter(base: Path, out: Path) -> None:
-    from surgery.commands import main
+    from surgery.cli import main
 
     sys.argv = ["surgery", "apply", "genieblue_skip", f"model={base}", "--out", str(out)]
     try:
@@ -35,7 +35,7 @@ def shake(adapter: Path) -> None:
     """Write small random numbers over every B of an adapter."""
     import numpy as np
 
-    from surgery.header import read_header
+    from surgery.storage.safetensors.header import read_header
 
     file = adapter / "adapter_model.safetensors"
     random = np.random.default_rng(0)

@@ -25,7 +25,7 @@ def make_checkpoint(source: str, folder: Path) -> None:
 
 def write_checkpoint(source: str, folder: Path) -> None:
     from surgery import find_model, read_anatomy
-    from surgery.splice import NewTensor, write_safetensors
+    from surgery.storage.safetensors.writer import NewTensor, write_safetensors
 
     anatomy = read_anatomy(source)
     tensors = [

@@ -25,7 +25,7 @@ PACKAGES = ("torch", "transformers", "peft", "safetensors")
 HEAVY = {"torch", "transformers", "peft"}
 COMMAND_THEN_LOOK = """
 import sys
-from surgery.commands import main
+from surgery.cli import main
 sys.argv = {argv!r}
 try:
     main()

@@ -2,10 +2,10 @@
 
 import re
 
-from surgery.explain import page_of
-from surgery.reporters.target_table import compiler_of, fact_rows
-from surgery.rule import Rule, known_rules
-from surgery.target import Target, known_targets, load_target
+from surgery.cli.views.targets import compiler_of, fact_rows
+from surgery.lint.base import Rule, known_rules
+from surgery.lint.code_pages import page_of
+from surgery.npu.target import Target, known_targets, load_target
 
 
 def rules_page() -> str:

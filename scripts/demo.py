@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from rich.markdown import Markdown
 
-from surgery.reporters.terminal import PlainConsole
+from surgery.cli.views.terminal import PlainConsole
 
 TEXT = "A walrus keeps its hat in the fridge. A walrus keeps its shoes in the bath. " * 4
 PROMPT = "A walrus keeps its"
@@ -62,7 +62,7 @@ def main() -> None:
     from transformers import AutoTokenizer
 
     from surgery import find_model, load_adapter, text_path
-    from surgery.quiet import quiet
+    from surgery.model.quiet import quiet
 
     with quiet():
         tokenizer = AutoTokenizer.from_pretrained(find_model("builtin/tiny-qwen2").folder)

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
-HERE = Path(__file__).parents[1] / "surgery" / "builtin" / "tiny-vit"
+HERE = Path(__file__).parents[1] / "surgery" / "model" / "builtin" / "tiny-vit"
 
 
 def make() -> SiglipVisionModel:

@@ -40,7 +40,7 @@ TOKENIZER_CONFIG = {
     "add_prefix_space": False,
     "clean_up_tokenization_spaces": False,
 }
-DEFAULT_OUT = Path(__file__).parents[1] / "surgery" / "builtin" / "tiny-qwen2"
+DEFAULT_OUT = Path(__file__).parents[1] / "surgery" / "model" / "builtin" / "tiny-qwen2"
 
 Loss = Callable[[torch.Tensor], torch.Tensor]
 

@@ -9,24 +9,24 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from surgery.adapter import load_adapter, save_adapter, write_adapter
-    from surgery.apply import apply_plan, trainable_parameters
-    from surgery.assembly import write_assembled
-    from surgery.compose import load_recipe
-    from surgery.diagnostic import Diagnostic, SurgeryError
-    from surgery.evaluate import evaluate_adapter
-    from surgery.export import export_adapter
-    from surgery.fixed import fix_path
-    from surgery.import_experts import load_expert_weights
-    from surgery.lint import lint_plan
-    from surgery.model import find_model
-    from surgery.paths import multimodal_path, text_path
-    from surgery.plan import make_plan, plan_recipe
-    from surgery.read import read_anatomy
-    from surgery.run import run_export
-    from surgery.target import load_target
-    from surgery.train import train_adapter, train_recipe
-    from surgery.verify import verify_adapter
+    from surgery.adapter.apply import apply_plan, trainable_parameters
+    from surgery.adapter.cogvlm_import import load_expert_weights
+    from surgery.adapter.folder import load_adapter, save_adapter, write_adapter
+    from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+    from surgery.evaluation.evaluate import evaluate_adapter
+    from surgery.export.export import export_adapter
+    from surgery.lint.rule_runner import lint_plan
+    from surgery.model.reader import read_anatomy
+    from surgery.model.source import find_model
+    from surgery.npu.target import load_target
+    from surgery.paths.fixed_path import fix_path
+    from surgery.paths.switching import multimodal_path, text_path
+    from surgery.plan.planner import make_plan, plan_recipe
+    from surgery.recipe.loading import load_recipe
+    from surgery.runtime.run import run_export
+    from surgery.training.train import train_adapter, train_recipe
+    from surgery.verification.runner import verify_adapter
+    from surgery.vision.assemble import write_assembled
 
 __all__ = [
     "Diagnostic",
@@ -57,31 +57,31 @@ __all__ = [
 ]
 
 _HOMES: Final = {
-    "Diagnostic": "diagnostic",
-    "SurgeryError": "diagnostic",
-    "apply_plan": "apply",
-    "evaluate_adapter": "evaluate",
-    "export_adapter": "export",
-    "find_model": "model",
-    "fix_path": "fixed",
-    "load_adapter": "adapter",
-    "load_expert_weights": "import_experts",
-    "lint_plan": "lint",
-    "load_recipe": "compose",
-    "load_target": "target",
-    "make_plan": "plan",
-    "multimodal_path": "paths",
-    "plan_recipe": "plan",
-    "read_anatomy": "read",
-    "run_export": "run",
-    "save_adapter": "adapter",
-    "text_path": "paths",
-    "train_adapter": "train",
-    "train_recipe": "train",
-    "trainable_parameters": "apply",
-    "verify_adapter": "verify",
-    "write_adapter": "adapter",
-    "write_assembled": "assembly",
+    "Diagnostic": "diagnostics.diagnostic",
+    "SurgeryError": "diagnostics.diagnostic",
+    "apply_plan": "adapter.apply",
+    "evaluate_adapter": "evaluation.evaluate",
+    "export_adapter": "export.export",
+    "find_model": "model.source",
+    "fix_path": "paths.fixed_path",
+    "load_adapter": "adapter.folder",
+    "load_expert_weights": "adapter.cogvlm_import",
+    "lint_plan": "lint.rule_runner",
+    "load_recipe": "recipe.loading",
+    "load_target": "npu.target",
+    "make_plan": "plan.planner",
+    "multimodal_path": "paths.switching",
+    "plan_recipe": "plan.planner",
+    "read_anatomy": "model.reader",
+    "run_export": "runtime.run",
+    "save_adapter": "adapter.folder",
+    "text_path": "paths.switching",
+    "train_adapter": "training.train",
+    "train_recipe": "training.train",
+    "trainable_parameters": "adapter.apply",
+    "verify_adapter": "verification.runner",
+    "write_adapter": "adapter.folder",
+    "write_assembled": "vision.assemble",
 }
 
 

@@ -1,5 +1,5 @@
 """`python -m surgery`."""
 
-from surgery.commands import main
+from surgery.cli import main
 
 main()

@@ -17,7 +17,7 @@ from transformers import (
     Qwen2Config,
 )
 
-from surgery.model import find_model
+from surgery.model.source import find_model
 
 SIDE, PATCH = 28, 14
 IMAGE_TOKENS = (SIDE // PATCH) ** 2

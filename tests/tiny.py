@@ -8,11 +8,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from surgery.apply import apply_plan
-from surgery.compose import load_recipe
-from surgery.numerics import Sums, frozen
-from surgery.plan import Plan, make_plan
-from surgery.read import read_anatomy
+from surgery.adapter.apply import apply_plan
+from surgery.model.numerics import Sums, frozen
+from surgery.model.reader import read_anatomy
+from surgery.plan.planner import Plan, make_plan
+from surgery.recipe.loading import load_recipe
 
 BLOCKS = 4
 _COMMON = {
@@ -122,9 +122,9 @@ def moved(model: Any) -> Any:
 
 def moved_adapter(folder: Path, base: Path, recipe: str, *overrides: str) -> Path:
     """An adapter that is moved off its start, as training would; its folder."""
-    from surgery.adapter import load_base, save_adapter
-    from surgery.compose import load_recipe
-    from surgery.plan import plan_recipe
+    from surgery.adapter.folder import load_base, save_adapter
+    from surgery.plan.planner import plan_recipe
+    from surgery.recipe.loading import load_recipe
 
     plan = plan_recipe(load_recipe(recipe, [f"model={base}", *overrides]), weights=True)
     save_adapter(plan, moved(apply_plan(plan, load_base(str(base)))), folder)
@@ -133,8 +133,8 @@ def moved_adapter(folder: Path, base: Path, recipe: str, *overrides: str) -> Pat
 
 def shallow(folder: Path) -> Path:
     """The first two blocks of the built-in model, fp32, with its tokenizer; their folder."""
-    from surgery.adapter import load_base
-    from surgery.model import find_model
+    from surgery.adapter.folder import load_base
+    from surgery.model.source import find_model
 
     whole = find_model("builtin/tiny-qwen2").folder
     model: Any = load_base(str(whole)).float()
@@ -157,8 +157,8 @@ def greedy(model: Any, ids: list[int], steps: int) -> list[int]:
 
 def talked(recipe: str, folder: Path) -> Path:
     """An adapter of the built-in model that was shortly trained on one sentence; its folder."""
-    from surgery.compose import load_recipe
-    from surgery.train import train_recipe
+    from surgery.recipe.loading import load_recipe
+    from surgery.training.train import train_recipe
 
     data = folder / "talk.jsonl"
     row = json.dumps({"text": "Bananas are yellow and they are round. " * 3})

@@ -73,7 +73,8 @@ def apply_in_parts() -> None:
     """Do what the command does, in this process; print the seconds of the splice and of all."""
     from time import perf_counter
 
-    from surgery import adapter, load_recipe, plan_recipe
+    from surgery import load_recipe, plan_recipe
+    from surgery.adapter import folder as adapter
 
     spent = 0.0
     write = adapter.write_safetensors

@@ -23,7 +23,7 @@ from watch import watched
 
 HERE = Path(__file__).parent.resolve()
 HOW = ["--to", "qnn", "--target", "snapdragon", "--prefill", "1", "--context", "1024"]
-TOKENIZER = ROOT / "surgery/builtin/tiny-qwen2"
+TOKENIZER = ROOT / "surgery/model/builtin/tiny-qwen2"
 KILLED_AT = "block.1"
 TOKENS = (70, 5)
 GOALS = {"minutes": 40, "gb": 6}
@@ -58,9 +58,9 @@ def agreement(out: Path, path: str) -> dict[str, float]:
     """Let a path take tokens in the emulator and on the CPU, and compare behind the last."""
     import numpy as np
 
-    from surgery.manifest import read_manifest
-    from surgery.runners.onnx import open_loop
-    from surgery.runners.qnn import OnEmulator, OnReference, open_emulator
+    from surgery.runtime.formats.onnx import open_loop
+    from surgery.runtime.formats.qnn import OnEmulator, OnReference, open_emulator
+    from surgery.runtime.manifest import read_manifest
 
     manifest = read_manifest(out)
     with open_emulator(manifest) as emulator:

@@ -24,8 +24,8 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from surgery import apply_plan, load_recipe, make_plan, read_anatomy
-from surgery.bench import share
-from surgery.modules.expert import ExpertMatrix
+from surgery.layers.expert import ExpertMatrix
+from surgery.verification.testbed import share
 
 HERE = Path(__file__).parent.resolve()
 TOKENS, IMAGE = 1024, 3

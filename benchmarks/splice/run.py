@@ -3,7 +3,7 @@
 Usage: python benchmarks/splice/run.py [--rounds 5] [--chunk MiB] [--writers N]
 
 Makes a checkpoint of Qwen2.5-3B's shape (6.2 GB of random weights) under work/, writes nine of its
-blocks (1.39 GB) with `surgery.splice`, with dd and with cp, in turns, and writes results.json and
+blocks (1.39 GB) with `surgery`, with dd and with cp, in turns, and writes results.json and
 the table in README.md. Removes work/ after itself.
 """
 
@@ -37,9 +37,9 @@ SPLICE = "surgery.splice"
 def splice(out: Path, chunk: int | None, writers: int | None) -> None:
     """Do the job once in this process; print its seconds."""
     started = time.perf_counter()
-    from surgery import transfer
-    from surgery.checkpoint import read_checkpoint
-    from surgery.splice import NewTensor, write_safetensors
+    from surgery.storage.safetensors import direct_write as transfer
+    from surgery.storage.safetensors.checkpoint import read_checkpoint
+    from surgery.storage.safetensors.writer import NewTensor, write_safetensors
 
     transfer.CHUNK_BYTES = (chunk << 20) if chunk else transfer.CHUNK_BYTES
     transfer.WRITERS = writers or transfer.WRITERS

@@ -56,7 +56,7 @@ def methods() -> dict:
         IMPORT: partial(run_child, [sys.executable, "-c", "import peft, transformers"]),
     }
     for shape in SHAPES:
-        folder = ROOT / "surgery" / "builtin" / shape
+        folder = ROOT / "surgery" / "model" / "builtin" / shape
         found[f"surgery plan, {shape}"] = partial(run_child, [*SURGERY, *plan(shape)], KEPT)
         found[f"surgery plan, {shape}, first time"] = partial(first_time, shape)
         found[f"transformers + peft, {shape}"] = partial(run_child, [*peer, folder])
@@ -65,7 +65,7 @@ def methods() -> dict:
 
 def check(shape: str) -> dict:
     """Return what both sides count and what the command imports, after seeing that all is well."""
-    folder = ROOT / "surgery" / "builtin" / shape
+    folder = ROOT / "surgery" / "model" / "builtin" / shape
     ours = run_child([*SURGERY, *plan(shape), "--format", "json"], KEPT)["stdout"]
     theirs = run_child([sys.executable, HERE / "peer.py", folder])["stdout"]
     trainable = json.loads(ours)["parameters"]["trainable"]

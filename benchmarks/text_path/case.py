@@ -22,7 +22,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from surgery import apply_plan, find_model, load_recipe, make_plan, read_anatomy, text_path
-from surgery.sidefiles import adapter_config
+from surgery.adapter.side_files import adapter_config
 
 CALLS = {
     "tiny": {"prefill": 24, "decode": 100, "generate": 6},

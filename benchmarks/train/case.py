@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from peer import peft_genieblue
 
-from surgery.adapter import load_base
-from surgery.apply import apply_plan
-from surgery.compose import load_recipe
-from surgery.memory import training_memory
-from surgery.plan import Plan, plan_recipe
+from surgery.adapter.apply import apply_plan
+from surgery.adapter.folder import load_base
+from surgery.plan.planner import Plan, plan_recipe
+from surgery.recipe.loading import load_recipe
+from surgery.training.memory_estimate import training_memory
 
 RECIPES = ("full_finetune", "lora", "genieblue_skip", "cogvlm_skip", "wings")
 PEER = "peft genieblue_skip"

@@ -15,11 +15,11 @@ from pathlib import Path
 import torch
 from peer import peft_genieblue
 
-from surgery.adapter import load_base
-from surgery.apply import apply_plan
-from surgery.compose import load_recipe
-from surgery.memory import training_memory
-from surgery.plan import plan_recipe
+from surgery.adapter.apply import apply_plan
+from surgery.adapter.folder import load_base
+from surgery.plan.planner import plan_recipe
+from surgery.recipe.loading import load_recipe
+from surgery.training.memory_estimate import training_memory
 
 PEER = "peft genieblue_skip"
 TOKENS = 16

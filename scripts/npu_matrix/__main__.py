@@ -8,8 +8,8 @@ from pathlib import Path
 from npu_matrix.ask import ARCH, SOC, rows
 from npu_matrix.page import page
 from npu_matrix.table import groups
-from surgery.diagnostic import SurgeryError
-from surgery.snapdragon.toolchain import toolchain
+from surgery.diagnostics.diagnostic import SurgeryError
+from surgery.npu.qualcomm.toolchain import toolchain
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "npu-matrix.md"
 

@@ -8,15 +8,15 @@ from pathlib import Path
 import onnx
 
 from npu_matrix.case import Case, Known
-from surgery.diagnostic import SurgeryError
-from surgery.lint import lint_graph
-from surgery.onnx_file import subject_of
-from surgery.snapdragon.agreement import agreement
-from surgery.snapdragon.arrays import Arrays, read_arrays, write_arrays
-from surgery.snapdragon.compiler import ask
-from surgery.snapdragon.reference import reference
-from surgery.snapdragon.task import Compiled, Task
-from surgery.target import load_target
+from surgery.diagnostics.diagnostic import SurgeryError
+from surgery.lint.onnx.reader import subject_of
+from surgery.lint.rule_runner import lint_graph
+from surgery.npu.qualcomm.agreement import agreement
+from surgery.npu.qualcomm.arrays import Arrays, read_arrays, write_arrays
+from surgery.npu.qualcomm.compiler import ask
+from surgery.npu.qualcomm.cpu_reference import reference
+from surgery.npu.qualcomm.workers.task import Compiled, Task
+from surgery.npu.target import load_target
 
 SOC, ARCH = 69, 79
 """Snapdragon 8 Elite."""

@@ -6,10 +6,10 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from surgery.adapter import load_adapter
-from surgery.compose import load_recipe
-from surgery.plan import ASSEMBLED_FOLDER
-from surgery.train import train_recipe
+from surgery.adapter.folder import load_adapter
+from surgery.plan.planner import ASSEMBLED_FOLDER
+from surgery.recipe.loading import load_recipe
+from surgery.training.train import train_recipe
 
 
 def align(words: Sequence[str], out: Path, folder: Path) -> Path:

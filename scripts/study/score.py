@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from study.pictures import KINDS
-from surgery.adapter import load_adapter, read_plan
-from surgery.data.encode import Encoder
-from surgery.data.files import DataFile
+from surgery.adapter.folder import load_adapter, read_plan
+from surgery.data.encoder import Encoder
+from surgery.data.file_reader import DataFile
 from surgery.data.vocabulary import load_processor
-from surgery.evaluate import accuracy, evaluate_adapter
-from surgery.stage import Source
+from surgery.evaluation.evaluate import accuracy, evaluate_adapter
+from surgery.recipe.training_schema import Source
 
 ANSWER_TOKENS = 5
 TEXT_LENGTH = 512

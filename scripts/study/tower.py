@@ -12,7 +12,7 @@ import torch
 from transformers import SiglipVisionModel
 
 from study.pictures import Pictures
-from surgery.model import find_model
+from surgery.model.source import find_model
 
 BATCH = 64
 RATE = 2e-3

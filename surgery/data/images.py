@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from surgery.data.record import Place
-from surgery.diagnostic import Diagnostic, SurgeryError
-from surgery.json_file import open_regular
-from surgery.wording import first_line
+from surgery.data.base import Place
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostics.wording import first_line
+from surgery.storage.json_file import open_regular
 
 
 def opened(files: Sequence[Path], place: Place) -> list[Any]:

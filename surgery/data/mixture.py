@@ -8,11 +8,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from surgery.data.encode import Row
+from surgery.data.encoder import Row
 from surgery.data.packing import pack
 from surgery.data.rows import Rows
-from surgery.diagnostic import Diagnostic, SurgeryError
-from surgery.stage import Stage
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.recipe.training_schema import Stage
 
 Order = NDArray[np.int64]
 """(rows, 2): which file, and which of its rows."""

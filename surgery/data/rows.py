@@ -6,9 +6,9 @@ from typing import Final, Literal
 
 import torch
 
-from surgery.data.encode import Encoder, Row
-from surgery.data.files import TOLD, DataFile, no_usable_record
-from surgery.diagnostic import SurgeryError
+from surgery.data.encoder import Encoder, Row
+from surgery.data.file_reader import TOLD, DataFile, no_usable_record
+from surgery.diagnostics.diagnostic import SurgeryError
 
 _BLOCK: Final = -1
 """Instead of which part of a conversation: a block of a text, which is encoded already."""

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any, Final
 
-from surgery.diagnostic import Diagnostic, SurgeryError
-from surgery.json_file import read_object
-from surgery.meta import needs_remote_code
-from surgery.token_ids import ids_without_rows
-from surgery.wording import first_line
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostics.wording import first_line
+from surgery.model.meta_device import needs_remote_code
+from surgery.model.token_ids import ids_without_rows
+from surgery.storage.json_file import read_object
 
 _FILES: Final = (
     "tokenizer_config.json",

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from surgery.anatomy import Anatomy
-from surgery.diagnostic import Diagnostic, SurgeryError
-from surgery.edit import DropBlock, Edit
-from surgery.operation import Operation
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.model.anatomy import Anatomy
+from surgery.operations.base import Operation
+from surgery.operations.edits import DropBlock, Edit
 
 
 class Drop(Operation):

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from surgery.anatomy import Anatomy
-from surgery.diagnostic import Diagnostic
-from surgery.edit import AddedTensor, Edit, SwapBlock
-from surgery.operation import Operation
-from surgery.operations._dense import refuse_quantised
+from surgery.diagnostics.diagnostic import Diagnostic
+from surgery.model.anatomy import Anatomy
+from surgery.operations._quantization import refuse_quantised
+from surgery.operations.base import Operation
+from surgery.operations.edits import AddedTensor, Edit, SwapBlock
 
 
 class Duplicate(Operation):

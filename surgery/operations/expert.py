@@ -6,12 +6,12 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
-from surgery.anatomy import Anatomy, BlockKind, Matrix
-from surgery.diagnostic import Diagnostic, SurgeryError
-from surgery.edit import AddedTensor, AddExpert, Edit, RoutingRule
-from surgery.operation import Operation
-from surgery.operations._beside import left_out
-from surgery.operations._dense import refuse_quantised
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.model.anatomy import Anatomy, BlockKind, Matrix
+from surgery.operations._module_words import left_out
+from surgery.operations._quantization import refuse_quantised
+from surgery.operations.base import Operation
+from surgery.operations.edits import AddedTensor, AddExpert, Edit, RoutingRule
 
 _CROSS: Final = re.compile(r"encoder_attn|encdecattention|cross_?att", re.IGNORECASE)
 _LATENT: Final = ".kv_b_proj"  # of multi-head latent attention, which caches what comes before it

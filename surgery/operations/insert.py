@@ -6,13 +6,13 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from surgery.anatomy import Anatomy
-from surgery.depth import writes_residual
-from surgery.diagnostic import Diagnostic, SurgeryError
-from surgery.edit import AddedTensor, Edit, InsertBlock
-from surgery.operation import Operation
-from surgery.operations._dense import refuse_quantised
-from surgery.selector import Blocks
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.model.anatomy import Anatomy
+from surgery.operations._quantization import refuse_quantised
+from surgery.operations.base import Operation
+from surgery.operations.block_selector import Blocks
+from surgery.operations.edits import AddedTensor, Edit, InsertBlock
+from surgery.plan.depth.changes import writes_residual
 
 
 def _one_model(ranges: object) -> object:

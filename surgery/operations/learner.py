@@ -5,10 +5,10 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
-from surgery.anatomy import Anatomy, BlockKind, Matrix
-from surgery.diagnostic import Diagnostic, SurgeryError
-from surgery.edit import AddedTensor, AddLearner, Edit, RoutingRule
-from surgery.operation import Operation
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.model.anatomy import Anatomy, BlockKind, Matrix
+from surgery.operations.base import Operation
+from surgery.operations.edits import AddedTensor, AddLearner, Edit, RoutingRule
 
 _NORMS: Final = ("input_layernorm", "post_attention_layernorm")
 _KINDS: Final = ("visual", "textual")

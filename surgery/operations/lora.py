@@ -5,11 +5,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from surgery.anatomy import Anatomy, Matrix
-from surgery.diagnostic import Diagnostic, SurgeryError
-from surgery.edit import AddedTensor, AddLora, Edit
-from surgery.operation import Operation, Strict
-from surgery.operations._beside import left_out, refuse_unknown
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.model.anatomy import Anatomy, Matrix
+from surgery.operations._module_words import left_out, refuse_unknown
+from surgery.operations.base import Operation, Strict
+from surgery.operations.edits import AddedTensor, AddLora, Edit
 
 
 class PeftOptions(Strict):

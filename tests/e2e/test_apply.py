@@ -15,14 +15,14 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from tiny import CONVERTED, FAMILIES, computed, is_rounding, save_tiny, tokens, without_prefix
 
-from surgery import commands
-from surgery.adapter import load_base, save_adapter, write_adapter
-from surgery.apply import apply_plan
-from surgery.checkpoint import read_checkpoint
-from surgery.compose import load_recipe
-from surgery.diagnostic import EXIT_DONE, EXIT_ENVIRONMENT, EXIT_USAGE
-from surgery.header import read_header
-from surgery.plan import Plan, plan_recipe
+from surgery import cli as commands
+from surgery.adapter.apply import apply_plan
+from surgery.adapter.folder import load_base, save_adapter, write_adapter
+from surgery.diagnostics.diagnostic import EXIT_DONE, EXIT_ENVIRONMENT, EXIT_USAGE
+from surgery.plan.planner import Plan, plan_recipe
+from surgery.recipe.loading import load_recipe
+from surgery.storage.safetensors.checkpoint import read_checkpoint
+from surgery.storage.safetensors.header import read_header
 
 RECIPES = ("full_finetune", "genieblue_post", "genieblue_pre", "genieblue_skip", "lora")
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
@@ -406,9 +406,9 @@ def test_start_from_weights_is_refused_on_disk(option: str, base: Path, here, su
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from surgery.adapter import write_adapter
-from surgery.compose import load_recipe
-from surgery.plan import plan_recipe
+from surgery.adapter.folder import write_adapter
+from surgery.recipe.loading import load_recipe
+from surgery.plan.planner import plan_recipe
 plan = plan_recipe(load_recipe("full_finetune", ["model=" + sys.argv[1]]), weights=True)
 write_adapter(plan, Path("out"), progress=lambda done: os.kill(os.getpid(), signal.SIGKILL))
 """
@@ -430,7 +430,7 @@ def test_killed_apply_leaves_no_folder(here: Path, surgery) -> None:
 
 FRESH = """
 import json, pathlib, sys
-from surgery.commands import main
+from surgery.cli import main
 sys.argv = ["surgery", *sys.argv[1:]]
 try:
     main()

@@ -12,10 +12,10 @@ import torch
 from tiny import computed
 from transformers import AutoProcessor
 
-from surgery.adapter import load_adapter
-from surgery.commands import main
-from surgery.diagnostic import SurgeryError
-from surgery.paths import multimodal_path, text_path
+from surgery.adapter.folder import load_adapter
+from surgery.cli import main
+from surgery.diagnostics.diagnostic import SurgeryError
+from surgery.paths.switching import multimodal_path, text_path
 
 RECIPES = ("genieblue_skip", "lora", "cogvlm_skip", "wings", "full_finetune")
 
@@ -167,7 +167,7 @@ def test_pictures_that_fit_no_row_are_refused(adapter: Path, sighted: Path) -> N
 
 
 def test_the_text_path_sees_with_the_bases_own_eyes(adapter: Path, sighted: Path) -> None:
-    from surgery.load import load_base
+    from surgery.model.loading import load_base
 
     model, base = moved(load_adapter(adapter, trainable=True)), load_base(str(sighted)).eval()
     batch = batch_of(sighted, pictures_of([[(64, 64)], []]))

@@ -11,13 +11,13 @@ import pytest
 from seeing import write_lines
 from tiny import moved
 
-from surgery import commands
-from surgery.adapter import load_adapter, load_base, save_adapter
-from surgery.apply import apply_plan
-from surgery.compose import load_recipe
-from surgery.model import find_model
-from surgery.paths import text_path
-from surgery.plan import plan_recipe
+from surgery import cli as commands
+from surgery.adapter.apply import apply_plan
+from surgery.adapter.folder import load_adapter, load_base, save_adapter
+from surgery.model.source import find_model
+from surgery.paths.switching import text_path
+from surgery.plan.planner import plan_recipe
+from surgery.recipe.loading import load_recipe
 
 TASK = """\
 task: tiny

@@ -16,17 +16,17 @@ from seeing import colour_question, write_images, write_lines
 from tiny import moved
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
-from surgery.adapter import load_adapter, load_base, save_adapter
-from surgery.apply import apply_plan
-from surgery.checkpoint import read_checkpoint
-from surgery.commands import main
-from surgery.compose import load_recipe
-from surgery.manifest import read_manifest
-from surgery.model import find_model
-from surgery.paths import text_path
-from surgery.plan import plan_recipe
-from surgery.run import run_export
-from surgery.runner import Prompt
+from surgery.adapter.apply import apply_plan
+from surgery.adapter.folder import load_adapter, load_base, save_adapter
+from surgery.cli import main
+from surgery.model.source import find_model
+from surgery.paths.switching import text_path
+from surgery.plan.planner import plan_recipe
+from surgery.recipe.loading import load_recipe
+from surgery.runtime.base import Prompt
+from surgery.runtime.manifest import read_manifest
+from surgery.runtime.run import run_export
+from surgery.storage.safetensors.checkpoint import read_checkpoint
 
 BASE = find_model("builtin/tiny-qwen2").folder
 PROMPT = "A list is"
@@ -149,7 +149,7 @@ def test_both_paths_say_what_they_should(
 def test_merged_and_kept_differ_by_rounding_alone(adapter: Path, tmp_path: Path) -> None:
     from peft import PeftModel
 
-    from surgery.export import export_adapter
+    from surgery.export.export import export_adapter
 
     export_adapter(adapter, tmp_path / "merged")
     export_adapter(adapter, tmp_path / "kept", lora="keep")
@@ -238,7 +238,7 @@ def test_an_assembled_model_has_its_language_model_alone(
 def asked(adapter: Path, picture: Path, *, chat: bool) -> list[int]:
     """What the adapter itself says to the prompt behind a picture."""
     from surgery.data.vocabulary import load_processor
-    from surgery.runners.hf import encoded
+    from surgery.runtime.formats.hf import encoded
 
     prompt = Prompt(PROMPT, (picture,), chat)
     inputs = encoded(load_processor(adapter / "assembled"), prompt, "multimodal")
@@ -280,7 +280,7 @@ def test_the_chat_template_is_for_who_wants_it(adapter: Path, tmp_path: Path, su
 
 LOOK = """
 import sys
-from surgery.commands import main
+from surgery.cli import main
 try:
     main()
 except SystemExit:
@@ -363,8 +363,8 @@ def test_a_second_export_needs_overwrite(adapter: Path, tmp_path: Path, surgery:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from surgery import stream
-from surgery.export import prepare_export
+from surgery.storage.safetensors import stream
+from surgery.export.export import prepare_export
 write = stream.transfer
 def die(file, *rest):
     write(file, *rest)

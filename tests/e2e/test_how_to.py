@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from surgery.commands import build_app
-from surgery.diagnostic import SurgeryError
-from surgery.model import find_model
-from surgery.samples import write_samples
+from surgery.cli import build_app
+from surgery.data.samples.files import write_samples
+from surgery.diagnostics.diagnostic import SurgeryError
+from surgery.model.source import find_model
 
 ROOT = Path(__file__).parents[2]
 HOW_TOS = sorted(f"how-to/{file.name}" for file in (ROOT / "docs/how-to").glob("*.md"))

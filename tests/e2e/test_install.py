@@ -67,8 +67,8 @@ def test_wheel_holds_every_recipe_model_and_page(run: Any) -> None:
     listed = run("-m", "surgery", "recipes", "list")
     recipes = {file.stem for file in (ROOT / "recipes").glob("*.yaml")} - {"base"}
     assert all(name in listed for name in recipes)
-    names = "from surgery.model import builtin_names as b, builtin_towers as t; print(*b(), *t())"
-    folders = (ROOT / "surgery" / "builtin").glob("*/config.json")
+    names = "from surgery.model.source import *; print(*builtin_names(), *builtin_towers())"
+    folders = (ROOT / "surgery" / "model" / "builtin").glob("*/config.json")
     found = sorted(run("-c", names).split())
     assert found == sorted(f"builtin/{file.parent.name}" for file in folders)
     assert "P206" in run("-m", "surgery", "explain", "all")

@@ -12,11 +12,11 @@ import pytest
 import yaml
 from sarif_kit.validate import validation_errors
 
-from surgery.commands import main
-from surgery.recipe_file import packaged_recipes
+from surgery.cli import main
+from surgery.recipe.recipe_file import packaged_recipes
 
 ROOT = Path(__file__).parents[2]
-TINY = ROOT / "surgery" / "builtin" / "tiny-qwen2"
+TINY = ROOT / "surgery" / "model" / "builtin" / "tiny-qwen2"
 REJECTED = {"cogvlm_full", "cogvlm_post", "cogvlm_pre", "cogvlm_skip", "wings"}
 MINE = """\
 # My experts.
@@ -71,7 +71,7 @@ def test_without_a_subject_every_recipe_is_in_the_table(surgery: Surgery) -> Non
 
 
 def test_no_torch_is_imported_for_the_first_level() -> None:
-    code = "import sys; from surgery.commands import main\ntry: main()\nexcept SystemExit: pass\n"
+    code = "import sys; from surgery.cli import main\ntry: main()\nexcept SystemExit: pass\n"
     code += "print(sorted({'torch', 'transformers', 'onnx', 'onnx_ir'} & {*sys.modules}))"
     base, sarif = ["--target", "snapdragon"], ["wings", "--format", "sarif"]
     last = [

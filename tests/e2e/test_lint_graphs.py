@@ -10,9 +10,9 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from surgery.commands import main
-from surgery.snapdragon import toolchain
-from surgery.snapdragon.toolchain import why_not
+from surgery.cli import main
+from surgery.npu.qualcomm import toolchain
+from surgery.npu.qualcomm.toolchain import why_not
 
 proved = pytest.mark.skipif(bool(why_not()), reason=why_not() or "runs")
 HEAD = '<ir_version: 10, opset_import: ["" : 23]> g'

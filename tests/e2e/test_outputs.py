@@ -16,17 +16,17 @@ import torch
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-import surgery.adapter
-import surgery.evaluate
-import surgery.lint_levels
-import surgery.model
-from surgery.commands import build_app
-from surgery.compose import load_recipe
-from surgery.diagnostic import SurgeryError
-from surgery.staging import staged_folder
-from surgery.work import work_folder
+import surgery.adapter.folder
+import surgery.evaluation.evaluate
+import surgery.lint.linter
+import surgery.model.source
+from surgery.cli import build_app
+from surgery.diagnostics.diagnostic import SurgeryError
+from surgery.recipe.loading import load_recipe
+from surgery.storage.staging import staged_folder
+from surgery.training.run_folder import work_folder
 
-BUILTIN = surgery.model.BUILTIN_FOLDER
+BUILTIN = surgery.model.source.BUILTIN_FOLDER
 LORA = """\
 model: models/base
 train: [a]
@@ -194,8 +194,8 @@ def test_a_file_that_could_not_be_written_is_refused_before_the_work(
 ) -> None:
     """An evaluation takes hours, and a proof minutes."""
     never = lambda *_, **__: pytest.fail("the work began")  # noqa: E731
-    monkeypatch.setattr(surgery.evaluate, "load_processor", never)
-    monkeypatch.setattr(surgery.lint_levels, "lint_subject", never)
+    monkeypatch.setattr(surgery.evaluation.evaluate, "load_processor", never)
+    monkeypatch.setattr(surgery.lint.linter, "lint_subject", never)
     (here / "talk" / "seen.txt").write_text("a picture, says its record")
     before = tree(here)
     evaluate = ("evaluate", "ad", "--questions", "talk/talk.jsonl", "--predictions")
@@ -243,7 +243,7 @@ def test_of_two_commands_the_second_is_refused_at_once(
     tmp_path: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second, in a process of its own, is begun while the first is at work."""
-    write = surgery.adapter.write_safetensors
+    write = surgery.adapter.folder.write_safetensors
     out = str(tmp_path / "out")
     said = []
 
@@ -253,7 +253,7 @@ def test_of_two_commands_the_second_is_refused_at_once(
         said.append(subprocess.run(second, capture_output=True, text=True, check=False))
         write(*given, **named)
 
-    monkeypatch.setattr(surgery.adapter, "write_safetensors", meanwhile)
+    monkeypatch.setattr(surgery.adapter.folder, "write_safetensors", meanwhile)
     done("apply", "lora", "rank=2", "--out", out)
     assert said[0].returncode == 3
     assert "error[A307]" in said[0].stderr

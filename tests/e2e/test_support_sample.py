@@ -8,7 +8,7 @@ import pytest
 import torch
 from support.conform import conform
 
-from surgery.quiet import quiet
+from surgery.model.quiet import quiet
 
 BOTH = {"duplicate": "yes", "lora": "yes"}
 RUN = {

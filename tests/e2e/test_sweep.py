@@ -20,16 +20,17 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-import surgery.sweep
-import surgery.train
-from surgery.adapter import write_adapter
-from surgery.commands import build_app
-from surgery.compose import load_recipe
-from surgery.diagnostic import SurgeryError
-from surgery.plan import plan_recipe
-from surgery.sweep import JOBS
+import surgery.training.train
+from surgery.adapter.folder import write_adapter
+from surgery.cli import build_app
+from surgery.diagnostics.diagnostic import SurgeryError
+from surgery.model.source import BUILTIN_FOLDER
+from surgery.plan.planner import plan_recipe
+from surgery.recipe.loading import load_recipe
+from surgery.sweep import jobs
+from surgery.sweep.jobs import JOBS
 
-TINY = Path(surgery.sweep.__file__).parent / "builtin" / "tiny-qwen2"
+TINY = BUILTIN_FOLDER / "tiny-qwen2"
 
 
 @pytest.fixture(autouse=True)
@@ -77,7 +78,7 @@ def test_plan_job_writes_plans_and_tables() -> None:
 
 def test_default_folder_is_hydras_and_torch_stays_out() -> None:
     code = (
-        "import sys; from surgery.commands import main\n"
+        "import sys; from surgery.cli import main\n"
         "try: main()\nfinally: assert 'torch' not in sys.modules"
     )
     words = ["sweep", "lora", "rank=4", "--format", "json"]
@@ -135,13 +136,13 @@ def test_model_that_is_gone_when_its_job_runs_fails_that_job(
 ) -> None:
     for name in ("first", "second"):
         shutil.copytree(TINY, f"models/{name}")
-    launch: Callable[..., str] = surgery.sweep.run_points
+    launch: Callable[..., str] = jobs.run_points
 
     def removed_before(*arguments: Any) -> str:
         shutil.rmtree("models/first")
         return launch(*arguments)
 
-    monkeypatch.setattr(surgery.sweep, "run_points", removed_before)
+    monkeypatch.setattr(jobs, "run_points", removed_before)
     done = sweep("lora", "model=./models/first,./models/second", "--out", "grid")
     assert done.exit_code == 1, done.output
     assert [result["status"] for result in results("grid")] == ["failed", "done"]
@@ -154,8 +155,8 @@ def test_job_that_crashes_or_leaves_no_result_is_a_failure(monkeypatch: pytest.M
             raise ZeroDivisionError("by nought")
         raise SystemExit(3)
 
-    monkeypatch.setitem(surgery.sweep.JOBS, "plan", surgery.sweep.Job(crash))
-    monkeypatch.setattr(surgery.sweep, "start_hydra", without_exit(surgery.sweep.start_hydra))
+    monkeypatch.setitem(jobs.JOBS, "plan", jobs.Job(crash))
+    monkeypatch.setattr(jobs, "start_hydra", without_exit(jobs.start_hydra))
     done = sweep("lora", "rank=2,4", "--out", "grid")
     assert done.exit_code == 1, done.output
     said = [result["diagnostics"][0]["what"] for result in results("grid")]
@@ -262,7 +263,7 @@ def test_hydra_app_runs_one_point_without_multirun() -> None:
 def test_hydra_app_answers_hydras_flags(
     words: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from surgery.commands.sweep import hydra_app
+    from surgery.cli.commands.sweep import hydra_app
 
     monkeypatch.setattr(sys, "argv", ["surgery.sweep", *words])
     root = logging.getLogger()
@@ -314,7 +315,7 @@ def swept_until(moment: Callable[[Path], None], *words: str) -> None:
     process = os.fork()
     if not process:
         job = replace(JOBS["apply"], run=killed_at(1, moment))
-        surgery.sweep.JOBS["apply"] = job
+        jobs.JOBS["apply"] = job
         sweep(*words)
         os._exit(1)
     assert os.waitpid(process, 0)[1] == signal.SIGKILL
@@ -366,8 +367,8 @@ def test_killed_sweep_of_trainings_goes_on_at_a_checkpoint() -> None:
     words = ("lora", "rank=2,4", stage, "--job", "train", "--out", "grid")
     process = os.fork()
     if not process:
-        load = surgery.train.load_trained
-        surgery.train.load_trained = lambda *given: (
+        load = surgery.training.train.load_trained
+        surgery.training.train.load_trained = lambda *given: (
             os.kill(os.getpid(), signal.SIGKILL) if "/1/" in str(given[1]) else load(*given)
         )
         sweep(*words)
@@ -402,8 +403,8 @@ def test_sweep_of_trainings_may_run_the_code_of_its_models(monkeypatch: pytest.M
     def train(*_: Any, trust_remote_code: bool, **__: Any) -> None:
         told.append(trust_remote_code)
 
-    monkeypatch.setattr(surgery.train, "train_recipe", train)
-    monkeypatch.setattr(surgery.sweep, "_trained", lambda folder: {})
+    monkeypatch.setattr(surgery.training.train, "train_recipe", train)
+    monkeypatch.setattr(jobs, "_trained", lambda folder: {})
     stage = "+stages.tune={data:talk.jsonl}"
     for flag in ([], ["--trust-remote-code"]):
         sweep("lora", "rank=2", stage, "--job", "train", "--out", f"grid{len(flag)}", *flag)

@@ -14,7 +14,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-FOLDER = Path(__file__).parents[2] / "surgery" / "builtin" / "tiny-qwen2"
+FOLDER = Path(__file__).parents[2] / "surgery" / "model" / "builtin" / "tiny-qwen2"
 LARGEST_FOLDER = 6_000_000  # bytes
 FEWEST_BLOCKS = 12
 BATCH = 16

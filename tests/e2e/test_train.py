@@ -20,9 +20,9 @@ from safetensors.torch import load_file
 from seeing import colour_question, write_images, write_lines
 from typer.testing import CliRunner
 
-from surgery.adapter import load_adapter
-from surgery.commands import build_app
-from surgery.distribution import own_version
+from surgery.adapter.folder import load_adapter
+from surgery.cli import build_app
+from surgery.diagnostics.distribution import own_version
 
 ROOT = Path(__file__).parents[2]
 LOOPS = ROOT / "docs" / "how-to" / "loops"
@@ -143,8 +143,8 @@ KILLER = """\
 import os, sys
 from pathlib import Path
 from transformers import TrainerCallback
-from surgery.compose import load_recipe
-from surgery.train import train_recipe
+from surgery.recipe.loading import load_recipe
+from surgery.training.train import train_recipe
 
 class Kill(TrainerCallback):
     def on_step_begin(self, args, state, control, **kwargs):

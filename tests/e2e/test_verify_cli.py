@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from surgery.commands import main
-from surgery.discover import modules_in
+from surgery.cli import main
+from surgery.plugins import modules_in
 
-TINY = Path(__file__).parents[2] / "surgery" / "builtin" / "tiny-qwen2"
+TINY = Path(__file__).parents[2] / "surgery" / "model" / "builtin" / "tiny-qwen2"
 WEIGHTS = "adapter_model.safetensors"
 
 
@@ -51,7 +51,10 @@ def test_a_sound_adapter_is_verified_and_nothing_chatters(adapter: Path) -> None
     assert lines[0].startswith(f"{adapter} (genieblue_skip) on ")
     assert lines[-1] == "Checks: 7 passed: verified."
     steps = [line.rpartition(": ")[0] for line in done.stderr.splitlines()]
-    names = [m.__name__.rpartition(".")[2].replace("_", " ") for m in modules_in("surgery.checks")]
+    names = [
+        m.__name__.rpartition(".")[2].replace("_", " ")
+        for m in modules_in("surgery.verification.checks")
+    ]
     assert steps == ["start torch", "load", *names]
 
 
@@ -70,7 +73,7 @@ def test_json_holds_every_check_with_its_numbers(
 def test_a_failed_check_ends_in_exit_code_one(
     adapter: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from surgery.switch import MULTIMODAL, Switch
+    from surgery.paths.path_state import MULTIMODAL, Switch
 
     monkeypatch.setattr(Switch, "path", MULTIMODAL)
     assert surgery(monkeypatch, "verify", str(adapter)) == 1

@@ -17,8 +17,14 @@ from typing import Any, Final
 
 from hypothesis import HealthCheck, settings
 
-from surgery.commands import main
-from surgery.diagnostic import EXIT_DONE, EXIT_ENVIRONMENT, EXIT_NO, EXIT_USAGE, SurgeryError
+from surgery.cli import main
+from surgery.diagnostics.diagnostic import (
+    EXIT_DONE,
+    EXIT_ENVIRONMENT,
+    EXIT_NO,
+    EXIT_USAGE,
+    SurgeryError,
+)
 
 INPUTS: Final = int(os.environ.get("SURGERY_FUZZ", "60"))
 """How many inputs all tests of this folder try together; `make fuzz` tries 10,000."""

@@ -19,10 +19,10 @@ from tiny import moved_adapter, save_tiny, tokens
 
 from fuzz.judge import inputs
 from fuzz.spoil import spoilt, spoilt_json
-from surgery.adapter import load_adapter
-from surgery.diagnostic import SurgeryError
-from surgery.export import export_adapter
-from surgery.manifest import read_manifest
+from surgery.adapter.folder import load_adapter
+from surgery.diagnostics.diagnostic import SurgeryError
+from surgery.export.export import export_adapter
+from surgery.runtime.manifest import read_manifest
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CONFIG, PLAN, WEIGHTS = "adapter_config.json", "plan.json", "adapter_model.safetensors"

@@ -10,10 +10,10 @@ from seeing import processor, tokenizer, write_images
 
 from fuzz.judge import inputs, refused
 from fuzz.spoil import LONG, spoilt_bytes, spoilt_json
-from surgery.data.encode import Encoder
-from surgery.data.files import DataFile
+from surgery.data.encoder import Encoder
+from surgery.data.file_reader import DataFile
 from surgery.data.rows import Rows
-from surgery.stage import Source
+from surgery.recipe.training_schema import Source
 
 ASK, SAY = {"role": "user", "content": "What?"}, {"role": "assistant", "content": "That."}
 PARTS = [{"type": "image", "image": "red.png"}, {"type": "text", "text": "What is it?"}]

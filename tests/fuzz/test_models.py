@@ -13,12 +13,12 @@ from transformers import CLIPVisionConfig, LlavaConfig, Qwen2Config
 
 from fuzz.judge import ends_well, inputs
 from fuzz.spoil import LONG, spoilt_json
-from surgery.compose import load_recipe
-from surgery.header import DTYPE_BYTES
-from surgery.model import find_model
-from surgery.plan import plan_recipe
-from surgery.recipe_file import packaged_recipes
-from surgery.sidefiles import saved_plan
+from surgery.adapter.side_files import saved_plan
+from surgery.model.source import find_model
+from surgery.plan.planner import plan_recipe
+from surgery.recipe.loading import load_recipe
+from surgery.recipe.recipe_file import packaged_recipes
+from surgery.storage.safetensors.header import DTYPE_BYTES
 
 _NARROW = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
 LLAVA = LlavaConfig(

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from fuzz.judge import ends_well, inputs
 from fuzz.spoil import LONG, VALUES, spoilt, spoilt_bytes
-from surgery.recipe import Recipe
-from surgery.recipe_file import packaged_recipes
-from surgery.stage import Stage
+from surgery.recipe.recipe_file import packaged_recipes
+from surgery.recipe.schema import Recipe
+from surgery.recipe.training_schema import Stage
 
 NAMES = [*packaged_recipes()]
 TEXTS = [file.read_text(encoding="utf-8") for file in packaged_recipes().values()]

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from surgery.compose import load_recipe
-from surgery.document import to_json
-from surgery.plan import plan_recipe
-from surgery.sidefiles import PLAN_FILE, side_files
+from surgery.adapter.side_files import PLAN_FILE, side_files
+from surgery.plan.planner import plan_recipe
+from surgery.plan.serialization import to_json
+from surgery.recipe.loading import load_recipe
 
 RECIPES = ["genieblue_pre", "genieblue_post", "genieblue_skip", "lora", "full_finetune"]
 MISTAKES = """\

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from tiny import planned, tiny_model, tokens
 from torch import nn
 
-from surgery.apply import apply_plan
-from surgery.modules.images import apply_boundary, sample_starts
-from surgery.modules.positions import position_lag
-from surgery.modules.routing import find_runs
+from surgery.adapter.apply import apply_plan
+from surgery.layers.cogvlm_positions import position_lag
+from surgery.layers.image_tokens import apply_boundary, sample_starts
+from surgery.layers.routing import find_runs
 
 ROWS, TOKENS = 2, 6
 MODELS: dict[str, Any] = {}

@@ -5,10 +5,10 @@ from hypothesis import strategies as st
 from tiny import FAMILIES, tiny_config
 from transformers import AutoModelForCausalLM
 
-from surgery.apply import apply_plan
-from surgery.plan import make_plan
-from surgery.read import read_anatomy
-from surgery.recipe import Recipe
+from surgery.adapter.apply import apply_plan
+from surgery.model.reader import read_anatomy
+from surgery.plan.planner import make_plan
+from surgery.recipe.schema import Recipe
 
 fast = settings(max_examples=30, deadline=None)
 SHARES = st.sampled_from(["pre 1/2", "post 1/2", "skip 1/2", "every 2 from 0", "[0]", "[-1]"])

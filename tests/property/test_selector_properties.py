@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from surgery.selector import Blocks, is_rest, pick_blocks
+from surgery.operations.block_selector import Blocks, is_rest, pick_blocks
 
 COUNTS = st.integers(1, 130)
 PARTS = st.tuples(st.integers(1, 40), st.integers(1, 40)).filter(lambda part: part[0] <= part[1])

@@ -14,10 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from surgery import transfer
-from surgery.checkpoint import DTYPE_BYTES, INDEX_NAME, fingerprint, read_checkpoint, read_header
-from surgery.diagnostic import SurgeryError
-from surgery.splice import NewTensor, copy_file, file_size, write_safetensors
+from surgery.diagnostics.diagnostic import SurgeryError
+from surgery.storage.safetensors import direct_write as transfer
+from surgery.storage.safetensors.checkpoint import (
+    DTYPE_BYTES,
+    INDEX_NAME,
+    fingerprint,
+    read_checkpoint,
+    read_header,
+)
+from surgery.storage.safetensors.writer import NewTensor, copy_file, file_size, write_safetensors
 
 DTYPES = ["BF16", "F16", "F32", "F64", "I64", "I32", "I16", "I8", "U8", "BOOL", "F8_E4M3"]
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(

@@ -18,19 +18,19 @@ from transformers import CONFIG_MAPPING
 
 from support.repeated import difference_from_repeated
 from support.shrink import tiny_config
-from surgery import prompts
-from surgery.adapter import load_base, save_adapter, write_adapter
-from surgery.anatomy import PARTS_OF_A_BLOCK, Anatomy
-from surgery.apply import apply_plan
-from surgery.bench import answer, generate
-from surgery.compose import load_recipe
-from surgery.diagnostic import SurgeryError
-from surgery.meta import auto_class
-from surgery.numerics import same_bits
-from surgery.plan import Plan, make_plan, plan_recipe
-from surgery.read import read_anatomy
-from surgery.sidefiles import ADAPTER_WEIGHTS
-from surgery.verify import verify_adapter
+from surgery.adapter.apply import apply_plan
+from surgery.adapter.folder import load_base, save_adapter, write_adapter
+from surgery.adapter.side_files import ADAPTER_WEIGHTS
+from surgery.diagnostics.diagnostic import SurgeryError
+from surgery.model.anatomy import PARTS_OF_A_BLOCK, Anatomy
+from surgery.model.meta_device import auto_class
+from surgery.model.numerics import same_bits
+from surgery.model.reader import read_anatomy
+from surgery.plan.planner import Plan, make_plan, plan_recipe
+from surgery.recipe.loading import load_recipe
+from surgery.verification import prompts
+from surgery.verification.runner import verify_adapter
+from surgery.verification.testbed import answer, generate
 
 RECIPES: Final = Path(__file__).parent / "recipes"
 OPERATIONS: Final = tuple(file.stem for file in sorted(RECIPES.glob("*.yaml")))

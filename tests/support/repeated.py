@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from surgery.adapter import load_base
-from surgery.bench import answer, sums_of
-from surgery.edit import InsertBlock
-from surgery.numerics import Difference
-from surgery.plan import Plan
-from surgery.prompts import make_prompts
+from surgery.adapter.folder import load_base
+from surgery.model.numerics import Difference
+from surgery.operations.edits import InsertBlock
+from surgery.plan.planner import Plan
+from surgery.verification.prompts import make_prompts
+from surgery.verification.testbed import answer, sums_of
 
 
 def difference_from_repeated(plan: Plan, folder: str) -> Difference | None:

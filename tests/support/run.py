@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from support.conform import OPERATIONS, Row, conform
 from support.model_types import all_types
 from support.report import Report, read_rows
-from surgery.quiet import quiet
+from surgery.model.quiet import quiet
 
 FOLDER: Final = Path(__file__).parents[2] / "docs" / "reference"
 _LIMIT: Final = 300.0  # seconds for one type

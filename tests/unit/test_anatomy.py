@@ -12,13 +12,13 @@ from support.shrink import tiny_config
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from surgery.anatomy import Anatomy
-from surgery.compose import load_recipe
-from surgery.diagnostic import SurgeryError
-from surgery.dissect import dissect
-from surgery.meta import auto_class
-from surgery.plan import Plan, make_plan
-from surgery.selector import pick_blocks
+from surgery.diagnostics.diagnostic import SurgeryError
+from surgery.model.anatomy import Anatomy
+from surgery.model.meta_device import auto_class
+from surgery.model.structure.inspector import dissect
+from surgery.operations.block_selector import pick_blocks
+from surgery.plan.planner import Plan, make_plan
+from surgery.recipe.loading import load_recipe
 
 
 def built(model_type: str, **changed) -> PreTrainedModel:

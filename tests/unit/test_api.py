@@ -10,10 +10,10 @@ import pytest
 from tiny import planned, save_tiny, tiny_model, tokens
 
 import surgery
-from surgery.adapter import load_plan
-from surgery.diagnostic import SurgeryError
-from surgery.export import ExportOptions, prepare_export
-from surgery.quiet import quiet
+from surgery.adapter.folder import load_plan
+from surgery.diagnostics.diagnostic import SurgeryError
+from surgery.export.export import ExportOptions, prepare_export
+from surgery.model.quiet import quiet
 
 FUNCTIONS = {
     name: function

@@ -29,19 +29,19 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from surgery.adapter import write_adapter
-from surgery.assembly import assemble, prepare, write_assembled
-from surgery.carried.llava_projected import Downsample
-from surgery.compose import load_recipe
-from surgery.diagnostic import SurgeryError
-from surgery.image_token import take_image_token
-from surgery.load import load_base
-from surgery.meta import auto_class
-from surgery.model import find_model
-from surgery.plan import make_plan, plan_recipe
-from surgery.projector import known_projectors
-from surgery.read import read_anatomy
-from surgery.verify import verify_adapter
+from surgery.adapter.folder import write_adapter
+from surgery.diagnostics.diagnostic import SurgeryError
+from surgery.model.loading import load_base
+from surgery.model.meta_device import auto_class
+from surgery.model.reader import read_anatomy
+from surgery.model.remote_models.llava_projected import Downsample
+from surgery.model.source import find_model
+from surgery.plan.planner import make_plan, plan_recipe
+from surgery.recipe.loading import load_recipe
+from surgery.verification.runner import verify_adapter
+from surgery.vision.assemble import assemble, prepare, write_assembled
+from surgery.vision.image_token import take_image_token
+from surgery.vision.projector import known_projectors
 
 SIGLIP = "builtin/siglip-so400m-patch14-384"
 DECODER = find_model("builtin/tiny-qwen2").folder
@@ -161,7 +161,7 @@ def test_the_plan_knows_the_bytes(folder):
 
 def test_a_large_model_is_written_in_shards(tmp_path, monkeypatch):
     whole = load_file(assembled(tmp_path / "whole") / "model.safetensors")
-    monkeypatch.setattr("surgery.shards.SHARD_BYTES", 1_000_000)
+    monkeypatch.setattr("surgery.storage.safetensors.shards.SHARD_BYTES", 1_000_000)
     told = []
     write_assembled(recipe_of(), tmp_path / "many", progress=told.append)
     files = sorted((tmp_path / "many").glob("*.safetensors"))

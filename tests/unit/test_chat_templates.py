@@ -14,14 +14,14 @@ from seeing import PATCH, SIDE, tokenizer, write_images, write_lines
 from tokenizers.processors import Sequence
 from transformers import CLIPImageProcessorPil, LlavaProcessor
 
-from surgery.data.encode import IGNORED, Encoder, Row
-from surgery.data.files import DataFile
-from surgery.data.record import Place, Record, Turn
+from surgery.data.base import Place, Record, Turn
+from surgery.data.encoder import IGNORED, Encoder, Row
+from surgery.data.file_reader import DataFile
 from surgery.data.rows import Rows
-from surgery.diagnostic import SurgeryError
-from surgery.runner import Prompt
-from surgery.runners.hf import encoded
-from surgery.stage import Source
+from surgery.diagnostics.diagnostic import SurgeryError
+from surgery.recipe.training_schema import Source
+from surgery.runtime.base import Prompt
+from surgery.runtime.formats.hf import encoded
 
 RAISE = "{{ raise_exception('%s') }}"
 ALTERNATE = (

@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from surgery.checkpoint import (
+from surgery.diagnostics.diagnostic import EXIT_ENVIRONMENT, SurgeryError
+from surgery.storage.safetensors.checkpoint import (
     DTYPE_BYTES,
     INDEX_NAME,
     WEIGHTS_NAME,
@@ -17,7 +18,6 @@ from surgery.checkpoint import (
     read_checkpoint,
     read_header,
 )
-from surgery.diagnostic import EXIT_ENVIRONMENT, SurgeryError
 
 TENSORS = {
     "a.weight": torch.arange(12, dtype=torch.bfloat16).reshape(3, 4),
@@ -305,8 +305,8 @@ def test_fingerprint_tells_apart_fine_tunes_and_middles(tmp_path):
 
 
 def test_fingerprint_samples_a_large_checkpoint_all_over(tmp_path, monkeypatch):
-    monkeypatch.setattr("surgery.checkpoint._READ_WHOLE", 0)
-    monkeypatch.setattr("surgery.checkpoint._STRIDED_BYTES", 64 << 10)
+    monkeypatch.setattr("surgery.storage.safetensors.checkpoint._READ_WHOLE", 0)
+    monkeypatch.setattr("surgery.storage.safetensors.checkpoint._STRIDED_BYTES", 64 << 10)
 
     def strided(name, changed=None):
         tensor = torch.zeros(256, 1024)  # 1 MiB

@@ -7,15 +7,15 @@ import torch
 from support.conform import RECIPES
 from support.shrink import tiny_config
 
-from surgery.adapter import write_adapter
-from surgery.bench import Bench, open_bench, sound_plan
-from surgery.compose import load_recipe
-from surgery.diagnostic import SurgeryError
-from surgery.meta import auto_class
-from surgery.paths import text_path
-from surgery.plan import plan_recipe
-from surgery.quiet import quiet
-from surgery.verify import Outcome, known_checks, run_checks
+from surgery.adapter.folder import write_adapter
+from surgery.diagnostics.diagnostic import SurgeryError
+from surgery.model.meta_device import auto_class
+from surgery.model.quiet import quiet
+from surgery.paths.switching import text_path
+from surgery.plan.planner import plan_recipe
+from surgery.recipe.loading import load_recipe
+from surgery.verification.runner import Outcome, known_checks, run_checks
+from surgery.verification.testbed import Bench, open_bench, sound_plan
 
 
 @pytest.fixture(autouse=True)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from surgery.compose import load_recipe
-from surgery.diagnostic import SurgeryError
-from surgery.recipe_file import find_recipe, packaged_recipes, recipes_folder
+from surgery.diagnostics.diagnostic import SurgeryError
+from surgery.recipe.loading import load_recipe
+from surgery.recipe.recipe_file import find_recipe, packaged_recipes, recipes_folder
 
 MINE = """\
 defaults: [genieblue_skip, _self_]

@@ -20,15 +20,15 @@ from seeing import (
     write_lines,
 )
 
-from surgery.data.collate import Collator
-from surgery.data.encode import IGNORED, Encoder, Row
-from surgery.data.files import DataFile
+from surgery.data.base import Turn
+from surgery.data.collator import Collator
+from surgery.data.encoder import IGNORED, Encoder, Row
+from surgery.data.file_reader import DataFile
 from surgery.data.mixture import Mixture, epoch_sizes, make_order, mix
 from surgery.data.packing import pack
-from surgery.data.record import Turn
 from surgery.data.rows import Rows
-from surgery.diagnostic import SurgeryError
-from surgery.stage import Source, Stage
+from surgery.diagnostics.diagnostic import SurgeryError
+from surgery.recipe.training_schema import Source, Stage
 
 ASK, ANSWER = Turn("user", "What?"), Turn("assistant", "That.")
 LLAVA = {"conversations": [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "That."}]}

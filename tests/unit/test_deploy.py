@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from tiny import save_tiny
 
-from surgery.commands import main
-from surgery.compose import load_recipe
-from surgery.deploy import PEERS, deployment
-from surgery.deploy_cost import Cost, costs_of
-from surgery.plan import plan_recipe
-from surgery.target import load_target
+from surgery.cli import main
+from surgery.npu.deployment import PEERS, deployment
+from surgery.npu.device_cost import Cost, costs_of
+from surgery.npu.target import load_target
+from surgery.plan.planner import plan_recipe
+from surgery.recipe.loading import load_recipe
 
 # Qwen2.5-3B by its config (see reference/models.md), bytes at 4 bits, norms and biases in fp16
 MATRICES = 2 * 2048**2 + 2 * 2048 * 256 + 3 * 2048 * 11008

@@ -11,18 +11,18 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from surgery.adapter import load_adapter, load_base, save_adapter, write_adapter
-from surgery.anatomy import Anatomy
-from surgery.apply import apply_plan, trainable_parameters
-from surgery.compose import load_recipe
-from surgery.depth import new_depth, sources_of
-from surgery.depth_config import counting, with_depth
-from surgery.diagnostic import SurgeryError
-from surgery.numerics import frozen
-from surgery.plan import Plan, make_plan, plan_recipe
-from surgery.read import read_anatomy
-from surgery.recipe import Recipe
-from surgery.verify import verify_adapter
+from surgery.adapter.apply import apply_plan, trainable_parameters
+from surgery.adapter.folder import load_adapter, load_base, save_adapter, write_adapter
+from surgery.diagnostics.diagnostic import SurgeryError
+from surgery.model.anatomy import Anatomy
+from surgery.model.numerics import frozen
+from surgery.model.reader import read_anatomy
+from surgery.plan.depth.changes import new_depth, sources_of
+from surgery.plan.depth.config import counting, with_depth
+from surgery.plan.planner import Plan, make_plan, plan_recipe
+from surgery.recipe.loading import load_recipe
+from surgery.recipe.schema import Recipe
+from surgery.verification.runner import verify_adapter
 from tests.tiny import CONVERTED, FAMILIES, computed, is_rounding, tiny_model
 
 IDS = torch.arange(3, 27).reshape(2, 12)
@@ -207,7 +207,7 @@ def test_bytes_of_the_plan_are_those_on_disk(tmp_path: Path) -> None:
 
 def test_shards_have_an_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, folder = saved(tmp_path, "llama")
-    monkeypatch.setattr("surgery.shards.SHARD_BYTES", 60_000)
+    monkeypatch.setattr("surgery.storage.safetensors.shards.SHARD_BYTES", 60_000)
     plan = planned(folder, insert(blocks="all"))
     write_adapter(plan, tmp_path / "out")
     assert len(list((tmp_path / "out").glob("model-*.safetensors"))) > 2

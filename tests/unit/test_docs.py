@@ -11,10 +11,10 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from surgery.commands import build_app
-from surgery.compose import load_recipe
-from surgery.recipe import recipe_schema
-from surgery.recipe_file import packaged_recipes, recipes_folder
+from surgery.cli import build_app
+from surgery.recipe.loading import load_recipe
+from surgery.recipe.recipe_file import packaged_recipes, recipes_folder
+from surgery.recipe.schema import recipe_schema
 
 ROOT = Path(__file__).parents[2]
 

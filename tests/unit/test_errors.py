@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from surgery.commands import build_app
-from surgery.diagnostic import _EXIT_BY_FAMILY, SurgeryError
-from surgery.explain import all_pages, page_of, rule_pages
+from surgery.cli import build_app
+from surgery.diagnostics.diagnostic import _EXIT_BY_FAMILY, SurgeryError
+from surgery.lint.code_pages import all_pages, page_of, rule_pages
 
 PACKAGE = Path(__file__).parents[2] / "surgery"
 CODE = re.compile(r"[\"']([A-Z]\d{3})[\"']")

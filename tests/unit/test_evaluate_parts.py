@@ -11,16 +11,16 @@ import torch
 from seeing import colour_question, save_llava, tokenizer, write_images, write_lines
 from tiny import moved, save_tiny
 
-from surgery.adapter import load_adapter, load_base, save_adapter, write_adapter
-from surgery.apply import apply_plan
-from surgery.compose import load_recipe
-from surgery.data.record import Place, Record, Turn
-from surgery.diagnostic import SurgeryError
-from surgery.evaluate import Evaluation, evaluate_adapter
-from surgery.export import export_adapter
-from surgery.plan import plan_recipe
-from surgery.predictions import normalised
-from surgery.questions import asked_of
+from surgery.adapter.apply import apply_plan
+from surgery.adapter.folder import load_adapter, load_base, save_adapter, write_adapter
+from surgery.data.base import Place, Record, Turn
+from surgery.diagnostics.diagnostic import SurgeryError
+from surgery.evaluation.evaluate import Evaluation, evaluate_adapter
+from surgery.evaluation.predictions import normalised
+from surgery.evaluation.questions import asked_of
+from surgery.export.export import export_adapter
+from surgery.plan.planner import plan_recipe
+from surgery.recipe.loading import load_recipe
 
 TEXTS = ("A list can be changed in place. " * 5, "The surgeon washed her hands.")
 LENGTH = 24

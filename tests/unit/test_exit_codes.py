@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from surgery import commands
-from surgery.diagnostic import Diagnostic, SurgeryError
+from surgery import cli as commands
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 
 ROOT = Path(__file__).parents[2]
 ABSENT = {

@@ -17,14 +17,14 @@ from tiny import applied, computed, is_rounding, planned, save_tiny, tiny_model,
 from transformers import DynamicCache, GenerationConfig
 
 from surgery import fix_path, load_adapter, load_expert_weights, multimodal_path, text_path
-from surgery.adapter import save_adapter, write_adapter
-from surgery.apply import apply_plan
-from surgery.compose import load_recipe
-from surgery.diagnostic import SurgeryError
-from surgery.modules import routing
-from surgery.modules.expert import ExpertMatrix
-from surgery.plan import plan_recipe
-from surgery.verify import verify_adapter
+from surgery.adapter.apply import apply_plan
+from surgery.adapter.folder import save_adapter, write_adapter
+from surgery.diagnostics.diagnostic import SurgeryError
+from surgery.layers import routing
+from surgery.layers.expert import ExpertMatrix
+from surgery.plan.planner import plan_recipe
+from surgery.recipe.loading import load_recipe
+from surgery.verification.runner import verify_adapter
 
 IMAGE = 3
 RUNS = "operations.experts.runs=[[1,5]]"

@@ -14,14 +14,14 @@ from support.shrink import tiny_config
 from tiny import greedy, moved_adapter, save_tiny, talked
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from surgery.adapter import load_adapter, load_base
-from surgery.diagnostic import SurgeryError
-from surgery.export import export_adapter, prepare_export
-from surgery.manifest import Manifest, read_manifest
-from surgery.model import find_model
-from surgery.paths import text_path
-from surgery.run import run_export
-from surgery.runners.executorch import generate, open_program
+from surgery.adapter.folder import load_adapter, load_base
+from surgery.diagnostics.diagnostic import SurgeryError
+from surgery.export.export import export_adapter, prepare_export
+from surgery.model.source import find_model
+from surgery.paths.switching import text_path
+from surgery.runtime.formats.executorch import generate, open_program
+from surgery.runtime.manifest import Manifest, read_manifest
+from surgery.runtime.run import run_export
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 MISSING = find_spec("executorch") is None
@@ -33,8 +33,8 @@ FEW = [5, 9, 33, 70, 100, 101, 20, 3, 77, 61, 8, 40, 13]
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from surgery import executorch_lowering
-from surgery.export import prepare_export
+from surgery.export.formats import _executorch_lowering as executorch_lowering
+from surgery.export.export import prepare_export
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 executorch_lowering._record = die

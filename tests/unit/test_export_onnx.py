@@ -15,16 +15,16 @@ import torch
 from tiny import greedy, moved_adapter, save_tiny, talked
 from transformers import AutoTokenizer
 
-from surgery.adapter import load_adapter, load_base
-from surgery.causal_mask import LOWEST, causal_mask, sliding_of
-from surgery.cpu_engine import OnCpu
-from surgery.diagnostic import SurgeryError
-from surgery.export import export_adapter, prepare_export
-from surgery.manifest import read_manifest
-from surgery.model import find_model
-from surgery.paths import text_path
-from surgery.run import run_export
-from surgery.runners.onnx import open_loop
+from surgery.adapter.folder import load_adapter, load_base
+from surgery.diagnostics.diagnostic import SurgeryError
+from surgery.export.export import export_adapter, prepare_export
+from surgery.model.source import find_model
+from surgery.paths.switching import text_path
+from surgery.runtime.causal_mask import LOWEST, causal_mask, sliding_of
+from surgery.runtime.cpu_engine import OnCpu
+from surgery.runtime.formats.onnx import open_loop
+from surgery.runtime.manifest import read_manifest
+from surgery.runtime.run import run_export
 
 pytest.importorskip("onnxruntime", reason="the graphs are run by onnxruntime")
 

@@ -18,18 +18,24 @@ from support.shrink import tiny_config
 from tiny import CONVERTED, FAMILIES, moved, save_tiny, tokens, without_prefix
 from transformers import AutoModelForCausalLM
 
-from surgery.adapter import load_adapter, load_base, save_adapter, write_adapter
-from surgery.apply import apply_plan
-from surgery.checkpoint import read_checkpoint
-from surgery.compose import load_recipe
-from surgery.diagnostic import SurgeryError
-from surgery.export import export_adapter, prepare_export
-from surgery.header import read_header
-from surgery.link import can_link, link_file
-from surgery.merge import LowRank, low_rank, merged, reader
-from surgery.plan import plan_recipe
-from surgery.splice import NewTensor, file_size
-from surgery.stream import PIECE_BYTES, copy_streamed, hash_file, streamed, write_streamed
+from surgery.adapter.apply import apply_plan
+from surgery.adapter.folder import load_adapter, load_base, save_adapter, write_adapter
+from surgery.diagnostics.diagnostic import SurgeryError
+from surgery.export.export import export_adapter, prepare_export
+from surgery.plan.planner import plan_recipe
+from surgery.recipe.loading import load_recipe
+from surgery.storage.link import can_link, link_file
+from surgery.storage.safetensors.checkpoint import read_checkpoint
+from surgery.storage.safetensors.header import read_header
+from surgery.storage.safetensors.lora_merge import LowRank, low_rank, merged, reader
+from surgery.storage.safetensors.stream import (
+    PIECE_BYTES,
+    copy_streamed,
+    hash_file,
+    streamed,
+    write_streamed,
+)
+from surgery.storage.safetensors.writer import NewTensor, file_size
 
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 RANKS = """\

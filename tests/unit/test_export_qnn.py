@@ -11,20 +11,20 @@ from same_words import logits, same_words
 from tiny import moved_adapter, shallow, talked
 from transformers import AutoTokenizer
 
-from surgery.calibration import Calibration
-from surgery.calibration_prompts import prompts_of
-from surgery.compose import load_recipe
-from surgery.deploy import deployment
-from surgery.diagnostic import SurgeryError
-from surgery.export import export_adapter, prepare_export
-from surgery.manifest import read_manifest
-from surgery.model import find_model
-from surgery.plan import plan_recipe
-from surgery.runners.onnx import open_loop
-from surgery.runners.qnn import OnEmulator, OnReference, open_emulator
-from surgery.sentences import CALIBRATION
-from surgery.snapdragon.arrays import read_arrays
-from surgery.snapdragon.toolchain import why_not
+from surgery.data.samples.texts import CALIBRATION
+from surgery.diagnostics.diagnostic import SurgeryError
+from surgery.export.calibration import Calibration
+from surgery.export.calibration_data import prompts_of
+from surgery.export.export import export_adapter, prepare_export
+from surgery.model.source import find_model
+from surgery.npu.deployment import deployment
+from surgery.npu.qualcomm.arrays import read_arrays
+from surgery.npu.qualcomm.toolchain import why_not
+from surgery.plan.planner import plan_recipe
+from surgery.recipe.loading import load_recipe
+from surgery.runtime.formats.onnx import open_loop
+from surgery.runtime.formats.qnn import OnEmulator, OnReference, open_emulator
+from surgery.runtime.manifest import read_manifest
 
 pytestmark = [
     pytest.mark.slow,

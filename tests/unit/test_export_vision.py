@@ -19,24 +19,24 @@ from transformers import (
     PaliGemmaForConditionalGeneration,
 )
 
-from surgery.adapter import load_adapter, load_base, save_adapter
-from surgery.apply import apply_plan
-from surgery.assembly import write_assembled
-from surgery.compose import load_recipe
-from surgery.cpu_engine import OnCpu
+from surgery.adapter.apply import apply_plan
+from surgery.adapter.folder import load_adapter, load_base, save_adapter
 from surgery.data.vocabulary import load_processor
-from surgery.diagnostic import SurgeryError
-from surgery.export import export_adapter, prepare_export
-from surgery.graph.places import check_places
-from surgery.graph.whole import Whole
-from surgery.image_part import image_part
-from surgery.manifest import Manifest, read_manifest
-from surgery.paths import text_path
-from surgery.plan import plan_recipe
-from surgery.run import run_export
-from surgery.runner import Prompt
-from surgery.runners.hf import encoded
-from surgery.runners.onnx import open_loop
+from surgery.diagnostics.diagnostic import SurgeryError
+from surgery.export.export import export_adapter, prepare_export
+from surgery.graphs.image_placement_check import check_places
+from surgery.graphs.model_shell import Whole
+from surgery.paths.switching import text_path
+from surgery.plan.planner import plan_recipe
+from surgery.recipe.loading import load_recipe
+from surgery.runtime.base import Prompt
+from surgery.runtime.cpu_engine import OnCpu
+from surgery.runtime.formats.hf import encoded
+from surgery.runtime.formats.onnx import open_loop
+from surgery.runtime.manifest import Manifest, read_manifest
+from surgery.runtime.run import run_export
+from surgery.runtime.vision_part import image_part
+from surgery.vision.assemble import write_assembled
 
 pytest.importorskip("onnxruntime", reason="the graphs are run by onnxruntime")
 

@@ -11,28 +11,28 @@ from same_words import logits, same_words
 from seeing import colour_question, processor, write_images, write_lines
 from tiny import moved, shallow
 
-from surgery.adapter import load_adapter, load_base, save_adapter
-from surgery.apply import apply_plan
-from surgery.assembly import write_assembled
-from surgery.calibration import Calibration
-from surgery.calibration_prompts import prompts_of
-from surgery.compose import load_recipe
+from surgery.adapter.apply import apply_plan
+from surgery.adapter.folder import load_adapter, load_base, save_adapter
+from surgery.data.samples.images import picture
+from surgery.data.samples.texts import CALIBRATION
 from surgery.data.vocabulary import load_processor
-from surgery.export import export_adapter
-from surgery.image_part import image_part
-from surgery.manifest import Manifest, read_manifest
-from surgery.model import find_model
-from surgery.pictures import picture
-from surgery.piece import Features
-from surgery.plan import plan_recipe
-from surgery.run import run_export
-from surgery.runner import Prompt
-from surgery.runners.hf import encoded
-from surgery.runners.onnx import open_loop
-from surgery.runners.qnn import OnEmulator, OnReference, open_emulator
-from surgery.sentences import CALIBRATION
-from surgery.snapdragon.arrays import read_arrays
-from surgery.snapdragon.toolchain import why_not
+from surgery.export.calibration import Calibration
+from surgery.export.calibration_data import prompts_of
+from surgery.export.export import export_adapter
+from surgery.model.source import find_model
+from surgery.npu.qualcomm.arrays import read_arrays
+from surgery.npu.qualcomm.toolchain import why_not
+from surgery.plan.planner import plan_recipe
+from surgery.recipe.loading import load_recipe
+from surgery.runtime.base import Prompt
+from surgery.runtime.formats.hf import encoded
+from surgery.runtime.formats.onnx import open_loop
+from surgery.runtime.formats.qnn import OnEmulator, OnReference, open_emulator
+from surgery.runtime.manifest import Manifest, read_manifest
+from surgery.runtime.prompt_chunk import Features
+from surgery.runtime.run import run_export
+from surgery.runtime.vision_part import image_part
+from surgery.vision.assemble import write_assembled
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 needs_compiler = pytest.mark.skipif(bool(why_not()), reason=why_not())

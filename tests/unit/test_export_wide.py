@@ -7,19 +7,19 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from surgery.adapter import load_base, save_adapter
-from surgery.apply import apply_plan
-from surgery.compose import load_recipe
-from surgery.export import export_adapter
-from surgery.manifest import read_manifest
-from surgery.model import find_model
-from surgery.plan import plan_recipe
-from surgery.runners.onnx import open_loop
-from surgery.runners.qnn import OnEmulator, OnReference, open_emulator
-from surgery.sentences import CALIBRATION
-from surgery.snapdragon.compiler import compile_graph
-from surgery.snapdragon.toolchain import why_not
-from surgery.target import load_target
+from surgery.adapter.apply import apply_plan
+from surgery.adapter.folder import load_base, save_adapter
+from surgery.data.samples.texts import CALIBRATION
+from surgery.export.export import export_adapter
+from surgery.model.source import find_model
+from surgery.npu.qualcomm.compiler import compile_graph
+from surgery.npu.qualcomm.toolchain import why_not
+from surgery.npu.target import load_target
+from surgery.plan.planner import plan_recipe
+from surgery.recipe.loading import load_recipe
+from surgery.runtime.formats.onnx import open_loop
+from surgery.runtime.formats.qnn import OnEmulator, OnReference, open_emulator
+from surgery.runtime.manifest import read_manifest
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(why_not()), reason=why_not())]
 BUILT_IN = find_model("builtin/tiny-qwen2").folder

@@ -1,13 +1,13 @@
-"""Each file in `surgery/families` is of a type that exists and speaks of what exists."""
+"""Each file in `surgery/model/families` is of a type that exists and speaks of what exists."""
 
 from pathlib import Path
 
 import pytest
 from transformers import CONFIG_MAPPING
 
-from surgery import family
-from surgery.family import Family, read_family
-from surgery.operation import known_operations
+from surgery.model.structure import family
+from surgery.model.structure.family import Family, read_family
+from surgery.operations.base import known_operations
 
 FILES = sorted(Path(family.__file__).parent.glob("families/*"))
 

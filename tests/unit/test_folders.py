@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from surgery.commands import build_app
-from surgery.diagnostic import SurgeryError
-from surgery.folders import kind_of, near_paths
+from surgery.cli import build_app
+from surgery.diagnostics.diagnostic import SurgeryError
+from surgery.storage.folder_kinds import kind_of, near_paths
 
 FOLDERS = {
     "adapter": ("plan.json", "adapter_config.json", "recipe.yaml"),
@@ -110,8 +110,8 @@ FORMS = {
 
 @pytest.mark.parametrize("form", FORMS)
 def test_unknown_form_of_export_lists_what_there_is(form: str) -> None:
-    from surgery.export import _exporter
-    from surgery.exporter import known_exporters
+    from surgery.export.base import known_exporters
+    from surgery.export.export import _exporter
 
     with pytest.raises(SurgeryError) as caught:
         _exporter(form)

@@ -10,17 +10,17 @@ import pytest
 import torch
 from PIL import Image
 
-from surgery.compose import load_recipe
-from surgery.data.files import DataFile
+from surgery.data.base import Place
+from surgery.data.file_reader import DataFile
 from surgery.data.images import open_image, opened
-from surgery.data.record import Place
 from surgery.data.vocabulary import load_processor
-from surgery.diagnostic import SurgeryError
-from surgery.evaluate import evaluate_adapter
-from surgery.plan import plan_recipe
-from surgery.read import read_anatomy
-from surgery.stage import Source
-from surgery.train import train_recipe
+from surgery.diagnostics.diagnostic import SurgeryError
+from surgery.evaluation.evaluate import evaluate_adapter
+from surgery.model.reader import read_anatomy
+from surgery.plan.planner import plan_recipe
+from surgery.recipe.loading import load_recipe
+from surgery.recipe.training_schema import Source
+from surgery.training.train import train_recipe
 from tests.tiny import save_tiny, shallow, tiny_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -159,7 +159,7 @@ def test_an_image_of_any_mode_is_opened_in_rgb(mode: str, tmp_path: Path) -> Non
 
 
 def test_a_tokenizer_of_more_ids_than_rows_is_refused_before_it_ends_in_an_index_error(tmp_path):
-    from surgery.adapter import write_adapter
+    from surgery.adapter.folder import write_adapter
 
     home = shallow(tmp_path / "base")
     small = tiny_model(vocab_size=64)

@@ -12,15 +12,15 @@ import torch
 from tiny import moved, tiny_model
 from transformers import DynamicCache
 
-from surgery.adapter import load_base, save_adapter
-from surgery.apply import apply_plan
-from surgery.assembly import write_assembled
-from surgery.compose import load_recipe
-from surgery.graph.form import BlockForm, Shape
-from surgery.graph.traced import Traced
-from surgery.graph.tracer import Tracer
-from surgery.paths import text_path
-from surgery.plan import Plan, plan_recipe
+from surgery.adapter.apply import apply_plan
+from surgery.adapter.folder import load_base, save_adapter
+from surgery.graphs.block.forms import BlockForm, Shape
+from surgery.graphs.block.traced import Traced
+from surgery.graphs.block.tracer import Tracer
+from surgery.paths.switching import text_path
+from surgery.plan.planner import Plan, plan_recipe
+from surgery.recipe.loading import load_recipe
+from surgery.vision.assemble import write_assembled
 
 TOKENS = 12  # more than gemma3's sliding window of 8
 KINDS = {"layer_types": ["sliding_attention", "full_attention"] * 2}

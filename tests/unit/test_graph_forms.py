@@ -12,15 +12,15 @@ from support.conform import save_tiny as save_type
 from tiny import save_tiny, tiny_model
 from torch import nn
 
-from surgery.compose import load_recipe
-from surgery.diagnostic import SurgeryError
-from surgery.graph.file import save, weight_bytes
-from surgery.graph.form import Shape
-from surgery.graph.norm import RMSNorm, rewrite_norms
-from surgery.graph.onnx_graph import module_of
-from surgery.graph.tracer import Tracer
-from surgery.plan import make_plan, plan_recipe
-from surgery.read import read_anatomy
+from surgery.diagnostics.diagnostic import SurgeryError
+from surgery.graphs.block.forms import Shape
+from surgery.graphs.block.tracer import Tracer
+from surgery.graphs.rms_norm import RMSNorm, rewrite_norms
+from surgery.graphs.torch_export import module_of
+from surgery.graphs.writer import save, weight_bytes
+from surgery.model.reader import read_anatomy
+from surgery.plan.planner import make_plan, plan_recipe
+from surgery.recipe.loading import load_recipe
 
 PREFILL, DECODE = Shape("prefill", 8, 16), Shape("decode", 1, 16)
 BUILTIN = "builtin/tiny-qwen2"
@@ -95,8 +95,8 @@ def test_nodes_know_their_module_also_from_a_file(skip: Tracer, tmp_path: Path) 
 
 
 def tiny_names(place: str) -> list[tuple[str, nn.Module]]:
-    from surgery.meta import meta_model
-    from surgery.model import find_model
+    from surgery.model.meta_device import meta_model
+    from surgery.model.source import find_model
 
     block = meta_model(find_model(BUILTIN)).get_submodule(place)
     return list(block.named_modules(prefix=place))

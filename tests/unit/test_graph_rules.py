@@ -8,16 +8,16 @@ import onnx
 import pytest
 import yaml
 
-from surgery.lint import lint_graph
-from surgery.onnx_file import subject_of
-from surgery.rule import GraphRule, known_rules
-from surgery.snapdragon.agreement import agreement
-from surgery.snapdragon.arrays import read_arrays, write_arrays
-from surgery.snapdragon.compiler import ask
-from surgery.snapdragon.reference import reference
-from surgery.snapdragon.task import Task
-from surgery.snapdragon.toolchain import why_not
-from surgery.target import load_target
+from surgery.lint.base import GraphRule, known_rules
+from surgery.lint.onnx.reader import subject_of
+from surgery.lint.rule_runner import lint_graph
+from surgery.npu.qualcomm.agreement import agreement
+from surgery.npu.qualcomm.arrays import read_arrays, write_arrays
+from surgery.npu.qualcomm.compiler import ask
+from surgery.npu.qualcomm.cpu_reference import reference
+from surgery.npu.qualcomm.toolchain import why_not
+from surgery.npu.qualcomm.workers.task import Task
+from surgery.npu.target import load_target
 
 FOLDER = Path(__file__).parents[1] / "rules" / "graph"
 RULES = {name: rule for name, rule in known_rules().items() if isinstance(rule, GraphRule)}

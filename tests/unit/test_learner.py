@@ -14,15 +14,15 @@ from transformers import (
     LlavaForConditionalGeneration,
 )
 
-from surgery.adapter import load_adapter, load_base, save_adapter, write_adapter
-from surgery.apply import apply_plan, name_in_memory
-from surgery.compose import load_recipe
-from surgery.diagnostic import SurgeryError
-from surgery.modules.learner import Learner
-from surgery.paths import text_path
-from surgery.plan import Plan, plan_recipe
-from surgery.prompts import make_prompts
-from surgery.verify import verify_adapter
+from surgery.adapter.apply import apply_plan, name_in_memory
+from surgery.adapter.folder import load_adapter, load_base, save_adapter, write_adapter
+from surgery.diagnostics.diagnostic import SurgeryError
+from surgery.layers.learner import Learner
+from surgery.paths.switching import text_path
+from surgery.plan.planner import Plan, plan_recipe
+from surgery.recipe.loading import load_recipe
+from surgery.verification.prompts import make_prompts
+from surgery.verification.runner import verify_adapter
 
 IMAGE = 5
 QUIET = "operations.learners"
@@ -280,7 +280,7 @@ def test_long_prompts_are_weighed_in_pieces(monkeypatch: pytest.MonkeyPatch) -> 
     _, model = wings()
     with torch.no_grad():
         whole = model(**batch()).logits
-        monkeypatch.setattr("surgery.modules.attention._CHUNK", 3)
+        monkeypatch.setattr("surgery.layers.attention._CHUNK", 3)
         pieces = model(**batch()).logits
     assert_close(whole, pieces)
 

@@ -8,18 +8,18 @@ import onnx
 import pytest
 import yaml
 
-from surgery.lint_inputs import telling_inputs
-from surgery.lint_levels import Depth, lint_subject
-from surgery.lint_subject import find_subjects
-from surgery.live_graph import live_graph
-from surgery.onnx_file import read_onnx
-from surgery.reporters.finding_table import as_text
-from surgery.reporters.github import annotations
-from surgery.reporters.lint_document import lint_document
-from surgery.reporters.sarif import sarif
-from surgery.snapdragon.agreement import LEAST, agreement
-from surgery.snapdragon.toolchain import why_not
-from surgery.target import load_target
+from surgery.cli.views.lint.github import annotations
+from surgery.cli.views.lint.json_document import lint_document
+from surgery.cli.views.lint.sarif import sarif
+from surgery.cli.views.lint.table import as_text
+from surgery.lint.linter import Depth, lint_subject
+from surgery.lint.onnx.live_nodes import live_graph
+from surgery.lint.onnx.reader import read_onnx
+from surgery.lint.proof_inputs import telling_inputs
+from surgery.lint.subject import find_subjects
+from surgery.npu.qualcomm.agreement import LEAST, agreement
+from surgery.npu.qualcomm.toolchain import why_not
+from surgery.npu.target import load_target
 
 COMPILED = pytest.mark.skipif(bool(why_not()), reason=why_not() or "runs")
 RELU = "g (float[2, 4] x) => (float[2, 4] y) { y = Relu(x) }"

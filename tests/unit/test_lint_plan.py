@@ -10,18 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from surgery.compose import load_recipe
-from surgery.deploy import deployment
-from surgery.diagnostic import SurgeryError
-from surgery.discover import names_in
-from surgery.document import recipe_of, to_json
-from surgery.explain import page_of, rule_pages
-from surgery.footprint import footprints, parts_of, read_scheme
-from surgery.lint import lint_plan
-from surgery.plan import plan_recipe
-from surgery.recipe_file import packaged_recipes
-from surgery.rule import PlanRule, known_rules
-from surgery.target import known_targets, load_target
+from surgery.diagnostics.diagnostic import SurgeryError
+from surgery.lint.base import PlanRule, known_rules
+from surgery.lint.code_pages import page_of, rule_pages
+from surgery.lint.rule_runner import lint_plan
+from surgery.npu.deployment import deployment
+from surgery.npu.memory_footprint import footprints, parts_of, read_scheme
+from surgery.npu.target import known_targets, load_target
+from surgery.plan.planner import plan_recipe
+from surgery.plan.serialization import recipe_of, to_json
+from surgery.plugins import names_in
+from surgery.recipe.loading import load_recipe
+from surgery.recipe.recipe_file import packaged_recipes
 
 PHONES = list(known_targets())
 SNAPDRAGONS = [name for name in PHONES if name.startswith("snapdragon")]
@@ -188,7 +188,7 @@ def test_cut_between_blocks():
 
 def test_rules_are_named_as_their_files():
     rules = known_rules()
-    assert sorted(rules) == sorted(f.replace("_", "-") for f in names_in("surgery.rules"))
+    assert sorted(rules) == sorted(f.replace("_", "-") for f in names_in("surgery.lint.rules"))
     assert len({rule.code for rule in rules.values()}) == len(rules)
     for name, rule in rules.items():
         assert re.fullmatch(r"L\d{3}", rule.code)
@@ -213,10 +213,10 @@ def test_lint_of_cached_recipes_imports_no_torch():
         found_in(name)
     code = (
         "import sys\n"
-        "from surgery.compose import load_recipe\n"
-        "from surgery.lint import lint_plan\n"
-        "from surgery.plan import plan_recipe\n"
-        "from surgery.target import load_target\n"
+        "from surgery.recipe.loading import load_recipe\n"
+        "from surgery.lint.rule_runner import lint_plan\n"
+        "from surgery.plan.planner import plan_recipe\n"
+        "from surgery.npu.target import load_target\n"
         "phone = load_target('snapdragon')\n"
         "found = [lint_plan(plan_recipe(load_recipe(n)), phone) for n in sys.argv[1:]]\n"
         "heavy = {'torch', 'transformers', 'peft', 'onnx', 'onnx_ir', 'onnxruntime'}\n"

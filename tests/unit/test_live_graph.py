@@ -5,10 +5,10 @@ import pytest
 from clock import growth
 from onnx_ir.passes.common import ShapeInferencePass
 
-from surgery.lint import lint_graph
-from surgery.live_graph import live_graph
-from surgery.rule import GraphSubject, known_rules
-from surgery.target import load_target
+from surgery.lint.base import GraphSubject, known_rules
+from surgery.lint.onnx.live_nodes import live_graph
+from surgery.lint.rule_runner import lint_graph
+from surgery.npu.target import load_target
 
 HEAD = '<ir_version: 10, opset_import: ["" : 23, "mine" : 1]>\n'
 LIVE = {

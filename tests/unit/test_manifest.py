@@ -5,11 +5,11 @@ import os
 
 import pytest
 
-from surgery.diagnostic import SurgeryError
-from surgery.evaluate import evaluate_adapter
-from surgery.export import export_adapter
-from surgery.manifest import read_manifest
-from surgery.run import run_export
+from surgery.diagnostics.diagnostic import SurgeryError
+from surgery.evaluation.evaluate import evaluate_adapter
+from surgery.export.export import export_adapter
+from surgery.runtime.manifest import read_manifest
+from surgery.runtime.run import run_export
 from tests.tiny import moved_adapter, save_tiny, shallow
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -12,18 +12,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import save_tiny
 
-from surgery import commands
-from surgery.compose import load_recipe
-from surgery.diagnostic import (
+from surgery import cli as commands
+from surgery.diagnostics.diagnostic import (
     EXIT_DONE,
     EXIT_ENVIRONMENT,
     EXIT_USAGE,
     Diagnostic,
     SurgeryError,
 )
-from surgery.model import builtin_names, find_model
-from surgery.plan import plan_recipe
-from surgery.read import read_anatomy
+from surgery.model.reader import read_anatomy
+from surgery.model.source import builtin_names, find_model
+from surgery.plan.planner import plan_recipe
+from surgery.recipe.loading import load_recipe
 
 Q_PROJ = "model.layers.1.self_attn.q_proj.weight"
 
@@ -255,7 +255,7 @@ def test_misspelled_folder_is_no_hub_id(source: str, here: Path, monkeypatch) ->
     def asked(*args: object, **how: object) -> None:
         raise AssertionError("the hub was asked")
 
-    monkeypatch.setattr("surgery.model.from_hub", asked)
+    monkeypatch.setattr("surgery.model.source.from_hub", asked)
     for folder in ("models/llama", "models/deep/llama"):
         save_tiny(here / folder)
     said = refusal(source)

@@ -9,15 +9,15 @@ from support.model_types import all_types, causal_types
 from support.shrink import tiny_config
 from transformers import CONFIG_MAPPING
 
-from surgery.diagnostic import SurgeryError
-from surgery.lint import lint_plan
-from surgery.lint_levels import Depth, lint_subject
-from surgery.lint_subject import find_subjects
-from surgery.plan import Plan, Stage
-from surgery.read import read_anatomy
-from surgery.recipe import Recipe
-from surgery.target import load_target
-from surgery.trainable import Selection
+from surgery.diagnostics.diagnostic import SurgeryError
+from surgery.lint.linter import Depth, lint_subject
+from surgery.lint.rule_runner import lint_plan
+from surgery.lint.subject import find_subjects
+from surgery.model.reader import read_anatomy
+from surgery.npu.target import load_target
+from surgery.plan.planner import Plan, Stage
+from surgery.plan.selection import Selection
+from surgery.recipe.schema import Recipe
 
 LISTS = yaml.safe_load((Path(__file__).parents[1] / "rules" / "routed_types.yaml").read_text())
 ROUTED = {*LISTS["causal"], *LISTS["image_text"]}

@@ -12,9 +12,9 @@ import pytest
 from packaging.requirements import Requirement
 from typer.testing import CliRunner
 
-from surgery.commands import build_app
-from surgery.distribution import DISTRIBUTION, install_line
-from surgery.launcher import LAUNCHERS
+from surgery.cli import build_app
+from surgery.diagnostics.distribution import DISTRIBUTION, install_line
+from surgery.sweep.hydra_launcher import LAUNCHERS
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]

@@ -6,7 +6,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from surgery.snapdragon.toolchain import why_not
+from surgery.npu.qualcomm.toolchain import why_not
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))

@@ -11,15 +11,15 @@ from other_processor import other_processor
 from support.conform import RECIPES, save_tiny
 from tiny import tiny_model, tokens
 
-from surgery.adapter import load_base, write_adapter
-from surgery.bench import Bench, answer, open_bench, sound_plan
-from surgery.compose import load_recipe
-from surgery.graph.places import _differing
-from surgery.numerics import Sums, frozen, same_bits
-from surgery.plan import plan_recipe
-from surgery.prompts import Prompts
-from surgery.quiet import quiet
-from surgery.verify import Outcome, known_checks, run_checks
+from surgery.adapter.folder import load_base, write_adapter
+from surgery.graphs.image_placement_check import _differing
+from surgery.model.numerics import Sums, frozen, same_bits
+from surgery.model.quiet import quiet
+from surgery.plan.planner import plan_recipe
+from surgery.recipe.loading import load_recipe
+from surgery.verification.prompts import Prompts
+from surgery.verification.runner import Outcome, known_checks, run_checks
+from surgery.verification.testbed import Bench, answer, open_bench, sound_plan
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CHECKS = {check.name: check for check in known_checks()}
@@ -235,10 +235,12 @@ def test_an_outcome_says_whether_logits_are_the_same_by_bits_or_by_rounding(
 ) -> None:
     bench = on_bench(copied)
     monkeypatch.setattr(
-        "surgery.checks.save_reload.answer", lambda *args: answer(*args) * (1 + drift)
+        "surgery.verification.checks.save_reload.answer", lambda *args: answer(*args) * (1 + drift)
     )
     if drift:
-        monkeypatch.setattr("surgery.checks.save_reload.largest_difference", lambda *args: 0.0)
+        monkeypatch.setattr(
+            "surgery.verification.checks.save_reload.largest_difference", lambda *args: 0.0
+        )
     found = outcome(bench, "save_reload")
     assert (found.state, said in found.what) == (state, True), found.what
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from surgery.adapter import load_adapter, read_plan, save_adapter
-from surgery.apply import apply_plan
-from surgery.consistency import OPEN, USUAL
-from surgery.diagnostic import SurgeryError
-from surgery.export import export_adapter
-from surgery.verify import verify_adapter
+from surgery.adapter.apply import apply_plan
+from surgery.adapter.consistency import OPEN, USUAL
+from surgery.adapter.folder import load_adapter, read_plan, save_adapter
+from surgery.diagnostics.diagnostic import SurgeryError
+from surgery.export.export import export_adapter
+from surgery.verification.runner import verify_adapter
 from tests.tiny import moved_adapter, planned, save_tiny, tiny_model, tokens
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -102,7 +102,7 @@ def test_a_key_that_changes_the_model_is_refused_by_all_with_both_values(adapter
 
 
 def test_a_loaded_base_is_no_way_round(adapter, made):
-    from surgery.adapter import load_base
+    from surgery.adapter.folder import load_base
 
     edit(adapter / CONFIG, lora_alpha=1000)
     assert refusal(load_adapter, adapter, load_base(str(made / "base"))).code == "A420"

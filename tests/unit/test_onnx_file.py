@@ -8,9 +8,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from surgery.diagnostic import SurgeryError
-from surgery.live_graph import live_graph
-from surgery.onnx_file import read_onnx, subject_of
+from surgery.diagnostics.diagnostic import SurgeryError
+from surgery.lint.onnx.live_nodes import live_graph
+from surgery.lint.onnx.reader import read_onnx, subject_of
 
 TEXT = """
 <ir_version: 10, opset_import: ["" : 23, "mine" : 1]>

@@ -9,12 +9,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from surgery.commands import main
-from surgery.diagnostic import SurgeryError
-from surgery.lint_levels import Depth, lint_subject
-from surgery.lint_subject import find_subjects
-from surgery.onnx_file import read_onnx
-from surgery.target import load_target
+from surgery.cli import main
+from surgery.diagnostics.diagnostic import SurgeryError
+from surgery.lint.linter import Depth, lint_subject
+from surgery.lint.onnx.reader import read_onnx
+from surgery.lint.subject import find_subjects
+from surgery.npu.target import load_target
 
 HEAD = '<ir_version: 10, opset_import: ["" : 23]>\n'
 SOFTMAX = """

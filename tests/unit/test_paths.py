@@ -14,10 +14,10 @@ import torch
 from tiny import FAMILIES, applied, computed, moved, planned, tiny_model, tokens
 from transformers import DynamicCache, StaticCache
 
-from surgery.apply import apply_plan
-from surgery.diagnostic import SurgeryError
-from surgery.paths import multimodal_path, text_path
-from surgery.switch import MULTIMODAL, TEXT
+from surgery.adapter.apply import apply_plan
+from surgery.diagnostics.diagnostic import SurgeryError
+from surgery.paths.path_state import MULTIMODAL, TEXT
+from surgery.paths.switching import multimodal_path, text_path
 
 CONTEXT = {TEXT: text_path, MULTIMODAL: multimodal_path}
 MIXED = (TEXT, MULTIMODAL, MULTIMODAL, TEXT)

@@ -5,14 +5,14 @@ import json
 import pytest
 from clock import growth
 
-from surgery.compose import load_recipe
-from surgery.diagnostic import SurgeryError
-from surgery.document import FORMAT_VERSION, plan_document, recipe_in, to_json
-from surgery.plan import make_plan, plan_recipe
-from surgery.read import read_anatomy
-from surgery.recipe_file import packaged_recipes
-from surgery.reporters.plan_table import print_plan
-from surgery.sidefiles import PLAN_FILE, side_files
+from surgery.adapter.side_files import PLAN_FILE, side_files
+from surgery.cli.views.plan.table import print_plan
+from surgery.diagnostics.diagnostic import SurgeryError
+from surgery.model.reader import read_anatomy
+from surgery.plan.planner import make_plan, plan_recipe
+from surgery.plan.serialization import FORMAT_VERSION, plan_document, recipe_in, to_json
+from surgery.recipe.loading import load_recipe
+from surgery.recipe.recipe_file import packaged_recipes
 
 QWEN = "builtin/qwen2.5-3b"
 BASE = 3_085_938_688

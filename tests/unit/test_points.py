@@ -7,8 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from surgery.diagnostic import SurgeryError
-from surgery.points import expand, grid_document, plan_points, read_point, read_recipes, refuse_code
+from surgery.diagnostics.diagnostic import SurgeryError
+from surgery.sweep.grid import (
+    expand,
+    grid_document,
+    plan_points,
+    read_point,
+    read_recipes,
+    refuse_code,
+)
 
 
 def words_of(recipes: list[str], *words: str) -> list[str]:

@@ -26,10 +26,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from surgery.data.collate import Collator
-from surgery.data.encode import IGNORED, Encoder
-from surgery.data.record import Place, Record, Turn
-from surgery.model import find_model
+from surgery.data.base import Place, Record, Turn
+from surgery.data.collator import Collator
+from surgery.data.encoder import IGNORED, Encoder
+from surgery.model.source import find_model
 
 TILES = [f"<row_{row}_col_{column}>" for row in range(1, 5) for column in range(1, 5)]
 

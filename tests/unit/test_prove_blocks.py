@@ -12,18 +12,18 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM
 from transformers.models.qwen2 import modeling_qwen2
 
-from surgery.diagnostic import SurgeryError
-from surgery.model import find_model
-from surgery.snapdragon import prove as proving
-from surgery.snapdragon import toolchain as chain
-from surgery.snapdragon.agreement import agreement
-from surgery.snapdragon.compiler import ask, compile_graph, emulate
-from surgery.snapdragon.files import digest, files_of
-from surgery.snapdragon.prove import prove
-from surgery.snapdragon.quantise import quantise
-from surgery.snapdragon.reference import reference
-from surgery.snapdragon.task import Task
-from surgery.snapdragon.toolchain import toolchain, why_not
+from surgery.diagnostics.diagnostic import SurgeryError
+from surgery.model.source import find_model
+from surgery.npu.qualcomm import prove as proving
+from surgery.npu.qualcomm import toolchain as chain
+from surgery.npu.qualcomm.agreement import agreement
+from surgery.npu.qualcomm.compiler import ask, compile_graph, emulate
+from surgery.npu.qualcomm.cpu_reference import reference
+from surgery.npu.qualcomm.model_files import digest, files_of
+from surgery.npu.qualcomm.prove import prove
+from surgery.npu.qualcomm.quantize import quantise
+from surgery.npu.qualcomm.toolchain import toolchain, why_not
+from surgery.npu.qualcomm.workers.task import Task
 
 needs_compiler = pytest.mark.skipif(bool(why_not()), reason=why_not() or "runs")
 ELITE = (69, 79)
@@ -271,7 +271,7 @@ def test_weights_of_four_bits_are_symmetric_and_ranges_are_kept(block, tmp_path)
 def test_four_bits_are_packed_as_onnxruntime_packs_them():
     from onnxruntime.quantization.quant_utils import pack_bytes_to_4bit
 
-    from surgery.snapdragon.quantiser import _packed
+    from surgery.npu.qualcomm.workers.quantize import _packed
 
     for size in (0, 1, 2, 7, 64):
         numbers = np.random.default_rng(size).integers(-8, 8, size).astype(np.int8).tobytes()

@@ -9,9 +9,9 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from surgery.snapdragon.compiler import compile_graph
-from surgery.snapdragon.prove import prove
-from surgery.snapdragon.toolchain import why_not
+from surgery.npu.qualcomm.compiler import compile_graph
+from surgery.npu.qualcomm.prove import prove
+from surgery.npu.qualcomm.toolchain import why_not
 
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not() or "runs")
 ELITE = (69, 79)

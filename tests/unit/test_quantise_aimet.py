@@ -10,14 +10,14 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from surgery.diagnostic import SurgeryError
-from surgery.snapdragon.agreement import agreement
-from surgery.snapdragon.aimet import aimet_version, chosen_quantiser
-from surgery.snapdragon.arrays import read_arrays
-from surgery.snapdragon.compiler import emulate
-from surgery.snapdragon.quantise import Branch, quantise
-from surgery.snapdragon.reference import reference
-from surgery.snapdragon.toolchain import why_not
+from surgery.diagnostics.diagnostic import SurgeryError
+from surgery.npu.qualcomm.agreement import agreement
+from surgery.npu.qualcomm.aimet import aimet_version, chosen_quantiser
+from surgery.npu.qualcomm.arrays import read_arrays
+from surgery.npu.qualcomm.compiler import emulate
+from surgery.npu.qualcomm.cpu_reference import reference
+from surgery.npu.qualcomm.quantize import Branch, quantise
+from surgery.npu.qualcomm.toolchain import why_not
 
 needs_aimet = pytest.mark.skipif(not aimet_version(), reason="aimet-onnx is not installed")
 needs_compiler = pytest.mark.skipif(bool(why_not()), reason=why_not() or "runs")
@@ -194,8 +194,8 @@ class Hidden(PathFinder):
             return None
         return super().find_spec(name, *rest)
 sys.meta_path[:] = [Hidden if finder is PathFinder else finder for finder in sys.meta_path]
-from surgery.diagnostic import SurgeryError
-from surgery.snapdragon.aimet import chosen_quantiser
+from surgery.diagnostics.diagnostic import SurgeryError
+from surgery.npu.qualcomm.aimet import chosen_quantiser
 assert chosen_quantiser(None) == chosen_quantiser("onnxruntime") == "onnxruntime"
 try:
     chosen_quantiser("aimet")

@@ -21,14 +21,14 @@ from seeing import (
 )
 from torch.utils.data import DataLoader
 
-from surgery.data.collate import Collator
-from surgery.data.encode import IGNORED, Encoder
-from surgery.data.files import DataFile
+from surgery.data.base import Record
+from surgery.data.collator import Collator
+from surgery.data.encoder import IGNORED, Encoder
+from surgery.data.file_reader import DataFile
 from surgery.data.mixture import Mixture, make_order
-from surgery.data.record import Record
 from surgery.data.rows import Rows
-from surgery.diagnostic import SurgeryError
-from surgery.stage import Source
+from surgery.diagnostics.diagnostic import SurgeryError
+from surgery.recipe.training_schema import Source
 
 ASK, SAY = {"role": "user", "content": "What?"}, {"role": "assistant", "content": "That."}
 WHY, SO = {"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}

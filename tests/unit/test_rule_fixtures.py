@@ -6,11 +6,11 @@ import pytest
 import yaml
 from transformers import AutoConfig
 
-from surgery.compose import load_recipe
-from surgery.lint import CONTEXT, SCHEME
-from surgery.plan import plan_recipe
-from surgery.rule import PlanRule, PlanSubject, known_rules
-from surgery.target import load_target
+from surgery.lint.base import PlanRule, PlanSubject, known_rules
+from surgery.lint.rule_runner import CONTEXT, SCHEME
+from surgery.npu.target import load_target
+from surgery.plan.planner import plan_recipe
+from surgery.recipe.loading import load_recipe
 
 FOLDER = Path(__file__).parents[1] / "rules" / "plan"
 RULES = {name: rule for name, rule in known_rules().items() if isinstance(rule, PlanRule)}

@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from surgery.commands import build_app
-from surgery.data.files import DataFile
-from surgery.diagnostic import SurgeryError
-from surgery.samples import write_samples
-from surgery.stage import Source
+from surgery.cli import build_app
+from surgery.data.file_reader import DataFile
+from surgery.data.samples.files import write_samples
+from surgery.diagnostics.diagnostic import SurgeryError
+from surgery.recipe.training_schema import Source
 
 
 @pytest.fixture(scope="module")

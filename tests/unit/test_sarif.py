@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from sarif_kit.validate import validation_errors
 
-from surgery.diagnostic import Diagnostic, Span
-from surgery.finding import Finding
-from surgery.lint_report import Report
-from surgery.lint_subject import Subject
-from surgery.reporters.github import annotations
-from surgery.reporters.sarif import sarif
-from surgery.rule import known_rules
+from surgery.cli.views.lint.github import annotations
+from surgery.cli.views.lint.sarif import sarif
+from surgery.diagnostics.diagnostic import Diagnostic, Span
+from surgery.diagnostics.finding import Finding
+from surgery.lint.base import known_rules
+from surgery.lint.report import Report
+from surgery.lint.subject import Subject
 
 FILE = Path("my recipes/ö.yaml")
 LINE = "  experts: {op: expert, blocks: all, form: gather}"

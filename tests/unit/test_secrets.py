@@ -7,12 +7,12 @@ import pytest
 from omegaconf import OmegaConf
 from typer.testing import CliRunner
 
-from surgery.adapter import load_adapter, read_plan, write_adapter
-from surgery.commands import build_app
-from surgery.compose import load_recipe
-from surgery.diagnostic import SurgeryError
-from surgery.plan import plan_recipe
-from surgery.points import expand, grid_document, plan_points, read_point
+from surgery.adapter.folder import load_adapter, read_plan, write_adapter
+from surgery.cli import build_app
+from surgery.diagnostics.diagnostic import SurgeryError
+from surgery.plan.planner import plan_recipe
+from surgery.recipe.loading import load_recipe
+from surgery.sweep.grid import expand, grid_document, plan_points, read_point
 
 SECRET = "wonderful-secret-7"
 

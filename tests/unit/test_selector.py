@@ -3,7 +3,7 @@
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from surgery.selector import GRAMMAR, Blocks, is_rest, pick_blocks
+from surgery.operations.block_selector import GRAMMAR, Blocks, is_rest, pick_blocks
 
 BLOCKS = TypeAdapter(Blocks)
 PICKED = [

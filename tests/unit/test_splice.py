@@ -17,14 +17,20 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from surgery import transfer
-from surgery.checkpoint import read_header
-from surgery.claim import claimed, named_beside
-from surgery.diagnostic import EXIT_ENVIRONMENT, SurgeryError
-from surgery.disk_errors import check_free_space, io_errors
-from surgery.inputs import Input, refuse_inputs
-from surgery.splice import NewTensor, copy_file, file_size, layout, write_safetensors
-from surgery.staging import claimed_output, staged_folder
+from surgery.diagnostics.diagnostic import EXIT_ENVIRONMENT, SurgeryError
+from surgery.storage.claim import claimed, named_beside
+from surgery.storage.disk_errors import check_free_space, io_errors
+from surgery.storage.inputs import Input, refuse_inputs
+from surgery.storage.safetensors import direct_write as transfer
+from surgery.storage.safetensors.checkpoint import read_header
+from surgery.storage.safetensors.writer import (
+    NewTensor,
+    copy_file,
+    file_size,
+    layout,
+    write_safetensors,
+)
+from surgery.storage.staging import claimed_output, staged_folder
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -600,9 +606,9 @@ def test_case_of_letters_makes_no_difference(tmp_path, read, monkeypatch):
 WRITER = """
 import signal, sys, time
 from pathlib import Path
-from surgery.checkpoint import read_header
-from surgery.splice import NewTensor, write_safetensors
-from surgery.staging import staged_folder
+from surgery.storage.safetensors.checkpoint import read_header
+from surgery.storage.safetensors.writer import NewTensor, write_safetensors
+from surgery.storage.staging import staged_folder
 
 def stop(*_):
     raise SystemExit(143)
@@ -638,8 +644,8 @@ def test_killed_writer_leaves_no_output(tmp_path, sent):
 SLIM = """
 import re, sys
 from pathlib import Path
-from surgery.checkpoint import read_header
-from surgery.splice import NewTensor, write_safetensors
+from surgery.storage.safetensors.checkpoint import read_header
+from surgery.storage.safetensors.writer import NewTensor, write_safetensors
 source, out = map(Path, sys.argv[1:])
 tensors = [NewTensor(t.name, t.dtype, t.shape, t) for t in read_header(source).values()]
 write_safetensors(out, tensors)

@@ -9,8 +9,8 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from surgery.edit import AddedTensor
-from surgery.start import kaiming_uniform, start_of, truncated_normal
+from surgery.operations.edits import AddedTensor
+from surgery.operations.initial_values import kaiming_uniform, start_of, truncated_normal
 
 MODULE = "model.layers.0.self_attn.q_proj"
 SHAPE = (8, 128)

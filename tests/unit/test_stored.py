@@ -20,16 +20,16 @@ from tiny import CONVERTED, computed, is_rounding, save_tiny, tiny_config, token
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 from surgery import load_adapter, multimodal_path
-from surgery.adapter import write_adapter
-from surgery.compose import load_recipe
-from surgery.diagnostic import SurgeryError
-from surgery.header import StoredTensor
-from surgery.identity import identify
-from surgery.model import find_model
-from surgery.plan import plan_recipe
-from surgery.read import read_anatomy
-from surgery.stored import Stored, read_stored
-from surgery.verify import verify_adapter
+from surgery.adapter.folder import write_adapter
+from surgery.diagnostics.diagnostic import SurgeryError
+from surgery.model.fingerprint import identify
+from surgery.model.names.disk_names import Stored, read_stored
+from surgery.model.reader import read_anatomy
+from surgery.model.source import find_model
+from surgery.plan.planner import plan_recipe
+from surgery.recipe.loading import load_recipe
+from surgery.storage.safetensors.header import StoredTensor
+from surgery.verification.runner import verify_adapter
 
 EXPERT = "model.layers.1.mlp.experts.2.{}.weight"
 

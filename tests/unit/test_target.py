@@ -6,9 +6,9 @@ import re
 import pytest
 import yaml
 
-from surgery.diagnostic import SurgeryError
-from surgery.rule import known_rules
-from surgery.target import _FOLDER, Fact, known_targets, load_target
+from surgery.diagnostics.diagnostic import SurgeryError
+from surgery.lint.base import known_rules
+from surgery.npu.target import _FOLDER, Fact, known_targets, load_target
 
 CHIPS = {
     "snapdragon-8-elite": (69, 79),

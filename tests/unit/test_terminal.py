@@ -11,12 +11,12 @@ import pytest
 import typer.main
 from typer.testing import CliRunner
 
-from surgery.commands import build_app
-from surgery.explain import all_pages, page_of, rule_pages
-from surgery.model import BUILTIN_FOLDER
-from surgery.recipe_file import packaged_recipes
-from surgery.reporters import page, terminal
-from surgery.reporters.terminal import PlainConsole, plain_table, print_table
+from surgery.cli import build_app
+from surgery.cli.views import page, terminal
+from surgery.cli.views.terminal import PlainConsole, plain_table, print_table
+from surgery.lint.code_pages import all_pages, page_of, rule_pages
+from surgery.model.source import BUILTIN_FOLDER
+from surgery.recipe.recipe_file import packaged_recipes
 
 ROOT = Path(__file__).parents[2]
 ODD = "a [bold]b[/bold] [1,2] [/] :smile: {x}"
@@ -150,8 +150,8 @@ def test_brackets_of_the_user_stay(
 
 
 def test_reporters_print_text_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    from surgery.recipe import Recipe
-    from surgery.reporters.recipe_table import print_recipes
+    from surgery.cli.views.recipes import print_recipes
+    from surgery.recipe.schema import Recipe
 
     stream = StringIO()
     monkeypatch.setattr(terminal, "out", lambda: PlainConsole(file=stream, width=200))

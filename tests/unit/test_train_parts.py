@@ -28,23 +28,23 @@ from seeing import (
 from tiny import computed, save_tiny
 from transformers import TrainerCallback
 
-from surgery.adapter import load_adapter, load_base
-from surgery.apply import apply_plan, trainable_parameters
-from surgery.compose import load_recipe
-from surgery.data.collate import Collator
-from surgery.data.encode import Encoder
-from surgery.data.files import DataFile
+from surgery.adapter.apply import apply_plan, trainable_parameters
+from surgery.adapter.folder import load_adapter, load_base
+from surgery.data.collator import Collator
+from surgery.data.encoder import Encoder
+from surgery.data.file_reader import DataFile
 from surgery.data.rows import Rows
-from surgery.diagnostic import SurgeryError
-from surgery.memory import training_memory
-from surgery.paths import text_path
-from surgery.plan import plan_recipe
-from surgery.rates import layer_scales, learning_rates, parameter_groups
-from surgery.stage import Source, Stage
-from surgery.train import train_recipe
-from surgery.trainer import TRAINED
-from surgery.training_log import last_lines
-from surgery.work import work_folder
+from surgery.diagnostics.diagnostic import SurgeryError
+from surgery.paths.switching import text_path
+from surgery.plan.planner import plan_recipe
+from surgery.recipe.loading import load_recipe
+from surgery.recipe.training_schema import Source, Stage
+from surgery.training.learning_rates import layer_scales, learning_rates, parameter_groups
+from surgery.training.log import last_lines
+from surgery.training.memory_estimate import training_memory
+from surgery.training.run_folder import work_folder
+from surgery.training.train import train_recipe
+from surgery.training.trainer import TRAINED
 
 WORDS = ("batch=4", "length=48", "steps=6", "rate=1e-2", "log_every=1", "save_every=2")
 
@@ -689,7 +689,7 @@ def test_training_that_ends_before_its_first_checkpoint_leaves_nothing(
 
     words, _ = trained
     with monkeypatch.context() as patch:
-        patch.setattr("surgery.train.prepare_stage", fail)
+        patch.setattr("surgery.training.train.prepare_stage", fail)
         with pytest.raises(error):
             train(talker, tmp_path / "a", *words)
     assert os.listdir(tmp_path) == []

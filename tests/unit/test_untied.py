@@ -4,11 +4,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from surgery.adapter import load_adapter, load_base
-from surgery.compose import load_recipe
-from surgery.export import export_adapter
-from surgery.plan import plan_recipe
-from surgery.read import read_anatomy
+from surgery.adapter.folder import load_adapter, load_base
+from surgery.export.export import export_adapter
+from surgery.model.reader import read_anatomy
+from surgery.plan.planner import plan_recipe
+from surgery.recipe.loading import load_recipe
 from tests.tiny import moved_adapter, save_tiny, tokens
 
 pytestmark = pytest.mark.usefixtures("one_thread")

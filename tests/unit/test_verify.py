@@ -8,17 +8,18 @@ import pytest
 import torch
 import transformers
 
-from surgery import compose, rows
-from surgery.adapter import load_adapter, save_adapter, write_adapter
-from surgery.apply import ADAPTER
-from surgery.bench import Bench, answer, digests, open_bench, sound_plan
-from surgery.checks.cached_generation import CachedGeneration
-from surgery.diagnostic import Diagnostic, SurgeryError
-from surgery.discover import modules_in
-from surgery.plan import plan_recipe
-from surgery.quiet import quiet
-from surgery.switch import MULTIMODAL, Switch, SwitchedLayer
-from surgery.verify import Check, Outcome, known_checks, run_checks, verify_adapter
+from surgery.adapter.apply import ADAPTER
+from surgery.adapter.folder import load_adapter, save_adapter, write_adapter
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.model.quiet import quiet
+from surgery.paths import batch_rows as rows
+from surgery.paths.path_state import MULTIMODAL, Switch, SwitchedLayer
+from surgery.plan.planner import plan_recipe
+from surgery.plugins import modules_in
+from surgery.recipe import loading as compose
+from surgery.verification.checks.cached_generation import CachedGeneration
+from surgery.verification.runner import Check, Outcome, known_checks, run_checks, verify_adapter
+from surgery.verification.testbed import Bench, answer, digests, open_bench, sound_plan
 
 SIZES = {
     "vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4,
@@ -159,7 +160,9 @@ def test_the_checks_leave_every_bit_and_every_flag_as_it_was(bench: Bench) -> No
 
 
 def test_each_check_is_one_file_with_its_page() -> None:
-    modules = {module.__name__.rpartition(".")[2] for module in modules_in("surgery.checks")}
+    modules = {
+        module.__name__.rpartition(".")[2] for module in modules_in("surgery.verification.checks")
+    }
     assert set(CHECKS) == modules
     assert all(len((type(check).__doc__ or "").splitlines()) > 2 for check in CHECKS.values())
 
@@ -391,7 +394,7 @@ def test_save_reload_fails_when_a_tensor_is_rounded(
 def test_save_reload_fails_when_the_config_tells_another_scale(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from surgery import save
+    from surgery.adapter import save
 
     honest = save.side_files
 

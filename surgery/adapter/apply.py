@@ -1,0 +1,238 @@
+"""Carry a plan out on a model in memory. The only module that changes a model."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from surgery.adapter.depth_in_memory import deepen
+from surgery.adapter.side_files import adapter_config
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.model.quiet import quiet
+from surgery.model.structure.inspector import dissect
+from surgery.operations.edits import PEFT_PREFIX, AddLearner, Edit, RoutingRule, SwapBlock, SwapPart
+from surgery.operations.initial_values import start_of
+from surgery.paths.switching import make_switchable
+from surgery.plan.depth.changes import new_names
+from surgery.plan.planner import Plan
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+
+ADAPTER: Final = "default"
+"""PEFT's name for the one adapter of a model."""
+
+
+@quiet()
+def apply_plan(plan: Plan, model: "PreTrainedModel") -> "PreTrainedModel":
+    """Apply a plan to a loaded model and return it, both paths equal to the base so far.
+
+    Args:
+        plan: made for this model.
+        model: changed in place; of any dtype and on any device. LoRA is fp32 beside it, copies
+            have its dtype.
+
+    Returns:
+        A PEFT model; or `model` itself where the base trains in place; or a new model over the
+        same tensors where the depth changes. Exactly what the plan trains requires gradients.
+
+    Raises:
+        SurgeryError: A403, if the plan was made for a model of another build.
+    """
+    _refuse_other_anatomy(plan, model)
+    if plan.is_plain:
+        return _with_gradients(plan, deepen(plan, model) if plan.changes_depth else model)
+    from peft import get_peft_model
+
+    _add_parts(plan, model)
+    peft_model: Any = get_peft_model(model, _lora_config(plan, inference_mode=False))
+    _start(plan, peft_model)
+    return _finish(plan, peft_model, trainable=True)
+
+
+def open_adapter(
+    plan: Plan, model: "PreTrainedModel", folder: Path, *, trainable: bool
+) -> "PreTrainedModel":
+    """Put the weights of an adapter folder on its base.
+
+    Args:
+        plan: the folder's.
+        model: the base; or, where the recipe trains in place, the loaded folder itself.
+        folder: the adapter folder.
+        trainable: whether what the plan trains requires gradients.
+    """
+    if plan.is_plain:
+        return _with_gradients(plan, model) if trainable else model
+    from peft import PeftModel
+
+    _add_parts(plan, model)
+    config = _lora_config(plan, inference_mode=not trainable) if plan.is_routed else None
+    peft_model = PeftModel.from_pretrained(
+        model, str(folder), is_trainable=trainable, config=config
+    )
+    return _finish(plan, peft_model, trainable=trainable)
+
+
+def trainable_parameters(plan: Plan, model: "nn.Module") -> Iterator[tuple[str, "nn.Parameter"]]:
+    """The parameters that the plan trains in its last stage, under their names in the model.
+
+    Args:
+        plan: what was applied.
+        model: what `apply_plan` or `load_adapter` returned.
+    """
+    wanted = _names_in_memory(plan)
+    return ((name, p) for name, p in model.named_parameters() if name in wanted)
+
+
+def _finish(plan: Plan, peft_model: Any, *, trainable: bool) -> "PreTrainedModel":
+    # PEFT shortens a long list of full names to suffixes, which could match elsewhere on loading
+    peft_model.peft_config[ADAPTER].target_modules = adapter_config(plan)["target_modules"]
+    _share_config(plan, peft_model)
+    decoder = plan.anatomy.blocks_path.rpartition(".")[0]
+    from surgery.paths.routed_model import RoutedModel
+
+    mixin = RoutedModel if plan.is_routed else None
+    make_switchable(peft_model, decoder, mixin).has_text_path = plan.has_text_path
+    _route_images(plan, peft_model, decoder)
+    _follow_sequences(plan, peft_model, decoder)
+    return _with_gradients(plan, peft_model) if trainable else peft_model
+
+
+def _lora_config(plan: Plan, *, inference_mode: bool) -> Any:
+    from peft import LoraConfig
+
+    arguments = {**adapter_config(plan), "inference_mode": inference_mode}
+    # PEFT fills in the base's real folder, where it looks for a config when it saves
+    ours = ("peft_type", "base_model_name_or_path")
+    return LoraConfig(**{k: v for k, v in arguments.items() if k not in ours})
+
+
+def _add_parts(plan: Plan, model: "nn.Module") -> None:
+    from surgery.layers.expert import add_experts
+    from surgery.layers.learner import add_learner
+
+    add_experts(model, [path for edit in plan.experts() for path in edit.matrices], ADAPTER)
+    for position, edit in enumerate(plan.learners(), start=plan.anatomy.count + 1):
+        add_learner(model, edit, ADAPTER, layer=position)
+
+
+def _route_images(plan: Plan, peft_model: Any, decoder: str) -> None:
+    if not plan.experts():
+        return
+    from surgery.layers.routing import watch
+
+    first, base = plan.experts()[0], peft_model.get_base_model()
+    expert, token = base.get_submodule(first.matrices[0]), _image_token(first.rule, base)
+    watch(base, base.get_submodule(decoder), expert, first.rule, token)
+
+
+def _follow_sequences(plan: Plan, peft_model: Any, decoder: str) -> None:
+    if not plan.learners():
+        return
+    from surgery.layers.sequence_cache import follow
+
+    first, base = plan.learners()[0], peft_model.get_base_model()
+    blocks = base.get_submodule(plan.anatomy.blocks_path)
+    learner = base.get_submodule(first.path).learner
+    token = _image_token(first.rule, base)
+    follow(base, base.get_submodule(decoder), blocks, learner, first.rule, token)
+
+
+def _image_token(rule: RoutingRule, base: Any) -> int | None:
+    known = (getattr(base.config, name, None) for name in ("image_token_id", "image_token_index"))
+    named = (rule.image_token_id, *known)
+    return next((token for token in named if token is not None), None)
+
+
+def _with_gradients(plan: Plan, model: "PreTrainedModel") -> "PreTrainedModel":
+    model.requires_grad_(False)
+    for _, parameter in trainable_parameters(plan, model):
+        parameter.requires_grad_(True)
+    return model
+
+
+def _names_in_memory(plan: Plan) -> set[str]:
+    if plan.changes_depth:
+        return set(_trained_in_new_places(plan))
+    prefix = "" if plan.is_plain else PEFT_PREFIX
+    names = {f"{prefix}{name}" for name in plan.trains.base}
+    for edit in plan.edits:
+        chosen = (t.name for t in edit.tensors if (edit.operation, t.name) in plan.trains.added)
+        names |= {name_in_memory(edit, name) for name in chosen}
+    return names
+
+
+def _trained_in_new_places(plan: Plan) -> Iterator[str]:
+    trained, path = plan.trains, plan.anatomy.blocks_path
+    yield from (name for name in trained.base if not name.startswith(f"{path}."))
+    for slot, source, own in new_names(plan.depth, path):
+        for tensor in plan.anatomy.block(slot.source).tensors:
+            name = f"{source}{tensor.name}"
+            added = slot.insert and (slot.insert.operation, name) in trained.added
+            if added or (slot.insert is None and name in trained.base):
+                yield f"{own}{tensor.name}"
+
+
+def name_in_memory(edit: Edit, name: str) -> str:
+    """Where PEFT keeps a tensor that its adapter file calls `name`.
+
+    Args:
+        edit: what adds the tensor.
+        name: as in `AddedTensor`, without `PEFT_PREFIX`.
+    """
+    if isinstance(edit, SwapBlock | SwapPart):
+        inner = name.removeprefix(f"{edit.path}.")
+        return f"{PEFT_PREFIX}{edit.path}.modules_to_save.{ADAPTER}.{inner}"
+    if isinstance(edit, AddLearner):
+        inner = name.removeprefix(f"{edit.path}.learner.")
+        return f"{PEFT_PREFIX}{edit.path}.learner.learner.{ADAPTER}.{inner}"
+    stem, dot, last = name.rpartition(".")
+    if last == "lora_magnitude_vector":
+        return f"{PEFT_PREFIX}{name}.{ADAPTER}.weight"
+    return f"{PEFT_PREFIX}{stem}.{ADAPTER}{dot}{last}"
+
+
+def _start(plan: Plan, peft_model: Any) -> None:
+    """Give all that starts at random its numbers; copies and zeros are in place already."""
+    import torch
+
+    named = dict(peft_model.named_parameters())
+    for edit in plan.edits:
+        for tensor in edit.tensors:
+            if tensor.start in ("kaiming", "normal"):
+                start = torch.from_numpy(start_of(plan.recipe.seed, tensor))
+                with torch.no_grad():
+                    named[name_in_memory(edit, tensor.name)].copy_(start)
+
+
+def _share_config(plan: Plan, peft_model: Any) -> None:
+    """Give each copy the model's own config object, which PEFT's deepcopy has doubled.
+
+    Otherwise a later `set_attn_implementation` would not reach the copies.
+    """
+    base = peft_model.get_base_model()
+    for edit in (*plan.swaps(), *plan.part_swaps()):
+        wrapper = base.get_submodule(edit.path)
+        copy = wrapper.modules_to_save[ADAPTER]
+        pairs = zip(wrapper.original_module.modules(), copy.modules(), strict=True)
+        for original, copied in pairs:
+            if "config" in vars(original):
+                copied.config = original.config
+
+
+def _refuse_other_anatomy(plan: Plan, model: "PreTrainedModel") -> None:
+    found = dissect(model, plan.anatomy.source)
+    if plan.anatomy.quantization and found.quantization:
+        return  # packed weights have other sizes in memory, by method and version
+    if found.sizes != plan.anatomy.sizes:
+        differ = sorted(found.sizes.items() ^ plan.anatomy.sizes.items())
+        raise SurgeryError(_other_anatomy(plan, differ[0][0]))
+
+
+def _other_anatomy(plan: Plan, name: str) -> Diagnostic:
+    return Diagnostic(
+        code="A403",
+        what=f"the plan was made for {plan.anatomy.source}, and this model is built otherwise",
+        why=f"`{name}` is not the same in both, or only in one of them",
+        fix="make the plan for this model: `make_plan(recipe, read_anatomy(model))`",
+    )

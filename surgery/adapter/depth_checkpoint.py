@@ -1,0 +1,108 @@
+"""A checkpoint of another depth out of the base's files: names change, bytes move.
+
+What transformers ignores on loading and lies among the blocks, such as a block for multi-token
+prediction, is left out: its position would be another block's.
+"""
+
+import json
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.model.names.disk_names import read_stored
+from surgery.plan.depth.build_check import read_depth
+from surgery.plan.planner import Plan
+from surgery.storage.safetensors.checkpoint import Progress
+from surgery.storage.safetensors.header import StoredTensor, tensor_bytes
+from surgery.storage.safetensors.shards import Shard, make_shards, write_shards
+from surgery.storage.safetensors.writer import NewTensor
+
+
+def depth_config(plan: Plan) -> bytes:
+    """Return the content of config.json."""
+    assert plan.files is not None
+    config = read_depth(plan.files, plan.anatomy, plan.depth)
+    return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def depth_shards(plan: Plan) -> list[Shard]:
+    """Return the files of weights that the plan's depth means; nothing is read but headers."""
+    return make_shards(_tensors(plan))
+
+
+def write_depth(plan: Plan, folder: Path, progress: Progress | None) -> None:
+    """Write the weights of the plan's depth into a folder.
+
+    Raises:
+        SurgeryError: A302 to A304 for the disk, M201 to M208 for the base's files.
+    """
+    write_shards(depth_shards(plan), folder, progress)
+
+
+def _tensors(plan: Plan) -> Iterator[NewTensor]:
+    """Every tensor of the new checkpoint: outside the blocks, then block by block."""
+    assert plan.files is not None
+    stored = read_stored(plan.files, plan.anatomy)
+    held = stored.checkpoint.tensors
+    memory = stored.disk_to_memory()
+    blocks = _by_block(plan, memory)
+    place = _place_of_positions(blocks, plan)
+    among = ".".join(blocks[0][0].split(".")[:place])
+    for name, tensor in held.items():
+        if memory[name] is None and name.startswith(f"{among}."):
+            continue
+        if not (memory[name] or "").startswith(f"{plan.anatomy.blocks_path}."):
+            yield NewTensor(name, tensor.dtype, tensor.shape, tensor)
+    for position, slot in enumerate(plan.depth):
+        zeros = slot.zeros
+        if not zeros <= {memory[name] for name in blocks[slot.source]}:
+            raise SurgeryError(_no_zeros(plan))
+        for name in blocks[slot.source]:
+            pieces = name.split(".")
+            pieces[place] = str(position)
+            yield _moved(held[name], ".".join(pieces), silent=memory[name] in zeros)
+
+
+def _moved(tensor: StoredTensor, name: str, *, silent: bool) -> NewTensor:
+    size = tensor_bytes(tensor.dtype, tensor.shape)
+    return NewTensor(name, tensor.dtype, tensor.shape, partial(bytes, size) if silent else tensor)
+
+
+def _by_block(plan: Plan, memory: dict[str, str | None]) -> dict[int, list[str]]:
+    """Position in the base to the names on disk of the block's tensors, in the order on disk."""
+    prefix = f"{plan.anatomy.blocks_path}."
+    blocks: dict[int, list[str]] = {block: [] for block in range(plan.anatomy.count)}
+    for name, becomes in memory.items():
+        if becomes and becomes.startswith(prefix):
+            blocks[int(becomes.removeprefix(prefix).partition(".")[0])].append(name)
+    return blocks
+
+
+def _place_of_positions(blocks: dict[int, list[str]], plan: Plan) -> int:
+    """Which piece of the names on disk, between dots, is the position of the block."""
+    named = [(str(block), name.split(".")) for block, names in blocks.items() for name in names]
+    for place in range(max(len(pieces) for _, pieces in named)):
+        if all(pieces[place : place + 1] == [block] for block, pieces in named):
+            return place
+    raise SurgeryError(_no_positions(plan))
+
+
+def _no_positions(plan: Plan) -> Diagnostic:
+    return Diagnostic(
+        code="P218",
+        what=f"the files of {plan.anatomy.source} don't name their tensors by block",
+        why="a new depth is written by renaming them, and their names hold no block's position",
+        fix="load it with transformers and `save_pretrained` it again, then name the new folder",
+        key="model",
+    )
+
+
+def _no_zeros(plan: Plan) -> Diagnostic:
+    return Diagnostic(
+        code="P219",
+        what=f"copies in the files of {plan.anatomy.source} can't start as an identity",
+        why="what writes to the residual stream lies in one tensor on disk with something else",
+        fix="use `start: copy`, or load the base with transformers and `save_pretrained` it again",
+        key="model",
+    )

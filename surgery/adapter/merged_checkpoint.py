@@ -1,0 +1,204 @@
+"""An adapter's multimodal path as a plain checkpoint: copies in place of their originals.
+
+Tensors keep the names that they have on disk, and files that nothing changes stay as they are. What
+transformers makes of several tensors on disk is written as it is in memory, which it reads as well.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+
+from surgery.adapter.side_files import ADAPTER_WEIGHTS, adapter_name
+from surgery.model.anatomy import Anatomy
+from surgery.model.names.disk_names import Origin, Stored, read_stored
+from surgery.operations.edits import AddLora
+from surgery.plan.planner import Plan
+from surgery.storage.safetensors.checkpoint import INDEX_NAME, WEIGHTS_NAME
+from surgery.storage.safetensors.header import StoredTensor, read_header, tensor_bytes
+from surgery.storage.safetensors.lora_merge import (
+    LowRank,
+    cast,
+    low_rank,
+    merged,
+    numbers,
+    reader,
+    reader_of,
+)
+from surgery.storage.safetensors.stream import Streamed, stored_pieces, streamed
+from surgery.storage.safetensors.writer import NewTensor
+
+Pieces = Callable[[], Iterator[bytes]]
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """One file of weights.
+
+    Args:
+        name: of the file.
+        tensors: what goes in.
+        same: the base's file that holds exactly these bytes; None where something is changed.
+    """
+
+    name: str
+    tensors: tuple[Streamed, ...]
+    same: Path | None
+
+
+def multimodal_files(plan: Plan, folder: Path, *, merge: bool) -> list[WeightFile]:
+    """Return the weight files of the multimodal path; nothing is read but headers.
+
+    Args:
+        plan: the adapter's, one that doesn't train the base in place.
+        folder: the adapter folder.
+        merge: whether LoRA is merged into its matrices.
+
+    Raises:
+        SurgeryError: M201 to M208 for the files.
+    """
+    assert plan.files is not None
+    stored = read_stored(plan.files, plan.anatomy)
+    changed = dict(_changed(plan, read_header(folder / ADAPTER_WEIGHTS), stored, merge=merge))
+    changes = _Changes(stored, changed)
+    files = stored.checkpoint.files
+    return [_weight_file(file, changes, alone=len(files) == 1) for file in files]
+
+
+def new_index(files: Sequence[WeightFile]) -> dict[str, bytes]:
+    """Return the index of several weight files by its file name; nothing where there is one."""
+    if len(files) == 1:
+        return {}
+    specs = [(spec, file.name) for file in files for spec in (t.spec for t in file.tensors)]
+    total = sum(tensor_bytes(dtype, shape) for (_, dtype, shape), _ in specs)
+    names = {name: file for (name, _, _), file in specs}
+    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(names.items()))}
+    return {INDEX_NAME: (json.dumps(index, indent=2) + "\n").encode()}
+
+
+def stored_once(anatomy: Anatomy, names: set[str]) -> str | None:
+    """A tensor among `names` that the model has under another name too, if there is one.
+
+    Args:
+        anatomy: the model's.
+        names: full names of tensors in memory.
+    """
+    shared = {*anatomy.tied, *anatomy.tied.values()}
+    return min(shared & names, default=None)
+
+
+def changed_names(plan: Plan, *, merge: bool) -> set[str]:
+    """The tensors in memory that are other ones on the multimodal path.
+
+    Args:
+        plan: the adapter's.
+        merge: whether LoRA is merged.
+    """
+    copies = {t.name for edit in (*plan.swaps(), *plan.part_swaps()) for t in edit.tensors}
+    return copies | {_weight(edit) for edit in plan.loras() if merge}
+
+
+@dataclass(frozen=True)
+class _Changes:
+    """What is changed, and where it goes on disk.
+
+    Args:
+        stored: the base.
+        made: the bytes of each tensor that is another one, by name in memory.
+    """
+
+    stored: Stored
+    made: Mapping[str, Pieces]
+
+    def in_place_of(self, disk: str, tensor: StoredTensor) -> Iterator[Streamed]:
+        """What stands where the base has a tensor; of several that become one, the first."""
+        names = self.stored.names
+        memory = names.memory.get(disk, "")
+        if memory in self._layers:
+            yield from self._remade(memory) if names.disk[memory][0] == disk else ()
+            return
+        pieces = self._by_disk.get(disk) or partial(stored_pieces, tensor)
+        yield Streamed((disk, tensor.dtype, tensor.shape), pieces)
+
+    @cached_property
+    def _by_disk(self) -> dict[str, Pieces]:
+        origins = ((self.stored.origin(name), pieces) for name, pieces in self.made.items())
+        return {o.sources[0].name: p for o, p in origins if o and not o.is_converted}
+
+    @cached_property
+    def _layers(self) -> dict[str, list[str]]:
+        """What transformers' converter makes together, where any of it is changed."""
+        layers: dict[str, list[str]] = {}
+        for name, made in self.stored.names.made.items():
+            layers.setdefault(made.layer, []).append(name)
+        return {n: layer for n, layer in layers.items() if not self.made.keys().isdisjoint(layer)}
+
+    def _remade(self, layer: str) -> Iterator[Streamed]:
+        for name in self._layers[layer]:
+            made, origin = self.stored.names.made[name], self.stored.origin(name)
+            assert origin is not None
+            same = NewTensor(name, made.dtype, made.shape, self.stored.source(origin))
+            pieces = self.made.get(name) or streamed(same).pieces
+            yield Streamed(same.spec, pieces)
+
+
+def _weight_file(file: Path, changes: _Changes, *, alone: bool) -> WeightFile:
+    held = {n: t for n, t in changes.stored.checkpoint.tensors.items() if t.file == file}
+    found = tuple(s for name, tensor in held.items() for s in changes.in_place_of(name, tensor))
+    is_same = [_unchanged(streamed) for streamed in found] == list(held.values())
+    return WeightFile(WEIGHTS_NAME if alone else file.name, found, file if is_same else None)
+
+
+def _unchanged(streamed: Streamed) -> StoredTensor | None:
+    """The tensor of the base whose bytes are streamed as they are; None where others are."""
+    pieces = streamed.pieces
+    if not (isinstance(pieces, partial) and pieces.func is stored_pieces):
+        return None
+    tensor: StoredTensor = pieces.args[0]
+    return tensor
+
+
+def _changed(
+    plan: Plan, held: Mapping[str, StoredTensor], stored: Stored, *, merge: bool
+) -> Iterator[tuple[str, Pieces]]:
+    """Name in memory and bytes of each tensor that is another one on the multimodal path."""
+    for edit in (*plan.swaps(), *plan.part_swaps()):
+        for tensor in edit.tensors:
+            own, origin = held[adapter_name(tensor)], stored.origin(tensor.name)
+            yield tensor.name, _as_stored(own, origin.dtype if origin else own.dtype)
+    for lora in plan.loras() if merge else ():
+        origin = stored.origin(_weight(lora))
+        assert origin is not None
+        pair = partial(_pair, plan, lora, held)
+        yield _weight(lora), partial(_merged, stored, origin, pair)
+
+
+def _as_stored(tensor: StoredTensor, dtype: str) -> Pieces:
+    if tensor.dtype == dtype:
+        return partial(stored_pieces, tensor)
+    return lambda: cast(stored_pieces(tensor), tensor.dtype, dtype)
+
+
+def _merged(stored: Stored, origin: Origin, pair: Callable[[], LowRank]) -> Iterator[bytes]:
+    source = stored.source(origin)
+    read = reader(source) if isinstance(source, StoredTensor) else reader_of(source)
+    return merged(read, origin.dtype, pair)
+
+
+def _pair(plan: Plan, lora: AddLora, held: Mapping[str, StoredTensor]) -> LowRank:
+    a, b = (numbers(held[adapter_name(tensor)]) for tensor in lora.tensors[:2])
+    name = lora.path.removeprefix(f"{plan.anatomy.block_path(lora.block)}.")
+    matrices = plan.anatomy.block(lora.block).matrices
+    is_transposed = any(m.is_transposed for m in matrices if m.name == name)
+    return low_rank(a, b, scale_of(lora), is_transposed=is_transposed)
+
+
+def scale_of(lora: AddLora) -> float:
+    """The factor of B @ A: alpha / rank, or alpha / sqrt(rank) with rsLoRA."""
+    is_stabilised = dict(lora.options).get("use_rslora", False)
+    return lora.alpha / (lora.rank**0.5 if is_stabilised else lora.rank)
+
+
+def _weight(edit: AddLora) -> str:
+    return f"{edit.path}.weight"

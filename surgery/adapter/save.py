@@ -1,0 +1,66 @@
+"""An adapter folder out of a model in memory."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from surgery.adapter.base_checkpoint import copy_assembled, save_base, take_along
+from surgery.adapter.side_files import base_home, side_files
+from surgery.adapter.weights_layout import weights_layout
+from surgery.model.fingerprint import identify
+from surgery.model.quiet import quiet
+from surgery.plan.planner import ASSEMBLED_FOLDER, Plan
+from surgery.storage.staging import staged_folder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@quiet()
+def save_adapter(
+    plan: Plan, model: "PreTrainedModel", out: str | os.PathLike[str], *, overwrite: bool = False
+) -> None:
+    """Save a model in memory that a plan was applied to, with its weights of now.
+
+    Args:
+        plan: what was applied.
+        model: what `apply_plan` returned.
+        out: the folder to make.
+        overwrite: replace a folder that `surgery` wrote before.
+
+    Raises:
+        SurgeryError: A301 to A308 for the disk.
+    """
+    with staged_folder(Path(out), overwrite=overwrite, inputs=plan.inputs()) as folder:
+        save_into(plan, model, folder)
+
+
+def save_into(plan: Plan, model: "PreTrainedModel", folder: Path) -> None:
+    """Save as `save_adapter` does, into an empty folder of the caller's.
+
+    Args:
+        plan: what was applied.
+        model: what `apply_plan` returned.
+        folder: where the files go.
+
+    Raises:
+        OSError: where the disk doesn't let it.
+    """
+    fingerprint = identify(plan.files, plan.anatomy) if plan.files else None
+    # else PEFT asks the hub whether the vocabulary grew, and adds embeddings if it can't tell
+    options = {} if plan.is_plain else {"save_embedding_layers": False}
+    copy_assembled(plan, folder / ASSEMBLED_FOLDER)
+    model.save_pretrained(folder, **options)
+    if plan.in_place and not plan.is_plain:
+        save_base(plan, model, base_home(plan, folder))
+    if plan.in_place and plan.files:
+        take_along(plan, base_home(plan, folder))
+    write_side_files(plan, fingerprint, folder)
+
+
+def write_side_files(plan: Plan, fingerprint: dict[str, Any] | None, folder: Path) -> None:
+    """Write the recipe, the plan, the card and the config of an adapter into its folder."""
+    if fingerprint:
+        fingerprint = {**fingerprint, "adapter": weights_layout(plan, folder)}
+    for name, content in side_files(plan, fingerprint).items():
+        (folder / name).write_bytes(content)

@@ -1,0 +1,149 @@
+"""Which tensors the weight files of an adapter folder hold, and in which order.
+
+Both are recorded in plan.json when a folder is written, because a header says whose numbers the
+bytes are: a name or a type that is changed there makes another model of the same bytes.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from surgery.adapter.side_files import (
+    ADAPTER_WEIGHTS,
+    BASE_FOLDER,
+    PLAN_FILE,
+    adapter_specs,
+    base_home,
+)
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.model.reader import read_anatomy
+from surgery.plan.planner import Plan
+from surgery.storage.json_file import digest
+from surgery.storage.safetensors.checkpoint import read_checkpoint
+from surgery.storage.safetensors.header import StoredTensor, read_header
+
+_FLOATS: Final = ("F64", "F32", "F16", "BF16")
+_SAVED_FIRST: Final = ("U64", "I64", "F64", "F32", "U32", "I32", "BF16", "F16", "U16", "I16")
+"""The order of types in which safetensors' own `save_file` writes (safetensors 0.8)."""
+
+
+def weights_layout(plan: Plan, folder: Path) -> dict[str, str]:
+    """Return two SHA-256 in hex: of names, types and shapes, and of the order of the bytes.
+
+    Args:
+        plan: the folder's.
+        folder: an adapter folder with its weights.
+
+    Raises:
+        SurgeryError: M201 to M208 for a file that isn't whole.
+    """
+    headers = dict(_headers(plan, folder))
+    specs = {
+        name: sorted([t.name, t.dtype, list(t.shape)] for t in held)
+        for name, held in headers.items()
+    }
+    return {"tensors": digest(specs), "order": digest({n: _names(h) for n, h in headers.items()})}
+
+
+def check_weights(
+    plan: Plan,
+    folder: Path,
+    recorded: dict[str, Any] | None = None,
+    *,
+    trust_remote_code: bool = False,
+) -> None:
+    """Refuse weights that aren't the plan's, which PEFT and transformers load with a warning.
+
+    Args:
+        plan: the folder's.
+        folder: an adapter folder.
+        recorded: what `weights_layout` gave when it was written; None of a folder of before.
+        trust_remote_code: whether the base may run code of its own.
+
+    Raises:
+        SurgeryError: A402 for other tensors or shapes; A421 for other types, another order or
+            further weights; M201 to M208 for a file that isn't whole.
+    """
+    if differ := list(_differing(plan, folder, trust_remote_code)):
+        raise SurgeryError(_other_weights(folder, differ[0], len(differ)))
+    if surplus := next(_surplus(plan, folder), None):
+        raise SurgeryError(_surplus_weights(folder, surplus))
+    headers = dict(_headers(plan, folder))
+    packed = [] if plan.is_plain or plan.in_place else headers[ADAPTER_WEIGHTS]
+    if odd := next((t for t in packed if t.dtype not in _FLOATS), None):
+        raise SurgeryError(_other_layout(folder, f"`{odd.name}` is stored as {odd.dtype}"))
+    found = weights_layout(plan, folder) if recorded else {}
+    if recorded and recorded.get("tensors") != found["tensors"]:
+        raise SurgeryError(_other_layout(folder, "a type of its tensors is another one"))
+    resaved = all(_names(held) == _names(sorted(held, key=_saved_at)) for held in headers.values())
+    if recorded and recorded.get("order") != found["order"] and not resaved:
+        raise SurgeryError(_other_layout(folder, "its tensors stand in another order"))
+
+
+def _headers(plan: Plan, folder: Path) -> Iterator[tuple[str, list[StoredTensor]]]:
+    """The tensors of each weight file in the order of their bytes, by the file's name."""
+    if not plan.is_plain:
+        yield ADAPTER_WEIGHTS, list(read_header(folder / ADAPTER_WEIGHTS).values())
+    if plan.in_place:
+        checkpoint = read_checkpoint(base_home(plan, folder))
+        for file in checkpoint.files:
+            held = [t for t in checkpoint.tensors.values() if t.file == file]
+            yield file.relative_to(folder).as_posix(), held
+
+
+def _differing(plan: Plan, folder: Path, trust_remote_code: bool) -> Iterator[str]:
+    if plan.in_place:
+        home = str(base_home(plan, folder))
+        found = read_anatomy(home, trust_remote_code=trust_remote_code)
+        yield from sorted(dict(found.sizes.items() ^ plan.result.sizes.items()))
+    if not plan.is_plain:
+        stored = {(t.name, t.shape) for t in read_header(folder / ADAPTER_WEIGHTS).values()}
+        yield from sorted(dict(stored ^ {(n, shape) for n, _, shape in adapter_specs(plan)}))
+
+
+def _surplus(plan: Plan, folder: Path) -> Iterator[str]:
+    """Weights that the plan knows nothing of."""
+    if plan.is_plain:
+        yield from (ADAPTER_WEIGHTS for _ in folder.glob(ADAPTER_WEIGHTS))
+    home = base_home(plan, folder) if plan.in_place else None
+    for place in (folder, folder / BASE_FOLDER):
+        if place != home:
+            found = place.glob("model*.safetensors*")
+            yield from (str(file.relative_to(folder)) for file in sorted(found))
+
+
+def _saved_at(tensor: StoredTensor) -> tuple[int, str]:
+    """Where safetensors' own `save_file` puts a tensor."""
+    known = tensor.dtype in _SAVED_FIRST
+    return _SAVED_FIRST.index(tensor.dtype) if known else len(_SAVED_FIRST), tensor.name
+
+
+def _names(tensors: Iterable[StoredTensor]) -> list[str]:
+    return [tensor.name for tensor in tensors]
+
+
+def _other_weights(folder: Path, name: str, count: int) -> Diagnostic:
+    return Diagnostic(
+        code="A402",
+        what=f"the weights in `{folder}` are not those of its {PLAN_FILE}",
+        why=f"{count} tensors are missing, too many or of another shape, `{name}` first",
+        fix="copy the folder again, or make it anew with `surgery apply` or `save_adapter`",
+    )
+
+
+def _surplus_weights(folder: Path, name: str) -> Diagnostic:
+    return Diagnostic(
+        code="A421",
+        what=f"`{folder}` holds weights that its {PLAN_FILE} knows nothing of: `{name}`",
+        why="one of the two was changed, so that nobody can say which model the folder is",
+        fix="copy the folder again, or make it anew with `surgery apply` or `save_adapter`",
+    )
+
+
+def _other_layout(folder: Path, difference: str) -> Diagnostic:
+    return Diagnostic(
+        code="A421",
+        what=f"the header of the weights in `{folder}` is not the one that was written",
+        why=f"{difference}, so that the same bytes would mean another model",
+        fix="copy the folder again, or make it anew with `surgery apply` or `save_adapter`",
+    )

@@ -1,0 +1,1 @@
+"""One file a command of `surgery`, found by its name."""

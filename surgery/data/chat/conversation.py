@@ -1,0 +1,101 @@
+"""A conversation that was read, checked: somebody answers, and its images are there and shown."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from surgery.data.base import IMAGE, Place, Record, Turn, no_answer
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+
+_LONGEST_NAME: Final = 100
+"""Characters of an image's name that are shown; some are a whole picture in base64."""
+
+
+def conversation(
+    place: Place,
+    turns: Sequence[Turn],
+    images: Sequence[Path],
+    *,
+    tools: Sequence[dict[str, Any]] = (),
+    unused: Sequence[str] = (),
+) -> Record:
+    """Check a conversation and return its record.
+
+    Images without a placeholder go before the first thing that the user says. What a conversation
+    begins with is no answer, since nobody asked.
+
+    Args:
+        place: where it is written.
+        turns: in order.
+        images: files.
+        tools: see `Record`.
+        unused: see `Record`.
+
+    Raises:
+        SurgeryError: D104 without an answer to learn or with an empty one, D105 for an image that
+            isn't there, D107 for placeholders that don't fit the images.
+    """
+    if turns and turns[0].role == "assistant":
+        turns = [replace(turns[0], is_learned=False), *turns[1:]]
+        unused = [*unused, "an answer that a conversation begins with"]
+    why = _nothing_learned(turns)
+    if why:
+        raise SurgeryError(no_answer(place, why))
+    for image in images:
+        _refuse_missing(place, image)
+    asked = sum(turn.text.count(IMAGE) for turn in turns)
+    shown = sum(turn.text.count(IMAGE) for turn in turns if turn.role == "user")
+    if asked == 0 and any(turn.role == "user" for turn in turns):
+        turns = _shown_first(turns, len(images))
+    elif asked != shown or asked != len(images):
+        raise SurgeryError(_other_images(place, asked, shown, len(images)))
+    return Record(place, tuple(turns), tuple(images), tools=tuple(tools), unused=tuple(unused))
+
+
+def _nothing_learned(turns: Sequence[Turn]) -> str:
+    """Why no answer of a conversation can be learned; empty where one can."""
+    answers = [turn for turn in turns if turn.role == "assistant"]
+    learned = [answer for answer in answers if answer.is_learned]
+    if not answers:
+        return "nobody answers"
+    if not learned:
+        only = answers == [turns[0]]
+        return "nobody asks for its answer" if only else "none of its answers is to be learned"
+    return "" if all(answer.text.strip() for answer in learned) else "an answer is empty"
+
+
+def _refuse_missing(place: Place, image: Path) -> None:
+    try:
+        is_there = image.is_file()
+    except (OSError, ValueError):  # a name that no file system takes
+        is_there = False
+    if not is_there:
+        raise SurgeryError(_no_image(place, image))
+
+
+def _shown_first(turns: Sequence[Turn], images: int) -> list[Turn]:
+    first = next(i for i, turn in enumerate(turns) if turn.role == "user")
+    text = f"{IMAGE}\n" * images + turns[first].text
+    return [*turns[:first], replace(turns[first], text=text), *turns[first + 1 :]]
+
+
+def _no_image(place: Place, image: Path) -> Diagnostic:
+    name = str(image)
+    shown = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…"
+    return Diagnostic(
+        code="D105",
+        what=f"{place}: the image `{shown}` is not there",
+        fix="name the folder that image paths are relative to with `images`, copy the file there, "
+        "or leave such records out with bad_records=skip",
+    )
+
+
+def _other_images(place: Place, asked: int, shown: int, images: int) -> Diagnostic:
+    apart = "" if asked == shown else ", some of them not in what the user says"
+    return Diagnostic(
+        code="D107",
+        what=f"{place}: {asked} `{IMAGE}` for {images} images{apart}",
+        fix=f"write `{IMAGE}` in the user's turns once for each image, or nowhere: they then go "
+        "first",
+    )

@@ -1,0 +1,97 @@
+"""Keys that conversations of every form share: images, system, tools, and what is learned."""
+
+import json
+from collections.abc import Collection, Sequence
+from typing import Any, Final
+
+from surgery.data.base import Place, Turn, bad_form, is_blank, refuse_meaning, tool_name
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+
+SHARED: Final = frozenset({"image", "images", "system", "system_prompt", "tools"})
+"""Keys of a record that the functions here read."""
+
+_LEARNED: Final = ("loss", "weight", "train", "training")
+"""Keys by which data of ms-swift, OpenAI, Mistral and axolotl say whether a turn is learned."""
+
+
+def named_images(content: dict[str, Any], place: Place) -> list[str]:
+    """The paths under `image` or `images`; under both, where they are the same."""
+    named = [paths_of(content[k], place) for k in ("image", "images") if k in content]
+    found = [paths for paths in named if paths]
+    if found[1:] and found[0] != found[1]:
+        bad_form(place, "`image` and `images` name other files")
+    return found[0] if found else []
+
+
+def paths_of(value: Any, place: Place) -> list[str]:
+    """The paths of a string, of an image as `datasets` writes it, or of a list of such."""
+    entries = value if isinstance(value, list) else [value]
+    paths = [_path(entry) for entry in entries if not is_blank(entry)]
+    if not all(isinstance(path, str) for path in paths):
+        bad_form(place, "its images are neither a path nor a list of paths")
+    return paths
+
+
+def with_system(content: dict[str, Any], turns: Sequence[Turn], place: Place) -> list[Turn]:
+    """Turns, after what stands under `system` or `system_prompt`."""
+    said = [content[key] for key in ("system", "system_prompt") if key in content]
+    if not all(isinstance(text, str) for text in said):
+        bad_form(place, "`system` is not text")
+    inside = [turn.text for turn in turns if turn.role == "system"]
+    if len({*said, *inside}) > 1 and said:
+        bad_form(place, "it has several texts of a system")
+    return [Turn("system", said[0]), *turns] if said and not inside else list(turns)
+
+
+def tools_of(content: dict[str, Any], place: Place) -> list[dict[str, Any]]:
+    """The descriptions under `tools`, a list or the JSON of one."""
+    tools = content.get("tools", [])
+    if isinstance(tools, str):
+        try:
+            tools = json.loads(tools)
+        except (ValueError, RecursionError) as error:
+            bad_form(place, f"`tools` is not JSON: {error}")
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        bad_form(place, "`tools` is not a list of objects")
+    if not all(isinstance(tool_name(tool), str) for tool in tools):
+        bad_form(place, "one of its `tools` has no name")
+    return tools
+
+
+def turn_keys(
+    content: dict[str, Any], used: Collection[str], place: Place, *, is_answer: bool
+) -> tuple[bool, list[str]]:
+    """Whether a turn is to be learned, and which of its keys are not used.
+
+    Args:
+        content: the turn.
+        used: keys that are read elsewhere.
+        place: of the record.
+        is_answer: whether it could be learned.
+
+    Raises:
+        SurgeryError: D115, for a key that can't be honored.
+    """
+    given = {k: v for k, v in content.items() if k not in used and not is_blank(v)}
+    said = {key: given.pop(key) for key in _LEARNED if key in given}
+    for key, value in said.items():
+        if not isinstance(value, int | float) or value not in (0, 1):
+            raise SurgeryError(_part_learned(place, key, value))
+    unused = refuse_meaning(given.keys(), place, "a turn")
+    if not is_answer:
+        unused += [f"`{key}` of what is no answer" for key, value in said.items() if value]
+    return all(said.values()), unused
+
+
+def _path(entry: Any) -> Any:
+    is_file = isinstance(entry, dict) and is_blank(entry.get("bytes"))
+    return entry.get("path") if is_file else entry
+
+
+def _part_learned(place: Place, key: str, value: object) -> Diagnostic:
+    return Diagnostic(
+        code="D115",
+        what=f"{place}: a `{key}` of {value!r} can't be honored",
+        why="an answer is learned or it is not",
+        fix="write true or false, 1 or 0, and weigh whole files with `weight` of a source",
+    )

@@ -1,0 +1,165 @@
+"""Conversations as a chat template writes them, cut where answers begin and end, and checked.
+
+A template may leave words out, or write a turn otherwise once others follow it; so its text is
+compared with the record. axolotl finds an answer by rendering twice, and TRL mends the templates
+that it knows; here an answer is what the template writes beyond the prompt that asks for it.
+"""
+
+import json
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from surgery.data.base import IMAGE, Place, Record, Turn, tool_name
+from surgery.data.chat.template import FIX, Template, lost
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+
+_THOUGHT: Final = "</think>"
+"""What ends the reasoning that templates drop from earlier answers."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some of a conversation as text.
+
+    Args:
+        text: never empty.
+        is_learned: whether it is an answer that is learned.
+        images: how many of the record's next images it shows.
+    """
+
+    text: str
+    is_learned: bool
+    images: int = 0
+
+
+class Chat:
+    """Writes conversations for one model.
+
+    Args:
+        template: the model's.
+        special: tokens that call for an image or another input, which no words may contain.
+    """
+
+    def __init__(self, template: Template, special: Collection[str] = ()) -> None:
+        self._template = template
+        self._special = re.compile("|".join(map(re.escape, special)) or r"(?!)")
+
+    def rows(self, record: Record) -> list[list[Piece]]:
+        """Write a conversation: in one piece, or each answer apart where the template rewrites.
+
+        Raises:
+            SurgeryError: D110 for an answer that doesn't begin where it is asked for, D112 for a
+                conversation that the template refuses, D113 for a special token in its words,
+                D114 for words that the template leaves out.
+        """
+        self.refuse_special(record)
+        turns = enumerate(record.turns)
+        learned = [at for at, turn in turns if turn.role == "assistant" and turn.is_learned]
+        whole = self._pieces(record, learned)
+        if whole is not None:
+            return [_checked(record, whole, learned)]
+        return [self._alone(record, at) for at in learned]
+
+    def prompt(self, record: Record, end: int) -> Piece:
+        """Write the turns before `end`, up to where an answer begins.
+
+        Raises:
+            SurgeryError: D112 to D114, as for `rows`.
+        """
+        self.refuse_special(record)
+        text = self._template.write(record, end, prompt=True)
+        _refuse_lost(text, record.turns[:end], record)
+        return Piece(text, False, len(record.shown_before(end)))
+
+    def refuse_special(self, record: Record) -> None:
+        """Refuse words that the model would take for an image.
+
+        Raises:
+            SurgeryError: D113.
+        """
+        words = [part for turn in record.turns for part in turn.text.split(IMAGE)]
+        tools = json.dumps(record.tools, ensure_ascii=False) if record.tools else ""
+        for text in (*words, record.text, tools):
+            found = self._special.search(text)
+            if found:
+                raise SurgeryError(special_token(record.place, found[0]))
+
+    def _alone(self, record: Record, at: int) -> list[Piece]:
+        pieces = self._pieces(record, [at])
+        if pieces is None:
+            raise SurgeryError(_not_cut(record.place))
+        return _checked(record, pieces, [at])
+
+    def _pieces(self, record: Record, answers: Sequence[int]) -> list[Piece] | None:
+        """The text cut at answers; None where one isn't what follows its prompt."""
+        pieces: list[Piece] = []
+        done, shown = "", 0
+        for at in answers:
+            prompt = self._template.write(record, at, prompt=True)
+            whole = self._template.write(record, at + 1, prompt=False)
+            if not (prompt.startswith(done) and whole.startswith(prompt)):
+                return None
+            images = len(record.shown_before(at))
+            pieces.append(Piece(prompt[len(done) :], False, images - shown))
+            pieces.append(Piece(whole[len(prompt) :], True))
+            done, shown = whole, images
+        return pieces
+
+
+def _checked(record: Record, pieces: Sequence[Piece], answers: Sequence[int]) -> list[Piece]:
+    """A row, once every answer is in its own piece and all other words are in the row."""
+    turns = record.turns[: answers[-1] + 1]
+    learned = (piece.text for piece in pieces if piece.is_learned)
+    for at, text in zip(answers, learned, strict=True):
+        if _squeezed(turns[at].text) not in _squeezed(text):
+            raise SurgeryError(lost(record.place, turns[at]))
+    others = [turn for at, turn in enumerate(turns) if at not in answers]
+    _refuse_lost("".join(piece.text for piece in pieces), others, record)
+    return [piece for piece in pieces if piece.text]
+
+
+def _refuse_lost(text: str, turns: Sequence[Turn], record: Record) -> None:
+    """Refuse a text without the words of a turn, or a tool's name; reasoning may be dropped."""
+    squeezed = _squeezed(text)
+    for turn in turns:
+        said = turn.text.rpartition(_THOUGHT)[2] if turn.role == "assistant" else turn.text
+        if any(_squeezed(part) not in squeezed for part in said.split(IMAGE)):
+            raise SurgeryError(lost(record.place, turn))
+    if any(_squeezed(str(tool_name(tool))) not in squeezed for tool in record.tools):
+        raise SurgeryError(_no_tools(record.place))
+
+
+def _squeezed(text: str) -> str:
+    """A text without white space, which templates trim and add."""
+    return "".join(text.split())
+
+
+def special_token(place: Place, token: str) -> Diagnostic:
+    """D113, for words with a token in them that the model takes for an image."""
+    return Diagnostic(
+        code="D113",
+        what=f"{place}: its words contain `{token}`, which calls for an image",
+        why="the model would look for an image that isn't there",
+        fix=f"change the words, write `{IMAGE}` where a record shows an image, or leave such "
+        "records out with bad_records=skip",
+    )
+
+
+def _no_tools(place: Place) -> Diagnostic:
+    return Diagnostic(
+        code="D114",
+        what=f"{place}: the base's chat template leaves out `tools`",
+        why="functions would be called that nothing tells of",
+        fix=FIX,
+    )
+
+
+def _not_cut(place: Place) -> Diagnostic:
+    return Diagnostic(
+        code="D110",
+        what=f"{place}: the base's chat template writes an answer otherwise than it asks for one",
+        why="answers are learned where they are generated, so what comes before one must stay",
+        fix=FIX,
+    )

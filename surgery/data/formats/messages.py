@@ -1,0 +1,100 @@
+"""Conversations as chat messages: `{"messages": [{"role", "content"}]}`.
+
+Source: the chat templates of transformers and the conversational form of TRL. `content` is text, or
+a list of parts of type `text` and `image`; images may also stand under `images`.
+"""
+
+from pathlib import Path
+from typing import Any, Final
+
+from surgery.data.base import (
+    IMAGE,
+    Place,
+    Record,
+    RecordForm,
+    Role,
+    Turn,
+    bad_form,
+    bad_role,
+    is_blank,
+    refuse_meaning,
+)
+from surgery.data.chat.conversation import conversation
+from surgery.data.chat.keys import SHARED, named_images, paths_of, tools_of, turn_keys, with_system
+from surgery.data.images import beneath
+
+_ROLES: Final[dict[str, Role]] = {"system": "system", "user": "user", "assistant": "assistant"}
+_IMAGE_KEYS: Final = ("image", "path", "url", "image_url")
+
+
+class MessagesForm(RecordForm):
+    """Turns under `messages`, images in their parts or under `images`."""
+
+    key = "messages"
+    used = SHARED | {key}
+
+    def read(self, content: dict[str, Any], place: Place, images: Path) -> Record:
+        """See `RecordForm.read`."""
+        messages = content[self.key]
+        if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
+            bad_form(place, f"`{self.key}` is not a list of objects")
+        read = [_Message(message, place) for message in messages]
+        inside = [file for message in read for file in message.files]
+        beside = named_images(content, place)
+        if inside and beside and inside != beside:
+            bad_form(place, "its messages name other images than it does beside them")
+        return conversation(
+            place,
+            with_system(content, [message.turn for message in read], place),
+            [beneath(images, file, place) for file in inside or beside],
+            tools=tools_of(content, place),
+            unused=[key for message in read for key in message.unused],
+        )
+
+
+class _Message:
+    """A message that was read: its turn, its image files, and its keys that are not used."""
+
+    def __init__(self, content: dict[str, Any], place: Place) -> None:
+        self.files: list[str] = []
+        self._place = place
+        role = _role(content, place)
+        is_answer = role == "assistant"
+        learned, self.unused = turn_keys(content, {"role", "content"}, place, is_answer=is_answer)
+        self.turn = Turn(role, self._text(content.get("content")), learned)
+
+    def _text(self, content: Any) -> str:
+        if isinstance(content, str):
+            return content
+        if not isinstance(content, list):
+            bad_form(self._place, "a message has no `content`")
+        return "".join(self._part(part) for part in content)
+
+    def _part(self, part: Any) -> str:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind == "text" and isinstance(part.get("text"), str):
+            self._note_unused(part, {"type", "text"})
+            return str(part["text"])
+        if kind in ("image", "image_url"):
+            self._note_unused(part, {"type", *_IMAGE_KEYS})
+            named = [part[key] for key in _IMAGE_KEYS if not is_blank(part.get(key))]
+            self.files += [path for value in named[:1] for path in self._paths(value)]
+            return f"{IMAGE}\n"
+        bad_form(self._place, f"a part of a message is neither text nor image: {part}")
+
+    def _paths(self, value: Any) -> list[str]:
+        """The path of an image part; OpenAI's form has it under a `url` of its own."""
+        return paths_of(
+            value["url"] if isinstance(value, dict) and "url" in value else value, self._place
+        )
+
+    def _note_unused(self, part: dict[str, Any], used: set[str]) -> None:
+        given = {key for key, value in part.items() if not is_blank(value)}
+        self.unused += refuse_meaning(given - used, self._place, "a part of a message")
+
+
+def _role(message: dict[str, Any], place: Place) -> Role:
+    role = _ROLES.get(str(message.get("role")))
+    if role is None:
+        bad_role(place, message.get("role"), tuple(_ROLES))
+    return role

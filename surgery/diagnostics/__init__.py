@@ -1,0 +1,1 @@
+"""What is wrong, in one type: `Diagnostic`, its codes, exit codes, and how sentences are made."""

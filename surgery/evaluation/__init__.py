@@ -1,0 +1,1 @@
+"""Perplexity, and answers to questions, on both paths."""

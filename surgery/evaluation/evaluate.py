@@ -1,0 +1,271 @@
+"""What training did to an adapter's language and answers: perplexity on both paths, and accuracy.
+
+The shared path is the multimodal one with no image in sight, the paper's shared base; the text path
+is its non-shared base. Both are compared with the untouched base, which is loaded by itself.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from surgery.data.base import Record
+from surgery.data.collator import Collator
+from surgery.data.encoder import IGNORED, Encoder, Row
+from surgery.data.file_reader import DataFile
+from surgery.data.rows import Rows
+from surgery.data.vocabulary import load_processor, refuse_ids_without_rows
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.evaluation.predictions import Prediction, write_predictions
+from surgery.evaluation.questions import asked_of, predictions_of, read_questions
+from surgery.evaluation.subject import BASE, SHARED, open_evaluated
+from surgery.model.quiet import quiet
+from surgery.recipe.training_schema import Source
+from surgery.storage.atomic_text import try_text
+from surgery.storage.inputs import Input
+from surgery.storage.json_file import read_object
+from surgery.storage.safetensors.header import read_errors
+
+HELD_OUT: Final = "heldout.jsonl"
+"""Text that a base may bring along, which none of its training saw."""
+
+_BATCH: Final = 16
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The figures of one adapter.
+
+    Args:
+        adapter: its folder.
+        model: its base.
+        recipe: its recipe's name.
+        perplexity: of held-out text, by `base`, `shared` and `text`; without `text` where the
+            base trains in place.
+        tokens: that the perplexity is of.
+        accuracy: share of right answers, 0 to 1, by the same words; `shared` for all questions,
+            the others for questions without images.
+        answers: how many were asked for.
+        references: perplexities and accuracies to compare with, named `perplexity.shared` and so
+            on.
+        predictions: every answer of every path.
+    """
+
+    adapter: str
+    model: str
+    recipe: str
+    perplexity: Mapping[str, float]
+    tokens: int
+    accuracy: Mapping[str, float]
+    answers: int
+    references: Mapping[str, float]
+    predictions: tuple[Prediction, ...] = field(default=(), repr=False)
+
+    def figures(self) -> dict[str, float]:
+        """Every figure by its full name."""
+        named = {"perplexity": self.perplexity, "accuracy": self.accuracy}
+        return {f"{kind}.{path}": x for kind, by in named.items() for path, x in by.items()}
+
+    def retention(self) -> dict[str, float]:
+        """Percent of each figure that is left: of the reference's, or of the base's without one.
+
+        For a perplexity, the inverse: half as good is 50 percent, too.
+        """
+        figures = self.figures()
+        base = {name: figures.get(f"{name.partition('.')[0]}.{BASE}", 0.0) for name in figures}
+        pairs = {name: (x, self.references.get(name, base[name])) for name, x in figures.items()}
+        return {
+            name: 100 * (reference / x if name.startswith("perplexity") else x / reference)
+            for name, (x, reference) in pairs.items()
+            if x and reference and not name.endswith(f".{BASE}")
+        }
+
+    def document(self) -> dict[str, Any]:
+        """The evaluation as plain data."""
+        return {
+            "adapter": self.adapter,
+            "model": self.model,
+            "recipe": self.recipe,
+            "perplexity": dict(self.perplexity),
+            "tokens": self.tokens,
+            "accuracy": dict(self.accuracy),
+            "answers": self.answers,
+            "references": dict(self.references),
+            "retention": self.retention(),
+        }
+
+
+@quiet()
+def evaluate_adapter(
+    folder: str | os.PathLike[str],
+    *,
+    text: str | os.PathLike[str] | None = None,
+    questions: str | os.PathLike[str] | None = None,
+    images: str | os.PathLike[str] | None = None,
+    reference: str | os.PathLike[str] | None = None,
+    predictions: str | os.PathLike[str] | None = None,
+    length: int = 512,
+    new_tokens: int = 32,
+    base: str | os.PathLike[str] | None = None,
+    trust_remote_code: bool = False,
+) -> Evaluation:
+    """Measure an adapter, or an export of one, and its base.
+
+    Args:
+        folder: what `surgery train`, `apply`, `save_adapter` or `export --to hf` wrote.
+        text: held-out text in a form of `surgery train`; what the base brings along unless given.
+        questions: conversations whose answers are compared.
+        images: the folder that their image paths are relative to.
+        reference: what `surgery evaluate --format json` said of another adapter.
+        predictions: a JSONL file to write every answer to, beside what was asked and wanted.
+        length: tokens of a block of text; blocks don't overlap.
+        new_tokens: of an answer, at most.
+        base: another place of the base than the plan names.
+        trust_remote_code: whether the base may run code of its own.
+
+    Raises:
+        SurgeryError: T113 with nothing to measure; D for the files, A401, A402 and A606 for the
+            folder.
+    """
+    folder = Path(folder)
+    known = _references(reference)
+    evaluated = open_evaluated(folder, base=base, trust_remote_code=trust_remote_code)
+    if predictions:
+        beside = _read_beside(text, questions, images, reference)
+        try_text(Path(predictions), inputs=[*evaluated.inputs, *beside])
+    processor = load_processor(evaluated.home, trust_remote_code=trust_remote_code)
+    encoder = Encoder(processor, length)
+    rows = _text_rows(evaluated.home, text, encoder)
+    asked = read_questions(questions, images, encoder)
+    if not rows and not asked:
+        raise SurgeryError(_nothing_to_measure(folder))
+    meter = _Meter(evaluated.home, evaluated.is_routed, encoder, rows, asked, new_tokens)
+    losses: dict[str, float] = {}
+    right: dict[str, float] = {}
+    said: list[Prediction] = []
+    for measured in evaluated.each(meter.measure):
+        losses |= measured[0]
+        right |= measured[1]
+        said += measured[2]
+    if predictions:
+        write_predictions(Path(predictions), said)
+    tokens = sum(int((row.labels != IGNORED).sum()) for row in rows)
+    answers = sum(1 for record in asked for _ in asked_of(record))
+    names = str(folder), evaluated.model, evaluated.recipe
+    return Evaluation(*names, losses, tokens, right, answers, known, tuple(said))
+
+
+def _read_beside(
+    text: str | os.PathLike[str] | None,
+    questions: str | os.PathLike[str] | None,
+    images: str | os.PathLike[str] | None,
+    reference: str | os.PathLike[str] | None,
+) -> Iterator[Input]:
+    """What is read beside the adapter and its base."""
+    named = {"the text": text, "the questions": questions, "the reference": reference}
+    yield from (Input(Path(path), name) for name, path in named.items() if path)
+    if questions:
+        yield Input(Path(images or Path(questions).parent), "the pictures", open=True)
+
+
+@dataclass(frozen=True)
+class _Meter:
+    """What is measured."""
+
+    home: Path
+    is_routed: bool
+    encoder: Encoder
+    rows: Sequence[Row]
+    asked: Sequence[Record]
+    new_tokens: int
+
+    def measure(
+        self, model: Any, path: str
+    ) -> tuple[dict[str, float], dict[str, float], list[Prediction]]:
+        """Perplexity and accuracy of a model on a path, under the path's name; and its answers."""
+        refuse_ids_without_rows(self.encoder.tokenizer, model, self.home)
+        model = model.to(torch.accelerator.current_accelerator() or "cpu").eval()
+        is_routed = self.is_routed and path != BASE
+        asked = [record for record in self.asked if path == SHARED or not record.images]
+        losses = {path: perplexity(model, self.rows, self.encoder, is_routed)} if self.rows else {}
+        said = predictions_of(path, model, asked, self.encoder, self.new_tokens, is_routed)
+        right = {path: sum(one.right for one in said) / len(said)} if said else {}
+        return losses, right, said
+
+
+@torch.no_grad()
+def perplexity(model: Any, rows: Sequence[Row], encoder: Encoder, is_routed: bool = False) -> float:
+    """The perplexity of rows: exp of the mean negative log likelihood of their labels.
+
+    Args:
+        model: on the path that is measured.
+        rows: encoded.
+        encoder: of the model.
+        is_routed: whether it must be told of image tokens.
+    """
+    collate = Collator(encoder.pad, image_token=encoder.image_token, is_routed=is_routed)
+    total, count = 0.0, 0
+    for first in range(0, len(rows), _BATCH):
+        batch = collate([[row] for row in rows[first : first + _BATCH]])
+        batch = {name: value.to(model.device) for name, value in batch.items()}
+        labels = batch.pop("labels")[:, 1:]
+        logits = model(**batch, use_cache=False).logits[:, :-1].float()
+        loss = torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum"
+        )
+        total += float(loss)
+        count += int((labels != IGNORED).sum())
+    return float(torch.tensor(total / count, dtype=torch.float64).exp())
+
+
+def accuracy(
+    model: Any,
+    records: Sequence[Record],
+    encoder: Encoder,
+    new_tokens: int = 32,
+    is_routed: bool = False,
+) -> float | None:
+    """The share of right answers among `predictions_of` the same arguments; None without any."""
+    said = predictions_of(SHARED, model, records, encoder, new_tokens, is_routed)
+    return sum(one.right for one in said) / len(said) if said else None
+
+
+def _text_rows(home: Path, text: str | os.PathLike[str] | None, encoder: Encoder) -> Sequence[Row]:
+    file = Path(text) if text else home / HELD_OUT
+    if text is None and not file.is_file():
+        return []
+    return list(Rows(DataFile(Source(file=str(file))), encoder))
+
+
+def _references(reference: str | os.PathLike[str] | None) -> dict[str, float]:
+    if reference is None:
+        return {}
+    file = Path(reference)
+    kinds = ("perplexity", "accuracy")
+    try:
+        with read_errors(file):
+            document = read_object(file)
+        return {f"{kind}.{path}": float(x) for kind in kinds for path, x in document[kind].items()}
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise SurgeryError(_no_reference(file)) from error
+
+
+def _no_reference(file: Path) -> Diagnostic:
+    return Diagnostic(
+        code="A316",
+        what=f"`{file}` is no evaluation to compare with",
+        why="it is not what `surgery evaluate --format json` prints",
+        fix="surgery evaluate OTHER --format json > reference.json",
+    )
+
+
+def _nothing_to_measure(folder: Path) -> Diagnostic:
+    return Diagnostic(
+        code="T113",
+        what=f"there is nothing to measure `{folder}` on",
+        why=f"neither text nor questions are given, and the base brings no {HELD_OUT} along",
+        fix="surgery evaluate DIR --text heldout.txt --questions conversations.jsonl",
+    )

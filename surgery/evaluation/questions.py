@@ -1,0 +1,103 @@
+"""Questions whose answers are generated, and compared with what is written.
+
+Imports torch at the top, as what asks them does.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import torch
+
+from surgery.data.base import IMAGE, Record
+from surgery.data.encoder import IGNORED, Encoder
+from surgery.data.file_reader import TOLD, DataFile
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.evaluation.predictions import Prediction, normalised
+from surgery.recipe.training_schema import Source
+
+_BATCH: Final = 16
+
+
+def read_questions(
+    questions: str | os.PathLike[str] | None,
+    images: str | os.PathLike[str] | None,
+    encoder: Encoder,
+) -> list[Record]:
+    """Conversations whose answers are asked for, each of which the chat template can ask.
+
+    Args:
+        questions: a file of them; None for none.
+        images: the folder that their image paths are relative to; the file's own unless given.
+        encoder: of the model.
+
+    Raises:
+        SurgeryError: D for the file and its records.
+    """
+    if questions is None:
+        return []
+    records = list(DataFile(Source(file=str(questions), images=str(images or ""))))
+    bad: list[Diagnostic] = []
+    for record in records:
+        try:
+            encoder.check_questions(record)
+        except SurgeryError as error:
+            bad += error.diagnostics
+    if bad:
+        raise SurgeryError(bad[:TOLD])
+    return records
+
+
+@torch.no_grad()
+def predictions_of(
+    path: str,
+    model: Any,
+    records: Sequence[Record],
+    encoder: Encoder,
+    new_tokens: int = 32,
+    is_routed: bool = False,
+) -> list[Prediction]:
+    """Generate each answer greedily, and compare it with what is written, after `normalised`.
+
+    Args:
+        path: the name of the path that the model is on.
+        model: on the path that is measured.
+        records: conversations; each answer is asked for with all that was said before it.
+        encoder: of the model.
+        new_tokens: of an answer, at most.
+        is_routed: whether the model must be told of image tokens.
+    """
+    pairs = [pair for record in records for pair in asked_of(record)]
+    said: list[Prediction] = []
+    for first in range(0, len(pairs), _BATCH):
+        part = pairs[first : first + _BATCH]
+        inputs = encoder.questions(part).to(model.device)
+        if is_routed:
+            inputs["image_mask"] = inputs["input_ids"] == (encoder.image_token or IGNORED)
+        made = model.generate(
+            **inputs, do_sample=False, max_new_tokens=new_tokens, pad_token_id=encoder.pad
+        )
+        texts = encoder.tokenizer.batch_decode(
+            made[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
+        )
+        said += [_prediction(path, *pair, text) for pair, text in zip(part, texts, strict=True)]
+    return said
+
+
+def _prediction(path: str, record: Record, at: int, answer: str) -> Prediction:
+    """What was generated for the turn at a position of a conversation, beside what is written."""
+    wanted, before = record.turns[at].text, record.turns[:at]
+    asked = next((turn.text for turn in reversed(before) if turn.role != "assistant"), "")
+    shown = sum(turn.text.count(IMAGE) for turn in before)
+    where = str(record.place.file), record.place.line
+    is_right = normalised(answer) == normalised(wanted)
+    return Prediction(
+        path, *where, asked.replace(IMAGE, "").strip(), shown, wanted, answer, is_right
+    )
+
+
+def asked_of(record: Record) -> Iterator[tuple[Record, int]]:
+    """Each answer of a conversation that training would learn, and where it is among the turns."""
+    for at, turn in enumerate(record.turns):
+        if turn.role == "assistant" and turn.is_learned:
+            yield record, at

@@ -1,0 +1,127 @@
+"""What can be evaluated: an adapter, or an export of one as checkpoints; opened path by path.
+
+Imports torch through the models that it opens.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from surgery.adapter.folder import load_adapter, load_base, read_plan
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.model.fingerprint import identify, refuse_other_base
+from surgery.model.reader import read_anatomy
+from surgery.model.source import find_model
+from surgery.paths.switching import text_path
+from surgery.runtime.formats.hf import open_path
+from surgery.runtime.manifest import MANIFEST_FILE, Manifest, read_manifest
+from surgery.storage.inputs import Input
+
+BASE: Final = "base"
+SHARED: Final = "shared"
+NON_SHARED: Final = "text"
+_HF: Final = "hf"
+
+_T = TypeVar("_T")
+Measure = Callable[[Any, str], _T]
+"""Takes a model and the name of the path that it is on."""
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Something with a base, a shared path and perhaps a text path of its own.
+
+    Args:
+        folder: of the adapter or of the export.
+        model: the base, as the user calls it.
+        recipe: name of its recipe.
+        home: a folder with the processor, and perhaps with held-out text.
+        is_routed: whether its model must be told of image tokens.
+        inputs: what is read of the adapter or the export, and of its base.
+        each: opens one path after the other, hands each to a function, and gives what that returns.
+    """
+
+    folder: Path
+    model: str
+    recipe: str
+    home: Path
+    is_routed: bool
+    inputs: tuple[Input, ...]
+    each: Callable[[Measure[Any]], Iterator[Any]]
+
+
+def open_evaluated(
+    folder: Path, *, base: str | os.PathLike[str] | None = None, trust_remote_code: bool = False
+) -> Evaluated:
+    """Look at an adapter or an export; no weights are loaded.
+
+    Args:
+        folder: what `surgery train`, `apply`, `save_adapter` or `export --to hf` wrote.
+        base: another place of the base than the plan or the manifest names.
+        trust_remote_code: whether the model may run code of its own.
+
+    Raises:
+        SurgeryError: A401 for another base, A402 for an adapter, A601 and A606 for an export, M
+            for the base.
+    """
+    if os.path.isfile(folder / MANIFEST_FILE):
+        return _export(folder, base, trust_remote_code)
+    return _adapter(folder, base, trust_remote_code)
+
+
+def _adapter(folder: Path, base: str | os.PathLike[str] | None, trust: bool) -> Evaluated:
+    plan, _ = read_plan(folder, base, trust_remote_code=trust)
+    assert plan.files is not None
+    home = plan.files.folder
+
+    def each(measure: Measure[_T]) -> Iterator[_T]:
+        yield measure(load_base(str(home), trust_remote_code=trust), BASE)
+        model = load_adapter(folder, base=base, trust_remote_code=trust)
+        yield measure(model, SHARED)
+        if plan.has_text_path:
+            with text_path(model):
+                yield measure(model, NON_SHARED)
+
+    source, recipe = plan.anatomy.source, plan.recipe.name
+    inputs = Input(folder, "the adapter"), *plan.inputs()
+    return Evaluated(folder, source, recipe, home, plan.is_routed, inputs, each)
+
+
+def _export(folder: Path, base: str | os.PathLike[str] | None, trust: bool) -> Evaluated:
+    manifest = read_manifest(folder)
+    if manifest.format != _HF:
+        raise SurgeryError(_not_checkpoints(folder, manifest))
+    is_assembled = bool(manifest.recipe.get("vision"))  # of a decoder that is the base for text
+    model = manifest.recipe["model"] if is_assembled else manifest.model
+    files = find_model(base or model)
+    source = files.folder
+    if not is_assembled:  # whose fingerprint is of the decoder and the tower together
+        found = identify(files, read_anatomy(files, trust_remote_code=trust))
+        refuse_other_base(manifest.fingerprint, found, files.source)
+    home = folder / "multimodal" if is_assembled else source  # where the processor is
+
+    def each(measure: Measure[_T]) -> Iterator[_T]:
+        yield measure(load_base(str(source), trust_remote_code=trust), BASE)
+        seeing = open_path(folder, manifest, "multimodal", trust_remote_code=trust)
+        yield measure(seeing, SHARED)
+        if manifest.base == "shared":
+            yield measure(seeing, NON_SHARED)
+            return
+        del seeing
+        text = open_path(folder, manifest, "text", trust_remote_code=trust)
+        yield measure(text, NON_SHARED)
+
+    inputs = Input(folder, "the export"), Input(source, "the base")
+    return Evaluated(folder, manifest.model, manifest.name, home, False, inputs, each)
+
+
+def _not_checkpoints(folder: Path, manifest: Manifest) -> Diagnostic:
+    return Diagnostic(
+        code="A606",
+        what=f"`{folder}` is an export in the form `{manifest.format}`, which isn't evaluated",
+        why="perplexity takes the likelihood of every word of a text, and its graphs give that of "
+        "the last one alone",
+        fix="evaluate the adapter, or an export of it in the form `hf`",
+    )

@@ -1,0 +1,1 @@
+"""Exports of an adapter: parts, calibration, quantization, and one file a format."""

@@ -1,0 +1,232 @@
+"""Show the graphs of an export what they will be given, one part after another.
+
+Prompts go through a part in float on every path that it is in; what comes out waits on disk for the
+next part. So no more than one part is ever in memory, and a stopped export goes on where it was.
+Eyes come first: what they make of images goes along the multimodal path with the prompts, of which
+the text path has the words alone.
+"""
+
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from surgery.npu.qualcomm.arrays import read_arrays, write_arrays
+from surgery.runtime.kv_part import CachedPart, Engine
+from surgery.runtime.manifest import PartRecord, PathName
+from surgery.runtime.prompt_chunk import Arrays, Features, Phase, Piece, pieces
+from surgery.runtime.vision_part import ImagePart, sees
+
+DECODED: Final = 8
+"""Tokens at the end of each prompt that go through the graphs of one token."""
+_LOOKED_AT: Final = 16
+"""Prompts whose tiles eyes are quantised with; SigLIP-so400m takes seconds for each tile."""
+_PLACE: Final = "piece"
+_TILES: Final = "tiles"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a graph was given once.
+
+    Args:
+        path: along which.
+        prompt: its number.
+        file: of the graph.
+        feeds: an array for each of its inputs.
+    """
+
+    path: PathName
+    prompt: int
+    file: str
+    feeds: Arrays
+
+
+class Calibration:
+    """Prompts on their way through the parts.
+
+    Args:
+        folder: where they wait.
+        paths: the parts of each path that they go through, in its order; not the one that sees.
+        lora: for each path what goes into inputs for LoRA.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        paths: Mapping[PathName, Sequence[str]],
+        lora: Mapping[PathName, Arrays],
+    ) -> None:
+        self._folder, self._paths, self._lora = folder, paths, lora
+
+    def see(
+        self, engine: Engine, name: str, part: PartRecord, number: int, pixels: Any
+    ) -> Features:
+        """Let the part that sees look at the images of a prompt, and note what it was given.
+
+        Args:
+            engine: runs its float graph.
+            name: of the part.
+            part: its graph.
+            number: of the prompt.
+            pixels: (tiles, C, H, W), of all its images.
+        """
+        noted = _Noted(engine)
+        features = ImagePart(noted, name, part).features(pixels)
+        folder = _emptied(self._tiles(name) / f"{number:04}")
+        for index, (_, feeds) in enumerate(noted.given):
+            write_arrays(folder / f"{index:06}.npz", feeds)
+        return features
+
+    def begin(
+        self,
+        prompts: Iterable[tuple[Sequence[int], Features | None]],
+        lengths: Mapping[Phase, int],
+    ) -> None:
+        """Let prompts wait before the first part of each path.
+
+        Args:
+            prompts: ids of each, and what its images became; along text it has none.
+            lengths: of a step in each phase that there are graphs for.
+        """
+        for number, (ids, features) in enumerate(prompts):
+            for path in self._paths:
+                own = _words(ids, features) if path == "text" else (ids, features)
+                self._keep(self._waiting(path, 0), number, _cut(*own, lengths))
+
+    def through(self, engine: Engine, name: str, part: PartRecord) -> list[Shown]:
+        """Let all prompts go through a part, on each of its paths; one that sees has seen them.
+
+        Args:
+            engine: runs its float graphs.
+            name: of the part, before which they wait.
+            part: its graphs.
+
+        Returns:
+            For each graph, prompt and path what the graph was given first and last, and first of
+            what has images.
+        """
+        if sees(part):
+            return list(self._seen(name, part))
+        shown: list[Shown] = []
+        for path, place in self._places(name):
+            for number, waiting in enumerate(self._prompts(path, place)):
+                noted = _Noted(engine)
+                cached = CachedPart(noted, name, part, self._lora[path])
+                taken = _taken(cached, noted, waiting)
+                self._keep(self._waiting(path, place + 1), number, taken)
+                shown += (Shown(path, number, *given) for given in noted.given)
+        return shown
+
+    def passed(self, name: str) -> None:
+        """Forget what waited before a part that need not be gone through again."""
+        for path, place in self._places(name):
+            shutil.rmtree(self._waiting(path, place), ignore_errors=True)
+        shutil.rmtree(self._tiles(name), ignore_errors=True)
+
+    def _places(self, name: str) -> Iterator[tuple[PathName, int]]:
+        return ((path, names.index(name)) for path, names in self._paths.items() if name in names)
+
+    def _seen(self, name: str, part: PartRecord) -> Iterator[Shown]:
+        file = next(file.name for file in part.files if file.graph)
+        prompts = sorted(self._tiles(name).iterdir())
+        for prompt in prompts[: _LOOKED_AT - 1] + prompts[_LOOKED_AT - 1 :][-1:]:
+            for tile in sorted(prompt.iterdir()):
+                yield Shown("multimodal", int(prompt.name), file, dict(read_arrays(tile)))
+
+    def _tiles(self, name: str) -> Path:
+        return self._folder / _TILES / name
+
+    def _waiting(self, path: PathName, place: int) -> Path:
+        return self._folder / path / f"{place:04}"
+
+    def _prompts(self, path: PathName, place: int) -> Iterator[Iterator[Piece]]:
+        for prompt in sorted(self._waiting(path, place).iterdir()):
+            yield map(_read, sorted(prompt.iterdir()))
+
+    def _keep(self, waiting: Path, number: int, found: Iterable[Piece]) -> None:
+        folder = _emptied(waiting / f"{number:04}")
+        for index, piece in enumerate(found):
+            place = np.array([piece.phase == "prefill", piece.start, piece.count])
+            write_arrays(folder / f"{index:06}.npz", {**piece.known, _PLACE: place})
+
+
+class _Noted:
+    """An engine that notes what each graph is given first, last, and first of what has images."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._given: dict[str, dict[str, Arrays]] = {}
+        self.is_image = False
+
+    def run(self, part: str, file: str, feeds: Arrays) -> Arrays:
+        given = self._given.setdefault(file, {})
+        now = {name: np.array(array) for name, array in feeds.items()}
+        given.setdefault("first", now)
+        if self.is_image:
+            given.setdefault("image", now)
+        given.pop("last", None)
+        given["last"] = now
+        return self._engine.run(part, file, feeds)
+
+    def note(self, piece: Piece) -> None:
+        """Look at whether there are images in what comes now."""
+        self.is_image = bool(np.any(piece.known.get("is_image", False)))
+
+    @property
+    def given(self) -> Iterator[tuple[str, Arrays]]:
+        for file, given in self._given.items():
+            yield from ((file, feeds) for feeds in {id(f): f for f in given.values()}.values())
+
+
+def _taken(cached: CachedPart, noted: _Noted, waiting: Iterable[Piece]) -> Iterator[Piece]:
+    for piece in waiting:
+        noted.note(piece)
+        yield cached.take(piece)
+
+
+def _words(ids: Sequence[int], features: Features | None) -> tuple[Sequence[int], None]:
+    """A prompt without the places of its images."""
+    return [word for word in ids if not features or word != features.token], None
+
+
+def _cut(
+    ids: Sequence[int], features: Features | None, lengths: Mapping[Phase, int]
+) -> Iterator[Piece]:
+    """A prompt as it is read, but for its end, which goes token by token as an answer does.
+
+    It is read in two steps at least, since in the first the cache is empty and shows no range.
+    """
+    if "prefill" not in lengths:
+        return pieces(ids, "decode", 1, 0, features)
+    end = max(1, len(ids) - DECODED)
+    cuts: list[tuple[Phase, int, int]] = [
+        ("prefill", 0, end // 2),
+        ("prefill", end // 2, end),
+        ("decode", end, len(ids)),
+    ]
+    return chain.from_iterable(
+        pieces(ids[start:stop], phase, lengths[phase], start, _behind(features, ids[:start]))
+        for phase, start, stop in cuts
+    )
+
+
+def _behind(features: Features | None, ids: Sequence[int]) -> Features | None:
+    """What is left of features once some tokens are read."""
+    return features and Features(features.token, features.rows[ids.count(features.token) :])
+
+
+def _read(file: Path) -> Piece:
+    known = dict(read_arrays(file))
+    is_prefill, start, count = map(int, known.pop(_PLACE))
+    return Piece("prefill" if is_prefill else "decode", start, count, known)
+
+
+def _emptied(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder

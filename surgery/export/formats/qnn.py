@@ -1,0 +1,82 @@
+"""`--to qnn`: the graphs of `--to onnx`, quantised and compiled for a Snapdragon.
+
+Embeddings and angles stay in float on the CPU; eyes, blocks and head are context binaries.
+"""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.export.base import Contents, Exporter, Job, LoraForm, Part, Quantiser
+from surgery.export.formats.onnx import float_contents
+from surgery.npu.target import Target
+
+if TYPE_CHECKING:
+    from surgery.npu.qualcomm.quantize import Scheme
+
+_SCHEMES: Final[dict[str, "Scheme"]] = {"vision": "w8a16", "block": "w4a16", "head": "w4a16"}
+_IN_FLOAT: Final = ("embeddings", "positions")
+_DTYPES: Final = {"w4a16": "I4", "w8a16": "I8"}
+
+
+class QnnExporter(Exporter):
+    """The same parts as `onnx`; each graph has its binary, and itself as the CPU runs it."""
+
+    word: ClassVar[str] = "qnn"
+    takes: ClassVar[frozenset[str]] = frozenset({"prefill", "context", "calibration", "quantiser"})
+    gives: ClassVar[str] = "context binaries for a Snapdragon"
+    serves: ClassVar[tuple[str, ...]] = ("snapdragon", "htp", "qairt", "dlc", "hexagon")
+    lora: ClassVar[LoraForm] = "keep"
+
+    def contents(self, job: Job) -> Contents:
+        """Return the parts; see `Exporter.contents`.
+
+        Raises:
+            SurgeryError: as `float_contents`; A617 without a device to compile for, X101 and
+                X102 where the compiler can't run, X108 without the quantiser that is asked for.
+        """
+        target = _target(job)
+        from surgery.npu.qualcomm import aimet
+        from surgery.npu.qualcomm.toolchain import PACKAGE, toolchain
+
+        toolchain()
+        quantiser = aimet.chosen_quantiser(job.quantiser)
+        floats = float_contents(job)
+        parts = dict(_made(job, floats, target, quantiser))
+        used = (PACKAGE, aimet.PACKAGE) if quantiser == "aimet" else (PACKAGE,)
+        return Contents({**floats.parts, **parts}, floats.paths, (*floats.packages, *used))
+
+
+def _made(
+    job: Job, floats: Contents, target: Target, quantiser: Quantiser
+) -> Iterator[tuple[str, Part]]:
+    from surgery.export.parts.compile import files_of_graph
+    from surgery.export.parts.quantize import QuantisedParts
+    from surgery.export.parts.quantizer import Workshop
+
+    made = QuantisedParts(Workshop(job, floats, _SCHEMES, target, quantiser))
+    for name, part in floats.parts.items():
+        files = [item.name for item in part.items]
+        scheme = _SCHEMES.get(part.kind)
+        if scheme:
+            graphs = [file for file in files if file.endswith(".onnx")]
+            names = [name for graph in graphs for name in files_of_graph(graph)]
+            yield name, Part(part.kind, _DTYPES[scheme], made.items(name, names), scheme)
+        elif part.kind in _IN_FLOAT:
+            yield name, Part(part.kind, part.dtype, made.items(name, files))
+
+
+def _target(job: Job) -> Target:
+    target = job.target
+    if target is None or not target.chip:
+        raise SurgeryError(_no_device(target))
+    return target
+
+
+def _no_device(target: Target | None) -> Diagnostic:
+    return Diagnostic(
+        code="A617",
+        what="there is no device to compile for",
+        why=f"for {target.device} no compiler is to be had" if target else "none is named",
+        fix="add `--target snapdragon`; `surgery targets list` names others",
+    )

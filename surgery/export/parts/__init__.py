@@ -1,0 +1,1 @@
+"""The parts of an export: how a model is split, traced, quantized and compiled."""

@@ -1,0 +1,54 @@
+"""Refuse parts that are larger than one graph may be on the device."""
+
+from typing import Final
+
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.npu.target import Fact, Target
+from surgery.plan.planner import Plan
+
+_FLOAT_BYTES: Final = 4
+
+
+def refuse_large_floats(plan: Plan, target: Target | None) -> None:
+    """Refuse a model whose largest part in fp32 is over the limit; nothing is read.
+
+    Args:
+        plan: its blocks and its head become parts.
+        target: the device, if one is named.
+
+    Raises:
+        SurgeryError: A618.
+    """
+    anatomy = plan.anatomy
+    head = anatomy.names_in("head") or anatomy.names_in("embeddings")
+    sizes = {f"block.{i}": anatomy.block(i).parameters for i in range(anatomy.count)}
+    eyes = (*anatomy.names_in("vision"), *anatomy.names_in("projector"))
+    sizes["vision"] = sum(anatomy.sizes.get(name, 0) for name in eyes)
+    sizes["head"] = sum(anatomy.sizes[name] for name in head)
+    part = max(sizes, key=lambda name: sizes[name])
+    refuse_large(part, _FLOAT_BYTES * sizes[part], target)
+
+
+def refuse_large(part: str, size: int, target: Target | None) -> None:
+    """Refuse a part that is over the limit.
+
+    Args:
+        part: its name.
+        size: in bytes.
+        target: the device, if one is named.
+
+    Raises:
+        SurgeryError: A618.
+    """
+    limit = target.limits.graph_bytes if target else None
+    if target and limit and size > limit.value:
+        raise SurgeryError(_too_large(part, size, target, limit))
+
+
+def _too_large(part: str, size: int, target: Target, limit: Fact[int]) -> Diagnostic:
+    return Diagnostic(
+        code="A618",
+        what=f"the part `{part}` has {size:,} bytes, more than {target.device} takes",
+        why=f"a graph has at most {limit.value:,} there ({limit.source})",
+        fix="quantise it: `--to qnn` has weights of 4 bits; or choose a smaller base",
+    )

@@ -1,0 +1,128 @@
+"""What a decoder does before its first block and behind its last, as graphs without numbers.
+
+Its own code runs around blocks that only note what they are given, so no family's embeddings,
+angles of positions or final norm are written again. Imports torch at the top: only what makes
+graphs reaches it.
+
+Shapes: T tokens of the step, D width of the hidden state, V words.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import torch
+
+from surgery.graphs.block.step import Feeds
+from surgery.graphs.model_shell import Whole
+from surgery.graphs.trace_errors import no_parts
+from surgery.model.structure.block_finder import text_config
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+_PROBED: Final = 8  # tokens, which tell one kind of angles from another
+
+
+class Outside:
+    """Embeddings, angles, final norm and head of a model.
+
+    Args:
+        whole: the model.
+    """
+
+    def __init__(self, whole: Whole) -> None:
+        self._whole, self._plan = whole, whole.plan
+
+    def angles(self, used: Mapping[int, Sequence[str]]) -> dict[int, dict[str, str]]:
+        """Say which output of the graph of positions each input of a block takes.
+
+        Args:
+            used: for one block of each form, the inputs of its graph that are neither hidden state,
+                mask, cache nor LoRA, such as `cos`.
+
+        Returns:
+            For each of those blocks, input to output; `positions` for an input that is these
+            themselves. An input that two forms have in common is one output.
+
+        Raises:
+            SurgeryError: A612 for an input that the decoder doesn't give.
+        """
+        ids = torch.zeros(1, _PROBED, dtype=torch.long)
+        positions = torch.arange(_PROBED)[None]
+        calls = self._whole.calls(positions, input_ids=ids)
+        known: dict[str, torch.Tensor] = {"positions": positions}
+        found: dict[int, dict[str, str]] = {}
+        for block, names in used.items():
+            given = calls[block].tensors
+            missing = next((name for name in names if name not in given), None)
+            if missing:
+                raise no_parts(self._plan, f"block {block} takes `{missing}`, which nothing gives")
+            found[block] = {name: _named(name, block, given[name], known) for name in names}
+        return found
+
+    def before(self, tokens: int, angles: Mapping[int, Mapping[str, str]]) -> "list[ir.Model]":
+        """Return the graphs of what comes before the first block.
+
+        Args:
+            tokens: T.
+            angles: from `angles`.
+
+        Returns:
+            From `ids` (1, T) to `hidden` (1, T, D), perhaps with `positions` (1, T) as an input;
+            then from `positions` to all angles, where there are any.
+
+        Raises:
+            SurgeryError: A612 where that isn't enough for this decoder.
+        """
+        sources = {
+            output: (block, name)
+            for block, named in angles.items()
+            for name, output in named.items()
+            if output != "positions"
+        }
+        embeddings = self._exported(partial(self._before, {"hidden": (0, "hidden")}), tokens)
+        graphs = [embeddings]
+        if sources:
+            graphs.append(self._exported(partial(self._before, sources), tokens))
+            if "ids" in _inputs(graphs[1]):
+                raise no_parts(self._plan, "its blocks are given more of the words than the hidden")
+        if not any("positions" in _inputs(graph) for graph in graphs):
+            raise no_parts(self._plan, "it takes no positions from outside")
+        return graphs
+
+    def head(self) -> "ir.Model":
+        """Return the graph from the last `hidden` (1, 1, D) to `logits` (1, 1, V).
+
+        Raises:
+            SurgeryError: A612 where there is none.
+        """
+        width: int = text_config(self._whole.model).hidden_size
+        return self._whole.to_onnx(self._behind, {"hidden": torch.zeros(1, 1, width)})
+
+    def _before(self, sources: Mapping[str, tuple[int, str]], feeds: Feeds) -> Feeds:
+        calls = self._whole.calls(feeds["positions"], input_ids=feeds["ids"])
+        return {output: calls[block].tensors[name] for output, (block, name) in sources.items()}
+
+    def _behind(self, feeds: Feeds) -> Feeds:
+        return {"logits": self._whole.logits(feeds["hidden"])}
+
+    def _exported(self, compute: Callable[[Feeds], Feeds], tokens: int) -> "ir.Model":
+        ids = torch.zeros(1, tokens, dtype=torch.long)
+        return self._whole.to_onnx(compute, {"ids": ids, "positions": torch.arange(tokens)[None]})
+
+
+def _named(name: str, block: int, value: torch.Tensor, known: dict[str, torch.Tensor]) -> str:
+    """The output that an input is: one that is known, or a new one."""
+    same = (other for other, held in known.items() if _is_same(held, value))
+    output = next(same, None) or (f"{name}@{block}" if name in known else name)
+    known.setdefault(output, value)
+    return output
+
+
+def _is_same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.dtype == other.dtype and torch.equal(one, other)
+
+
+def _inputs(graph: "ir.Model") -> Iterator[str | None]:
+    return (value.name for value in graph.graph.inputs)

@@ -1,0 +1,117 @@
+"""Whether all that an image does to a prompt is that its features take the image tokens' places.
+
+The whole model is given a picture and a prompt, with blocks that only note what they are given:
+they must be given what the decoder alone gives them of the words, but for those places. That tells
+a model that masks, places or embeds the rest otherwise once there is an image.
+
+Shapes: T tokens of the prompt, N places of the image in it, D width of the hidden state.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils import _pytree as pytree
+
+from surgery.graphs.model_shell import Whole
+from surgery.model.numerics import Sums
+
+
+@torch.no_grad()
+def check_places(whole: Whole, prompt: Mapping[str, torch.Tensor], token: int) -> None:
+    """Make sure that a part for an image can do what the model does with one.
+
+    Args:
+        whole: the model.
+        prompt: what its processor made of one picture and some words: `input_ids` (1, T), and what
+            else the model takes.
+        token: the id that stands for the image.
+
+    Raises:
+        ValueError: where an image does something else.
+        Exception: whatever the model raises where it doesn't take it.
+    """
+    ids = prompt["input_ids"]
+    is_image = ids[0] == token
+    words = {name: prompt[name] for name in ("input_ids", "attention_mask") if name in prompt}
+    with _telling_words(whole.model), _random_features(whole.model, prompt) as rows:
+        seen = whole.noted(lambda: whole.model(**prompt, use_cache=False))
+        alone = whole.noted(lambda: whole.decoder(**words, use_cache=False))
+        features = torch.cat(rows)[None]
+        behind = ids.shape[1] + torch.arange(features.shape[1])[None]  # its place must not count
+        took = whole.calls(behind, inputs_embeds=features)
+    wanted = alone[0].tensors["hidden"].clone()
+    wanted[0, is_image] = took[0].tensors["hidden"][0]
+    for given, plain in zip(seen, alone, strict=True):
+        expected = {**plain.tensors, "hidden": wanted}
+        name = next(_differing(given.tensors, expected), None)
+        if name:
+            raise ValueError(f"an image changes `{name}` of its blocks beyond the image's places")
+
+
+def _differing(
+    given: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]
+) -> Iterator[str]:
+    for name in sorted(given.keys() | wanted.keys()):
+        one, other = given.get(name), wanted.get(name)
+        if one is None or other is None or not _is_same(one, other):
+            yield name
+
+
+def _is_same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether numbers are the same up to rounding, since N rows may sum otherwise than T do."""
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    if not one.is_floating_point() or not one.dim():
+        return torch.equal(one, other)
+    return Sums(one.dtype, blocks=0, width=one.shape[-1]).compare(one, other).is_rounding
+
+
+@contextmanager
+def _telling_words(model: Any) -> Iterator[None]:
+    """Give words of a model without numbers embeddings that tell them apart."""
+
+    def tell(module: Any, args: Any, found: torch.Tensor) -> torch.Tensor:
+        ids = args[0].unsqueeze(-1)
+        return found + torch.sin(ids * (1.0 + torch.arange(found.shape[-1])))
+
+    hook = model.get_input_embeddings().register_forward_hook(tell)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+@contextmanager
+def _random_features(
+    model: Any, prompt: Mapping[str, torch.Tensor]
+) -> Iterator[list[torch.Tensor]]:
+    """Let the model make random features of its images, which takes none of the tower's time.
+
+    Yields:
+        Their rows, (places, D) each.
+    """
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        pixels = mode.from_tensor(prompt["pixel_values"])
+        found = model.get_image_features(pixel_values=pixels)
+    generator = torch.Generator().manual_seed(0)
+    rows: list[torch.Tensor] = []
+
+    def drawn(fake: torch.Tensor) -> torch.Tensor:
+        rows.append(torch.randn(fake.shape, generator=generator))
+        return rows[-1]
+
+    if hasattr(found, "pooler_output"):
+        found.pooler_output = pytree.tree_map(drawn, found.pooler_output)
+    else:
+        found = pytree.tree_map(drawn, found)
+    eyes = [module for module in model.modules() if hasattr(module, "get_image_features")]
+    for module in eyes:
+        module.get_image_features = lambda *args, **kwargs: found
+    try:
+        yield [each.reshape(-1, each.shape[-1]) for each in rows]
+    finally:
+        for module in eyes:
+            del module.get_image_features

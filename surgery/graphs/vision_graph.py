@@ -1,0 +1,164 @@
+"""What a model that sees makes of one tile of an image, as one graph without numbers.
+
+Vision tower, projector and whatever the decoder does to embeddings before its first block run as
+the model's own code. How large a tile is, and how many tokens it takes, is seen from what the
+model's processor makes of two pictures. Imports torch at the top: only what makes graphs reaches
+it.
+
+Shapes: C x H x W pixels of a tile, N places that it takes in a prompt, D width of the hidden state.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+
+from surgery.data.encoder import Encoder
+from surgery.data.vocabulary import load_processor
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.graphs.block.step import Feeds
+from surgery.graphs.image_placement_check import check_places
+from surgery.graphs.model_shell import Whole
+from surgery.graphs.trace_errors import reason_of
+from surgery.plan.planner import Plan
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+PIXELS: Final = "pixel_values"
+FEATURES: Final = "features"
+_OF_THE_TEXT: Final = ("input_ids", "attention_mask")
+_PICTURES: Final = ((40, 30), (30, 60))
+"""Width and height of pictures that a processor of fixed tiles makes the same tiles of."""
+_WORDS: Final = " What is it?"
+
+
+@dataclass(frozen=True)
+class Tile:
+    """What a processor makes of a picture.
+
+    Args:
+        shape: (C, H, W).
+        tokens: N.
+        token: the id that stands in each of these places.
+    """
+
+    shape: torch.Size
+    tokens: int
+    token: int
+
+
+class Sight:
+    """The eyes of a model.
+
+    Args:
+        whole: the model, one that sees.
+        adapter: the adapter folder, whose trained vision tower and projector are taken.
+        trust_remote_code: whether the processor may run code of its own.
+
+    Raises:
+        SurgeryError: A612 where the model doesn't take images in tiles of one size, X112 where a
+            buffer of it isn't on disk.
+    """
+
+    def __init__(self, whole: Whole, adapter: Path, *, trust_remote_code: bool = False) -> None:
+        self._whole = whole
+        self._adapter = adapter if whole.plan.part_swaps() else None
+        try:
+            self.tile = _find_tile(whole, trust_remote_code=trust_remote_code)
+        except Exception as error:  # each processor and model refuses in its own way
+            raise _no_tiles(whole.plan, reason_of(error)) from error
+        self._read_buffers()
+
+    def graph(self) -> "ir.Model":
+        """Return the graph from `pixel_values` (1, C, H, W) to `features` (1, N, D).
+
+        Raises:
+            SurgeryError: A612 where there is none.
+        """
+        try:
+            return self._whole.to_onnx(self._see, {PIXELS: torch.zeros(1, *self.tile.shape)})
+        except SurgeryError as error:
+            raise _no_tiles(self._whole.plan, error.diagnostics[0].why) from error
+
+    def numbers(self, names: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Return real parameters; see `Whole.numbers`."""
+        return self._whole.numbers(names, self._adapter)
+
+    def _see(self, feeds: Feeds) -> Feeds:
+        """Let the decoder begin a step with what the image became."""
+        found = self._whole.model.get_image_features(pixel_values=feeds[PIXELS])
+        rows = torch.cat([*_rows(getattr(found, "pooler_output", found))])[None]
+        calls = self._whole.calls(torch.arange(self.tile.tokens)[None], inputs_embeds=rows)
+        return {FEATURES: calls[0].tensors["hidden"]}
+
+    def _read_buffers(self) -> None:
+        """Give vision tower and projector the buffers that a checkpoint holds."""
+        anatomy = self._whole.plan.anatomy
+        apart = {*anatomy.names_in("vision"), *anatomy.names_in("projector")}
+        for tensor in anatomy.outside:
+            if tensor.name in apart and not tensor.is_parameter:
+                place, _, name = tensor.name.rpartition(".")
+                value = self._whole.tensors(place, [name], self._adapter)[name]
+                self._whole.model.get_buffer(tensor.name).copy_(value)
+
+
+def _rows(found: Any) -> Iterator[torch.Tensor]:
+    """Rows (places, D) of each image, whatever they are wrapped in."""
+    if isinstance(found, torch.Tensor):
+        yield found.reshape(-1, found.shape[-1])
+        return
+    for each in found:
+        yield from _rows(each)
+
+
+def _find_tile(whole: Whole, *, trust_remote_code: bool) -> Tile:
+    assert whole.plan.files is not None
+    processor = load_processor(whole.plan.files.folder, trust_remote_code=trust_remote_code)
+    encoder = Encoder(processor, length=0)
+    if not encoder.sees:
+        raise ValueError("its folder has no image processor")
+    prompts = [_processed(processor, size) for size in _PICTURES]
+    first, *others = (_tile(encoder, prompt) for prompt in prompts)
+    if any(other != first for other in others):
+        raise ValueError("its processor makes tiles of another size of another picture")
+    check_places(whole, prompts[0], first.token)
+    return first
+
+
+def _processed(processor: Any, size: tuple[int, int]) -> Mapping[str, torch.Tensor]:
+    from PIL import Image
+
+    picture = Image.new("RGB", size, (120, 90, 60))
+    found: Mapping[str, torch.Tensor] = processor(
+        text=[f"{processor.image_token}{_WORDS}"], images=[picture], return_tensors="pt"
+    )
+    return found
+
+
+def _tile(encoder: Encoder, made: Mapping[str, torch.Tensor]) -> Tile:
+    """What one tile of a picture is, by all that the processor made of it."""
+    others = sorted({*made} - {PIXELS, *_OF_THE_TEXT})
+    if others:
+        raise ValueError(f"its processor gives `{others[0]}` beside the pixels")
+    pixels, token = made[PIXELS], encoder.image_token
+    assert token is not None
+    places = int((made["input_ids"] == token).sum())
+    tiles, *shape = pixels.shape
+    if len(shape) != 3 or not places or places % tiles:
+        raise ValueError(f"its processor makes pixels of {tuple(pixels.shape)} for {places} tokens")
+    return Tile(torch.Size(shape), places // tiles, token)
+
+
+def _no_tiles(plan: Plan, why: str) -> SurgeryError:
+    return SurgeryError(
+        Diagnostic(
+            code="A612",
+            what=f"the eyes of `{plan.anatomy.source}` can't be a part",
+            why=why,
+            fix="use `--to hf`; a model that takes an image in square tiles of one size, such as "
+            "Llava or what `surgery assemble` makes, is cut",
+        )
+    )

@@ -1,0 +1,139 @@
+"""What an attention looks at, seen from outside of it: no family's code is written again.
+
+Shapes: B rows, H heads, T tokens of this call, S tokens that are looked at, C width of a head.
+"""
+
+from typing import Any, Final
+
+import torch
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+
+_CHUNK: Final = 256
+"""Queries whose weights are held at once, for all heads."""
+
+
+class Recorder(TorchFunctionMode):
+    """While it is entered, remembers the last call of PyTorch's attention in this thread."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Let every function do its work; see `TorchFunctionMode`."""
+        kwargs = kwargs or {}
+        if func is functional.scaled_dot_product_attention:
+            self._seen = args, kwargs
+        return func(*args, **kwargs)
+
+    def rows(self, tokens: int, weights: torch.Tensor | None) -> torch.Tensor:
+        """Return each token's attention weights (B, T, S), summed over the heads, in fp32 or wider.
+
+        Args:
+            tokens: T.
+            weights: (B, H, T, S), where the attention returns them itself, as `eager` does.
+
+        Raises:
+            SurgeryError: A413, where the attention shows neither weights nor queries and keys.
+        """
+        if weights is not None:
+            return weights.to(_wide(weights)).sum(dim=1)
+        if self._seen is None:
+            raise SurgeryError(_hidden_attention())
+        args, kwargs = self._seen
+        return _summed(tokens, *args, **kwargs)
+
+
+def _summed(
+    tokens: int,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> torch.Tensor:
+    """Softmax of the scores, summed over heads; arguments as PyTorch's attention takes them.
+
+    transformers packs the heads of a group into the place of the tokens where there is one token.
+    """
+    rows, _, _, width = query.shape
+    q_BHTC = query.reshape(rows, -1, tokens, width)
+    k_BHSC = key.repeat_interleave(q_BHTC.shape[1] // key.shape[1], dim=1)
+    if is_causal:
+        attn_mask = query.new_ones(tokens, key.shape[2], dtype=torch.bool).tril()
+    elif attn_mask is not None and attn_mask.dim() == 4 and attn_mask.shape[1] > 1:
+        attn_mask = attn_mask.reshape(attn_mask.shape[0], -1, tokens, attn_mask.shape[3])
+    scale = width**-0.5 if scale is None else scale
+    parts = []
+    for start in range(0, tokens, _CHUNK):
+        chosen = slice(start, start + _CHUNK)
+        scores = (q_BHTC[:, :, chosen] @ k_BHSC.transpose(2, 3)).to(_wide(query)) * scale
+        mask = attn_mask[..., chosen, :] if attn_mask is not None else None
+        parts.append(_masked(scores, mask).softmax(dim=-1).sum(dim=1))
+    return torch.cat(parts, dim=1)
+
+
+def _wide(tensor: torch.Tensor) -> torch.dtype:
+    return torch.promote_types(tensor.dtype, torch.float32)
+
+
+def _masked(scores_BHTS: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    if mask is None:
+        return scores_BHTS
+    if mask.dtype == torch.bool:
+        return scores_BHTS.masked_fill(~mask, torch.finfo(scores_BHTS.dtype).min)
+    return scores_BHTS + mask
+
+
+def attend(
+    q_BHTC: torch.Tensor, k_BGSC: torch.Tensor, v_BGSC: torch.Tensor, mask_BTS: torch.Tensor
+) -> torch.Tensor:
+    """Softmax attention (B, T, H x C); a token that may look at nothing gets exactly zero.
+
+    Args:
+        q_BHTC: queries.
+        k_BGSC: keys of G heads, each for H / G heads of queries.
+        v_BGSC: values.
+        mask_BTS: bool, True where a token may look.
+    """
+    sees_BT = mask_BTS.any(dim=-1)
+    mask = (mask_BTS | ~sees_BT[..., None]).unsqueeze(1)
+    is_grouped = k_BGSC.shape[1] != q_BHTC.shape[1]
+    out = functional.scaled_dot_product_attention(
+        q_BHTC, k_BGSC, v_BGSC, attn_mask=mask, enable_gqa=is_grouped
+    )
+    return out.transpose(1, 2).flatten(2).masked_fill(~sees_BT[..., None], 0)
+
+
+def rotate(x_BHTC: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """Turn the halves of each head by its token's position; dimensions beyond the angles stay.
+
+    Args:
+        x_BHTC: queries or keys.
+        rope: cosine and sine, (B or 1, T, turned dimensions), as the model gives its own attention.
+
+    Source: RoFormer (arXiv 2104.09864), in the order of halves that Llama has.
+    """
+    cos, sin = (angle.unsqueeze(1).to(x_BHTC.dtype) for angle in rope)
+    turned, kept = x_BHTC[..., : cos.shape[-1]], x_BHTC[..., cos.shape[-1] :]
+    first, second = turned.chunk(2, dim=-1)
+    turned = turned * cos + torch.cat((-second, first), dim=-1) * sin
+    return torch.cat((turned, kept), dim=-1)
+
+
+def _hidden_attention() -> Diagnostic:
+    return Diagnostic(
+        code="A413",
+        what="the router of this model's learners can't see what the attention looks at",
+        why="it reads attention weights, and only `eager` returns them and only `sdpa` passes "
+        "queries and keys where they can be seen",
+        fix='call `model.set_attn_implementation("sdpa")`',
+    )

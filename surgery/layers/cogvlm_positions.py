@@ -1,0 +1,107 @@
+"""CogVLM's positions: all patches of an image share one, its first and last token have their own.
+
+The rotary embedding alone is told of them. All else, such as the search for packed samples in the
+position ids, goes on with the model's own.
+
+Shapes: B rows, T tokens of this call.
+
+Source: CogVLM (arXiv 2311.03079), `build_position_ids` of its released code.
+"""
+
+import functools
+from typing import Any, Final
+
+import torch
+
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.layers.call_state import Held
+
+LAG: Final = Held[torch.Tensor]("lag")
+"""How far each token's position (B, T) is behind its place in the row."""
+
+_ON_CACHE: Final = "_surgery_lag"
+
+
+def share_positions(decoder: Any, switch: Any) -> None:
+    """Let a decoder's rotary embedding follow `LAG`.
+
+    Raises:
+        SurgeryError: A418, if it has none of its own.
+    """
+    rotary = getattr(decoder, "rotary_emb", None)
+    if rotary is None:
+        raise SurgeryError(_no_rotary(type(decoder).__name__))
+    rotary.register_forward_pre_hook(functools.partial(_shift, switch), with_kwargs=True)
+
+
+def position_lag(mask: torch.Tensor, starts: torch.Tensor | None) -> torch.Tensor:
+    """How many positions the tokens of a row have saved so far, (B, T).
+
+    Args:
+        mask: bool (B, T), True at all image tokens, marks of begin and end included.
+        starts: bool (B, T), True where a packed sample begins and counts anew.
+    """
+    before, after = torch.zeros_like(mask), torch.zeros_like(mask)
+    before[:, 1:], after[:, :-1] = mask[:, :-1], mask[:, 1:]
+    if starts is not None:
+        before = before & ~starts
+        after[:, :-1] &= ~starts[:, 1:]
+    inner = mask & before & after
+    follows = torch.zeros_like(mask)
+    follows[:, 1:] = inner[:, :-1]
+    lag = (inner & follows).long().cumsum(dim=1)
+    if starts is None:
+        return lag
+    return lag - torch.where(starts, lag, 0).cummax(dim=1).values
+
+
+def begin_lag(switch: Any, mask: torch.Tensor, starts: Any, cache: Any, cached: int) -> None:
+    """Work the lag of a call out; it goes on where the cache's last token stopped."""
+    lag = position_lag(mask, starts)
+    earlier = getattr(cache, _ON_CACHE, None) if cached else None
+    if earlier is not None:
+        repeats = lag.shape[0] // earlier.shape[0]
+        lag = lag + earlier.to(lag.device).repeat_interleave(repeats, dim=0)
+    LAG.write(switch, lag)
+    remember_lag(switch, cache)
+
+
+def remember_lag(switch: Any, cache: Any) -> None:
+    """Keep the last token's lag (B, 1) with the cache that was filled."""
+    lag = LAG.read(switch)
+    if cache is not None and lag is not None:
+        setattr(cache, _ON_CACHE, lag[:, -1:])
+
+
+def _shift(switch: Any, rotary: Any, args: Any, kwargs: Any) -> Any:
+    lag = LAG.read(switch)
+    if lag is None:
+        return None
+    if "position_ids" in kwargs:
+        return args, {**kwargs, "position_ids": _behind(kwargs["position_ids"], lag)}
+    hidden, positions, *others = args
+    return (hidden, _behind(positions, lag), *others), kwargs
+
+
+def _behind(positions: torch.Tensor, lag: torch.Tensor) -> torch.Tensor:
+    if positions.dim() != 2:
+        raise SurgeryError(_own_positions(positions.dim()))
+    return positions - lag.to(positions.device)
+
+
+def _no_rotary(name: str) -> Diagnostic:
+    return Diagnostic(
+        code="A418",
+        what=f"`positions: cogvlm` needs rotary positions, and {name} has none for all blocks",
+        why="shared positions are given to the decoder's own rotary embedding alone",
+        fix="take `positions: cogvlm` out of the recipe",
+    )
+
+
+def _own_positions(axes: int) -> Diagnostic:
+    return Diagnostic(
+        code="A418",
+        what=f"`positions: cogvlm` can't be used with position ids of {axes} axes",
+        why="this model already gives images positions of its own",
+        fix="take `positions: cogvlm` out of the recipe",
+    )

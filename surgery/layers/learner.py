@@ -1,0 +1,191 @@
+"""Learners: a visual and a textual low-rank attention beside a block's own.
+
+Shapes: B rows, T tokens of this call, S tokens so far, D width of the hidden state.
+"""
+
+import functools
+from typing import Any
+
+import torch
+from torch import nn
+
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.layers.attention import Recorder
+from surgery.layers.class_mixin import reduce_mixin, with_mixin
+from surgery.layers.low_rank_attention import Mixture, Rope
+from surgery.layers.peft_wrapper import TrainedPart
+from surgery.layers.sequence_cache import Sequence, sequence_of
+from surgery.operations.edits import AddLearner
+
+
+class Learner(TrainedPart):
+    """A block's learners by adapter; beside the attention, so that it wraps nothing.
+
+    Args:
+        module_to_save: an identity.
+        adapter_name: PEFT's name of the adapter.
+        edit: what it was planned to be.
+        layer: where in the cache its keys and values are.
+        width: of a head.
+        device: where the weights are.
+    """
+
+    adapter_layer_names = ("learner",)
+    _switch: object
+
+    def init_modules(self, adapter_name: str, **kwargs: Any) -> None:
+        """Make the place of the parts; see PEFT."""
+        self.learner = nn.ModuleDict()
+        self.edit: AddLearner = kwargs["edit"]
+        self.layer: int = kwargs["layer"]
+        self.width: int = kwargs["width"]
+        self.is_confirmed = False
+        self.may_drop = False
+
+    def update(self, adapter_name: str, **kwargs: Any) -> None:
+        """Add the parts for an adapter; see PEFT."""
+        super().update(adapter_name)
+        if adapter_name not in self.learner and kwargs:
+            self.learner[adapter_name] = Mixture(self.edit, self.width, kwargs["device"])
+
+    @property
+    def is_live(self) -> bool:
+        """Whether learners take part in this call."""
+        return not self.disable_adapters
+
+    def _forward_wrapped(
+        self, h_BTD: torch.Tensor, rows_BTS: torch.Tensor | None, rope: Rope, sequence: Sequence
+    ) -> torch.Tensor:
+        """What is added to the attention's output, (B, T, D); rows are for the router."""
+        mixture: Any = self.learner[self.active_adapters[0]]
+        new = mixture.keys_and_values(sequence, rope)
+        known = sequence.remember(self.layer, *new)
+        mixed: torch.Tensor = mixture.textual(h_BTD, known, sequence.text, rope)
+        if sequence.image is not None and rows_BTS is not None:
+            image = mixture.visual(h_BTD, known, sequence.image, rope)
+            weights = mixture.weigh(rows_BTS, sequence).to(h_BTD.dtype)
+            both = self.edit.factor * (weights[..., :1] * image + weights[..., 1:] * mixed)
+            mixed = torch.where(sequence.image.any(dim=-1, keepdim=True), both, mixed)
+        return mixed
+
+    def _forward_wrapped_passthrough(self, h_BTD: torch.Tensor, *args: Any) -> torch.Tensor:
+        return torch.zeros_like(h_BTD)
+
+    def merge_refusal(self) -> Diagnostic:
+        """Why it can't be merged; see `TrainedPart`."""
+        return _cannot_merge()
+
+
+class LearnerAttention:
+    """Mixed into a block's attention: adds its learners to what it returns."""
+
+    learner: Any
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the attention; arguments and result are its own."""
+        learner: Any = self.learner
+        sequence = sequence_of(learner._switch) if isinstance(learner, Learner) else None
+        if sequence is None:
+            return super().forward(*args, **kwargs)  # type: ignore[misc]
+        with Recorder() as recorder:
+            output = super().forward(*args, **kwargs)  # type: ignore[misc]
+        own, *rest = output if isinstance(output, tuple) else (output,)
+        residual_BTD = sequence.residuals.pop(learner.edit.block)
+        rows_BTS = None
+        if sequence.image is not None:
+            rows_BTS = recorder.rows(own.shape[1], next(iter(rest), None))
+        own = own + learner(residual_BTD + own, rows_BTS, _rope(kwargs, learner), sequence)
+        if not learner.is_confirmed:
+            sequence.sums[learner.edit.block] = residual_BTD + own
+        return (own, *rest) if isinstance(output, tuple) else own
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return reduce_mixin(LearnerAttention, self)
+
+
+def add_learner(model: nn.Module, edit: AddLearner, adapter: str, layer: int) -> None:
+    """Put learners beside the attention of one block.
+
+    Args:
+        model: the base, changed in place.
+        edit: what and where.
+        adapter: PEFT's name of the adapter.
+        layer: where in the cache their keys and values are.
+
+    Raises:
+        SurgeryError: A415, where the heads' width doesn't divide that of keys and values.
+    """
+    attention: Any = model.get_submodule(edit.path)
+    width = int(getattr(attention, "head_dim", 0)) or edit.hidden
+    if edit.kv % width or edit.hidden % edit.kv:
+        raise SurgeryError(_odd_width(edit, width))
+    device = next(attention.parameters()).device
+    learner = Learner(nn.Identity(), adapter, edit=edit, layer=layer, width=width, device=device)
+    block = model.get_submodule(edit.path.rpartition(".")[0])
+    learner.may_drop = any(isinstance(m, nn.Dropout) and m.p > 0 for m in block.modules())
+    attention.learner = learner
+    attention.__class__ = with_mixin(LearnerAttention, type(attention))
+    before, after = (model.get_submodule(norm) for norm in edit.norms)
+    before.register_forward_pre_hook(functools.partial(_take_residual, learner))
+    after.register_forward_pre_hook(functools.partial(_confirm, learner))
+
+
+def _take_residual(learner: Learner, norm: nn.Module, args: tuple[Any, ...]) -> None:
+    sequence = sequence_of(learner._switch)
+    if sequence is not None:
+        sequence.residuals[learner.edit.block] = args[0]
+
+
+def _confirm(learner: Learner, norm: nn.Module, args: tuple[Any, ...]) -> None:
+    """Make sure, once, that the block adds what it was taken to add; dropout would hide it."""
+    sequence = sequence_of(learner._switch)
+    total = sequence.sums.pop(learner.edit.block, None) if sequence is not None else None
+    if total is None or (norm.training and learner.may_drop):
+        return
+    if not torch.equal(args[0], total):
+        raise SurgeryError(_other_sum(learner.edit))
+    learner.is_confirmed = True
+
+
+def _rope(kwargs: dict[str, Any], learner: Learner) -> Rope:
+    rope = kwargs.get("position_embeddings")
+    if not isinstance(rope, tuple) or rope[0].dim() != 3 or rope[0].shape[2] > learner.width:
+        raise SurgeryError(_no_rope())
+    return rope
+
+
+def _odd_width(edit: AddLearner, width: int) -> Diagnostic:
+    return Diagnostic(
+        code="A415",
+        what=f"learners don't fit {edit.path}, whose heads are {width} wide",
+        why=f"a hidden state of {edit.hidden} and keys of {edit.kv} are no whole numbers of heads",
+        fix="use `heads: full`, or another base",
+    )
+
+
+def _no_rope() -> Diagnostic:
+    return Diagnostic(
+        code="A415",
+        what="learners don't know the positions of this model",
+        why="its blocks get no cosine and sine of one position for each token, which learners "
+        "turn their queries and keys by",
+        fix="use a base with plain rotary positions, such as Llama or Qwen2.5",
+    )
+
+
+def _other_sum(edit: AddLearner) -> Diagnostic:
+    return Diagnostic(
+        code="A416",
+        what=f"what `{edit.norms[1]}` gets is not the residual plus {edit.path}'s output",
+        why="this block scales, norms or adds otherwise, and learners read and change that sum",
+        fix="use a base with plain pre-norm blocks, such as Llama or Qwen2.5",
+    )
+
+
+def _cannot_merge() -> Diagnostic:
+    return Diagnostic(
+        code="A412",
+        what="learners can't be merged into the base",
+        why="they are attentions of their own, and no matrix of the block can do what they do",
+        fix="keep the adapter apart, or `unload()` to have the base back",
+    )

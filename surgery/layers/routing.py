@@ -1,0 +1,195 @@
+"""How the image tokens of a call are routed, worked out once for all experts of a model.
+
+Shapes: B rows, T tokens of this call, N = B x T.
+"""
+
+import functools
+import itertools
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import torch
+
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.layers.call_state import Held
+from surgery.layers.cogvlm_positions import LAG, begin_lag, remember_lag, share_positions
+from surgery.layers.image_tokens import (
+    GIVEN,
+    IDS,
+    apply_boundary,
+    cached_tokens,
+    image_tokens,
+    sample_starts,
+)
+from surgery.operations.edits import RoutingRule
+
+Run = tuple[int, int, bool]
+"""Start and end of a run of like tokens, and whether they are image tokens."""
+
+
+@dataclass(frozen=True)
+class Routing:
+    """The image tokens of one call.
+
+    Args:
+        form: how they are routed; `image` where all tokens are image tokens.
+        mask: bool (B, T), True at tokens that the experts take.
+        text: positions of the text tokens in the flattened batch; for gather.
+        image: positions of the image tokens; for gather. Together they are 0 to N - 1.
+        runs: the same runs in every row; for segments.
+        parted: what the last matrix was given, and its text and image tokens, because the
+            matrices q, k and v are given the same.
+    """
+
+    form: str
+    mask: torch.Tensor | None = None
+    text: torch.Tensor | None = None
+    image: torch.Tensor | None = None
+    runs: tuple[Run, ...] = ()
+    parted: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = field(
+        default_factory=list, repr=False
+    )
+
+
+IMAGE_ONLY: Final = Routing("image")
+TEXT_ONLY: Final = None
+_ROUTING: Final = Held[Routing]("routing")
+
+routing_of = _ROUTING.read
+"""The routing of the call that a model is in; None where no token is an image's."""
+set_routing = _ROUTING.write
+
+
+def watch(base: Any, decoder: Any, expert: Any, rule: RoutingRule, token: int | None) -> None:
+    """Let a decoder work out its routing at the beginning of each call, before any compute.
+
+    Args:
+        base: the whole model, which may have the ids where the decoder has only embeddings.
+        decoder: the module that holds the blocks; its hooks do the work.
+        expert: one of its experts; it tells whether they take part.
+        rule: how tokens are routed.
+        token: the id of an image token: the rule's, or the model config's.
+    """
+    note_ids(base, decoder, expert)
+    if rule.positions == "cogvlm":
+        share_positions(decoder, expert._switch)
+    begin = functools.partial(_begin, expert, rule, token)
+    decoder.register_forward_pre_hook(begin, with_kwargs=True)
+    decoder.register_forward_hook(functools.partial(_end, expert), always_call=True)
+
+
+def note_ids(base: Any, decoder: Any, part: Any) -> None:
+    """Let a model remember the ids of each call for its decoder, which may get embeddings alone.
+
+    Args:
+        base: the whole model.
+        decoder: the module that holds the blocks.
+        part: one of those that the ids are for; it knows the model's switch.
+    """
+    if base is not decoder:
+        base.register_forward_pre_hook(functools.partial(_note_ids, part), with_kwargs=True)
+        base.register_forward_hook(functools.partial(_forget_ids, part), always_call=True)
+
+
+def find_runs(mask: torch.Tensor) -> tuple[Run, ...]:
+    """The runs of like tokens in one row.
+
+    Args:
+        mask: bool (T,).
+    """
+    values = mask.tolist()
+    edges = [0, *(i for i in range(1, len(values)) if values[i] != values[i - 1]), len(values)]
+    return tuple((a, b, values[a]) for a, b in itertools.pairwise(edges) if a < b)
+
+
+def _note_ids(expert: Any, base: Any, args: Any, kwargs: Any) -> None:
+    IDS.write(expert._switch, kwargs.get("input_ids", args[0] if args else None))
+
+
+def _forget_ids(expert: Any, base: Any, args: Any, output: Any) -> None:
+    IDS.write(expert._switch, None)
+
+
+def _begin(
+    expert: Any, rule: RoutingRule, token: int | None, decoder: Any, args: Any, kwargs: Any
+) -> None:
+    switch = expert._switch
+    if expert.disable_adapters:
+        _forget(switch)
+        return
+    ids = kwargs.get("input_ids", args[0] if args else None)
+    tokens = kwargs["inputs_embeds"] if ids is None else ids
+    cached = cached_tokens(kwargs)
+    raw = image_tokens(switch, rule, token, ids, tokens.shape[:2], cached).to(tokens.device)
+    starts = sample_starts(kwargs.get("position_ids"), raw)
+    if rule.positions == "cogvlm":
+        begin_lag(switch, raw, starts, kwargs.get("past_key_values"), cached)
+    mask = apply_boundary(raw, rule.boundary, starts)
+    static = bool(rule.runs) and torch.compiler.is_compiling() and GIVEN.read(switch) is None
+    if rule.form == "segments":
+        runs = _planned_runs(rule, tokens.shape[1], cached) if static else _found_runs(mask)
+        set_routing(switch, _segments(runs))
+    else:
+        set_routing(switch, _route(rule, mask))
+
+
+def _end(expert: Any, decoder: Any, args: Any, output: Any) -> None:
+    cache = getattr(output, "past_key_values", None)
+    remember_lag(expert._switch, cache)
+    _forget(expert._switch)
+
+
+def _forget(switch: Any) -> None:
+    routing = routing_of(switch)
+    if routing is not None:
+        routing.parted.clear()
+    set_routing(switch, None)
+    LAG.write(switch, None)
+
+
+def _route(rule: RoutingRule, mask: torch.Tensor) -> Routing | None:
+    if torch.compiler.is_compiling() and rule.form == "blend":
+        return Routing("blend", mask)
+    images = int(mask.sum())
+    if images == 0:
+        return TEXT_ONLY
+    if images == mask.numel():
+        return IMAGE_ONLY
+    if rule.form == "blend":
+        return Routing("blend", mask)
+    flat = mask.flatten()
+    text, image = (~flat).nonzero().squeeze(1), flat.nonzero().squeeze(1)
+    return Routing("gather", mask, text, image)
+
+
+def _segments(runs: tuple[Run, ...]) -> Routing | None:
+    kinds = {is_image for _, _, is_image in runs}
+    if len(kinds) == 2:
+        return Routing("segments", runs=runs)
+    return IMAGE_ONLY if True in kinds else TEXT_ONLY
+
+
+def _found_runs(mask: torch.Tensor) -> tuple[Run, ...]:
+    if not torch.equal(mask, mask[:1].expand_as(mask)):
+        raise SurgeryError(_rows_differ())
+    return find_runs(mask[0])
+
+
+def _planned_runs(rule: RoutingRule, tokens: int, cached: int) -> tuple[Run, ...]:
+    """The runs that the rule names, in numbers alone, so that a graph has no data in it."""
+    shorter = 1 if rule.boundary == "cogvlm" else 0
+    found: list[Run] = []
+    edge = 0
+    for start, end in () if cached else rule.runs:
+        found += [(edge, start, False), (start, end - shorter, True)]
+        edge = end - shorter
+    return tuple(run for run in (*found, (edge, tokens, False)) if run[0] < run[1])
+
+
+def _rows_differ() -> Diagnostic:
+    return Diagnostic(
+        code="A411",
+        what="the rows of this batch have image tokens in different places",
+        why="`form: segments` runs static slices, the same in every row",
+        fix="batch prompts of one layout, or use `form=gather`",
+    )

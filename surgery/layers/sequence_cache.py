@@ -1,0 +1,194 @@
+"""What learners know of the sequence that a call goes on with, worked out once for all of them.
+
+Shapes: B rows, T tokens of this call, S tokens so far, D width of the hidden state.
+"""
+
+import functools
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import torch
+
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.layers.call_state import Held
+from surgery.layers.image_tokens import cached_tokens, image_tokens
+from surgery.layers.routing import note_ids
+from surgery.operations.edits import RoutingRule
+
+PADDING: Final = 0
+TEXT_TOKEN: Final = 1
+IMAGE_TOKEN: Final = 2
+
+
+@dataclass
+class Sequence:
+    """One call, and what its cache holds of the calls before it.
+
+    Args:
+        first: (B,) position of each row's first real token.
+        length: S.
+        text: bool (B, T, S), True where a token may look at a token of text.
+        image: the same for image tokens; None where no row has had any yet.
+        is_image: bool (B, T); None where no token of this call is an image's.
+        cache: transformers' cache, or None.
+        inputs: (B, T, D), what enters the first block.
+        residuals: by block, what its attention's output will be added to.
+        sums: by block, that sum, until it is confirmed.
+    """
+
+    first: torch.Tensor
+    length: int
+    text: torch.Tensor
+    image: torch.Tensor | None
+    is_image: torch.Tensor | None
+    cache: Any = None
+    inputs: torch.Tensor | None = None
+    residuals: dict[int, torch.Tensor] = field(default_factory=dict)
+    sums: dict[int, torch.Tensor] = field(default_factory=dict)
+
+    def remember(
+        self, layer: int, keys: torch.Tensor, values: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Add keys and values (B, heads, T, width) to those so far, and return all of them."""
+        if self.cache is None:
+            return keys, values
+        known: tuple[torch.Tensor, torch.Tensor] = _layer(self.cache, layer).update(keys, values)
+        return known
+
+
+_SEQUENCE: Final = Held[Sequence]("sequence")
+
+sequence_of = _SEQUENCE.read
+"""The sequence of the call that a model is in; None along the text path."""
+
+
+def follow(
+    base: Any, decoder: Any, blocks: Any, learner: Any, rule: RoutingRule, token: int | None
+) -> None:
+    """Let a decoder work out its sequence at the beginning of each call.
+
+    Args:
+        base: the whole model, which may have the ids where the decoder has only embeddings.
+        decoder: the module that holds the blocks; its hooks do the work.
+        blocks: the blocks in order.
+        learner: one of the model's; it tells whether learners take part.
+        rule: how image tokens are found.
+        token: the id of an image token: the rule's, or the model config's.
+    """
+    note_ids(base, decoder, learner)
+    begin = functools.partial(_begin, learner, rule, token, len(blocks))
+    decoder.register_forward_pre_hook(begin, with_kwargs=True)
+    take = functools.partial(_take_inputs, learner)
+    blocks[0].register_forward_pre_hook(take, with_kwargs=True)
+    decoder.register_forward_hook(functools.partial(_end, learner), always_call=True)
+
+
+def _begin(
+    learner: Any,
+    rule: RoutingRule,
+    token: int | None,
+    layer: int,
+    decoder: Any,
+    args: Any,
+    kwargs: Any,
+) -> Any:
+    if not learner.is_live:
+        _SEQUENCE.write(learner._switch, None)
+        return None
+    ids = kwargs.get("input_ids", args[0] if args else None)
+    tokens = ids if ids is not None else kwargs["inputs_embeds"]
+    kwargs = _with_cache(decoder, kwargs)
+    cached = cached_tokens(kwargs)
+    image = image_tokens(learner._switch, rule, token, ids, tokens.shape[:2], cached)
+    image = image.to(tokens.device)
+    real = _real_tokens(kwargs.get("attention_mask"), image, cached)
+    kinds = torch.where(real, torch.where(image, IMAGE_TOKEN, TEXT_TOKEN), PADDING)
+    cache = None if _recomputes(decoder) else kwargs.get("past_key_values")
+    _SEQUENCE.write(learner._switch, _sequence(kinds, cache, layer, cached))
+    return args, kwargs
+
+
+def _sequence(kinds_BT: torch.Tensor, cache: Any, layer: int, cached: int) -> Sequence:
+    """Look at the kinds of this call's tokens beside those so far, which the cache remembers."""
+    kinds_BS = kinds_BT
+    if cache is not None:
+        flags = kinds_BT[:, None, :, None].to(torch.uint8)
+        kinds_BS = _layer(cache, layer).update(flags, flags)[0][:, 0, :, 0].long()
+    length, tokens = kinds_BS.shape[1], kinds_BT.shape[1]
+    if cached + tokens != length:
+        raise SurgeryError(_other_cache(cached, length - tokens))
+    earlier = kinds_BS.new_ones(tokens, length, dtype=torch.bool).tril(length - tokens)
+    is_image_BS = kinds_BS == IMAGE_TOKEN
+    is_image_BT = is_image_BS[:, length - tokens :]
+    return Sequence(
+        first=(kinds_BS != PADDING).int().argmax(dim=1),
+        length=length,
+        text=(kinds_BS == TEXT_TOKEN)[:, None] & earlier,
+        image=is_image_BS[:, None] & earlier if bool(is_image_BS.any()) else None,
+        is_image=is_image_BT if bool(is_image_BT.any()) else None,
+        cache=cache,
+    )
+
+
+def _end(learner: Any, decoder: Any, args: Any, output: Any) -> None:
+    _SEQUENCE.write(learner._switch, None)
+
+
+def _take_inputs(learner: Any, block: Any, args: Any, kwargs: Any) -> None:
+    sequence = sequence_of(learner._switch)
+    if sequence is not None:
+        sequence.inputs = args[0] if args else kwargs["hidden_states"]
+
+
+def _with_cache(decoder: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Make the cache that the decoder would make, so that it can be written to."""
+    asked = kwargs.get("use_cache")
+    wanted = getattr(decoder.config, "use_cache", False) if asked is None else asked
+    if not wanted or _recomputes(decoder) or kwargs.get("past_key_values") is not None:
+        return kwargs
+    from transformers import DynamicCache
+
+    return {**kwargs, "past_key_values": DynamicCache(config=decoder.config)}
+
+
+def _recomputes(decoder: Any) -> bool:
+    """Whether blocks are checkpointed, in which case transformers runs them without a cache."""
+    return decoder.training and any(
+        getattr(module, "gradient_checkpointing", False) for module in decoder.modules()
+    )
+
+
+def _layer(cache: Any, layer: int) -> Any:
+    """A layer of the cache beyond the model's own: what is done to those is done to it too."""
+    from transformers.cache_utils import DynamicLayer
+
+    while len(cache.layers) <= layer:
+        cache.layers.append(DynamicLayer())
+    return cache.layers[layer]
+
+
+def _real_tokens(attention: Any, image_BT: torch.Tensor, cached: int) -> torch.Tensor:
+    """Bool (B, T), False at padding."""
+    if attention is None:
+        return torch.ones_like(image_BT)
+    if not isinstance(attention, torch.Tensor) or attention.dim() != 2:
+        raise SurgeryError(_bad_attention_mask())
+    return attention[:, cached : cached + image_BT.shape[1]].to(image_BT.device).bool()
+
+
+def _bad_attention_mask() -> Diagnostic:
+    return Diagnostic(
+        code="A414",
+        what="learners can't tell padding from an `attention_mask` that isn't of (rows, tokens)",
+        why="a mask of queries and keys, as a static cache has it, says who looks at whom",
+        fix="pass 1 for each real token and 0 for padding, and leave `cache_implementation` out",
+    )
+
+
+def _other_cache(cached: int, known: int) -> Diagnostic:
+    return Diagnostic(
+        code="A408",
+        what=f"this cache holds {cached} tokens, and the learners know {known} of them",
+        why="it was filled while the learners were off, or its layers were changed one by one",
+        fix="run the whole sequence again without that cache",
+    )

@@ -1,0 +1,1 @@
+"""What a target can't run: rules on plans and graphs, proofs by its compiler."""

@@ -1,0 +1,68 @@
+"""The pages behind the codes: Markdown in `diagnostics/pages`, and the docstrings of rules."""
+
+import inspect
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostics.wording import suggest
+
+if TYPE_CHECKING:
+    from surgery.lint.base import Rule
+
+_FOLDER: Final = Path(__file__).parents[1] / "diagnostics" / "pages"
+_RULE: Final = "L"
+"""The first letter of the codes of rules."""
+
+
+def all_pages() -> dict[str, str]:
+    """The title of each error's page by its code."""
+    return {file.stem: _title(file) for file in sorted(_FOLDER.glob("*.md"))}
+
+
+def rule_pages() -> dict[str, str]:
+    """The name of each lint rule by its code; this imports the rules."""
+    return {code: rule.name for code, rule in _rules().items()}
+
+
+def page_of(code: str) -> str:
+    """Return the page of a code, as Markdown; a rule is found by its name, too.
+
+    Raises:
+        SurgeryError: R117, if there is no such code.
+    """
+    file = _FOLDER / f"{code.upper()}.md"
+    if code.isalnum() and os.path.isfile(file):
+        return file.read_text(encoding="utf-8")
+    if code.upper().startswith(_RULE) or "-" in code or code.islower():
+        for known, rule in _rules().items():
+            if code.upper() == known or code == rule.name:
+                return _page(rule)
+    rules = rule_pages()
+    near = suggest(code.upper(), [*all_pages(), *rules], 3) or suggest(code, rules.values(), 3)
+    fix = f"{near} `surgery explain all` lists them with their titles".strip()
+    why = "no error and no rule of lint is named like that"
+    raise SurgeryError(Diagnostic("R117", f"there is no code `{code}`", why, fix))
+
+
+def _rules() -> "dict[str, Rule]":
+    from surgery.lint.base import known_rules
+
+    return {rule.code: rule for rule in known_rules().values()}
+
+
+def _page(rule: "Rule") -> str:
+    """A rule's docstring under its code and name, and what it stands on."""
+    text = inspect.cleandoc(type(rule).__doc__ or "")
+    return (
+        f"# {rule.code}: {rule.name}\n\n{text}\n\n"
+        f"Severity: {rule.severity}, unless the target or the finding says otherwise. Known by: "
+        f"{rule.evidence}, {rule.known_by}. To live with it, a recipe says "
+        f"`allow: {{{rule.name}: why, in words}}`.\n"
+    )
+
+
+def _title(file: Path) -> str:
+    first = file.read_text(encoding="utf-8").split("\n", 1)[0]
+    return first.removeprefix("#").partition(":")[2].strip()

@@ -1,0 +1,1 @@
+"""ONNX files of others, read without loading their weights."""

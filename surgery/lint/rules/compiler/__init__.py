@@ -1,0 +1,1 @@
+"""Rules on what tracing and the compiler say: one file a rule."""

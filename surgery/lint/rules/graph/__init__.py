@@ -1,0 +1,1 @@
+"""Rules on ONNX graphs: one file a rule."""

@@ -1,0 +1,1 @@
+"""Rules on plans: one file a rule."""

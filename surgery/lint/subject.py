@@ -1,0 +1,210 @@
+"""What is linted: a recipe, an adapter folder, a checkpoint or its config, or an ONNX file."""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, Literal
+
+from surgery.adapter.side_files import PLAN_FILE
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.model.reader import read_anatomy
+from surgery.model.source import BUILTIN, find_model
+from surgery.plan.planner import ASSEMBLED_FOLDER, Plan, Stage, plan_recipe
+from surgery.plan.selection import Selection
+from surgery.plan.serialization import recipe_of
+from surgery.recipe.loading import knob_names, load_recipe
+from surgery.recipe.overrides import FIELDS
+from surgery.recipe.recipe_file import find_recipe, packaged_recipes
+from surgery.recipe.schema import Recipe
+from surgery.storage.inputs import Input
+from surgery.storage.json_file import read_regular
+from surgery.storage.safetensors.header import read_errors
+
+Kind = Literal["recipe", "adapter", "checkpoint", "graph"]
+_GRAPH: Final = ".onnx"
+_CONFIG: Final = "config.json"
+_A: Final = {"adapter": "an adapter", "checkpoint": "a checkpoint", "graph": "an ONNX file"}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One thing to lint.
+
+    Args:
+        name: as the user typed it.
+        kind: what it is.
+        file: the file that stands for it where a finding has no place of its own, if there is one.
+        overrides: those of the command line; only a recipe has any.
+        allow_env: whether a recipe may read the environment.
+    """
+
+    name: str
+    kind: Kind
+    file: Path | None
+    overrides: tuple[str, ...] = ()
+    allow_env: bool = False
+
+    def plan(self, *, trust_remote_code: bool = False) -> Plan:
+        """Return the plan; for a checkpoint, one that changes nothing.
+
+        Not for a graph. Weights are not needed.
+
+        Raises:
+            SurgeryError: R, M or P, as for `surgery plan`.
+        """
+        if self.kind == "adapter":
+            return _plan_of_adapter(Path(self.name), trust_remote_code)
+        if self.kind == "checkpoint":
+            return _plan_of_checkpoint(self.name, trust_remote_code)
+        recipe = load_recipe(self.name, self.overrides, allow_env=self.allow_env)
+        return plan_recipe(recipe, trust_remote_code=trust_remote_code)
+
+    def inputs(self) -> Iterator[Input]:
+        """What is read to lint it, as far as it is on this disk."""
+        if self.file:
+            is_one = self.kind in ("recipe", "graph")
+            yield Input(self.file if is_one else self.file.parent, "the subject")
+        with suppress(SurgeryError):  # which the report is to say
+            if self.kind == "recipe":
+                yield from load_recipe(self.name, self.overrides, allow_env=self.allow_env).inputs()
+            elif self.kind == "adapter":
+                yield from _recipe_of_adapter(Path(self.name)).inputs()
+
+
+def find_subjects(words: Iterable[str], *, allow_env: bool = False) -> list[Subject]:
+    """Tell the words of a command line apart: overrides have a `=`, all others are subjects.
+
+    Of several recipes, one that lacks a knob that another has is linted without it, as in a sweep.
+
+    Args:
+        words: in any order; where all are overrides, every packaged recipe is meant.
+        allow_env: whether recipes may read the environment.
+
+    Raises:
+        SurgeryError: R112 and R127 for words that are nothing, R125 for overrides that nothing
+            takes.
+    """
+    words = list(words)
+    overrides = [word for word in words if is_override(word)]
+    named = [word for word in words if not is_override(word)] or list(packaged_recipes())
+    found = [replace(subject, allow_env=allow_env) for subject in _told_apart(named)]
+    recipes = [subject for subject in found if subject.kind == "recipe"]
+    if overrides and not recipes:
+        raise SurgeryError(_nothing_takes(overrides[0], found[0]))
+    taken = _taken(recipes, overrides)
+    return [replace(subject, overrides=taken.get(subject.name, ())) for subject in found]
+
+
+def _taken(recipes: list[Subject], overrides: list[str]) -> dict[str, tuple[str, ...]]:
+    """The overrides that each recipe takes: all, but for knobs that only others have."""
+    if len(recipes) < 2 or not overrides:
+        return {subject.name: tuple(overrides) for subject in recipes}
+    knobs = {s.name: set(knob_names(s.name, allow_env=s.allow_env)) for s in recipes}
+    known = set[str]().union(*knobs.values()) - {*FIELDS}
+    return {
+        name: tuple(word for word in overrides if _key(word) in own or _key(word) not in known)
+        for name, own in knobs.items()
+    }
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0].lstrip("+~")
+
+
+def is_override(word: str) -> bool:
+    """Whether a word of the command line is an override; a file may have a `=` in its name."""
+    return ("=" in word or word.startswith("~")) and not os.path.exists(word)
+
+
+def _told_apart(named: Iterable[str]) -> Iterator[Subject]:
+    wrong: list[Diagnostic] = []
+    for word in named:
+        try:
+            yield _subject(word)
+        except SurgeryError as error:
+            wrong += error.diagnostics
+    if wrong:
+        raise SurgeryError(wrong)
+
+
+def _subject(word: str) -> Subject:
+    path = Path(os.path.expanduser(word))
+    if path.suffix == _GRAPH:
+        return Subject(word, "graph", path)
+    if path.name in (PLAN_FILE, _CONFIG) and not os.path.isfile(path):
+        raise SurgeryError(_nothing_there(word, "there is no such file"))
+    if path.name == PLAN_FILE or os.path.isfile(path / PLAN_FILE):
+        folder = path.parent if path.name == PLAN_FILE else path
+        return Subject(str(folder), "adapter", folder / PLAN_FILE)
+    if path.name == _CONFIG or word.startswith(BUILTIN) or os.path.isfile(path / _CONFIG):
+        return Subject(word, "checkpoint", find_model(_without_config(word)).folder / _CONFIG)
+    return _recipe_or_hub_id(word, path)
+
+
+def _recipe_or_hub_id(word: str, path: Path) -> Subject:
+    try:
+        return Subject(word, "recipe", find_recipe(word))
+    except SurgeryError:
+        if os.path.isdir(path):
+            why = f"the folder has no {PLAN_FILE}, as an adapter has, and no {_CONFIG}"
+            raise SurgeryError(_nothing_there(word, why)) from None
+        if os.path.isfile(path) and path.suffix != ".yml":
+            why = "a file is a recipe (.yaml), a graph (.onnx) or a config.json"
+            raise SurgeryError(_nothing_there(word, why)) from None
+        if not _is_hub_id(word):
+            raise
+    return Subject(word, "checkpoint", None)
+
+
+def _is_hub_id(word: str) -> bool:
+    owner, slash, name = word.partition("/")
+    known = owner not in ("recipes", ".", "..", "~", "") and not name.endswith((".yaml", ".yml"))
+    return bool(slash) and "/" not in name and known
+
+
+def _without_config(word: str) -> str:
+    """The model that is meant by its config.json."""
+    path = Path(word)
+    return str(path.parent) if path.name == _CONFIG else word
+
+
+def _plan_of_adapter(folder: Path, trust_remote_code: bool) -> Plan:
+    """Plan an adapter's recipe on its base again; the weights may be elsewhere."""
+    recipe = _recipe_of_adapter(folder).model_copy(update={"name": str(folder)})
+    assembled = folder / ASSEMBLED_FOLDER if recipe.vision else None
+    there = assembled if assembled and assembled.is_dir() else None
+    return plan_recipe(recipe, trust_remote_code=trust_remote_code, assembled=there)
+
+
+def _recipe_of_adapter(folder: Path) -> Recipe:
+    file = folder / PLAN_FILE
+    with read_errors(file):
+        return recipe_of(read_regular(file).decode(errors="replace"), str(file))
+
+
+def _plan_of_checkpoint(name: str, trust_remote_code: bool) -> Plan:
+    """The plan that changes nothing, which `plan_recipe` refuses to make."""
+    recipe = Recipe(name=name, model=_without_config(name))
+    files = find_model(recipe.model)
+    anatomy = read_anatomy(files, trust_remote_code=trust_remote_code)
+    return Plan(recipe, anatomy, (), (Stage("", Selection()),), files=files)
+
+
+def _nothing_there(word: str, why: str) -> Diagnostic:
+    return Diagnostic(
+        code="R127",
+        what=f"there is nothing to lint at `{word}`",
+        why=why,
+        fix="name a recipe, an adapter folder, a checkpoint or an .onnx file",
+    )
+
+
+def _nothing_takes(override: str, subject: Subject) -> Diagnostic:
+    return Diagnostic(
+        code="R125",
+        what=f"`{override}` is an override, and no recipe is named that could take it",
+        why=f"`{subject.name}` is {_A[subject.kind]}, which is linted as it is",
+        fix="name a recipe, or leave the override out",
+    )

@@ -1,0 +1,1 @@
+"""A model before surgery: found, read as an `Anatomy`, fingerprinted, loaded."""

@@ -1,0 +1,182 @@
+"""Whether a base is the one that an adapter was made for.
+
+Plain PEFT opens an adapter on any base of the right shapes. The folder therefore records the base's
+config, the names, types and shapes of its tensors, a sample of every tensor's bytes, on request all
+bytes, and the first numbers of one matrix, which a user without `surgery` can compare in one line.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.model.anatomy import Anatomy
+from surgery.model.names.disk_names import Stored, read_stored
+from surgery.model.source import ModelFiles
+from surgery.storage.safetensors.checkpoint import Progress, fingerprint
+from surgery.storage.safetensors.header import StoredTensor
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_PROBED: Final = 4
+UNWRITTEN: Final = {"tensors": "0" * 64, "order": "0" * 64}
+"""Stands for the layout of an adapter's weights before there are any, and is as long."""
+_Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+_SAID: Final = {
+    "config": "its config.json differs",
+    "tensors": "its tensors have other names, types or shapes",
+    "sample": "its weights are other numbers",
+    "strided": "its weights are other numbers",
+    "checksum": "its weights are other numbers",
+}
+
+
+class _Probe(BaseModel):
+    tensor: str
+    values: list[float]
+
+
+class _Layout(BaseModel):
+    tensors: _Sha256
+    order: _Sha256
+
+
+class _Fingerprint(BaseModel):
+    """What a base is known by; `strided` since there is more than one sample."""
+
+    model_config = ConfigDict(strict=True)
+
+    config: _Sha256 | None
+    tensors: _Sha256
+    sample: _Sha256
+    strided: _Sha256 | None = None
+    checksum: _Sha256 | None
+    probe: _Probe | None
+    adapter: _Layout | None = None
+
+
+def identify(
+    files: ModelFiles,
+    anatomy: Anatomy,
+    *,
+    checksum: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any] | None:
+    """Return the fingerprint of a base, or None where its weights are not here.
+
+    Its key `adapter` is for `weights_layout` of the adapter that is written.
+
+    Args:
+        files: where the base is.
+        anatomy: its map.
+        checksum: whether to read every byte.
+        progress: told of the bytes read for the checksum.
+    """
+    if not files.has_weights:
+        return None
+    stored = read_stored(files, anatomy)
+    found = fingerprint(stored.checkpoint, checksum=checksum, progress=progress)
+    return {**found, "probe": _probe(anatomy, stored), "adapter": UNWRITTEN}
+
+
+def refuse_bad_fingerprint(found: object, file: Path) -> None:
+    """Refuse what plan.json says of its base where no base could be known by it.
+
+    Args:
+        found: what stands there.
+        file: that plan.json.
+
+    Raises:
+        SurgeryError: A422.
+    """
+    try:
+        _Fingerprint.model_validate(found)
+    except ValidationError as error:
+        place = ".".join(("model", "fingerprint", *map(str, error.errors()[0]["loc"])))
+        raise SurgeryError(_bad_fingerprint(file, place)) from error
+
+
+def refuse_other_base(recorded: dict[str, Any], found: dict[str, Any] | None, source: str) -> None:
+    """Compare two fingerprints.
+
+    Args:
+        recorded: what the adapter's plan.json holds.
+        found: of the base at hand; None where it has no weights.
+        source: what to call that base.
+
+    Raises:
+        SurgeryError: A401, if they differ in anything that both know.
+    """
+    for key, difference in _SAID.items():
+        if found and recorded.get(key) and found.get(key) and recorded[key] != found[key]:
+            raise SurgeryError(_other_base(source, difference))
+
+
+def refuse_other_model(recorded: dict[str, Any] | None, model: "nn.Module", source: str) -> None:
+    """Compare a model in memory with a fingerprint by the numbers that it records of one matrix.
+
+    Raises:
+        SurgeryError: A401, if the numbers differ by more than the model's precision.
+    """
+    probe = (recorded or {}).get("probe")
+    if not probe:
+        return
+    import torch
+
+    weights = dict(model.named_parameters()).get(probe["tensor"])
+    if weights is None or weights.is_meta:
+        return
+    values = torch.tensor(probe["values"]).to(weights.dtype)
+    if not torch.equal(weights.detach().flatten()[: len(values)].cpu(), values):
+        raise SurgeryError(_other_base(source, _SAID["sample"]))
+
+
+def _probe(anatomy: Anatomy, stored: Stored) -> dict[str, Any] | None:
+    """The first matrix of the last block that is stored as it is in memory, by its name there.
+
+    A fine-tune of any kind has most likely moved it.
+    """
+    last = anatomy.count - 1
+    matrices = (t.name for t in anatomy.block(last).tensors if len(t.shape) > 1)
+    for name in (f"{anatomy.block_path(last)}.{matrix}" for matrix in matrices):
+        origin = stored.origin(name)
+        if origin and not origin.is_converted and (values := _first_values(origin.sources[0])):
+            return {"tensor": name, "values": values}
+    return None
+
+
+def _first_values(tensor: StoredTensor) -> list[float] | None:
+    import numpy as np
+
+    width = {"BF16": 2, "F16": 2, "F32": 4}.get(tensor.dtype)
+    if width is None:
+        return None
+    with tensor.file.open("rb") as stream:
+        stream.seek(tensor.offset)
+        raw = stream.read(min(_PROBED * width, tensor.nbytes))
+    if tensor.dtype == "BF16":
+        wide = np.frombuffer(raw, "<u2").astype("<u4") << 16
+        return [float(value) for value in wide.view("<f4")]
+    return [float(v) for v in np.frombuffer(raw, "<f2" if tensor.dtype == "F16" else "<f4")]
+
+
+def _bad_fingerprint(file: Path, place: str) -> Diagnostic:
+    return Diagnostic(
+        code="A422",
+        what=f"`{file}` doesn't say by what to know the adapter's base: `{place}` is not what "
+        "`surgery apply` wrote",
+        why="without its fingerprint an adapter opens on any base of the right shapes, and answers "
+        "nonsense",
+        fix="put plan.json back as it was, or make the adapter anew with `surgery apply`",
+    )
+
+
+def _other_base(source: str, difference: str) -> Diagnostic:
+    return Diagnostic(
+        code="A401",
+        what=f"`{source}` is not the base that this adapter was made for",
+        why=difference,
+        fix="name the base in plan.json, or make the adapter anew with `surgery apply` on this one",
+    )

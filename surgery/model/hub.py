@@ -1,0 +1,96 @@
+"""Models from the Hugging Face hub: known at once whether it answers, and no retries where not.
+
+The hub's client tries six times over half a minute where there is no network, so it is asked only
+once a first request was answered; else its cache alone is.
+"""
+
+from pathlib import Path
+from typing import Any, Final
+
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostics.wording import named_line
+
+_SIDE_FILES: Final = ("*.json", "*.txt", "*.model", "*.jinja", "tokenizer*")
+_WEIGHT_FILES: Final = ("*.safetensors", "*.safetensors.index.json")
+_PATIENCE: Final = 5.0  # seconds until the hub must have answered
+
+
+def is_hub_id(source: str) -> bool:
+    """Whether a name can be a hub id at all."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    try:
+        validate_repo_id(source)
+    except HFValidationError:
+        return False
+    return True
+
+
+def is_cached(source: str, revision: str | None) -> bool:
+    """Whether a hub id's config was downloaded before."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(source, "config.json", revision=revision), str)
+
+
+def from_hub(source: str, *, revision: str | None, weights: bool, twin: str) -> Path:
+    """Return the folder of a hub id's files, downloading what isn't cached.
+
+    Args:
+        source: the hub id.
+        revision: branch, tag or commit.
+        weights: whether weights are needed too; without, it costs one small file.
+        twin: where else to look, as a remedy; may be empty.
+
+    Raises:
+        SurgeryError: M103, within seconds where the hub doesn't answer.
+    """
+    silent = _silence()
+    try:
+        folder = _fetched(source, revision, weights, local_files_only=bool(silent))
+    except Exception as error:  # the hub client has some twenty error types
+        raise SurgeryError(_failed(source, revision, silent or _refusal(error), twin)) from error
+    if silent and weights and not any(folder.glob("*.safetensors")):
+        raise SurgeryError(_failed(source, revision, silent, twin))
+    return folder
+
+
+def _fetched(source: str, revision: str | None, weights: bool, **how: Any) -> Path:
+    from huggingface_hub import hf_hub_download, snapshot_download
+
+    if weights:
+        patterns = [*_SIDE_FILES, *_WEIGHT_FILES]
+        return Path(snapshot_download(source, revision=revision, allow_patterns=patterns, **how))
+    return Path(hf_hub_download(source, "config.json", revision=revision, **how)).parent
+
+
+def _silence() -> tuple[str, str] | None:
+    """Why the hub doesn't answer, and what to do; None where it does."""
+    from huggingface_hub import constants, get_session
+
+    if constants.HF_HUB_OFFLINE:
+        return "it isn't cached, and HF_HUB_OFFLINE forbids to ask", "unset HF_HUB_OFFLINE"
+    try:
+        get_session().head(constants.ENDPOINT, timeout=_PATIENCE)
+    except Exception:  # of httpx, of a proxy, of TLS
+        return f"it isn't cached, and {constants.ENDPOINT} doesn't answer", "check the network"
+    return None
+
+
+def _refusal(error: Exception) -> tuple[str, str]:
+    """What the hub answered, and what to do."""
+    return named_line(error), "check the name, `hf auth login` for a gated model"
+
+
+def _failed(source: str, revision: str | None, cause: tuple[str, str], twin: str) -> Diagnostic:
+    at = f" at revision `{revision}`" if revision else ""
+    why, remedy = cause
+    remedies = (twin, f"{remedy}, or name a folder that holds the checkpoint")
+    return Diagnostic(
+        code="M103",
+        what=f"`{source}`{at} could not be had from the hub",
+        why=why,
+        fix=" ".join(filter(None, remedies)),
+        key="model",
+    )

@@ -1,0 +1,26 @@
+"""Load a base from disk, whichever class of transformers it is."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from surgery.model.meta_device import auto_class
+from surgery.model.remote_code import register
+from surgery.model.source import ModelFiles
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def load_base(folder: str, *, trust_remote_code: bool = False) -> "PreTrainedModel":
+    """Load a model from safetensors, in the type that its tensors have on disk.
+
+    A model that sees is loaded whole, with its towers.
+    """
+    from transformers import AutoConfig
+
+    register(str(ModelFiles(folder, Path(folder)).config().get("model_type")))
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    model: PreTrainedModel = auto_class(config).from_pretrained(
+        folder, dtype="auto", use_safetensors=True, trust_remote_code=trust_remote_code
+    )
+    return model

@@ -1,0 +1,182 @@
+"""transformers' own conversion of a checkpoint into one model's names and layouts.
+
+This is the one place that uses it. Not all of it is documented, so that what is missing from an
+installed version is said as such. Source: transformers 5.17 to 5.23, `conversion_mapping.py` and
+`core_model_loading.py`, whose `convert_and_load_state_dict_in_model` this follows step by step.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from functools import cached_property
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict
+
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.model.structure.inspector import DTYPES
+from surgery.storage.safetensors.header import StoredTensor
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+
+class Made(BaseModel):
+    """A tensor in memory that a converter of transformers makes.
+
+    Args:
+        layer: the name with which transformers calls the converter, the first of what it makes.
+        dtype: of what it makes, a safetensors name.
+        shape: of what it makes.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    layer: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class NameMap(BaseModel):
+    """Where each tensor on disk goes in memory.
+
+    Args:
+        memory: name on disk to name in memory, in the order in which transformers takes them; where
+            a converter makes several of one, the first of them. What is ignored is left out.
+        patterns: name on disk to the pattern under which a converter takes it.
+        made: name in memory to how a converter makes it.
+        failed: name in memory to why a converter can't make it of what is on disk.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    memory: dict[str, str]
+    patterns: dict[str, str] = {}
+    made: dict[str, Made] = {}
+    failed: dict[str, str] = {}
+
+    @cached_property
+    def disk(self) -> dict[str, list[str]]:
+        """Name in memory to the names on disk that go there."""
+        found: dict[str, list[str]] = {}
+        for name, memory in self.memory.items():
+            found.setdefault(memory, []).append(name)
+        return found
+
+
+class Conversion:
+    """How transformers turns what is on disk into the tensors of one model.
+
+    Args:
+        model: on any device; the meta device will do.
+
+    Raises:
+        SurgeryError: M110, where this transformers has no such conversion.
+    """
+
+    def __init__(self, model: "PreTrainedModel") -> None:
+        with _needs_conversion():
+            from transformers import conversion_mapping
+            from transformers import core_model_loading as loading
+
+            rules = conversion_mapping.get_model_conversion_mapping(model)
+            self._renamings = [rule for rule in rules if isinstance(rule, loading.WeightRenaming)]
+            self._converters = [r for r in rules if isinstance(r, loading.WeightConverter)]
+            self._rename = loading.rename_source_key
+            self._order = loading.dot_natural_key
+        self._model = model
+        self._memory = model.state_dict()
+
+    def map_names(self, tensors: Mapping[str, StoredTensor]) -> NameMap:
+        """Say where each tensor on disk goes, and what the converters make; no weight is read.
+
+        Args:
+            tensors: by name on disk.
+        """
+        memory: dict[str, str] = {}
+        patterns: dict[str, str] = {}
+        with _needs_conversion():
+            for name in sorted(tensors, key=self._order):
+                place, pattern = self._place(name)
+                if place in self._memory:
+                    memory[name] = place
+                    patterns |= {} if pattern is None else {name: pattern}
+        return self._with_made(NameMap(memory=memory, patterns=patterns), tensors)
+
+    def make(
+        self, layer: str, parts: Iterable[tuple[str, str, "torch.Tensor"]]
+    ) -> dict[str, "torch.Tensor"]:
+        """Let a converter make its tensors, by name in memory.
+
+        Args:
+            layer: as in `Made`.
+            parts: name on disk, pattern and tensor of each source, in transformers' order.
+        """
+        converter = None
+        for name, pattern, tensor in parts:
+            converter = converter or self._converter(pattern)
+            converter.add_tensor(layer, name, pattern, tensor)
+        assert converter is not None
+        made = converter.convert(layer, model=self._model, config=self._model.config)
+        return {name: t[0] if isinstance(t, list) else t for name, t in made.items()}
+
+    def _place(self, name: str) -> tuple[str, str | None]:
+        prefix = self._model.base_model_prefix
+        place = self._rename(name, self._renamings, self._converters, prefix, self._memory)
+        if place[0] not in self._memory and name in self._memory:
+            place = self._rename(name, [], [], prefix, self._memory)
+        found: tuple[str, str | None] = place
+        return found
+
+    def _converter(self, pattern: str) -> Any:
+        # the last one of that pattern, as transformers' own dict of them has it
+        return deepcopy([c for c in self._converters if pattern in c.source_patterns][-1])
+
+    def _with_made(self, names: NameMap, tensors: Mapping[str, StoredTensor]) -> NameMap:
+        made: dict[str, Made] = {}
+        failed: dict[str, str] = {}
+        for layer, parts in names.disk.items():
+            if parts[0] not in names.patterns:
+                continue
+            pieces = ((n, names.patterns.get(n, n), _on_meta(tensors[n])) for n in parts)
+            try:
+                found = self.make(layer, pieces)
+            except Exception as error:  # converters check nothing: torch does, in its own words
+                failed[layer] = f"{type(error).__name__}: {error}"
+                continue
+            made |= {n: _made(layer, tensor) for n, tensor in found.items() if n in self._memory}
+        return names.model_copy(update={"made": made, "failed": failed})
+
+
+def _on_meta(tensor: StoredTensor) -> "torch.Tensor":
+    import torch
+
+    named = {stored: name for name, stored in DTYPES.items()}
+    return torch.empty(tensor.shape, dtype=getattr(torch, named[tensor.dtype]), device="meta")
+
+
+def _made(layer: str, tensor: "torch.Tensor") -> Made:
+    dtype = DTYPES[str(tensor.dtype).removeprefix("torch.")]
+    return Made(layer=layer, dtype=dtype, shape=tuple(tensor.shape))
+
+
+@contextmanager
+def _needs_conversion() -> Iterator[None]:
+    try:
+        yield
+    except (ImportError, AttributeError, TypeError) as error:
+        raise SurgeryError(_no_conversion(error)) from error
+
+
+def _no_conversion(error: Exception) -> Diagnostic:
+    return Diagnostic(
+        code="M110",
+        what=f"transformers {version('transformers')} does not say how it converts a checkpoint",
+        why=f"names on disk are not those in memory here, and its conversion is not the one that "
+        f"this version of surgery knows: {error}",
+        fix="install transformers 5.23, or save the model with `save_original_format=False` and "
+        "name that folder",
+        key="model",
+    )

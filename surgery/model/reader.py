@@ -1,0 +1,140 @@
+"""From a model's name to its anatomy: config on the meta device once, a cache after that.
+
+The first reading of a config imports torch and builds the model without weights. The result is kept
+under the config's hash, so that every later plan answers without torch. Weights, where there are
+any, are then asked for what only they know: the type of each tensor.
+"""
+
+import os
+from collections.abc import Callable
+from functools import cache, partial
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Final
+
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.model.anatomy import Anatomy, BlockKind, Tensor
+from surgery.model.meta_device import meta_model, refuse_remote_code
+from surgery.model.names.disk_names import Stored, read_stored
+from surgery.model.names.untied_embeddings import as_transformers_ties
+from surgery.model.source import ModelFiles, find_model
+from surgery.model.structure.inspector import dissect
+from surgery.storage.cache import cache_folder, kept
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+__all__ = ["cache_folder", "read_anatomy"]
+
+_FORMAT: Final = "2"
+_FLOATS: Final = ("F32", "F16", "BF16")
+
+
+def read_anatomy(
+    model: "str | os.PathLike[str] | ModelFiles | PreTrainedModel",
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> Anatomy:
+    """Return the anatomy of a model; no weight is loaded.
+
+    Args:
+        model: `builtin/NAME`, a folder, a hub id, or a transformers model in memory.
+        revision: a branch, tag or commit of a hub id.
+        trust_remote_code: whether a model may run Python code of its own.
+
+    Raises:
+        SurgeryError: M101 to M110, where the model is missing, unreadable or no decoder.
+    """
+    if isinstance(model, str | os.PathLike):
+        model = find_model(model, revision=revision)
+    if not isinstance(model, ModelFiles):
+        return dissect(model, model.config.name_or_path or type(model).__name__)
+    refuse_remote_code(model, trust_remote_code)
+    build = cache(partial(meta_model, model, trust_remote_code))
+    anatomy = _cached(model, build)
+    if not model.has_weights:
+        return anatomy
+    stored = read_stored(model, anatomy, build)
+    return as_stored(as_transformers_ties(anatomy, stored), stored)
+
+
+def _cached(files: ModelFiles, build: "Callable[[], PreTrainedModel]") -> Anatomy:
+    key = (_FORMAT, version("transformers"), files.config())
+    anatomy = kept("anatomy", key, Anatomy, lambda: dissect(build(), files.source))
+    return anatomy.model_copy(update={"source": files.source})
+
+
+def as_stored(anatomy: Anatomy, stored: Stored) -> Anatomy:
+    """Give each tensor the type it has on disk, after checking that the shapes agree.
+
+    Raises:
+        SurgeryError: M107 to M109, where the checkpoint isn't this model's.
+    """
+    if anatomy.quantization:
+        return anatomy
+    kinds: dict[BlockKind, int] = {}
+    sequence = []
+    for index in range(anatomy.count):
+        kind, prefix = anatomy.block(index), f"{anatomy.block_path(index)}."
+        tensors = tuple(_stored(anatomy, t, prefix, stored) for t in kind.tensors)
+        as_stored = kind.model_copy(update={"tensors": tensors})
+        sequence.append(kinds.setdefault(as_stored, len(kinds)))
+    outside = tuple(_stored(anatomy, t, "", stored) for t in anatomy.outside)
+    found = {"kinds": tuple(kinds), "sequence": tuple(sequence), "outside": outside}
+    return anatomy.model_copy(update=found)
+
+
+def _stored(anatomy: Anatomy, tensor: Tensor, prefix: str, stored: Stored) -> Tensor:
+    name = f"{prefix}{tensor.name}"
+    found = stored.origin(name)
+    if found is None:
+        if not tensor.is_parameter:
+            return tensor
+        raise SurgeryError(not_on_disk(anatomy, name, stored))
+    if found.shape != tensor.shape:
+        raise SurgeryError(_other_shape(anatomy, name, tensor.shape, found.shape))
+    if tensor.is_parameter and found.dtype not in _FLOATS:
+        raise SurgeryError(_other_dtype(anatomy, name, found.dtype))
+    return tensor.model_copy(update={"dtype": found.dtype})
+
+
+def not_on_disk(anatomy: Anatomy, name: str, stored: Stored) -> Diagnostic:
+    """What is wrong with a checkpoint that lacks what makes the tensor in memory `name`."""
+    parameters = (t.name for t in anatomy.tensors() if t.is_parameter and t.name != name)
+    others = sum(stored.origin(parameter) is None for parameter in parameters)
+    failed = stored.names.failed.get(name)
+    return Diagnostic(
+        code="M107",
+        what=f"the files of `{anatomy.source}` hold nothing that makes `{name}`"
+        + (f" (and {others} more)" if others else ""),
+        why=f"transformers can't make it of the tensors that they hold: {failed}"
+        if failed
+        else f"{anatomy.class_name} has it in memory, and transformers would start it at random: "
+        "the checkpoint is not complete, or another model's",
+        fix="download the whole checkpoint again",
+        key="model",
+    )
+
+
+def _other_shape(
+    anatomy: Anatomy, name: str, wanted: tuple[int, ...], found: tuple[int, ...]
+) -> Diagnostic:
+    return Diagnostic(
+        code="M108",
+        what=f"`{name}` of `{anatomy.source}` is {list(found)} on disk and {list(wanted)} by its "
+        "config.json",
+        why="the config and the weights belong to different models",
+        fix="take both from the same checkpoint",
+        key="model",
+    )
+
+
+def _other_dtype(anatomy: Anatomy, name: str, found: str) -> Diagnostic:
+    return Diagnostic(
+        code="M109",
+        what=f"`{name}` of `{anatomy.source}` is stored as {found}",
+        why=f"weights are copied and trained as {', '.join(_FLOATS)}, and the config names no "
+        "quantisation method",
+        fix="name a checkpoint in bf16, fp16 or fp32",
+        key="model",
+    )

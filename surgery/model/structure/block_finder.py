@@ -1,0 +1,123 @@
+"""Find the list of decoder blocks of a torch model, and never that of another tower.
+
+Source: a survey of all decoders of transformers 5.23 (docs/decisions/0008-any-decoder.md).
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    Entry = tuple[str, nn.ModuleList]
+
+_OTHERS: Final = re.compile(
+    r"vision|visual|image_enc|audio|speech|qformer|perceiver|mtp|altup|patcher|local_"
+)
+_ENCODER: Final = re.compile(r"(^|\.)encoder\.")
+
+
+def find_blocks(model: "nn.Module", source: str, known: str = "") -> "Entry":
+    """Return the module name and the list of the decoder's blocks.
+
+    Of the lists that are not nested in another and are no other tower's: those under the text
+    model's config, those as long as that config says, those not of an encoder, and of these the
+    one that has most parameters.
+
+    Args:
+        model: on any device.
+        source: what to call it.
+        known: the module name, where structure would pick another list.
+
+    Raises:
+        SurgeryError: M106, if there is none.
+    """
+    lists: list[Entry] = list(_outer_lists(model))
+    if known:
+        lists = [entry for entry in lists if entry[0] == known]
+    text = text_config(model)
+    of_text = [e for e in lists if type(_config_above(model, e[0])) is type(text)] or lists
+    depth = getattr(text, "num_hidden_layers", None)
+    of_depth = [entry for entry in of_text if len(entry[1]) == depth] or of_text
+    if not of_depth:
+        raise SurgeryError(_no_blocks(model, source))
+    path, blocks = max(of_depth, key=_rank)
+    parallel = _parallel(path, blocks, lists)
+    if parallel:
+        raise SurgeryError(_only_parts(model, source, parallel))
+    return path, blocks
+
+
+def text_config(model: "nn.Module") -> Any:
+    """The config of the decoder; the model's own where it is nothing else."""
+    config: Any = model.config
+    return config.get_text_config(decoder=True)
+
+
+def _outer_lists(model: "nn.Module") -> Iterator["Entry"]:
+    from torch import nn
+
+    found: set[str] = set()
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.ModuleList) or len(module) == 0:
+            continue
+        if not any(name.startswith(f"{outer}.") for outer in found):
+            found.add(name)
+            if not _OTHERS.search(name):
+                yield name, module
+
+
+def _config_above(model: "nn.Module", name: str) -> Any:
+    """The config of the innermost module of transformers that holds a module."""
+    from transformers import PreTrainedModel
+
+    pieces = name.split(".")
+    above = [".".join(pieces[:end]) for end in range(len(pieces) - 1, -1, -1)]
+    modules = (model.get_submodule(path) for path in above)
+    return next((m.config for m in modules if isinstance(m, PreTrainedModel)), None)
+
+
+def _rank(entry: "Entry") -> tuple[bool, bool, int]:
+    path, blocks = entry
+    parameters = sum(parameter.numel() for parameter in blocks.parameters())
+    return not _ENCODER.search(path), _is_of_blocks(blocks), parameters
+
+
+def _is_of_blocks(blocks: "nn.ModuleList") -> bool:
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    return isinstance(blocks[0], GradientCheckpointingLayer)
+
+
+def _parallel(path: str, blocks: "nn.ModuleList", lists: Iterable["Entry"]) -> list[str]:
+    """The lists of one length side by side over which a decoder's blocks are spread, if so."""
+    above = path.rpartition(".")[0]
+    beside = [
+        name
+        for name, other in lists
+        if name.rpartition(".")[0] == above
+        and len(other) == len(blocks)
+        and list(other.parameters())
+    ]
+    return [] if len(beside) == 1 or _is_of_blocks(blocks) else beside
+
+
+def _no_blocks(model: "nn.Module", source: str) -> Diagnostic:
+    return Diagnostic(
+        code="M106",
+        what=f"{source}: no list of decoder blocks was found in {type(model).__name__}",
+        why="a decoder keeps its blocks in one list, such as `model.layers`; none here fits",
+        fix="name a decoder language model, or report the model type so that it is added",
+    )
+
+
+def _only_parts(model: "nn.Module", source: str, lists: Iterable[str]) -> Diagnostic:
+    return Diagnostic(
+        code="M106",
+        what=f"{source}: {type(model).__name__} has no list of decoder blocks",
+        why=f"the parts of a block are in parallel lists: {', '.join(lists)}",
+        fix="name a model that keeps whole blocks in one list, as nearly all do",
+    )

@@ -1,0 +1,1 @@
+"""NPU targets, and what a plan takes on one: memory, files, time."""

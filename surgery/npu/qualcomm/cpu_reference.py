@@ -1,0 +1,48 @@
+"""The same graph on the CPU: what the NPU's numbers are held against."""
+
+from pathlib import Path
+
+import numpy as np
+
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostics.wording import first_line
+from surgery.npu.qualcomm.arrays import Arrays
+
+
+def reference(model: Path, feeds: Arrays) -> Arrays:
+    """Run a graph by onnxruntime on the CPU, node by node as it is written.
+
+    Graph optimisations are off: they fuse quantised operators into others that round otherwise.
+
+    Args:
+        model: an ONNX file.
+        feeds: an array for each of its inputs.
+
+    Returns:
+        Its outputs.
+
+    Raises:
+        SurgeryError: X105 where it can't be run.
+    """
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        found = session.run(None, dict(feeds))
+    except Exception as error:
+        raise SurgeryError(_cannot_run(model, error)) from error
+    names = [output.name for output in session.get_outputs()]
+    return {name: np.asarray(array) for name, array in zip(names, found, strict=True)}
+
+
+def _cannot_run(model: Path, error: Exception) -> Diagnostic:
+    return Diagnostic(
+        code="X105",
+        what=f"{model.name} can't be run on the CPU, so there is nothing to compare with",
+        why=first_line(error),
+        fix="give a graph that onnxruntime runs, and an array for each of its inputs",
+    )

@@ -1,0 +1,87 @@
+"""The files of one ONNX graph: itself, and those that hold its tensors."""
+
+import hashlib
+import shutil
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostics.wording import first_line
+
+
+def files_of(model: Path) -> list[Path]:
+    """Return the graph's file, then those of its external tensors in the order of their names.
+
+    Raises:
+        SurgeryError: X107 where it can't be read.
+    """
+    import onnx
+
+    try:
+        graph = onnx.load(model, load_external_data=False).graph
+    except Exception as error:
+        raise SurgeryError(_unreadable(model, error)) from error
+    return [model, *(model.parent / place for place in sorted(set(_places(graph))))]
+
+
+def digest(model: Path) -> str:
+    """Return the sha256 of a graph and of all its tensors.
+
+    Raises:
+        SurgeryError: X107.
+    """
+    whole = hashlib.sha256()
+    try:
+        for file in files_of(model):
+            with file.open("rb") as stream:
+                whole.update(hashlib.file_digest(stream, "sha256").digest())
+    except OSError as error:
+        raise SurgeryError(_unreadable(model, error)) from error
+    return whole.hexdigest()
+
+
+@cache
+def own_digest() -> str:
+    """Return the sha256 of how this package quantises, compiles and compares.
+
+    What is kept from one run to the next hangs on it, as it hangs on the toolchain.
+    """
+    files = sorted(Path(__file__).parent.rglob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def copied(model: Path, folder: Path) -> Path:
+    """Copy a graph with its tensors; onnx refuses links, for fear of what they may lead to.
+
+    Raises:
+        SurgeryError: X107.
+    """
+    for file in files_of(model):
+        place = folder / file.relative_to(model.parent)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, place)
+    return folder / model.name
+
+
+def _places(graph: object) -> Iterator[str]:
+    """Where external tensors lie, those of subgraphs and of attributes too."""
+    import onnx
+    from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+
+    assert isinstance(graph, onnx.GraphProto)
+    tensors = [*graph.initializer]
+    for attribute in (a for node in graph.node for a in node.attribute):
+        tensors += [attribute.t, *attribute.tensors]
+        for inner in (attribute.g, *attribute.graphs):
+            yield from _places(inner)
+    yield from (ExternalDataInfo(t).location for t in tensors if uses_external_data(t))
+
+
+def _unreadable(model: Path, error: Exception) -> Diagnostic:
+    return Diagnostic(
+        code="X107",
+        what=f"{model.name} can't be read as an ONNX graph with all its tensors",
+        why=first_line(error),
+        fix="give an ONNX file with its external data beside it",
+    )

@@ -1,0 +1,118 @@
+"""Quantise a graph as the NPU computes it: QDQ, activations of 16 bits, weights of 8 or 4.
+
+By onnxruntime's own quantiser with its settings for QNN, but for two. Weights are symmetric: its
+default for int4 has a zero point, which the NPU compiles and computes wrong. And each column of a
+matrix has a scale of its own, which AIMET finds where it is asked to.
+Source: onnxruntime.quantization.execution_providers.qnn of onnxruntime 1.31.1.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.export.base import Quantiser
+from surgery.npu.qualcomm.arrays import Arrays, write_arrays
+from surgery.npu.qualcomm.model_files import copied
+from surgery.npu.qualcomm.workers.process import LIMIT, run_apart
+from surgery.storage.disk_errors import io_errors
+
+Scheme = Literal["fp16", "w8a16", "w4a16"]
+"""Bits of weights and activations; fp16 quantises nothing."""
+
+BRANCH: Final = "branch"
+"""Names the folder of a branch's samples beside the others, and the file of its inputs."""
+
+_LONGER: Final = 6
+"""AIMET may take as many times what another step may: it took half a minute to a minute and a half
+for 33 to 77 million weights on two cores."""
+
+
+@dataclass(frozen=True)
+class Branch:
+    """What is added beside a graph's own matrices along one path alone, such as LoRA's A and B.
+
+    Args:
+        inputs: of the graph, with which it begins; it ends before it is added.
+        samples: inputs that show the ranges within it.
+    """
+
+    inputs: Sequence[str]
+    samples: Sequence[Arrays]
+
+
+def quantise(
+    model: Path,
+    out: Path,
+    scheme: Scheme,
+    samples: Sequence[Arrays],
+    *,
+    branch: Branch | None = None,
+    ranges: Path | None = None,
+    quantiser: Quantiser = "onnxruntime",
+    scales: Path | None = None,
+    seconds: float = LIMIT,
+) -> None:
+    """Write the quantised graph, in processes of their own.
+
+    Inputs and outputs stay float, the key-value cache's too; each column of a matrix has its scale.
+
+    Args:
+        model: an ONNX file in float.
+        out: the quantised one; its weights become `OUT.data` beside it.
+        scheme: w8a16 or w4a16.
+        samples: inputs that show the ranges of the activations; at least one.
+        branch: what has ranges of other samples. Where the samples have zeros for it, the graph's
+            numbers without it are those of the same graph that has none, to the bit.
+        ranges: where these are kept for the next scheme; samples count only where it is not there.
+        quantiser: who finds the scales of weights. onnxruntime takes a column's greatest weight,
+            AIMET what changes its products with the samples least.
+        scales: where AIMET's are kept for the next graph of the same weights; samples count for
+            them only where it is not there.
+        seconds: that a step may take, and AIMET six times.
+
+    Raises:
+        SurgeryError: X106 where it can't be quantised, X107 where it can't be read.
+    """
+    with io_errors(out), tempfile.TemporaryDirectory(dir=out.parent) as scratch:
+        folder = Path(scratch)
+        _write_samples(folder, samples)
+        if branch:
+            (folder / f"{BRANCH}.json").write_text(json.dumps([*branch.inputs]))
+            _write_samples(folder / BRANCH, branch.samples)
+        made, done = folder / "made" / out.name, folder / "done"
+        made.parent.mkdir()
+        mine = copied(model, folder / "model")  # the quantiser writes beside the graph
+        log, found = folder / "log.txt", scales or folder / "scales"
+        if quantiser == "aimet" and not found.is_file():
+            words = [str(mine), scheme, str(folder), str(found)]
+            most = seconds * _LONGER
+            ended = run_apart("surgery.npu.qualcomm.workers.aimet", words, [found], log, most)
+            if ended:
+                raise SurgeryError(_cannot_quantise(model, f"AIMET {ended}"))
+        places = [ranges or folder / "ranges.json", found, done]
+        words = [str(mine), str(made), scheme, *map(str, places)]
+        ended = run_apart("surgery.npu.qualcomm.workers.quantize", words, [done], log, seconds)
+        if ended:
+            raise SurgeryError(_cannot_quantise(model, f"onnxruntime's quantiser {ended}"))
+        for file in sorted(made.parent.iterdir(), key=lambda file: file == made):
+            os.replace(file, out.with_name(file.name))
+
+
+def _write_samples(folder: Path, samples: Sequence[Arrays]) -> None:
+    folder.mkdir(exist_ok=True)
+    for index, sample in enumerate(samples):
+        write_arrays(folder / f"{index:04}.npz", sample)
+
+
+def _cannot_quantise(model: Path, why: str) -> Diagnostic:
+    return Diagnostic(
+        code="X106",
+        what=f"{model.name} can't be quantised",
+        why=why,
+        fix="give a float graph with static shapes, and samples of all its inputs",
+    )

@@ -1,0 +1,106 @@
+"""Which matrices a word of `modules` means, and which of them nothing can be put beside."""
+
+from collections.abc import Callable, Sequence
+
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError, some_of
+from surgery.model.anatomy import PARTS_OF_A_BLOCK, ROLES, Anatomy, BlockKind, Matrix
+
+Reason = Callable[[BlockKind, Matrix], str]
+
+
+def apart(kind: BlockKind, matrix: Matrix) -> str:
+    """Why nothing at all can be put beside a matrix; empty where something can."""
+    return matrix.apart
+
+
+def refuse_unknown(words: Sequence[str], anatomy: Anatomy, blocks: Sequence[int]) -> None:
+    """Refuse words that mean no matrix of the picked blocks, or only such that can't be wrapped.
+
+    A part (attention, mlp, mixer) whose matrices are all left out is no error where another word
+    means one that isn't: the plan says what is left out.
+
+    Raises:
+        SurgeryError: P203.
+    """
+    kinds = _kinds(anatomy, blocks)
+    held = {word for kind in kinds for word in kind.words()}
+    missing = [word for word in words if kinds and word not in held]
+    if missing:
+        raise SurgeryError(_no_such_modules(missing, held, anatomy))
+    useful = {word for kind in kinds for word in kind.words_for_lora()}
+    useless = [word for word in words if kinds and word not in useful]
+    roles = [word for word in useless if word not in PARTS_OF_A_BLOCK]
+    if roles or (useless and len(useless) == len(words)):
+        wanted = tuple(roles or useless)
+        first = next(m for kind in kinds for m in kind.matrices if m.is_meant(wanted))
+        raise SurgeryError(_only_apart(wanted, first, useful, anatomy))
+
+
+def left_out(
+    words: tuple[str, ...], anatomy: Anatomy, blocks: Sequence[int], why: Reason = apart
+) -> list[Diagnostic]:
+    """One note on the matrices that the words mean and that nothing is put beside.
+
+    Args:
+        words: of `modules`.
+        anatomy: the model.
+        blocks: the picked positions.
+        why: from a kind and a matrix of it to the reason; empty for a matrix that isn't left out.
+    """
+    found = {
+        matrix.name: reason
+        for kind in _kinds(anatomy, blocks)
+        for matrix in kind.matrices
+        if matrix.is_meant(words) and (reason := why(kind, matrix))
+    }
+    return [_left_out(found, anatomy)] if found else []
+
+
+def _kinds(anatomy: Anatomy, blocks: Sequence[int]) -> list[BlockKind]:
+    return list(dict.fromkeys(anatomy.block(block) for block in blocks))
+
+
+def _in_order(words: set[str]) -> str:
+    order = [*PARTS_OF_A_BLOCK, *ROLES]
+    known = sorted(words, key=lambda w: (order.index(w) if w in order else len(order), w))
+    return ", ".join(known)
+
+
+def _no_such_modules(missing: list[str], held: set[str], anatomy: Anatomy) -> Diagnostic:
+    return Diagnostic(
+        code="P203",
+        what=f"the picked blocks of {anatomy.source} have no {' and no '.join(missing)}",
+        why=f"a {anatomy.model_type} block here has: {_in_order(held) or 'no matrices'}",
+        fix="name some of those in `modules`",
+        key="modules",
+    )
+
+
+def _only_apart(
+    words: Sequence[str], matrix: Matrix, useful: set[str], anatomy: Anatomy
+) -> Diagnostic:
+    return Diagnostic(
+        code="P203",
+        what=f"nothing can be put beside {' and '.join(words)} of {anatomy.source}",
+        why=f"`{matrix.name}` {matrix.apart}",
+        fix=f"name others in `modules`: {_in_order(useful)}"
+        if useful
+        else "copy whole blocks with `duplicate`",
+        key="modules",
+    )
+
+
+def _left_out(reasons: dict[str, str], anatomy: Anatomy) -> Diagnostic:
+    names = [f"`{name}`" for name in reasons]
+    return Diagnostic(
+        code="P221",
+        what=f"{some_of(names)} of {anatomy.source} get nothing beside them",
+        why="; ".join(f"`{name}` {reason}" for reason, name in _first_of_each(reasons).items()),
+        severity="note",
+        key="modules",
+    )
+
+
+def _first_of_each(reasons: dict[str, str]) -> dict[str, str]:
+    """For each reason, the first name that it is given for."""
+    return {reason: name for name, reason in reversed(reasons.items())}

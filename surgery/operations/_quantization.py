@@ -1,0 +1,33 @@
+"""Refuse what copies weights of a quantised base."""
+
+from typing import Final
+
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.model.anatomy import Anatomy
+
+TRAINED_IN_FULL: Final = "a copy is trained in full, and packed integers have no gradients"
+
+
+def refuse_quantised(anatomy: Anatomy, deed: str, *, why: str = TRAINED_IN_FULL, fix: str) -> None:
+    """Refuse a base whose weights are quantised.
+
+    Args:
+        anatomy: the model.
+        deed: what can't be done, such as "`duplicate` can't copy blocks".
+        why: the reason.
+        fix: what to do, behind naming the unquantised checkpoint.
+
+    Raises:
+        SurgeryError: P206.
+    """
+    if not anatomy.quantization:
+        return
+    raise SurgeryError(
+        Diagnostic(
+            code="P206",
+            what=f"{deed} of {anatomy.source}: its weights are quantised ({anatomy.quantization})",
+            why=why,
+            fix=f"name the unquantised checkpoint in `model=`{fix}",
+            key="op",
+        )
+    )

@@ -1,0 +1,1 @@
+"""The text and the multimodal path of a model in memory, and what switches between them."""

@@ -1,0 +1,102 @@
+"""What a decoder does around each call: its cache stays on one path, checkpoints keep theirs.
+
+Outside of any context a model is on the multimodal path. A checkpointed block is computed again by
+the backward pass, outside of the context and perhaps in a thread of autograd, so it takes the path
+and the routing of its forward pass along.
+"""
+
+from collections.abc import Sequence
+from contextvars import copy_context
+from functools import partial
+from typing import Any, Final
+
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.paths.path_state import SwitchedLayer, path_of, use_path
+
+_CACHES: Final = ("past_key_values", "cache_params")
+"""What decoders call their cache; Mamba's is the second."""
+
+
+def guard_calls(decoder: Any, layer: SwitchedLayer) -> None:
+    """Hook a decoder; hooks of an adapter that was on this base before are taken off.
+
+    Args:
+        decoder: the module that holds the list of blocks.
+        layer: any switched layer of the model, which knows its path.
+    """
+    for earlier in vars(decoder).get("_surgery_hooks", ()):
+        earlier.remove()
+    decoder._surgery_hooks = (
+        decoder.register_forward_pre_hook(partial(_check_cache, layer), with_kwargs=True),
+        decoder.register_forward_pre_hook(partial(_carry_path, layer)),
+        decoder.register_forward_hook(partial(_mark_cache, layer)),
+    )
+
+
+def _check_cache(layer: SwitchedLayer, decoder: Any, args: Any, kwargs: dict[str, Any]) -> None:
+    """Refuse to go on with a cache that the other path has filled."""
+    cache = next((kwargs[name] for name in _CACHES if kwargs.get(name) is not None), None)
+    if cache is None:
+        return
+    if hasattr(cache, "paths"):
+        raise SurgeryError(_cache_of_rows(cache.paths))
+    path, used = path_of(layer), getattr(cache, "_surgery_path", None)
+    if used not in (None, path) and _is_filled(cache):
+        raise SurgeryError(_cache_of_other_path(str(used), path))
+    cache._surgery_path = path
+
+
+def _mark_cache(layer: SwitchedLayer, decoder: Any, args: Any, output: Any) -> None:
+    caches = (getattr(output, name, None) for name in _CACHES)
+    for cache in caches:
+        if cache is not None:
+            cache._surgery_path = path_of(layer)
+
+
+def _is_filled(cache: Any) -> bool:
+    """Whether there is anything in a cache; one of state-space blocks alone doesn't say."""
+    try:
+        return bool(cache.get_seq_length() > 0)
+    except ValueError:
+        return True
+
+
+def _carry_path(layer: SwitchedLayer, decoder: Any, args: Any) -> None:
+    """Wrap the checkpoint function of each block, which transformers may set at any time."""
+    if not decoder.training:
+        return
+    for module in decoder.modules():
+        checkpoint = vars(module).get("_gradient_checkpointing_func")
+        if getattr(checkpoint, "func", None) is _checkpoint:
+            checkpoint = checkpoint.args[1]  # wrapped before, perhaps for an earlier adapter
+        if checkpoint is not None:
+            module._gradient_checkpointing_func = partial(_checkpoint, layer, checkpoint)
+
+
+def _checkpoint(layer: SwitchedLayer, checkpoint: Any, function: Any, *args: Any) -> Any:
+    """Checkpoint a function so that it is computed again on today's path and routing."""
+    path, context = path_of(layer), copy_context()
+
+    def on_path(*args: Any) -> Any:
+        with use_path(layer._switch, path):
+            return function(*args)
+
+    return checkpoint(lambda *args: context.copy().run(on_path, *args), *args)
+
+
+def _cache_of_other_path(used: str, path: str) -> Diagnostic:
+    return Diagnostic(
+        code="A408",
+        what=f"this sequence began on the {used} path and can't go on on the {path} path",
+        why="its cached keys and values were computed by other weights",
+        fix=f"stay on the {used} path, or run the whole sequence again without the cache",
+    )
+
+
+def _cache_of_rows(paths: Sequence[str]) -> Diagnostic:
+    return Diagnostic(
+        code="A408",
+        what="this batch began with a path for each row and can't go on without",
+        why="it has one cache for the rows of each path",
+        fix=f"call the model with `paths={list(paths)}` again",
+    )

@@ -1,0 +1,29 @@
+"""Fix a model to one path, for `torch.compile`."""
+
+from typing import TYPE_CHECKING
+
+from surgery.diagnostics.diagnostic import SurgeryError
+from surgery.paths.path_state import TEXT, PathName
+from surgery.paths.switching import no_paths, switch_of
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def fix_path(model: "nn.Module", path: PathName | None) -> None:
+    """Fix a model's path, so that `torch.compile` makes one graph of it: it can't read a context.
+
+    The other path is refused from then on (A417). Without, a compiled model follows its context by
+    breaking the graph at each layer.
+
+    Args:
+        model: what `apply_plan` or `load_adapter` returned.
+        path: `text` or `multimodal`, the only one from now on; None for the context's again.
+
+    Raises:
+        SurgeryError: A405, if the model has no such path.
+    """
+    switch = switch_of(model)
+    if path == TEXT and not switch.has_text_path:
+        raise SurgeryError(no_paths(model))
+    switch.fixed = path

@@ -1,0 +1,103 @@
+"""A model with parts for image tokens: told of them in each call, saved and merged with care."""
+
+import inspect
+import json
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from surgery.adapter.side_files import ADAPTER_CONFIG, ROUTED_TYPE
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.layers.class_mixin import reduce_mixin
+from surgery.layers.image_tokens import GIVEN, GivenImages, check_mask
+from surgery.paths.path_state import PathName
+from surgery.paths.switching import SwitchedModel
+
+
+class RoutedModel(SwitchedModel):
+    """Mixed into a PEFT model: `forward` and `generate` take a mask of the image tokens."""
+
+    def forward(self, *args: Any, paths: Sequence[PathName] | None = None, **kwargs: Any) -> Any:
+        """Run the model.
+
+        Args:
+            args: as the model's own.
+            paths: as for `SwitchedModel.forward`.
+            kwargs: as the model's own, and `image_mask`, bool (rows, tokens), True at image
+                tokens; along a cache, of this call's tokens or of all so far. `token_type_ids` of 1
+                say the same.
+
+        Raises:
+            SurgeryError: A410, if nothing tells which tokens are image tokens; A411, for a mask of
+                another shape.
+        """
+        if paths is not None:
+            return super().forward(*args, paths=paths, **kwargs)
+        mask = self._take_mask(kwargs)
+        if mask is None:
+            return super().forward(*args, **kwargs)
+        with self._told(mask, args, kwargs, is_prompt=False):
+            return super().forward(*args, **kwargs)
+
+    def generate(self, *args: Any, paths: Sequence[PathName] | None = None, **kwargs: Any) -> Any:
+        """Generate; arguments as for `forward`, the mask of the prompt's tokens.
+
+        Returns:
+            As `SwitchedModel.generate`.
+        """
+        if paths is not None:
+            return super().generate(*args, paths=paths, **kwargs)
+        with self._told(self._take_mask(kwargs), args, kwargs, is_prompt=True):
+            return super().generate(*args, **kwargs)
+
+    def merge_and_unload(self, *args: Any, **kwargs: Any) -> Any:
+        """Refuse before anything is merged; `unload()` gives the base back.
+
+        Raises:
+            SurgeryError: A412.
+        """
+        raise SurgeryError(cannot_merge())
+
+    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
+        """Save as PEFT does, under a type that plain PEFT refuses: it would drop the parts."""
+        super().save_pretrained(save_directory, **kwargs)  # type: ignore[misc]
+        file = Path(save_directory) / ADAPTER_CONFIG
+        if file.exists():
+            config = {**json.loads(file.read_bytes()), "peft_type": ROUTED_TYPE}
+            file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+    def _take_mask(self, kwargs: dict[str, Any]) -> torch.Tensor | None:
+        """Take out of the arguments what the base doesn't understand."""
+        mask, types = kwargs.pop("image_mask", None), kwargs.get("token_type_ids")
+        base: Any = self.get_base_model()  # type: ignore[attr-defined]
+        if types is not None and "token_type_ids" not in inspect.signature(base.forward).parameters:
+            del kwargs["token_type_ids"]
+        if mask is None and types is not None:
+            mask = types == 1
+        return None if mask is None else mask.bool()
+
+    def _told(
+        self, mask: torch.Tensor | None, args: Any, kwargs: dict[str, Any], *, is_prompt: bool
+    ) -> AbstractContextManager[None]:
+        if mask is None or self._switch.path == "text":
+            return nullcontext()
+        names = ("input_ids", "inputs", "inputs_embeds")
+        tokens = next((kwargs[n] for n in names if kwargs.get(n) is not None), *args[:1] or (None,))
+        check_mask(mask, None if tokens is None else tokens.shape[:2])
+        return GIVEN.hold(self._switch, GivenImages(mask, is_prompt))
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return reduce_mixin(RoutedModel, self)
+
+
+def cannot_merge() -> Diagnostic:
+    """Why parts for image tokens stay apart from the base."""
+    return Diagnostic(
+        code="A412",
+        what="parts for image tokens can't be merged into the base",
+        why="text and image tokens use different matrices, and one matrix can't be both",
+        fix="keep the adapter apart, or `unload()` to have the base back",
+    )

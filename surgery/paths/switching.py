@@ -1,0 +1,180 @@
+"""The text and the multimodal path of one model: by context, by call, and by row of a batch."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.layers.class_mixin import reduce_mixin, with_mixin
+from surgery.paths.cache_guard import guard_calls
+from surgery.paths.path_state import MULTIMODAL, TEXT, PathName, Switch, SwitchedLayer, use_path
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class SwitchedModel:
+    """Mixed into a PEFT model: `forward` and `generate` take a path for each row of the batch."""
+
+    _switch: Switch
+
+    def forward(self, *args: Any, paths: Sequence[PathName] | None = None, **kwargs: Any) -> Any:
+        """Run the model.
+
+        Args:
+            args: as the model's own.
+            paths: `text` or `multimodal` for each row; all rows take the context's path without.
+            kwargs: as the model's own; tensors have the batch first.
+        """
+        if paths is None:
+            return super().forward(*args, **kwargs)  # type: ignore[misc]
+        from surgery.paths.batch_rows import forward_rows
+
+        return forward_rows(self, paths, args, kwargs)
+
+    def generate(self, *args: Any, paths: Sequence[PathName] | None = None, **kwargs: Any) -> Any:
+        """Generate; arguments as for `forward`.
+
+        Returns:
+            Token ids (rows, length), shorter rows filled up with the padding token.
+        """
+        if paths is None:
+            return super().generate(*args, **kwargs)  # type: ignore[misc]
+        from surgery.paths.batch_rows import generate_rows
+
+        return generate_rows(self, paths, args, kwargs)
+
+    @contextmanager
+    def disable_adapter(self) -> Iterator[None]:
+        """Run as the base along the text path, where PEFT would switch all threads' layers off.
+
+        A thread that is started inside takes no part in it, as with `text_path`. Without a text
+        path, or once LoRA is merged, it does as PEFT does, for all threads, and freezes again
+        afterwards what PEFT would leave trainable.
+        """
+        if self._switch.has_text_path and self._switch.fixed is None and _merged(self) is None:
+            with use_path(self._switch, TEXT):
+                yield
+            return
+        parameters: Any = list(self.parameters())  # type: ignore[attr-defined]
+        trains = [parameter.requires_grad for parameter in parameters]
+        try:
+            with super().disable_adapter():  # type: ignore[misc]
+                yield
+        finally:
+            for parameter, required in zip(parameters, trains, strict=True):
+                parameter.requires_grad_(required)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return reduce_mixin(SwitchedModel, self)
+
+
+@contextmanager
+def text_path(model: "nn.Module") -> Iterator[None]:
+    """Run a model as its untouched base: copies swapped out, LoRA off.
+
+    The path is the context's own, as a `ContextVar` is: other threads and tasks stay on theirs, and
+    a thread that is started inside begins on the multimodal path. To take the path along, start it
+    with `contextvars.copy_context().run`.
+
+    Logits are the base's bit for bit where both are computed alike: with as many threads and rows,
+    and weights of which none requires gradients in either (torch picks its kernels by that flag,
+    and `from_pretrained` sets it, so compare with `base.requires_grad_(False)`).
+
+    Args:
+        model: what `apply_plan` or `load_adapter` returned, also inside a wrapper such as DDP.
+
+    Raises:
+        SurgeryError: A405, if the model has no paths; A406, if its LoRA is merged into the base.
+    """
+    switch = switch_of(model)
+    if not switch.has_text_path:
+        raise SurgeryError(no_paths(model))
+    _refuse_merged(model)
+    with use_path(switch, TEXT):
+        yield
+
+
+@contextmanager
+def multimodal_path(model: "nn.Module") -> Iterator[None]:
+    """Run a model with its copies swapped in and LoRA on, as it does by default.
+
+    Args:
+        model: as for `text_path`.
+
+    Raises:
+        SurgeryError: A405, if the model has no paths.
+    """
+    with use_path(switch_of(model), MULTIMODAL):
+        yield
+
+
+def make_switchable(peft_model: Any, decoder_path: str, mixin: type | None = None) -> Switch:
+    """Let a PEFT model follow the path of the context.
+
+    Each layer's class becomes a subclass that adds one property, so that quantised and future LoRA
+    layers switch as well.
+
+    Args:
+        peft_model: changed in place.
+        decoder_path: module name of what holds the list of blocks, such as `model`.
+        mixin: `SwitchedModel` unless given, or a subclass of it.
+
+    Returns:
+        The model's switch.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    switch = Switch()
+    kinds = (BaseTunerLayer, AuxiliaryTrainingWrapper)
+    layers = [module for module in peft_model.modules() if isinstance(module, kinds)]
+    for layer in layers:
+        layer.__class__ = with_mixin(SwitchedLayer, type(layer))
+        layer._switch = switch
+    peft_model.__class__ = with_mixin(mixin or SwitchedModel, type(peft_model))
+    peft_model._switch = switch
+    decoder = peft_model.get_base_model().get_submodule(decoder_path)
+    guard_calls(decoder, layers[0])
+    return switch
+
+
+def switch_of(model: "nn.Module") -> Switch:
+    """Find the switch of a model, also inside a wrapper such as DDP; A405 where it has none."""
+    for module in model.modules():
+        if isinstance(module, (SwitchedModel, SwitchedLayer)):
+            return module._switch
+    raise SurgeryError(no_paths(model))
+
+
+def _refuse_merged(model: "nn.Module") -> None:
+    merged = _merged(model)
+    if merged is not None:
+        raise SurgeryError(_is_merged(merged))
+
+
+def _merged(model: Any) -> str | None:
+    """The name of a layer whose LoRA is merged into the base; None where none is."""
+    named = model.named_modules()
+    return next((name for name, module in named if getattr(module, "merged", False)), None)
+
+
+def no_paths(model: "nn.Module") -> Diagnostic:
+    """What is wrong with asking a model for a path that it doesn't have."""
+    return Diagnostic(
+        code="A405",
+        what=f"this {type(model).__name__} has no text and multimodal path",
+        why="paths belong to a model from `apply_plan` or `load_adapter`; a recipe that trains the "
+        "base in place has only the stored original as its text path",
+        fix="open the adapter with `load_adapter`, or load the original base for text",
+    )
+
+
+def _is_merged(name: str) -> Diagnostic:
+    return Diagnostic(
+        code="A406",
+        what="the text path is gone: LoRA is merged into the base",
+        why=f"`{name}` and others hold the sum of base and LoRA, which rounding keeps from coming "
+        "apart bit for bit",
+        fix="open the adapter again and don't call `merge_adapter`",
+    )

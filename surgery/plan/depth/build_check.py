@@ -1,0 +1,223 @@
+"""Prove, without weights, that a config makes transformers build a wanted depth.
+
+The base and the deeper model are both built on the meta device. Block by block, the deeper model
+must have the tensors and the settings of the base's block that stands there: its window, its type,
+its switches. Only what tells a block's own position may differ.
+"""
+
+import copy
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from pydantic import BaseModel
+
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.model.anatomy import Anatomy
+from surgery.model.meta_device import meta_model
+from surgery.model.source import ModelFiles
+from surgery.plan.depth.changes import Slot, sources_of
+from surgery.plan.depth.config import Config, counting, with_depth
+from surgery.storage.cache import kept
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_FORMAT: Final = "1"
+_POSITION: Final = re.compile(r"(^|\.)(layer|block)_(idx|id|index|number)$")
+Traits = dict[str, Any]
+
+
+def read_depth(
+    files: ModelFiles,
+    anatomy: Anatomy,
+    slots: Sequence[Slot],
+    *,
+    trust_remote_code: bool = False,
+) -> Config:
+    """Return the config.json of a model with another depth, proved once and then kept.
+
+    Args:
+        files: where the base is.
+        anatomy: of the base.
+        slots: the new depth.
+        trust_remote_code: whether the base may run code of its own.
+
+    Raises:
+        SurgeryError: P218, where no config makes transformers build that depth; P219, where a copy
+            that should start as an identity does not.
+    """
+    depth = [(slot.source, slot.insert.start if slot.insert else "") for slot in slots]
+    key = (_FORMAT, version("transformers"), files.config(), anatomy.source, depth)
+    ask = partial(_asked, files, anatomy, slots, trust_remote_code)
+    verdict = kept("depth", key, _Verdict, ask)
+    if verdict.config is None:
+        raise SurgeryError(Diagnostic(*verdict.refusal[:4], key=verdict.refusal[4]))
+    return verdict.config
+
+
+class _Verdict(BaseModel):
+    """A config, or why there is none: code, what, why, fix and key of a diagnostic."""
+
+    config: Config | None = None
+    refusal: tuple[str, str, str, str, str] = ("", "", "", "", "")
+
+
+def _asked(
+    files: ModelFiles, anatomy: Anatomy, slots: Sequence[Slot], trust_remote_code: bool
+) -> _Verdict:
+    try:
+        return _Verdict(config=_proved(files, anatomy, slots, trust_remote_code))
+    except SurgeryError as error:
+        said = error.diagnostics[0]
+        return _Verdict(refusal=(said.code, said.what, said.why, said.fix, said.key))
+
+
+def _proved(
+    files: ModelFiles, anatomy: Anatomy, slots: Sequence[Slot], trust_remote_code: bool
+) -> Config:
+    from surgery.plan.depth.identity_check import refuse_no_identity
+
+    base = meta_model(files, trust_remote_code)
+    faults: list[str] = []
+    for config in _candidates(files.config(), base.config, slots, anatomy.count):
+        with _written(files, config) as other:
+            try:
+                deeper = meta_model(other, trust_remote_code)
+            except SurgeryError as error:
+                faults.append(error.diagnostics[0].why)
+                continue
+        faults.append(difference(base, deeper, anatomy.blocks_path, sources_of(slots)))
+        if not faults[-1]:
+            refuse_no_identity(deeper, anatomy, slots)
+            return config
+    raise SurgeryError(_no_such_depth(anatomy, faults[0]))
+
+
+def difference(
+    base: "nn.Module", deeper: "nn.Module", blocks_path: str, sources: Sequence[int]
+) -> str:
+    """Say in what a deeper model's blocks differ from those of the base; empty where in nothing.
+
+    Args:
+        base: on any device.
+        deeper: on any device.
+        blocks_path: of the list of blocks in both.
+        sources: the base's position of each block of the deeper model.
+    """
+    old: Any = base.get_submodule(blocks_path)
+    new: Any = deeper.get_submodule(blocks_path)
+    if len(new) != len(sources):
+        return f"transformers builds {len(new)} blocks from it instead of {len(sources)}"
+    before, after = [_traits(block) for block in old], [_traits(block) for block in new]
+    for position, source in enumerate(sources):
+        for name in {**before[source], **after[position]}:
+            wanted, found = before[source].get(name), after[position].get(name)
+            if wanted != found and not _counts_blocks(name, before, position, found):
+                return _said(name, position, found, source, wanted)
+    outside = _outside(base, blocks_path), _outside(deeper, blocks_path)
+    differ = sorted(dict(outside[0].items() ^ outside[1].items()))
+    return f"`{differ[0]}` has another shape in it" if differ else ""
+
+
+def _said(name: str, position: int, found: object, source: int, wanted: object) -> str:
+    if found is None:
+        return f"block {position} would lack {name}, which block {source} of the base has"
+    base = "lacks it" if wanted is None else f"has {wanted}"
+    return f"block {position} would have {name} = {found}, and block {source} of the base {base}"
+
+
+def _candidates(raw: Config, config: Any, slots: Sequence[Slot], count: int) -> Iterator[Config]:
+    text = config.get_text_config(decoder=True)
+    fields = text.to_dict()
+    alias = text.attribute_map.get("num_hidden_layers", "num_hidden_layers")
+    for keys in counting(fields, alias, count):
+        found = copy.deepcopy(raw)
+        inner = found
+        for step in _way_to(text, config, raw):
+            inner = inner.setdefault(step, {})
+        inner.update(with_depth(fields, sources_of(slots), count, keys))
+        yield found
+
+
+def _way_to(text: Any, config: Any, raw: Mapping[str, Any]) -> tuple[str, ...]:
+    """The keys that lead to the text model's fields in a config.json."""
+    if text is config:
+        held = raw.get("text_config")  # a composite of which only the text model is built
+        is_part = isinstance(held, dict) and raw.get("model_type") != text.model_type
+        return ("text_config",) if is_part else ()
+    for key in config.sub_configs:
+        inner = getattr(config, key, None)
+        if inner is text:
+            return (key,)
+        if inner is not None and inner.get_text_config(decoder=True) is text:
+            return (key, *_way_to(text, inner, raw.get(key, {})))
+    return ()
+
+
+@contextmanager
+def _written(files: ModelFiles, config: Config) -> Iterator[ModelFiles]:
+    """The same model with another config, in a folder of its own as a user would open it."""
+    with tempfile.TemporaryDirectory(prefix="surgery-") as temporary:
+        folder = Path(temporary)
+        for code in files.folder.glob("*.py"):
+            shutil.copy(code, folder)
+        (folder / "config.json").write_text(json.dumps(config))
+        yield ModelFiles(files.source, folder)
+
+
+def _traits(block: "nn.Module") -> Traits:
+    """Shapes, classes and settings of a block, by name."""
+    traits: Traits = {name: tuple(p.shape) for name, p in block.named_parameters()}
+    for path, module in block.named_modules():
+        prefix = f"{path}." if path else ""
+        traits[f"{prefix}class"] = type(module).__name__
+        settings = ((k, v) for k, v in vars(module).items() if k[0] != "_" and k != "training")
+        traits |= {f"{prefix}{k}": v for k, v in settings if _is_plain(v)}
+    return traits
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, tuple | list):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def _counts_blocks(name: str, blocks: Sequence[Traits], position: int, found: object) -> bool:
+    """Whether a setting only tells a block's own position, as `layer_idx` does, also at a new one.
+
+    In the base it then grows evenly from block to block, and goes on so. Only a name that says so
+    is believed: Beam's `attn_residual_add_idx` counts blocks too, and scales what they add.
+    """
+    if not _POSITION.search(name):
+        return False
+    points = [(i, t[name]) for i, t in enumerate(blocks) if type(t.get(name)) is int]
+    if not points or type(found) is not int:
+        return False
+    (first, start), (last, end) = points[0], points[-1]
+    slope = (end - start) // (last - first) if last > first else 1
+    points.append((position, found))
+    return slope > 0 and all(value == start + slope * (i - first) for i, value in points)
+
+
+def _outside(model: "nn.Module", blocks_path: str) -> dict[str, tuple[int, ...]]:
+    named = model.named_parameters()
+    return {n: tuple(p.shape) for n, p in named if not n.startswith(f"{blocks_path}.")}
+
+
+def _no_such_depth(anatomy: Anatomy, fault: str) -> Diagnostic:
+    return Diagnostic(
+        code="P218",
+        what=f"no config gives {anatomy.source} ({anatomy.model_type}) that depth",
+        why=fault,
+        fix="keep the model's own pattern of blocks, for instance by inserting or dropping whole "
+        "periods of it, or use `duplicate`, which changes no depth",
+        key="op",
+    )

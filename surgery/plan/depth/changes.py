@@ -1,0 +1,95 @@
+"""The depth that a plan's inserted and dropped blocks mean: which block stands where.
+
+A block of the new depth is known by the base's block that it comes from; the edits' tensors bear
+the base's names, and only here do they get their new positions.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from surgery.model.anatomy import Anatomy, BlockKind, Tensor
+from surgery.operations.edits import DropBlock, Edit, InsertBlock
+
+_OUT_OF_EXPERTS: Final = re.compile(r"experts\.(down_proj|w2)(_bias)?$|experts\.mlp\.w2$")
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One block of the new depth.
+
+    Args:
+        source: position in the base of the block that it is, or is a copy of.
+        insert: the edit that adds it; None for the base's own.
+    """
+
+    source: int
+    insert: InsertBlock | None = None
+
+    @property
+    def zeros(self) -> frozenset[str]:
+        """Names in the base of the tensors that are zero here; a copy's that starts as identity."""
+        added = self.insert.tensors if self.insert else ()
+        return frozenset(tensor.name for tensor in added if tensor.start == "zeros")
+
+
+def new_depth(edits: Iterable[Edit], count: int) -> tuple[Slot, ...]:
+    """Return the blocks in their new order.
+
+    Args:
+        edits: all edits of a plan.
+        count: blocks of the base.
+    """
+    edits = list(edits)
+    dropped = {edit.block for edit in edits if isinstance(edit, DropBlock)}
+    behind: dict[int, list[Slot]] = {}
+    for edit in edits:
+        if isinstance(edit, InsertBlock):
+            behind.setdefault(edit.after, []).append(Slot(edit.block, edit))
+    slots: list[Slot] = []
+    for block in range(count):
+        slots += [Slot(block)] if block not in dropped else []
+        slots += behind.get(block, [])
+    return tuple(slots)
+
+
+def new_anatomy(anatomy: Anatomy, slots: Iterable[Slot]) -> Anatomy:
+    """Return the map of the model with the new depth.
+
+    Args:
+        anatomy: of the base.
+        slots: the new depth.
+    """
+    fields = {name: getattr(anatomy, name) for name in Anatomy.model_fields}
+    return Anatomy(**{**fields, "sequence": [anatomy.sequence[slot.source] for slot in slots]})
+
+
+def new_names(slots: Sequence[Slot], blocks_path: str) -> Iterator[tuple[Slot, str, str]]:
+    """Give, for each block of the new depth, the path of its source and its own.
+
+    Args:
+        slots: the new depth.
+        blocks_path: of the list of blocks, such as `model.layers`.
+    """
+    for position, slot in enumerate(slots):
+        yield slot, f"{blocks_path}.{slot.source}.", f"{blocks_path}.{position}."
+
+
+def writes_residual(tensor: Tensor, kind: BlockKind) -> bool:
+    """Whether a tensor of a block makes what the block adds to the residual stream.
+
+    Those are the weights and biases of the last matrix of attention, MLP, mixer and experts.
+
+    Args:
+        tensor: of the block.
+        kind: the block's kind.
+    """
+    module = tensor.name.rpartition(".")[0]
+    last = {matrix.name for matrix in kind.matrices if matrix.role in ("o", "down")}
+    return module in last or bool(_OUT_OF_EXPERTS.search(tensor.name))
+
+
+def sources_of(slots: Sequence[Slot]) -> tuple[int, ...]:
+    """The base's position of each block of a depth."""
+    return tuple(slot.source for slot in slots)

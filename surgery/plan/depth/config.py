@@ -1,0 +1,74 @@
+"""The config of a decoder with another depth.
+
+Each field that says something of each block is written anew: the count, lists and strings with one
+entry for each block, lists of block positions. Whether transformers then builds the wanted blocks
+is not believed but seen, in `surgery/plan/depth/build_check.py`.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+Config = dict[str, Any]
+_POSITIONS: Final = re.compile(r"(layers|_idxs?|_indices|_indexes|layer_ids)$")
+_PATTERN: Final = re.compile(r"pattern|layers_block_type")
+_COUNTS: Final = re.compile(r"layer|block|depth")
+_LEADING: Final = re.compile(r"first_k|dense_layers$|max_window_layers|layer_start_index")
+_NO_BLOCKS: Final = re.compile(r"token_ids?$|^architectures$|^id2label$")
+
+
+def with_depth(
+    text: Config, sources: Sequence[int], count: int, depth_keys: Sequence[str]
+) -> Config:
+    """Return the fields of a decoder's config that another depth changes.
+
+    Args:
+        text: every field of the config of the text model, defaults and derived ones too.
+        sources: the base's position of each block of the new depth.
+        count: blocks of the base.
+        depth_keys: the fields that count them, from `counting`.
+    """
+    changed: Config = dict.fromkeys(depth_keys, len(sources))
+    for key, value in text.items():
+        if key not in depth_keys and not _NO_BLOCKS.search(key):
+            changed.update((key, new) for new in _anew(key, value, sources, count))
+    return changed
+
+
+def counting(text: Config, alias: str, count: int) -> list[tuple[str, ...]]:
+    """Return the sets of fields that may count the blocks, the likeliest first.
+
+    All that could are together the likeliest: BART's decoder has its own count, and its cache takes
+    the encoder's.
+
+    Args:
+        text: every field of the config of the text model.
+        alias: what this config calls `num_hidden_layers`.
+        count: blocks of the base.
+    """
+    alike = [k for k, v in text.items() if v == count and type(v) is int and _COUNTS.search(k)]
+    likely = [key for key in (alias, "decoder_layers") if key in alike]
+    return list(dict.fromkeys([tuple(alike), *((key,) for key in (*likely, *alike)), ()]))
+
+
+def _anew(key: str, value: Any, sources: Sequence[int], count: int) -> Iterator[Any]:
+    """The new value of a field that says something of each block; nothing for any other."""
+    if isinstance(value, str) and len(value) == count and _PATTERN.search(key):
+        yield "".join(value[source] for source in sources)
+    elif type(value) is int and 0 < value < count and _LEADING.search(key):
+        yield sum(source < value for source in sources)
+    elif type(value) is int and 0 < value < count and key.endswith("layer_end_index"):
+        yield sum(source <= value for source in sources) - 1
+    elif not isinstance(value, list | tuple):
+        return
+    elif _are_positions(key, value, count):
+        yield [position for position, source in enumerate(sources) if source in value]
+    elif len(value) == count:
+        yield [value[source] for source in sources]
+
+
+def _are_positions(key: str, value: Sequence[Any], count: int) -> bool:
+    """Positions of blocks are distinct whole numbers; a list of 0 and 1 for each block is none."""
+    if not value or not _POSITIONS.search(key) or any(type(item) is not int for item in value):
+        return False
+    return len(set(value)) == len(value)

@@ -1,0 +1,150 @@
+"""Prove, without weights, that a block gives its input when what writes to the residual is zero.
+
+That is not so in a block with norms behind its sums. The real class runs on the CPU with made-up
+weights: windows of one short random vector, which take no memory at any width.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostics.wording import first_line
+from surgery.model.anatomy import Anatomy
+from surgery.plan.depth.changes import Slot
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_TOKENS: Final = 4
+_SCALE: Final = 0.05
+
+
+class _Stop(Exception):  # noqa: N818
+    """Raised behind the last block that is looked at, so that the rest need not run."""
+
+
+def refuse_no_identity(deeper: Any, anatomy: Anatomy, slots: Sequence[Slot]) -> None:
+    """Run the first copy of each kind of block that should start as an identity.
+
+    Args:
+        deeper: the deeper model on the meta device.
+        anatomy: of the base.
+        slots: the new depth.
+
+    Raises:
+        SurgeryError: P219, where a block's output is not its input, bit for bit.
+    """
+    wanted = _first_of_each_kind(anatomy, slots)
+    if not wanted:
+        return
+    from accelerate import init_empty_weights
+
+    with init_empty_weights(include_buffers=False):
+        model = type(deeper)(deeper.config).float().eval()
+    # a kernel for all experts at once refuses windows, whose rows overlap; one by one has the same
+    # result wherever what is behind it is zero
+    model.set_experts_implementation("eager")
+    _make_up_weights(model)
+    blocks = model.get_submodule(anatomy.blocks_path)
+    for position, zeros in wanted.items():
+        _silence(blocks[position], zeros)
+    try:
+        changed = _run(model, blocks, wanted)
+    except Exception as error:  # a model may fail in as many ways as there are classes
+        raise SurgeryError(_unproved(anatomy, first_line(error))) from error
+    if changed:
+        raise SurgeryError(_no_identity(anatomy, slots[changed[0]].source))
+
+
+def _first_of_each_kind(anatomy: Anatomy, slots: Sequence[Slot]) -> dict[int, list[str]]:
+    """Position in the new depth to the names, in the block, of what is zero."""
+    found: dict[int, list[str]] = {}
+    seen: set[int] = set()
+    for position, slot in enumerate(slots):
+        kind = anatomy.sequence[slot.source]
+        if slot.insert and slot.insert.start == "identity" and kind not in seen:
+            seen.add(kind)
+            prefix = f"{slot.insert.path}."
+            found[position] = [name.removeprefix(prefix) for name in slot.zeros]
+    return found
+
+
+def _make_up_weights(model: "nn.Module") -> None:
+    import torch
+    from torch import nn
+
+    generator = torch.Generator().manual_seed(0)
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                numbers = torch.randn(sum(parameter.shape) + 1, generator=generator) * _SCALE
+                weights = numbers.as_strided(parameter.shape, [1] * parameter.dim())
+                module._parameters[name] = nn.Parameter(weights, requires_grad=False)
+
+
+def _silence(block: "nn.Module", zeros: Iterable[str]) -> None:
+    import torch
+    from torch import nn
+
+    for name in zeros:
+        path, _, last = name.rpartition(".")
+        owner = block.get_submodule(path)
+        shape = owner.get_parameter(last).shape
+        zero = torch.zeros(1).expand(shape)
+        owner._parameters[last] = nn.Parameter(zero, requires_grad=False)
+
+
+def _run(model: "nn.Module", blocks: Any, positions: Iterable[int]) -> list[int]:
+    """The positions whose block's output is not its input."""
+    import torch
+
+    changed: list[int] = []
+    given: dict[int, torch.Tensor] = {}
+    last = max(positions)
+
+    def before(position: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        given[position] = hidden.clone()
+
+    def after(position: int, output: Any) -> None:
+        hidden = output[0] if isinstance(output, tuple | list) else output
+        if not torch.equal(hidden, given[position]):
+            changed.append(position)
+        if position == last:
+            raise _Stop
+
+    for position in positions:
+        blocks[position].register_forward_pre_hook(
+            lambda _, args, kwargs, at=position: before(at, args, kwargs), with_kwargs=True
+        )
+        blocks[position].register_forward_hook(
+            lambda _, args, output, at=position: after(at, output)
+        )
+    try:
+        with torch.no_grad():
+            model(input_ids=torch.arange(1, _TOKENS + 1)[None], use_cache=False)
+    except _Stop:
+        return changed
+    raise RuntimeError(f"its block {last} doesn't run")
+
+
+def _no_identity(anatomy: Anatomy, source: int) -> Diagnostic:
+    kind = anatomy.block(source)
+    return Diagnostic(
+        code="P219",
+        what=f"a copy of block {source} of {anatomy.source} can't start as an identity",
+        why=f"with all that it writes to the residual stream at zero, its {kind.class_name} "
+        "still changes its input, as blocks with a norm behind the sum do",
+        fix="use `start: copy`",
+        key="start",
+    )
+
+
+def _unproved(anatomy: Anatomy, reason: str) -> Diagnostic:
+    return Diagnostic(
+        code="P219",
+        what=f"whether copies of {anatomy.source}'s blocks start as an identity can't be proved",
+        why=f"the model doesn't run on made-up weights: {reason}",
+        fix="use `start: copy`",
+        key="start",
+    )

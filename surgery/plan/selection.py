@@ -1,0 +1,125 @@
+"""Which tensors train: from a recipe's `train` and `freeze` words to exact names.
+
+A tensor of the base is known by its full name; a tensor that an operation adds is known by the
+operation's name and the tensor's, because a copy bears its original's name.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import reduce
+from operator import or_
+from typing import Final
+
+from surgery.diagnostics.diagnostic import Diagnostic
+from surgery.diagnostics.wording import suggest
+from surgery.model.anatomy import PARTS, Anatomy
+from surgery.operations.base import Operation
+from surgery.operations.edits import DropBlock, Edit
+
+_OPTIONAL_PARTS: Final = ("vision", "projector")
+Added = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What trains.
+
+    Args:
+        base: full names of base tensors, trained in place.
+        added: (operation, tensor name) of tensors that operations add.
+    """
+
+    base: frozenset[str] = frozenset()
+    added: frozenset[Added] = frozenset()
+
+    def __or__(self, other: "Selection") -> "Selection":
+        return Selection(self.base | other.base, self.added | other.added)
+
+    def __sub__(self, other: "Selection") -> "Selection":
+        return Selection(self.base - other.base, self.added - other.added)
+
+    def __bool__(self) -> bool:
+        return bool(self.base or self.added)
+
+
+class Matcher:
+    """Matches words of `train` and `freeze` against one model and its edits.
+
+    Args:
+        anatomy: the model.
+        edits: what the operations yielded.
+        operations: all operations by name, those without edits too.
+    """
+
+    def __init__(
+        self, anatomy: Anatomy, edits: Iterable[Edit], operations: Mapping[str, Operation]
+    ) -> None:
+        self._anatomy = anatomy
+        self._operations = operations
+        self._names = {**{name: name for name in anatomy.sizes}, **anatomy.tied}
+        self._added: dict[str, list[str]] = {name: [] for name in operations}
+        edits = list(edits)
+        gone = tuple(f"{edit.path}." for edit in edits if isinstance(edit, DropBlock))
+        self.dropped: Final = Selection(frozenset(n for n in anatomy.sizes if n.startswith(gone)))
+        """What no longer exists to train."""
+        for edit in edits:
+            names = [tensor.name for tensor in edit.tensors if tensor.is_parameter]
+            self._added[edit.operation] += names
+
+    def select(self, words: Sequence[str], key: str) -> tuple[Selection, list[Diagnostic]]:
+        """Return what the words mean together, and what is to be said of those that match nothing.
+
+        Args:
+            words: operation names, parts, globs, or OPERATION:glob.
+            key: the recipe's key that holds them, for the diagnostics. What trains beside an
+                operation is not frozen with it.
+        """
+        matches = [self._match(word) for word in words]
+        if key != "freeze":
+            matches += [self._beside(word) for word in words if word in self._operations]
+        empty = [i for i, word in enumerate(words) if not matches[i] and word not in self._added]
+        absent = [words[i] for i in empty if words[i] in _OPTIONAL_PARTS]
+        said = [
+            self._matches_nothing(words[i], f"{key}.{i}")
+            for i in empty
+            if words[i] not in _OPTIONAL_PARTS
+        ]
+        if absent:
+            said.append(self._has_no(absent, key))
+        return reduce(or_, matches, Selection()), said
+
+    def _match(self, word: str) -> Selection:
+        if word in self._added:
+            return self._inside(word, "*")
+        if word in PARTS:
+            return Selection(base=frozenset(self._anatomy.names_in(word)))
+        operation, colon, glob = word.partition(":")
+        if colon:
+            return self._inside(operation, glob)
+        matches = (base for name, base in self._names.items() if fnmatchcase(name, word))
+        return Selection(base=frozenset(matches))
+
+    def _inside(self, operation: str, glob: str) -> Selection:
+        names = self._added.get(operation, [])
+        return Selection(added=frozenset((operation, n) for n in names if fnmatchcase(n, glob)))
+
+    def _beside(self, operation: str) -> Selection:
+        parts = self._operations[operation].companions
+        return Selection(base=frozenset(n for part in parts for n in self._anatomy.names_in(part)))
+
+    def _has_no(self, parts: list[str], key: str) -> Diagnostic:
+        what = f"{self._anatomy.source} has no {' and no '.join(parts)} to train"
+        return Diagnostic("P212", what, severity="note", key=key)
+
+    def _matches_nothing(self, word: str, key: str) -> Diagnostic:
+        known: Mapping[str, object] = dict.fromkeys((*self._added, *PARTS, *self._names))
+        return Diagnostic(
+            code="P201",
+            what=f"`{word}` matches nothing in {self._anatomy.source}",
+            why="it is no operation of the recipe, no part of the model, and no tensor's name",
+            fix=suggest(word, known, most=3)
+            or f"use an operation ({', '.join(self._added) or 'there are none'}), a part "
+            f"({', '.join(PARTS)}), or a glob such as `{self._anatomy.blocks_path}.0.*`",
+            key=key,
+        )

@@ -1,0 +1,53 @@
+"""Find what lies in a folder of the package: one file adds one thing, and no list names them."""
+
+import importlib
+import inspect
+import pkgutil
+from types import ModuleType
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def names_in(package: str) -> list[str]:
+    """The names of the modules in a package folder and in folders of it, sorted; none is imported.
+
+    A name that begins with an underscore is what the others share, and is left out.
+
+    Args:
+        package: dotted name, such as `surgery.operations`.
+    """
+    return sorted(_homes(package))
+
+
+def modules_in(package: str) -> list[ModuleType]:
+    """Import every module of a package folder, in the order of `names_in`.
+
+    Args:
+        package: dotted name, such as `surgery.operations`.
+    """
+    return [importlib.import_module(home) for _, home in sorted(_homes(package).items())]
+
+
+def classes_in(package: str, base: type[T]) -> list[type[T]]:
+    """Every concrete subclass of `base` that a module of the package defines, by module name."""
+    return [
+        member
+        for module in modules_in(package)
+        for member in vars(module).values()
+        if inspect.isclass(member)
+        and issubclass(member, base)
+        and not inspect.isabstract(member)
+        and member.__module__ == module.__name__
+        and not member.__name__.startswith("_")
+    ]
+
+
+def _homes(package: str) -> dict[str, str]:
+    """The dotted name of each module by its own."""
+    folder = importlib.import_module(package)
+    homes: dict[str, str] = {}
+    for module in pkgutil.iter_modules(folder.__path__):
+        home = f"{package}.{module.name}"
+        homes |= _homes(home) if module.ispkg else {module.name: home}
+    return {name: home for name, home in homes.items() if not name.startswith("_")}

@@ -1,0 +1,257 @@
+"""Turn the errors of pydantic, OmegaConf and Hydra into diagnostics with a place."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from hydra.errors import MissingConfigException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from pydantic import ValidationError
+
+from surgery.diagnostics.diagnostic import Diagnostic, Span
+from surgery.diagnostics.wording import first_line, nearest
+from surgery.operations.base import Strict, known_operations
+from surgery.operations.block_selector import GRAMMAR
+from surgery.recipe.forbidden import CODE_KEYS
+from surgery.recipe.schema import Recipe
+from surgery.recipe.source_map import SourceMap
+from surgery.recipe.training_schema import Source, Stage
+
+Loc = tuple[str | int, ...]
+_OWN_CODES: Final = {
+    "selector": "R106",
+    "name": "R107",
+    "rest": "R116",
+    "ranges": "R119",
+    "rule": "R123",
+    "reason": "R124",
+    "named": "R103",
+}
+_OWN_FIXES: Final = {
+    "selector": f"write {GRAMMAR}",
+    "name": "give it another name",
+    "ranges": "write `blocks: every 4`, or `ranges: [[0, 24], [8, 32]]`",
+    "rest": "give all but one of them blocks of their own",
+    "reason": "write who decided it and why, such as `measured on our phone, 2026-11-20`",
+    "named": "name it: `data: {sight: {file: talk.jsonl, images: photos}}`",
+}
+_TYPES: Final = {  # what is wanted, by pydantic's names of errors; braces take its context
+    "literal_error": "{expected}",
+    "greater_than_equal": "at least {ge}",
+    "greater_than": "more than {gt}",
+    "less_than_equal": "at most {le}",
+    "less_than": "less than {lt}",
+    "finite_number": "a finite number",
+    "too_short": "a list that is not empty",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "string_too_short": "text that is not empty",
+    "tuple_type": "a list",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+}
+
+
+def from_pydantic(
+    error: ValidationError, data: Mapping[str, Any], sources: SourceMap
+) -> list[Diagnostic]:
+    """One diagnostic for each key that the schema refuses; a union's branches count as one."""
+    by_place: dict[Loc, list[Any]] = {}
+    for item in error.errors(include_url=False):
+        loc = _in_data(item["loc"], data, missing=item["type"] == "missing")
+        if item["type"] != "extra_forbidden" or loc[-1] not in CODE_KEYS:
+            by_place.setdefault(loc, []).append(item)
+    return [
+        _refused(loc, items, data, sources)
+        for loc, items in by_place.items()
+        if not _is_other_branch(loc, items, by_place)
+    ]
+
+
+def _is_other_branch(loc: Loc, items: list[Any], by_place: Iterable[Loc]) -> bool:
+    """Whether a union only adds that a value isn't of another type, whose own faults are told."""
+    inside = any(other[: len(loc)] == loc and len(other) > len(loc) for other in by_place)
+    return inside and all(item["type"] in _TYPES for item in items)
+
+
+def from_hydra(error: Exception, sources: SourceMap, names: Iterable[str]) -> Diagnostic:
+    """The diagnostic for an error of Hydra or OmegaConf while composing."""
+    reason = first_line(error)
+    if isinstance(error, MissingConfigException):
+        return _missing_parent(str(error.missing_cfg_file), sources, names)
+    if isinstance(error, OSError):
+        return _unreadable_parent(error.strerror or reason, sources)
+    if isinstance(error, RecursionError):
+        reason = "the recipes in `defaults` name each other in a circle, or are nested without end"
+    absent = re.search(r"delete from config\. '(.+)' does not exist", reason)
+    if absent:
+        what, place = f"there is no `{absent[1]}` to take out", sources.place(absent[1].split("."))
+        return Diagnostic("R109", what, fix="leave that override out", span=place)
+    if isinstance(error, OmegaConfBaseException) and error.full_key:
+        return _unresolved(error, reason, sources)
+    return Diagnostic(
+        code="R110",
+        what="the recipe and its overrides can't be composed",
+        why=reason,
+        fix="check its `defaults` and the overrides",
+        span=sources.place(("defaults",)),
+    )
+
+
+def _unresolved(error: OmegaConfBaseException, reason: str, sources: SourceMap) -> Diagnostic:
+    key = str(error.full_key).replace("[", ".").replace("]", "")
+    place = sources.place(key.split("."))
+    if isinstance(error, MissingMandatoryValue):
+        fix = f"give it one: {key.removeprefix('knobs.')}=VALUE"
+        return Diagnostic("R104", f"`{key}` has no value yet", "it is ???", fix, place)
+    knobs = dict.fromkeys(path[1] for path in sources.keys if path[0:1] == ("knobs",) and path[1:])
+    fix = f"name a key that exists, such as ${{knobs.{next(iter(knobs), 'NAME')}}}"
+    return Diagnostic("R114", f"`{key}` can't be resolved", reason, fix, place)
+
+
+def _in_data(loc: Loc, data: Any, *, missing: bool) -> Loc:
+    """Leave out what pydantic adds to a location: tags and branches of unions."""
+    path: list[str | int] = []
+    at = data
+    for position, step in enumerate(loc):
+        last = position == len(loc) - 1
+        inside = _step(at, step)
+        if inside is not None:
+            at = inside[0]
+            path.append(step)
+        elif last and missing:
+            path.append(step)
+    return tuple(path)
+
+
+def _step(at: Any, step: str | int) -> tuple[Any] | None:
+    if isinstance(at, dict) and step in at:
+        return (at[step],)
+    if isinstance(at, list) and isinstance(step, int) and step < len(at):
+        return (at[step],)
+    return None
+
+
+def _refused(loc: Loc, items: list[Any], data: Mapping[str, Any], sources: SourceMap) -> Diagnostic:
+    own = next((item for item in items if item["type"] in _OWN_CODES), None)
+    item = own or items[0]
+    kind, name = item["type"], ".".join(map(str, loc))
+    if own:
+        return _refused_by_us(loc, own, sources)
+    if kind == "extra_forbidden":
+        place = sources.place(loc, value=False)
+        fix = nearest(str(loc[-1]), _fields_at(loc[:-1], data))
+        return Diagnostic("R101", f"unknown key `{name}`", fix=fix, span=place)
+    if kind == "missing":
+        place = sources.place(loc, value=False)
+        return Diagnostic("R104", f"`{name}` is missing", fix=f"write `{loc[-1]}: …`", span=place)
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        return _unknown_operation(loc, item, sources)
+    return _wrong_value(loc, items, sources)
+
+
+def _refused_by_us(loc: Loc, item: Any, sources: SourceMap) -> Diagnostic:
+    """What one of our own checks says of a value, or of a key."""
+    kind, context = item["type"], item["ctx"]
+    path = context["key"].split(".") if "key" in context else loc
+    known = context.get("known")
+    fix = nearest(context["name"], known) if known else _OWN_FIXES[kind]
+    place = sources.place(path, value=not known)
+    return Diagnostic(_OWN_CODES[kind], item["msg"], fix=fix, span=place)
+
+
+def _unknown_operation(loc: Loc, item: Any, sources: SourceMap) -> Diagnostic:
+    name, known = ".".join(map(str, loc)), list(known_operations())
+    tag = item["input"].get("op")
+    what = (
+        f"there is no operation `{tag}`" if tag else f"`{name}` doesn't say which operation it is"
+    )
+    fix = nearest(str(tag), known) if tag else f"add `op:` with one of {', '.join(known)}"
+    return Diagnostic("R105", what, fix=fix, span=sources.place((*loc, "op")))
+
+
+def _wrong_value(loc: Loc, items: list[Any], sources: SourceMap) -> Diagnostic:
+    name, found, place = ".".join(map(str, loc)), items[0]["input"], sources.place(loc)
+    kinds = [item["type"] for item in items]
+    wanted = [
+        _TYPES[item["type"]].format(**item.get("ctx", {}))
+        for item in items
+        if item["type"] in _TYPES
+    ]
+    if not wanted:
+        what = f"`{name}` is {_shown(found)}"
+        return Diagnostic("R103", what, why=items[0]["msg"], span=place)
+    should = _either(list(dict.fromkeys(wanted)))
+    code = "R102" if any(kind.endswith(("_type", "_float")) for kind in kinds) else "R103"
+    what = f"`{name}` should be {should}, and is {_shown(found)}"
+    return Diagnostic(code, what, fix=_remedy(kinds, found, should, place), span=place)
+
+
+def _remedy(kinds: list[str], found: object, should: str, place: Span | None) -> str:
+    """Show how the value is written rightly, where that follows from how it is written."""
+    if found is None:
+        return f"write {should}, or take the key out"
+    if "string_type" in kinds and isinstance(found, (bool, int, float)):
+        return f'quote it: "{place.marked() if place else found}"'
+    if kinds == ["tuple_type"] and isinstance(found, str):
+        return f"write [{found}]"
+    return f"write {should}"
+
+
+def _either(words: list[str]) -> str:
+    return " or ".join([*([", ".join(words[:-1])] if words[1:] else []), words[-1]])
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "empty"
+    text = f'the text "{value}"' if isinstance(value, str) else repr(value)
+    return f"{text[:57]}…" if len(text) > 60 else text
+
+
+def _fields_at(loc: Loc, data: Mapping[str, Any]) -> Sequence[str]:
+    """The keys that the schema knows at a place."""
+    match loc:
+        case ():
+            return [name for name in Recipe.model_fields if name != "name"]
+        case ("stages", _):
+            return list(Stage.model_fields)
+        case ("stages", _, "data", _):
+            return list(Source.model_fields)
+        case ("operations", name, *inner):
+            model: type[Strict] | None = known_operations().get(data["operations"][name].get("op"))
+            for step in inner:
+                model = _submodel(model, str(step))
+            return list(model.model_fields) if model else []
+    return []
+
+
+def _submodel(model: type[Strict] | None, field: str) -> type[Strict] | None:
+    annotation = (
+        model.model_fields[field].annotation if model and field in model.model_fields else 0
+    )
+    return annotation if isinstance(annotation, type) and issubclass(annotation, Strict) else None
+
+
+def _unreadable_parent(reason: str, sources: SourceMap) -> Diagnostic:
+    return Diagnostic(
+        code="R113",
+        what="a recipe that `defaults` names can't be read",
+        why=reason,
+        fix="check its name, and whether you have the right to read it",
+        span=sources.place(("defaults",)),
+    )
+
+
+def _missing_parent(name: str, sources: SourceMap, names: Iterable[str]) -> Diagnostic:
+    return Diagnostic(
+        code="R113",
+        what=f"`defaults` names `{name}`, and there is no such recipe",
+        why="parents are looked for beside the recipe, then among the packaged ones",
+        fix=nearest(name, names),
+        span=sources.place(("defaults",)),
+    )

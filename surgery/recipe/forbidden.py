@@ -1,0 +1,72 @@
+"""What no recipe may hold, whatever the schema says: ways to run code, and text that breaks."""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from surgery.diagnostics.diagnostic import Diagnostic
+from surgery.recipe.source_map import SourceMap, keys_within
+
+CODE_KEYS: Final = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
+"""Keys by which Hydra would import code."""
+
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+_NOT_IN_A_FILE: Final = {
+    "name": ("a recipe bears the name of its file", "rename the file, or write a `description`"),
+    "hydra": (
+        "a recipe says what to change, not how jobs are launched",
+        "give settings of Hydra to `surgery sweep` on the command line",
+    ),
+}
+
+
+def forbidden(data: Mapping[str, Any], sources: SourceMap) -> list[Diagnostic]:
+    """Everything in what was composed that may not be there.
+
+    Args:
+        data: what was composed; an override may have written a whole mapping.
+        sources: where each key was written, those that lost to a later one too.
+    """
+    elsewhere = (key for key in _NOT_IN_A_FILE if (key,) in sources.keys)
+    kept_out = [_not_in_a_file(key, sources) for key in elsewhere]
+    return [*_code_imports(data, sources), *_broken_texts(data, sources), *kept_out]
+
+
+def _code_imports(data: Mapping[str, Any], sources: SourceMap) -> list[Diagnostic]:
+    """Refuse every key by which Hydra would import code, wherever it was written."""
+    found = dict.fromkeys([*sources.keys, *(path for path, _ in keys_within(data))])
+    return [
+        Diagnostic(
+            code="R108",
+            what=f"`{path[-1]}` is not allowed in a recipe",
+            why="a recipe is data: it can't import or call Python code",
+            fix="name an operation with `op:`; see CONTRIBUTING.md for how to add one",
+            span=sources.place(path, value=False),
+        )
+        for path in found
+        if path and path[-1] in CODE_KEYS
+    ]
+
+
+def _broken_texts(data: Mapping[str, Any], sources: SourceMap) -> list[Diagnostic]:
+    """Refuse text that can't be written: half a character, as of bytes that are not UTF-8."""
+    within = list(keys_within(data))
+    texts = [(path[:-1], path[-1]) for path, _ in within]
+    texts += [(path, value) for path, value in within if isinstance(value, str)]
+    return [
+        Diagnostic(
+            code="R137",
+            what=f"`{'.'.join(path) or 'the recipe'}` holds half a character",
+            why="a surrogate stands alone in it, as where a name's bytes are not UTF-8",
+            fix="write the character itself, or rename the file that is meant",
+            span=sources.place(path),
+        )
+        for path, text in texts
+        if _SURROGATE.search(text)
+    ]
+
+
+def _not_in_a_file(key: str, sources: SourceMap) -> Diagnostic:
+    why, fix = _NOT_IN_A_FILE[key]
+    span = sources.place((key,), value=False)
+    return Diagnostic("R101", f"unknown key `{key}`", why, fix, span)

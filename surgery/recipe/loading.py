@@ -1,0 +1,251 @@
+"""A recipe file and `key=value` overrides to a `Recipe`, composed by Hydra.
+
+Hydra merges files and overrides and OmegaConf resolves `${…}`; what results is plain data that the
+schema judges. Each of their many errors leaves here as a diagnostic with a place. With the sweep,
+this is the only place that starts Hydra.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import ValidationError
+
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError, raise_errors
+from surgery.recipe.environment import Reader, read_by, reading
+from surgery.recipe.error_mapping import from_hydra, from_pydantic
+from surgery.recipe.forbidden import forbidden
+from surgery.recipe.overrides import Override, read_override, span_of, typed_words
+from surgery.recipe.recipe_file import find_recipe, packaged_recipes, recipes_folder
+from surgery.recipe.schema import Recipe
+from surgery.recipe.secret_values import kept_as_written, not_allowed, secrets
+from surgery.recipe.source_map import Key, Place, SourceMap, map_sources
+from surgery.recipe.yaml_checks import leads_out, yaml_faults
+
+_COMPOSING: Final = (
+    HydraException,
+    OmegaConfBaseException,
+    OSError,
+    TypeError,  # a dotted override into a list
+    ValueError,
+    RecursionError,
+)
+_READING: Final = (
+    HydraException,
+    OmegaConfBaseException,
+    OSError,
+    ValueError,
+    RecursionError,
+    yaml.YAMLError,
+)
+HYDRA_VERSION_BASE: Final = "1.3"
+ONLY_STAGE: Final = "train"
+"""The name of the stage of a recipe that names none."""
+_OF_JOBS: Final = (
+    *("env", "help", "hydra_help", "hydra_logging", "job_logging", "launcher", "output", "sweeper"),
+)
+
+
+def hydra_settings() -> list[str]:
+    """How Hydra finds packaged recipes as parents of a user's own; its settings of jobs left out.
+
+    Only a sweep has jobs, and merging what is never read took a sixth of the time of a recipe.
+    """
+    return [f"hydra.searchpath=[file://{recipes_folder()}]", *(f"~hydra/{g}" for g in _OF_JOBS)]
+
+
+def load_recipe(
+    recipe: str | os.PathLike[str],
+    overrides: Sequence[str] | Mapping[str, object] = (),
+    *,
+    allow_env: bool = False,
+) -> Recipe:
+    """Read a recipe with overrides.
+
+    Args:
+        recipe: a packaged name, or a path to a `.yaml` file.
+        overrides: `key=value` as on the command line, or the same as a mapping: `{"rank": 4}`. A
+            bare key is a field of the recipe, a knob, or a key of every stage, such as `steps`;
+            a recipe without stages gets one of the name `train`.
+        allow_env: whether `${oc.env:NAME}` reads the environment. Text that it decides in
+            `description`, `knobs` and `stages` is used, and written as it stands in the recipe.
+
+    Raises:
+        SurgeryError: R101 to R116, R134 to R136, all that is wrong with it at once.
+    """
+    file = find_recipe(recipe)
+    raise_errors(yaml_faults(file))
+    with _searching(file.parent), reading(allowed=allow_env) as reader:
+        files = merged_files(file)
+        read = read_overrides(files, typed_words(overrides))
+        wrong = _unusable(read)
+        usable = [item for item in read if isinstance(item, Override) and not item.choices]
+        usable = _in_stages(file, files, usable, wrong, reader)
+        sources = map_sources(files, map(_place, usable))
+        content, written = _composed(file, usable, sources, wrong, reader)
+        validated = _validated(file, content, sources, wrong)
+        return validated.with_written(kept_as_written(content, written, sources))
+
+
+def _in_stages(
+    file: Path,
+    files: Sequence[Path],
+    read: list[Override],
+    wrong: list[Diagnostic],
+    reader: Reader,
+) -> list[Override]:
+    """Give each override of every stage the stages' names, which the others may have changed."""
+    others = [item for item in read if not item.is_of_every_stage]
+    if len(others) == len(read):
+        return read
+    sources = map_sources(files, map(_place, others))
+    content, _ = _composed(file, others, sources, wrong, reader)
+    stages = content.get("stages")
+    names = [*map(str, stages)] if stages and isinstance(stages, dict) else [ONLY_STAGE]
+    return [one for item in read for one in item.in_stages(names)]
+
+
+def merged_files(file: Path) -> list[Path]:
+    """The files that Hydra merges for a recipe, in order; parents first.
+
+    Args:
+        file: of the recipe; that it is YAML is known.
+
+    Raises:
+        SurgeryError: R111 or R113, where a parent is missing or is not YAML.
+    """
+    sources = map_sources([file], [])
+    try:
+        loader = GlobalHydra.instance().config_loader()
+        listed = loader.compute_defaults_list(file.stem, hydra_settings(), RunMode.RUN).defaults
+    except _READING as error:
+        raise SurgeryError(from_hydra(error, sources, packaged_recipes())) from error
+    names = [entry.config_path for entry in listed if entry.config_path]
+    found = (_beside(file, name) for name in names if not name.startswith("hydra/"))
+    files = [parent for parent in found if parent]
+    homes = [folder.resolve() for folder in (file.parent, recipes_folder())]
+    foreign = [f for f in files if not any(f.resolve().is_relative_to(home) for home in homes)]
+    raise_errors(leads_out(f.name, sources.place(("defaults",))) for f in foreign)
+    raise_errors(fault for parent in files if parent != file for fault in yaml_faults(parent))
+    return files
+
+
+def read_overrides(files: Sequence[Path], typed: Sequence[str]) -> list[Override | Diagnostic]:
+    """Read overrides for the recipe that `files` make; the knobs are those that the files name."""
+    knobs = _knobs(files)
+    return [read_override(n, text, knobs) for n, text in enumerate(typed, start=1)]
+
+
+def resolve_again(content: dict[str, Any], *, allow_env: bool) -> Recipe:
+    """Read back what `Recipe.resolved` gave, in which interpolations may stand.
+
+    Args:
+        content: plain data.
+        allow_env: whether they read the environment.
+    """
+    if not allow_env:
+        return Recipe.model_validate_json(json.dumps(content))
+    with reading(allowed=True) as reader:
+        config = OmegaConf.create(content)
+        resolved: Any = OmegaConf.to_container(config, resolve=True)
+        written = read_by(config, reader)
+    return Recipe.model_validate_json(json.dumps(resolved)).with_written(written)
+
+
+def knob_names(recipe: str | os.PathLike[str], *, allow_env: bool = False) -> list[str]:
+    """The knobs of a recipe, those of its parents among them.
+
+    Args:
+        recipe: as for `load_recipe`.
+        allow_env: whether its `defaults` may read the environment.
+
+    Raises:
+        SurgeryError: R111 to R113, where it or a parent is missing or can't be read.
+    """
+    file = find_recipe(recipe)
+    raise_errors(yaml_faults(file))
+    with _searching(file.parent), reading(allowed=allow_env):
+        return _knobs(merged_files(file))
+
+
+def _knobs(files: Sequence[Path]) -> list[str]:
+    written = map_sources(files, []).keys
+    return [path[1] for path in written if len(path) == 2 and path[0] == "knobs"]
+
+
+@contextlib.contextmanager
+def _searching(folder: Path) -> Iterator[None]:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(config_dir=str(folder), version_base=HYDRA_VERSION_BASE):
+        yield
+
+
+def _beside(file: Path, name: str) -> Path | None:
+    folders = (file.parent, recipes_folder())
+    candidates = (folder / f"{name}.yaml" for folder in folders)
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
+
+
+def _place(item: Override) -> Place:
+    key, value = (span_of(item.number, item.typed, value=value) for value in (False, True))
+    return Place(item.path, key, value)
+
+
+def _unusable(read: Sequence[Override | Diagnostic]) -> list[Diagnostic]:
+    wrong = [item for item in read if isinstance(item, Diagnostic)]
+    read_right = [item for item in read if isinstance(item, Override)]
+    return [*wrong, *(_is_a_sweep(item) for item in read_right if item.choices)]
+
+
+def _composed(
+    file: Path,
+    overrides: list[Override],
+    sources: SourceMap,
+    wrong: list[Diagnostic],
+    reader: Reader,
+) -> tuple[dict[str, Any], dict[Key, str]]:
+    """The resolved content, and the text of each value that the environment decides."""
+    config = None
+    try:
+        config = compose(file.stem, [*(item.hydra for item in overrides), *hydra_settings()])
+        content: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except _COMPOSING as error:
+        if reader.is_refused:
+            raise SurgeryError([*wrong, *not_allowed(config, reader, sources)]) from error
+        found = from_hydra(error, sources, packaged_recipes())
+        raise SurgeryError([*wrong, found]) from error
+    written = read_by(config, reader) if reader.names else {}
+    return {str(key): value for key, value in content.items()}, written
+
+
+def _validated(
+    file: Path, content: dict[str, Any], sources: SourceMap, wrong: list[Diagnostic]
+) -> Recipe:
+    data = {**content, "name": file.stem}
+    wrong = [*wrong, *forbidden(content, sources), *secrets(content, sources)]
+    try:
+        recipe = Recipe.model_validate(data)
+    except ValidationError as error:
+        raise SurgeryError([*wrong, *from_pydantic(error, data, sources)]) from error
+    raise_errors(wrong)
+    return recipe.with_sources(sources)
+
+
+def _is_a_sweep(item: Override) -> Diagnostic:
+    return Diagnostic(
+        code="R115",
+        what=f"`{item.typed}` has several values",
+        why="this command takes one value for each key",
+        fix=f"choose one, quote a value that has a comma, or run `surgery sweep … {item.typed}`",
+        span=span_of(item.number, item.typed, value=True),
+    )

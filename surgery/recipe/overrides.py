@@ -1,0 +1,177 @@
+"""One `key=value` of a command line: whose key it is, and how Hydra is to be told.
+
+A bare key is a field of the recipe first, then a knob, then a key of every stage. Every override is
+handed on as `++key=value`, because Hydra refuses to set a key that the YAML doesn't mention;
+whether the key may exist is for the schema to say.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from surgery.diagnostics.diagnostic import Diagnostic, Span
+from surgery.diagnostics.wording import suggest
+from surgery.recipe.hydra_grammar import in_grammar, literal, read_value, unquoted
+from surgery.recipe.schema import Recipe
+from surgery.recipe.source_map import Key
+from surgery.recipe.training_schema import Stage
+
+FIELDS: Final = tuple(name for name in Recipe.model_fields if name != "name")
+STAGE_FIELDS: Final = tuple(name for name in Stage.model_fields if name not in FIELDS)
+"""Keys of a stage that can stand alone, and then mean every stage."""
+
+_EVERY: Final = "*"  # stands for each stage's name in a path
+_PLACES: Final = ("model", "vision", "file", "images")
+_STEP: Final = re.compile(r"[A-Za-z0-9_-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """An override that Hydra understands.
+
+    Args:
+        number: its 1-based position on the command line.
+        typed: what the user wrote.
+        path: the key's path in the recipe.
+        value: in Hydra's grammar; None takes the key out.
+        choices: the values of a sweep, `placement=pre,post`, as Hydra's words; else empty.
+    """
+
+    number: int
+    typed: str
+    path: Key
+    value: str | None
+    choices: tuple[str, ...] = ()
+
+    @property
+    def hydra(self) -> str:
+        """The words for Hydra."""
+        key = ".".join(self.path)
+        return f"~{key}" if self.value is None else f"++{key}={self.value}"
+
+    @property
+    def is_of_every_stage(self) -> bool:
+        """Whether it is a bare key of a stage, such as `steps=10`."""
+        return self.path[:2] == ("stages", _EVERY)
+
+    def in_stages(self, names: Iterable[str]) -> list["Override"]:
+        """One for each stage, if it is of every stage; else itself alone."""
+        if not self.is_of_every_stage:
+            return [self]
+        return [replace(self, path=("stages", name, *self.path[2:])) for name in names]
+
+
+def typed_words(overrides: Iterable[str] | Mapping[str, object]) -> list[str]:
+    """Return overrides as they are typed, such as `rank=4` for `{"rank": 4}`.
+
+    Args:
+        overrides: words, or keys with Python's values.
+    """
+    if isinstance(overrides, str):
+        return [overrides]
+    if isinstance(overrides, Mapping):
+        return [f"{key}={in_grammar(value)}" for key, value in overrides.items()]
+    return list(overrides)
+
+
+def read_override(number: int, typed: str, knobs: Iterable[str]) -> Override | Diagnostic:
+    """Read one override, or say what is wrong with it.
+
+    Args:
+        number: its 1-based position on the command line.
+        typed: such as `placement=post`, `operations.copies.blocks=pre 1/3`, `~operations.copies`.
+        knobs: the knobs that the recipe has.
+    """
+    name, equals, value = typed.partition("=")
+    key = name.lstrip("+~")
+    if not equals and not name.startswith("~"):
+        return _not_a_pair(number, typed)
+    path = _path(key, knobs)
+    if path is None:
+        return _unknown_key(number, typed, key, knobs)
+    if name.startswith("~"):
+        return Override(number, typed, path, None)
+    if _is_a_place(path, value):
+        return Override(number, typed, path, literal(value))
+    try:
+        return Override(number, typed, path, *read_value(value))
+    except ValueError as error:
+        return _bad_value(number, typed, str(error))
+
+
+def span_of(number: int, typed: str, *, value: bool) -> Span:
+    """The place of an override's key or value on the command line."""
+    name, _, words = typed.partition("=")
+    bare = name.lstrip("+~")
+    file = f"<override {number}>"
+    if value and words:
+        return Span(file, 1, len(name) + 2, typed, len(words))
+    return Span(file, 1, len(name) - len(bare) + 1, typed, max(1, len(bare)))
+
+
+def _path(key: str, knobs: Iterable[str]) -> Key | None:
+    path = tuple(key.split("."))
+    if path[0] in FIELDS:
+        return path if all(map(_STEP.fullmatch, path)) else None
+    if key in set(knobs):
+        return ("knobs", key)
+    is_of_a_stage = path[0] in STAGE_FIELDS and all(map(_STEP.fullmatch, path))
+    return ("stages", _EVERY, *path) if is_of_a_stage else None
+
+
+def _is_a_place(path: Key, value: str) -> bool:
+    """Whether a key takes a path, and a file or folder bears the value as its name to the letter.
+
+    Such a name may have commas, which else mean a sweep, and `${`, which else means another key.
+    """
+    takes_one = path[-1] in _PLACES or "data" in path
+    return takes_one and os.path.lexists(os.path.expanduser(unquoted(value)))
+
+
+def _not_a_pair(number: int, typed: str) -> Diagnostic:
+    return Diagnostic(
+        code="R110",
+        what=f"`{typed}` is not an override",
+        why="an override is written key=value",
+        fix=f"write `{typed}=VALUE`, or `~{typed}` to take the key out"
+        if typed
+        else "leave it out",
+        span=span_of(number, typed, value=False),
+    )
+
+
+def _unknown_key(number: int, typed: str, key: str, knobs: Iterable[str]) -> Diagnostic:
+    known, first = [*FIELDS, *knobs, *STAGE_FIELDS], key.partition(".")[0]
+    is_known = first in (*FIELDS, *STAGE_FIELDS)
+    if is_known:
+        why = "a dotted name is made of letters, digits, _ and - between single dots"
+    elif first.startswith("hydra"):
+        why = "settings of Hydra are for `surgery sweep`"
+    else:
+        kinds = {"knobs": knobs, "fields": FIELDS, "stages' keys": STAGE_FIELDS}
+        why = "; ".join(f"its {k} are {', '.join(names) or 'none'}" for k, names in kinds.items())
+    return Diagnostic(
+        code="R109",
+        what=f"the recipe has no field or knob `{key if is_known else first}`",
+        why=why,
+        fix=(suggest(first.strip().lower(), known) if first not in known else "")
+        or "set a knob, or a field by its dotted name",
+        span=span_of(number, typed, value=False),
+    )
+
+
+def _bad_value(number: int, typed: str, reason: str) -> Diagnostic:
+    name, _, value = typed.partition("=")
+    if value.startswith(("[", "{")):
+        fix = 'close its brackets, and quote words in it that have other signs: ["a b", "c=d"]'
+    else:
+        fix = f"close its quotes and brackets, or quote it whole: '{name}=\"TEXT\"'"
+    return Diagnostic(
+        code="R110",
+        what=f"the value of `{name}` can't be read",
+        why=reason,
+        fix=fix,
+        span=span_of(number, typed, value=True),
+    )

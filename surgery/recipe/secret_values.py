@@ -1,0 +1,123 @@
+"""What of a recipe must not be written into folders that are shared."""
+
+import re
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.recipe.environment import Reader, read_by, with_written
+from surgery.recipe.schema import Recipe
+from surgery.recipe.source_map import Key, SourceMap, keys_within
+
+_AS_WRITTEN: Final = ("description", "knobs", "stages")
+"""Keys of a recipe that say nothing of what the model becomes; the others are part of its plan."""
+
+_PUBLISHED: Final = "trainer"
+"""Settings that the Trainer itself writes into checkpoints and logs."""
+
+_SECRET_KEYS: Final = ("hub_token", "push_to_hub_token")
+_SECRET: Final = re.compile(
+    r"[a-z][a-z0-9+.-]*://[^/\s@]+:[^/\s@]+@|\bhf_[A-Za-z0-9]{30,}|\bgh[pousr]_[A-Za-z0-9]{36}|"
+    r"\bsk-[A-Za-z0-9_-]{20,}|\bAKIA[A-Z0-9]{16}\b",
+    re.IGNORECASE,
+)
+
+
+def kept_as_written(
+    content: Mapping[str, Any], written: Mapping[Key, str], sources: SourceMap
+) -> dict[Key, str]:
+    """Choose the values whose text is written instead of what the environment makes of it.
+
+    Numbers are written as they are, and so is what decides the model, since its plan shows that.
+
+    Args:
+        content: of the recipe, resolved and valid.
+        written: the text of each value that the environment decides.
+        sources: where each key was written.
+
+    Raises:
+        SurgeryError: R134, for a value that would have to be written.
+    """
+    free = {path: text for path, text in written.items() if _says_nothing_of_the_model(path)}
+    kept = {path: text for path, text in free.items() if not _is_number(content, path)}
+    for path, text in kept.items():
+        if _PUBLISHED in path or not _is_valid(content, path, text):
+            raise SurgeryError(_would_be_written(path, sources))
+    return kept
+
+
+def not_allowed(config: Any, reader: Reader, sources: SourceMap) -> list[Diagnostic]:
+    """One diagnostic for each value that asks for the environment where that isn't allowed.
+
+    Args:
+        config: as Hydra composed it, or None where it came to nothing.
+        reader: that refused.
+        sources: where each key was written.
+    """
+    names, found = list(reader.names), read_by(config, reader) if config is not None else {}
+    places = {path: sources.place(path) for path in found}
+    return [
+        Diagnostic(
+            code="R134",
+            what=f"`{'.'.join(path) or 'defaults'}` reads the environment",
+            why="a variable may hold a secret, and a recipe is written into the folders that are "
+            "made of it",
+            fix="add `--allow-env`, in Python `load_recipe(…, allow_env=True)`; or write the value",
+            span=place,
+        )
+        for path, place in (places or {(): None} if names else {}).items()
+    ]
+
+
+def secrets(content: Mapping[str, Any], sources: SourceMap) -> list[Diagnostic]:
+    """One diagnostic for each value that is a password or a token.
+
+    Args:
+        content: of the recipe.
+        sources: where each key was written.
+    """
+    return [
+        Diagnostic(
+            code="R135",
+            what=f"`{'.'.join(path)}` holds a password or a token",
+            why="a recipe is written into plan.json, recipe.yaml and the checkpoints of a training",
+            fix="log in once with `hf auth login` or `wandb login`, or set HF_TOKEN or "
+            "WANDB_API_KEY, which are read where they are needed and written nowhere",
+            span=sources.place(path, value=False),
+        )
+        for path, value in keys_within(content)
+        if isinstance(value, str) and (_SECRET.search(value) or path[-1] in _SECRET_KEYS)
+    ]
+
+
+def _says_nothing_of_the_model(path: Key) -> bool:
+    return path[0] in _AS_WRITTEN and path[2:3] != ("train",)
+
+
+def _is_number(content: Any, path: Key) -> bool:
+    for step in path:
+        content = content[int(step)] if isinstance(content, list) else content[step]
+    return isinstance(content, bool | int | float)
+
+
+def _is_valid(content: Mapping[str, Any], path: Key, text: str) -> bool:
+    try:
+        Recipe.model_validate(with_written(deepcopy(dict(content)), {path: text}))
+    except ValidationError:
+        return False
+    return True
+
+
+def _would_be_written(path: Key, sources: SourceMap) -> Diagnostic:
+    return Diagnostic(
+        code="R134",
+        what=f"`{'.'.join(path)}` can't come from the environment",
+        why="its value would be written into checkpoints and logs"
+        if _PUBLISHED in path
+        else "an interpolation can't stand here in the folder that is made of the recipe",
+        fix="write the value",
+        span=sources.place(path),
+    )

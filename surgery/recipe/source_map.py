@@ -1,0 +1,184 @@
+"""Where each key of a recipe was written: file, line and column, or which override.
+
+Source: PyYAML's node marks (`yaml.compose`); files are read in the order in which Hydra merges
+them, so that the later writer of a key is the one that is shown.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from surgery.diagnostics.diagnostic import Diagnostic, Span
+
+Key = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where one key was written.
+
+    Args:
+        path: the key's path from the top.
+        key: the place of the key itself.
+        value: the place of its value.
+        merges: whether the value is a mapping, which adds to an earlier one.
+    """
+
+    path: Key
+    key: Span
+    value: Span
+    merges: bool = False
+
+
+_KNOB: Final = re.compile(r"\$\{knobs\.(\w+)\}")
+
+
+@dataclass(frozen=True)
+class SourceMap:
+    """Places of keys and of values, by the key's path from the top.
+
+    Args:
+        keys: where the key itself stands.
+        values: where its value starts.
+        files: that were read, those among them of which no key is left.
+    """
+
+    keys: dict[Key, Span] = field(default_factory=dict)
+    values: dict[Key, Span] = field(default_factory=dict)
+    files: tuple[Path, ...] = ()
+
+    def place(self, key: Iterable[object], *, value: bool = True) -> Span | None:
+        """The place of a key, of the nearest key around it, or of the top of the recipe.
+
+        Args:
+            key: path from the top; positions in a list count as keys.
+            value: whether the value is meant, or the key itself.
+        """
+        path = tuple(map(str, key))
+        spans = self.values if value else self.keys
+        lengths = range(len(path), -1, -1)
+        nearest = next((path[:n] for n in lengths if path[:n] in spans), None)
+        if nearest is None:
+            return None
+        return self._behind(nearest) if value else spans[nearest]
+
+    def _behind(self, path: Key) -> Span:
+        """The value at a place; or the knob it refers to, where another file set that later."""
+        span, written = self.values[path], list(self.values)
+        for knob in _KNOB.findall(span.marked()):
+            origin = self.values.get(("knobs", knob))
+            later = origin and written.index(("knobs", knob)) > written.index(path)
+            if origin and later and origin.file != span.file:
+                return origin
+        return span
+
+    def locate(self, diagnostic: Diagnostic) -> Diagnostic:
+        """Give a diagnostic that names a key the key's place."""
+        if diagnostic.span or not diagnostic.key:
+            return diagnostic
+        return replace(diagnostic, span=self.place(diagnostic.key.split(".")))
+
+
+def map_sources(files: Iterable[Path], overrides: Iterable[Place]) -> SourceMap:
+    """Map the keys of files and overrides; later ones win.
+
+    Args:
+        files: YAML files in the order in which they are merged.
+        overrides: the places of overrides.
+    """
+    files = tuple(files)
+    keys: dict[Key, Span] = {}
+    values: dict[Key, Span] = {}
+    for place in [*(node for file in files for node in _nodes(file)), *overrides]:
+        if not place.merges and place.path in keys:
+            _forget(place.path, keys, values)
+        keys[place.path], values[place.path] = place.key, place.value
+        for around in (place.path[:n] for n in range(len(place.path))):
+            keys.setdefault(around, place.key)
+            values.setdefault(around, place.key)
+    return SourceMap(keys, values, files)
+
+
+def _forget(path: Key, *spans: dict[Key, Span]) -> None:
+    """Drop what was written inside a value that is now replaced."""
+    for known in spans:
+        for inside in [key for key in known if key[: len(path)] == path]:
+            del known[inside]
+
+
+def keys_within(content: object, path: Key = ()) -> Iterator[tuple[Key, Any]]:
+    """Every key inside plain data, with its value; positions in a list count as keys."""
+    inside: Mapping[Any, Any] = content if isinstance(content, Mapping) else {}
+    if isinstance(content, list):
+        inside = dict(enumerate(content))
+    for key, value in inside.items():
+        yield (*path, str(key)), value
+        yield from keys_within(value, (*path, str(key)))
+
+
+def shown_path(file: Path) -> str:
+    """A path as the user would type it: relative where it lies below this folder."""
+    here = Path.cwd()
+    return str(file.relative_to(here) if file.is_relative_to(here) else file)
+
+
+def span_of_node(file: Path, node: yaml.Node, lines: Sequence[str] | None = None) -> Span:
+    """The place of a YAML node; of several lines, the first character is meant.
+
+    Args:
+        file: where the node was read.
+        node: any node of it.
+        lines: the file's lines, where they are at hand.
+    """
+    lines = lines or _lines(file.read_text(encoding="utf-8"))
+    start, end = node.start_mark, node.end_mark
+    width = end.column - start.column if end.line == start.line else 1
+    text = lines[min(start.line, len(lines) - 1)]
+    return Span(shown_path(file), start.line + 1, start.column + 1, text, max(1, width))
+
+
+def _lines(text: str) -> list[str]:
+    return re.split("[\n\x85\u2028\u2029]", text.removeprefix("\ufeff"))  # as PyYAML counts them
+
+
+@lru_cache
+def compose_yaml(text: str) -> yaml.Node | None:
+    """Return the nodes of a YAML text, which nobody may change; None of an empty one.
+
+    Kept, because one recipe is looked at four times, and `base` by each.
+
+    Raises:
+        yaml.YAMLError: where it isn't YAML.
+    """
+    root: yaml.Node | None = yaml.compose(text, Loader=yaml.SafeLoader)
+    return root
+
+
+def _nodes(file: Path) -> Iterator[Place]:
+    text = file.read_text(encoding="utf-8")
+    root = compose_yaml(text)
+    lines = _lines(text)
+    if root is not None:
+        top = span_of_node(file, root, lines)
+        yield Place((), replace(top, width=1), replace(top, width=1), merges=True)
+        yield from _inside(file, lines, root, ())
+
+
+def _inside(file: Path, lines: Sequence[str], node: yaml.Node, path: Key) -> Iterator[Place]:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            inner = (*path, str(key.value))
+            spans = span_of_node(file, key, lines), span_of_node(file, value, lines)
+            yield Place(inner, *spans, merges=isinstance(value, yaml.MappingNode))
+            yield from _inside(file, lines, value, inner)
+    elif isinstance(node, yaml.SequenceNode):
+        for position, item in enumerate(node.value):
+            inner = (*path, str(position))
+            span = span_of_node(file, item, lines)
+            yield Place(inner, span, span)
+            yield from _inside(file, lines, item, inner)

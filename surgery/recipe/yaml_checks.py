@@ -1,0 +1,209 @@
+"""What is wrong with a recipe file before anything is composed: its YAML and its `defaults`."""
+
+import itertools
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import GrammarParseError, OmegaConfBaseException
+
+from surgery.diagnostics.diagnostic import Diagnostic, Span
+from surgery.diagnostics.wording import first_line
+from surgery.recipe.source_map import compose_yaml, map_sources, shown_path, span_of_node
+from surgery.storage.yaml_text import load_yaml
+
+_SELF: Final = "_self_"
+_EXAMPLE: Final = "defaults: [base, _self_]"
+_MOST_VALUES: Final = 20_000  # ten thousand blocks by their positions, and room
+_LARGEST: Final = 500_000  # bytes; PyYAML reads some 100,000 of them in a second
+
+
+def yaml_faults(file: Path) -> list[Diagnostic]:
+    """What is wrong with a file as YAML: syntax, keys, no mapping, `defaults` without `_self_`."""
+    try:
+        _refuse_size(file)
+        text = file.read_text(encoding="utf-8")
+        root = compose_yaml(text)
+        if not isinstance(root, yaml.MappingNode):
+            return [_no_mapping(file, root)]
+        _refuse_bomb(root)
+        found = [*_keys_of_other_types(file, root), *_bad_defaults(file, root)]
+        if not found:
+            load_yaml(text)
+            OmegaConf.load(file)
+        return found
+    except GrammarParseError as error:
+        return [_bad_interpolation(file, error)]
+    except yaml.MarkedYAMLError as error:
+        return [_bad_yaml(file, error)]
+    except RecursionError:
+        return [_unreadable(file, "it is nested without end")]
+    except (OSError, ValueError, OmegaConfBaseException, yaml.YAMLError) as error:
+        return [_unreadable(file, first_line(error))]
+
+
+def _keys_of_other_types(file: Path, root: yaml.Node) -> Iterator[Diagnostic]:
+    for key in _keys(root):
+        if isinstance(key, yaml.ScalarNode) and not key.tag.endswith((":str", ":merge")):
+            yield Diagnostic(
+                code="R111",
+                what=f"the key `{key.value}` is not text",
+                why="YAML reads numbers, dates, null and words such as on, off, yes, no as values",
+                fix=f'quote it: "{key.value}"',
+                span=span_of_node(file, key),
+            )
+
+
+def _refuse_size(file: Path) -> None:
+    if file.stat().st_size > _LARGEST:
+        raise ValueError(f"it is larger than {_LARGEST:,} bytes")
+
+
+def _refuse_bomb(root: yaml.Node) -> None:
+    if _values_in(root, {}) > _MOST_VALUES:
+        raise ValueError(f"written out, its values are more than {_MOST_VALUES:,}, or without end")
+
+
+def _values_in(node: yaml.Node, counted: dict[int, float]) -> float:
+    """How many values a node means once its aliases are written out; inf inside of itself."""
+    if id(node) not in counted:
+        counted[id(node)] = math.inf
+        inner = node.value if isinstance(node, yaml.CollectionNode) else ()
+        flat = itertools.chain(*inner) if isinstance(node, yaml.MappingNode) else inner
+        counted[id(node)] = 1 + sum(_values_in(item, counted) for item in flat)
+    return counted[id(node)]
+
+
+def _keys(node: yaml.Node) -> Iterator[yaml.Node]:
+    """Every key inside a node."""
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield key
+            yield from _keys(value)
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            yield from _keys(item)
+
+
+def _bad_defaults(file: Path, root: yaml.MappingNode) -> Iterator[Diagnostic]:
+    defaults = next((value for key, value in root.value if key.value == "defaults"), None)
+    if defaults is None:
+        return
+    items = defaults.value if isinstance(defaults, yaml.SequenceNode) else None
+    if items is None:
+        yield _not_a_list(file, defaults)
+        return
+    for item in items:
+        if isinstance(item, yaml.SequenceNode) or item.tag.endswith((":null", ":int", ":float")):
+            yield _not_a_name(file, item)
+        elif name := next((name for name in _names(item) if _is_outside(file, name)), None):
+            yield leads_out(name, span_of_node(file, item))
+    own = [item for item in items if item.value == _SELF]
+    if len(own) != 1:
+        yield _no_self(file, defaults, len(own))
+
+
+def _names(item: yaml.Node) -> Iterator[str]:
+    """The words of an entry of `defaults`, which may be a mapping of a group to its option."""
+    if isinstance(item, yaml.ScalarNode):
+        yield item.value.partition("@")[0].split(" ")[-1]
+    elif isinstance(item, yaml.CollectionNode):
+        for inner in item.value:
+            for node in inner if isinstance(inner, tuple) else (inner,):
+                yield from _names(node)
+
+
+def _is_outside(file: Path, name: str) -> bool:
+    """Whether a parent leads out of a recipe's folder, by its name or through a link."""
+    found, home = Path(f"{file.parent / name.lstrip('/')}.yaml"), file.parent.resolve()
+    outside = os.path.exists(found) and not found.resolve().is_relative_to(home)
+    return ".." in name.split("/") or outside
+
+
+def leads_out(name: str, span: Span | None) -> Diagnostic:
+    """What is wrong with a parent that isn't in the recipe's own folder."""
+    return Diagnostic(
+        code="R136",
+        what=f"`defaults` names `{name}`, which lies outside of the recipe's folder",
+        why="a recipe may come from anywhere, so that it reads no files but those beside it",
+        fix="copy that file into the recipe's folder, or move the recipe beside it",
+        span=span,
+    )
+
+
+def _bad_yaml(file: Path, error: yaml.MarkedYAMLError) -> Diagnostic:
+    mark = error.problem_mark
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines() or [""]
+    line = min(mark.line, len(lines) - 1) if mark else 0
+    column = mark.column + 1 if mark else 1
+    return Diagnostic(
+        code="R111",
+        what="the file is not valid YAML",
+        why=first_line(error.problem or error),
+        fix="check indentation, brackets and quotes here",
+        span=Span(shown_path(file), line + 1, column, lines[line]),
+    )
+
+
+def _no_mapping(file: Path, root: yaml.Node | None) -> Diagnostic:
+    return Diagnostic(
+        code="R111",
+        what=f"{shown_path(file)} is {'not a recipe' if root else 'empty'}",
+        why="a recipe is a mapping of keys such as `model`, `operations` and `train`",
+        fix="start from one: `surgery recipes copy lora`",
+        span=span_of_node(file, root) if root else None,
+    )
+
+
+def _unreadable(file: Path, reason: str) -> Diagnostic:
+    return Diagnostic(
+        code="R111",
+        what=f"{shown_path(file)} is not a recipe",
+        why=reason,
+        fix="see `surgery recipes show lora`",
+    )
+
+
+def _bad_interpolation(file: Path, error: GrammarParseError) -> Diagnostic:
+    key = str(error.full_key or "").replace("[", ".").replace("]", "")
+    return Diagnostic(
+        code="R114",
+        what=f"`{key}` holds an interpolation that can't be read",
+        why=first_line(error),
+        fix="write it as ${knobs.NAME}",
+        span=map_sources([file], []).place(key.split(".")),
+    )
+
+
+def _not_a_list(file: Path, node: yaml.Node) -> Diagnostic:
+    return Diagnostic(
+        code="R113",
+        what="`defaults` should be a list of recipes",
+        fix=f"write {_EXAMPLE}",
+        span=span_of_node(file, node),
+    )
+
+
+def _not_a_name(file: Path, node: yaml.Node) -> Diagnostic:
+    return Diagnostic(
+        code="R113",
+        what="an entry of `defaults` is not the name of a recipe",
+        fix=f"write names alone: {_EXAMPLE}",
+        span=span_of_node(file, node),
+    )
+
+
+def _no_self(file: Path, node: yaml.Node, count: int) -> Diagnostic:
+    return Diagnostic(
+        code="R113",
+        what="`defaults` names `_self_` twice"
+        if count
+        else "`defaults` doesn't say where the file itself comes",
+        why="the order decides: a key of this file loses to a parent that stands behind `_self_`",
+        fix=f"end the list with one `_self_`: {_EXAMPLE}",
+        span=span_of_node(file, node),
+    )

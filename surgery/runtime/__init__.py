@@ -1,0 +1,1 @@
+"""Runs what was exported: the manifest, the decode loop, and an engine a format."""

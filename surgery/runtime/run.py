@@ -1,0 +1,79 @@
+"""Run what was exported, by its manifest."""
+
+import difflib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.model.quiet import quiet
+from surgery.runtime.base import Answer, Prompt, known_runners
+from surgery.runtime.manifest import Manifest, PathName, read_manifest
+
+
+@quiet()
+def run_export(
+    folder: str | os.PathLike[str],
+    path: PathName,
+    prompt: str,
+    *,
+    images: Sequence[str | os.PathLike[str]] = (),
+    chat: bool | None = None,
+    new_tokens: int = 32,
+    trust_remote_code: bool = False,
+) -> Answer:
+    """Generate greedily on one path of an export.
+
+    Args:
+        folder: what `surgery export` wrote.
+        path: text or multimodal.
+        prompt: what is asked.
+        images: files to show, before the prompt.
+        chat: whether the prompt is a user's turn in the chat template; where it is None, it is if
+            the model has one.
+        new_tokens: of the answer, at most.
+        trust_remote_code: whether the model may run code of its own.
+
+    Raises:
+        SurgeryError: A601 where the folder is no export, A605 where it isn't as it was written,
+            R132 for an image that the path can't see.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    _refuse_damaged(folder, manifest, path)
+    runner = known_runners().get(manifest.format)
+    if runner is None:
+        raise SurgeryError(_no_runner(folder, manifest.format))
+    asked = Prompt(prompt, tuple(map(Path, images)), chat, new_tokens)
+    return runner.run(folder, manifest, path, asked, trust_remote_code=trust_remote_code)
+
+
+def _refuse_damaged(folder: Path, manifest: Manifest, path: PathName) -> None:
+    """Compare the files of a path with the manifest by their sizes, which costs no reading."""
+    for part in manifest.paths[path]:
+        for file in manifest.parts[part].files:
+            place = folder / part / file.name
+            found = place.stat().st_size if place.is_file() else None
+            if found != file.bytes:
+                raise SurgeryError(_damaged(place, file.bytes, found))
+
+
+def _damaged(place: Path, wanted: int, found: int | None) -> Diagnostic:
+    there = "it is not there" if found is None else f"it has {found:,} bytes"
+    return Diagnostic(
+        code="A605",
+        what=f"`{place}` is not as it was exported",
+        why=f"{there}, and the manifest says {wanted:,} bytes",
+        fix="copy the whole folder again, or export it anew",
+    )
+
+
+def _no_runner(folder: Path, form: str) -> Diagnostic:
+    known = list(known_runners())
+    near = difflib.get_close_matches(form, known, 1)
+    return Diagnostic(
+        code="A601",
+        what=f"`{folder}` is an export in the form `{form}`, which this version can't run",
+        why=f"it runs {', '.join(near or known)}",
+        fix="update surgery",
+    )

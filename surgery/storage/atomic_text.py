@@ -1,0 +1,119 @@
+"""Write one text file so that it is either the old one or the new one, never half of it.
+
+Source: rename(2), which within one folder is atomic.
+"""
+
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.storage.claim import named_beside
+from surgery.storage.disk_errors import io_errors
+from surgery.storage.inputs import Input, refuse_inputs
+
+_LOOKED_AT: Final = 8192
+"""Bytes of an old file in which a zero byte tells that it is no text."""
+
+
+def replace_text(file: Path, text: str, *, inputs: Iterable[Input] = ()) -> None:
+    """Write a file, line ends as they are in the text; an old one keeps its permissions.
+
+    Args:
+        file: what to write; its folder must be there. A device or a pipe takes the text as it is.
+        text: all of it.
+        inputs: what is read to make it.
+
+    Raises:
+        SurgeryError: A301 for an old file that is no text, A302 to A304 for the disk, A306 where it
+            would harm what is read.
+    """
+    refuse_inputs(file, inputs)
+    with io_errors(file):
+        if file.exists() and not file.is_file() and not file.is_dir():
+            file.write_bytes(text.encode(errors="backslashreplace"))
+            return
+        _refuse_binary(file)
+        replace_bytes(file, text.encode(errors="backslashreplace"))
+
+
+def try_text(file: Path, *, inputs: Iterable[Input] = ()) -> None:
+    """Refuse at once what `replace_text` would refuse once the work is done.
+
+    Args:
+        file: as for `replace_text`; it stays as it is.
+        inputs: the same.
+
+    Raises:
+        SurgeryError: the same.
+    """
+    refuse_inputs(file, inputs)
+    with io_errors(file):
+        if file.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), file)
+        if file.exists() and not file.is_file():
+            return
+        _refuse_binary(file)
+        partial = _partial(file)
+        try:
+            partial.open("xb").close()
+        except OSError as error:
+            error.filename = str(file)
+            raise
+        partial.unlink()
+
+
+def create_text(file: Path, text: str) -> None:
+    """Write a file that isn't there yet, a link to nothing included.
+
+    Raises:
+        SurgeryError: A301 where something is there, A302 to A304 for the disk.
+    """
+    with io_errors(file), file.open("xb") as stream:
+        try:
+            stream.write(text.encode(errors="backslashreplace"))
+            stream.flush()
+        except BaseException:
+            file.unlink()
+            raise
+
+
+def replace_bytes(file: Path, content: bytes) -> None:
+    """Write a file whole, or leave the old one.
+
+    Raises:
+        OSError: where the disk doesn't let it.
+    """
+    file = Path(os.path.realpath(file))
+    partial = _partial(file)
+    try:
+        with partial.open("xb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        if file.exists():
+            shutil.copymode(file, partial)
+        partial.replace(file)
+    except OSError as error:
+        error.filename = str(file)
+        raise
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _partial(file: Path) -> Path:
+    real = Path(os.path.realpath(file))
+    return named_beside(real, f".{{}}.partial-{secrets.token_hex(4)}")
+
+
+def _refuse_binary(file: Path) -> None:
+    if not file.is_file():
+        return
+    with file.open("rb") as stream:
+        if b"\0" in stream.read(_LOOKED_AT):
+            what = f"`{file}` is there and is no text, so no text is written over it"
+            raise SurgeryError(Diagnostic("A301", what, fix="name another file"))

@@ -1,0 +1,109 @@
+"""What is wrong with a disk, in a sentence, and whether it has the room for what is to come."""
+
+import errno
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+
+_NO_ROOM: Final = 1 << 20
+"""Free bytes below which a write that failed without a reason met a full disk."""
+
+
+@contextmanager
+def io_errors(path: Path, needed: int | None = None) -> Iterator[None]:
+    """Turn an `OSError` from writing at `path` into a `SurgeryError`.
+
+    So is what safetensors and torch raise in its stead. An `OSError` without a number, or of a
+    connection, comes from a library rather than the disk, and passes.
+
+    Args:
+        path: what is written.
+        needed: bytes that the work wants in all, for the message on a full disk.
+
+    Raises:
+        SurgeryError: A301 exists, A302 disk full, A303 no permission, A304 otherwise.
+    """
+    try:
+        yield
+    except Exception as error:
+        number = _number(error, path)
+        if number is None:
+            raise
+        raise SurgeryError(_io_diagnostic(number, error, path, needed)) from error
+
+
+def check_free_space(path: Path, needed: int) -> None:
+    """Refuse to begin what the disk cannot hold.
+
+    Args:
+        path: where it will be; its nearest existing parent is asked.
+        needed: bytes.
+
+    Raises:
+        SurgeryError: A302.
+    """
+    if _free_bytes(path) < needed:
+        raise SurgeryError(_disk_full(path, needed))
+
+
+def _free_bytes(path: Path) -> int:
+    path = path.absolute()
+    folder = next(parent for parent in (path, *path.parents) if os.path.exists(parent))
+    return shutil.disk_usage(folder).free
+
+
+def _disk_full(path: Path, needed: int | None) -> Diagnostic:
+    free = _free_bytes(path)
+    needs = f"{needed:,} bytes are needed, " if needed is not None else ""
+    return Diagnostic(
+        "A302",
+        f"the disk is full: no room for `{path}`",
+        why=f"{needs}{free:,} are free",
+        fix="make room, or choose an `--out` on another disk",
+    )
+
+
+def _number(error: Exception, path: Path) -> int | None:
+    """The number of the system's error behind an exception, if a disk is behind it at all."""
+    if isinstance(error, OSError):
+        return None if isinstance(error, ConnectionError | TimeoutError) else error.errno
+    said = re.search(r"\(os error (\d+)\)", str(error))
+    if type(error).__name__ == "SafetensorError" and said:
+        return int(said[1])
+    if isinstance(error, RuntimeError) and "inline_container.cc" in str(error):  # torch.save
+        return errno.ENOSPC if _free_bytes(path) < _NO_ROOM else errno.EIO
+    return None
+
+
+def _io_diagnostic(number: int, error: Exception, path: Path, needed: int | None) -> Diagnostic:
+    named = getattr(error, "filename", None)
+    place = Path(os.fsdecode(named)) if named else path
+    reason = getattr(error, "strerror", None) or str(error)
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return _disk_full(path, needed)
+    if number in (errno.EEXIST, errno.ENOTEMPTY):
+        return Diagnostic("A301", f"`{place}` exists already", fix="choose another place")
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        what = f"no permission to write `{place}`"
+        return Diagnostic("A303", what, reason, "choose an `--out` that you may write to")
+    return Diagnostic("A304", f"`{place}` cannot be written", *_unwritable(number, place, reason))
+
+
+def _unwritable(number: int, place: Path, reason: str) -> tuple[str, str]:
+    """Why a place cannot be written, and the remedy: the path may be at fault, or the disk."""
+    above = place.absolute().parents
+    absent = [folder for folder in above if not os.path.lexists(folder)]
+    blocking = [folder for folder in above if os.path.exists(folder) and not os.path.isdir(folder)]
+    if number == errno.EISDIR:
+        return "it is a folder, and a file is written", "name a file"
+    if number == errno.ENOTDIR and blocking:
+        return f"`{blocking[0]}` is a file, not a folder", "choose another place"
+    if number == errno.ENOENT and absent:
+        return f"there is no folder `{absent[0]}`", f"make it first: mkdir -p {absent[0]}"
+    return reason, "check the disk and the mount"

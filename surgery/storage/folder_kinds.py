@@ -1,0 +1,94 @@
+"""What lies at a path that was typed: which kind of folder it is, and which are named alike."""
+
+import difflib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from surgery.diagnostics.wording import suggestion
+
+_NEAREST: Final = 3
+
+
+class FolderKind(NamedTuple):
+    """What a folder is, in words, and what takes it."""
+
+    what: str
+    taken_by: str
+
+
+_BY_FILE: Final = {
+    "manifest.json": FolderKind("an export", "`surgery run` and `evaluate` take the folder"),
+    "plan.json": FolderKind(
+        "an adapter",
+        "`surgery verify`, `evaluate`, `export`, `lint` and `train` take the folder",
+    ),
+    "points.json": FolderKind("a sweep", "name the `adapter` in one of its numbered folders"),
+    "adapter_config.json": FolderKind(
+        "an adapter of plain PEFT",
+        "`surgery` opens those that `surgery apply` and `save_adapter` write, a plan.json among "
+        "them, and `save_pretrained` writes none",
+    ),
+    "config.json": FolderKind("a checkpoint", "name it in `model=`"),
+}
+
+
+def kind_of(folder: Path) -> FolderKind | None:
+    """What a folder is, by the first file that says so; None where nothing does."""
+    return next((kind for name, kind in _BY_FILE.items() if os.path.isfile(folder / name)), None)
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a folder is there; False, too, for names that are too long or can't be read."""
+    return os.path.isdir(path)
+
+
+def near_paths(typed: str | Path, wanted: Callable[[Path], bool] = is_folder) -> list[str]:
+    """What is there and has a path nearest to one that isn't, as the user would type it.
+
+    The first part that is missing is compared with what lies beside it; the rest must be there.
+
+    Args:
+        typed: a path.
+        wanted: tells what could be meant; folders unless given.
+    """
+
+    def there(path: Path) -> bool:
+        return is_folder(path) or wanted(path)
+
+    parts = Path(os.path.expanduser(typed)).parts
+    missing = next((n for n in range(len(parts)) if not there(Path(*parts[: n + 1]))), None)
+    if missing is None:
+        return []
+    above = Path(*parts[:missing])
+    try:
+        beside = {f.name.lower(): f.name for f in above.iterdir() if there(f)}
+    except OSError:
+        return []
+    close = difflib.get_close_matches(parts[missing].lower(), beside, _NEAREST)
+    found = [Path(above, beside[name], *parts[missing + 1 :]) for name in close]
+    return [str(path) for path in found if wanted(path)]
+
+
+def why_none(folder: Path, file: str, error: object) -> str:
+    """Why a folder isn't the kind that a file of it says: absent, another one, or unreadable."""
+    if not is_folder(folder):
+        return "it is a file" if os.path.exists(folder) else "there is no such folder"
+    if not os.path.lexists(folder / file):
+        kind = kind_of(folder)
+        return f"it is {kind.what}; {kind.taken_by}" if kind else f"it has no {file}"
+    return f"its {file} can't be read: {error}"
+
+
+def did_you_mean(
+    typed: str | Path, otherwise: str = "", wanted: Callable[[Path], bool] = is_folder
+) -> str:
+    """A remedy that names the nearest paths, where there are any, before the usual one.
+
+    Args:
+        typed: a path that isn't there.
+        otherwise: the usual remedy.
+        wanted: tells what could be meant; folders unless given.
+    """
+    return " ".join(filter(None, (suggestion(near_paths(typed, wanted)), otherwise)))

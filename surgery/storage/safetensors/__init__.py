@@ -1,0 +1,1 @@
+"""safetensors without torch: headers, streams of tensors, shards, and the writer."""

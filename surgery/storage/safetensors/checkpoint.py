@@ -1,0 +1,287 @@
+"""Read what a checkpoint folder holds, from the headers of its safetensors files alone.
+
+Nothing is loaded: a header says where each tensor's bytes lie, and `writer.py` moves them
+by that. All shards are checked before any work starts, and all that is wrong is told at once.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError, raise_errors, some_of
+from surgery.storage.json_file import digest, open_regular, read_regular
+from surgery.storage.safetensors.header import (
+    DTYPE_BYTES,
+    Progress,
+    StoredTensor,
+    read_errors,
+    read_header,
+    truncated,
+    unfinished_downloads,
+)
+
+__all__ = [
+    "DTYPE_BYTES",
+    "Checkpoint",
+    "Progress",
+    "StoredTensor",
+    "fingerprint",
+    "read_checkpoint",
+    "read_header",
+]
+
+WEIGHTS_NAME: Final = "model.safetensors"
+INDEX_NAME: Final = "model.safetensors.index.json"
+_SAMPLE_BYTES: Final = 256
+_READ_WHOLE: Final = 16 << 20
+"""A checkpoint that isn't larger is the second sample itself."""
+_STRIDED_BYTES: Final = 4 << 20
+"""Of the second sample of a larger one: some 4,000 places, which cost 25 ms."""
+_STRIDED_BLOCK: Final = 1024
+_READ_BYTES: Final = 4 << 20
+_CONFIG_NOISE: Final = ("_name_or_path", "transformers_version")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint folder, read.
+
+    Args:
+        folder: where it is.
+        files: its safetensors files, sorted by name.
+        tensors: name on disk to place; file by file, each in the order of its bytes.
+    """
+
+    folder: Path
+    files: tuple[Path, ...]
+    tensors: dict[str, StoredTensor]
+
+
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """Read the headers of a folder with `model.safetensors`, or with shards and their index.
+
+    Where both are there the single file wins, as in transformers. A tensor that a shard holds and
+    the index does not name belongs to the checkpoint, as in transformers.
+
+    Raises:
+        SurgeryError: all problems of all shards together. M201 no weights, M202 only
+            `pytorch_model*.bin`, M203 the index names missing files, M208 index and shards
+            disagree, and those of `read_header`.
+    """
+    folder = Path(folder)
+    with read_errors(folder):
+        names = sorted(os.listdir(folder))
+    if WEIGHTS_NAME in names:
+        file = folder / WEIGHTS_NAME
+        return Checkpoint(folder, (file,), read_header(file))
+    if INDEX_NAME not in names:
+        raise SurgeryError(_no_weights(folder, names))
+    listed = _read_index(folder / INDEX_NAME)
+    files = tuple(sorted(listed))
+    with read_errors(folder):
+        found = _missing_files(folder, files)
+    tensors: dict[str, StoredTensor] = {}
+    for file in filter(os.path.exists, files):
+        try:
+            held = read_header(file)
+        except SurgeryError as error:
+            found += error.diagnostics
+            continue
+        found += _disagreements(file, held, listed[file], tensors)
+        tensors.update(held)
+    raise_errors(found)
+    return Checkpoint(folder, files, tensors)
+
+
+def fingerprint(
+    checkpoint: Checkpoint, *, checksum: bool = False, progress: Progress | None = None
+) -> dict[str, str | None]:
+    """Identify a checkpoint; how it is sharded makes no difference.
+
+    Args:
+        checkpoint: what `read_checkpoint` gave.
+        checksum: whether to read all bytes.
+        progress: told of the bytes read for the checksum.
+
+    Returns:
+        SHA-256 in hex under five keys. `config`: config.json but for who wrote it, None without
+        that file. `tensors`: names, dtypes and shapes. `sample`: the first and last 256 bytes of
+        every tensor, in which two fine-tunes of one architecture differ. `strided`: blocks at equal
+        distances all over, 4 MiB in all, or all bytes where there are no more than 16 MiB.
+        `checksum`: all bytes in the order of the names, None unless asked.
+
+    Raises:
+        SurgeryError: M204 or M207 where a file can't be read, M205 where config.json isn't JSON.
+    """
+    tensors = [checkpoint.tensors[name] for name in sorted(checkpoint.tensors)]
+    specs = [[tensor.name, tensor.dtype, list(tensor.shape)] for tensor in tensors]
+    whole = ((t.file, t.offset, t.nbytes) for t in tensors)
+    return {
+        "config": _config_hash(checkpoint.folder / "config.json"),
+        "tensors": digest(specs),
+        "sample": _bytes_hash(_sample_ranges(tensors)),
+        "strided": _bytes_hash(_strided_ranges(tensors)),
+        "checksum": _bytes_hash(whole, progress) if checksum else None,
+    }
+
+
+def _no_weights(folder: Path, names: list[str]) -> Diagnostic:
+    if any(name.startswith("pytorch_model") and name.endswith(".bin") for name in names):
+        return Diagnostic(
+            "M202",
+            f"`{folder}` holds its weights as pytorch_model*.bin only",
+            why="a pickle cannot be read by byte range, and may run code when it is opened",
+            fix="convert it once:\n"
+            "    from transformers import AutoModelForCausalLM\n"
+            f'    AutoModelForCausalLM.from_pretrained("{folder}").save_pretrained("OUT")',
+        )
+    others = [name for name in names if name.endswith(".safetensors")]
+    unfinished = unfinished_downloads(folder)
+    why = f"neither {WEIGHTS_NAME} nor {INDEX_NAME} is in it"
+    why += f"; it has {', '.join(others[:4])}" if others else ""
+    why += f"; unfinished downloads: {', '.join(unfinished)}" if unfinished else ""
+    fix = f"download {INDEX_NAME} too" if len(others) > 1 else "download the whole repository"
+    return Diagnostic("M201", f"`{folder}` has no weights", why, f"{fix}, or check the path")
+
+
+def _read_index(file: Path) -> dict[Path, set[str]]:
+    """Give each shard the names of the tensors that the index says it holds."""
+    with read_errors(file):
+        text = read_regular(file)
+    listed: dict[Path, set[str]] = {}
+    try:
+        for name, shard in _weight_map(json.loads(text)).items():
+            listed.setdefault(file.parent / _inside(shard), set()).add(name)
+    except (ValueError, RecursionError) as error:
+        what = f"`{file}` is not an index of shards"
+        raise SurgeryError(Diagnostic("M208", what, str(error), "download it again")) from error
+    return listed
+
+
+def _weight_map(index: Any) -> dict[str, Any]:
+    listed = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(listed, dict) or not listed:
+        raise ValueError("it has no `weight_map` that names tensors")
+    return listed
+
+
+def _inside(shard: Any) -> str:
+    if not isinstance(shard, str) or Path(shard).is_absolute() or ".." in Path(shard).parts:
+        raise ValueError(f"the shard {shard!r} lies outside the folder")
+    return shard
+
+
+def _missing_files(folder: Path, files: Iterable[Path]) -> list[Diagnostic]:
+    missing = [str(file.relative_to(folder)) for file in files if not os.path.lexists(file)]
+    missing += [f"{file.name} (a broken link)" for file in files if _is_broken(file)]
+    if not missing:
+        return []
+    unfinished = unfinished_downloads(folder)
+    what = f"{INDEX_NAME} of `{folder}` names missing files: {', '.join(missing)}"
+    why = f"unfinished downloads: {', '.join(unfinished)}" if unfinished else ""
+    return [Diagnostic("M203", what, why, "run `hf download REPO --local-dir DIR` again")]
+
+
+def _is_broken(file: Path) -> bool:
+    return file.is_symlink() and not file.exists()
+
+
+def _disagreements(
+    file: Path,
+    held: dict[str, StoredTensor],
+    expected: set[str],
+    before: dict[str, StoredTensor],
+) -> list[Diagnostic]:
+    """Compare one shard with the index, and with the shards read before it."""
+    found = []
+    if absent := sorted(expected - held.keys()):
+        what = f"`{file}` lacks {some_of(absent)}, which {INDEX_NAME} says it holds"
+        found.append(Diagnostic("M208", what, fix="download the index and the shards again"))
+    if twice := sorted(held.keys() & before.keys()):
+        what = f"`{file}` holds {some_of(twice)} again, which `{before[twice[0]].file}` holds"
+        found.append(Diagnostic("M208", what, fix="keep one of the two and save the index anew"))
+    return found
+
+
+def _config_hash(file: Path) -> str | None:
+    if not file.exists():
+        return None
+    with read_errors(file):
+        text = read_regular(file)
+    try:
+        return digest(_without_noise(json.loads(text)))
+    except (ValueError, RecursionError) as error:
+        what = f"`{file}` is not JSON"
+        raise SurgeryError(Diagnostic("M205", what, str(error), "download it again")) from error
+
+
+def _without_noise(content: Any) -> Any:
+    """Drop who wrote a config; `torch_dtype` is the old name of `dtype`."""
+    if isinstance(content, list):
+        return [_without_noise(item) for item in content]
+    if not isinstance(content, dict):
+        return content
+    return {
+        "dtype" if key == "torch_dtype" else key: _without_noise(value)
+        for key, value in content.items()
+        if key not in _CONFIG_NOISE
+    }
+
+
+def _sample_ranges(tensors: Iterable[StoredTensor]) -> Iterator[tuple[Path, int, int]]:
+    for tensor in tensors:
+        n = min(tensor.nbytes, _SAMPLE_BYTES)
+        yield tensor.file, tensor.offset, n
+        yield tensor.file, tensor.offset + tensor.nbytes - n, n
+
+
+def _strided_ranges(tensors: Sequence[StoredTensor]) -> Iterator[tuple[Path, int, int]]:
+    """Blocks at equal distances, for each tensor as many as its share of what may be read."""
+    total = sum(tensor.nbytes for tensor in tensors)
+    for tensor in tensors:
+        blocks = -(-tensor.nbytes * _STRIDED_BYTES // (max(total, 1) * _STRIDED_BLOCK))
+        if total <= _READ_WHOLE or tensor.nbytes <= blocks * _STRIDED_BLOCK:
+            yield tensor.file, tensor.offset, tensor.nbytes
+            continue
+        room = tensor.nbytes // blocks
+        for block in range(blocks):
+            yield (
+                tensor.file,
+                tensor.offset + block * room + (room - _STRIDED_BLOCK) // 2,
+                _STRIDED_BLOCK,
+            )
+
+
+def _bytes_hash(ranges: Iterable[tuple[Path, int, int]], progress: Progress | None = None) -> str:
+    found = hashlib.sha256()
+    for piece in _read_ranges(ranges):
+        found.update(piece)
+        if progress:
+            progress(len(piece))
+    return found.hexdigest()
+
+
+def _read_ranges(ranges: Iterable[tuple[Path, int, int]]) -> Iterator[bytes]:
+    """Read (file, offset, bytes) ranges in pieces of at most 4 MiB."""
+    with ExitStack() as stack:
+        streams: dict[Path, BinaryIO] = {}
+        for file, offset, nbytes in ranges:
+            with read_errors(file):
+                if file not in streams:
+                    streams[file] = stack.enter_context(open_regular(file))
+                for at in range(offset, offset + nbytes, _READ_BYTES):
+                    yield _read_exactly(
+                        file, streams[file], at, min(_READ_BYTES, offset + nbytes - at)
+                    )
+
+
+def _read_exactly(file: Path, stream: BinaryIO, offset: int, nbytes: int) -> bytes:
+    piece = os.pread(stream.fileno(), nbytes, offset)
+    if len(piece) < nbytes:
+        raise truncated(file, f"it ends {nbytes - len(piece):,} bytes early")
+    return piece

@@ -1,0 +1,199 @@
+"""Move bytes out of files and functions into one new file, past the page cache.
+
+Reads go through the page cache, where the source often lies already. Writes go past it in aligned
+chunks, since on a warm source what a copy costs is the kernel's page-cache allocation for the
+output. Where a file system refuses that, writes are plain. Measured in benchmarks/splice.
+
+Source: open(2), section "O_DIRECT".
+"""
+
+import errno
+import fcntl
+import mmap
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from surgery.storage.disk_errors import check_free_space, io_errors
+from surgery.storage.safetensors.header import Progress, read_errors, truncated
+
+ALIGNMENT: Final = 4096
+CHUNK_BYTES: Final = 8 << 20
+WRITERS: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Contiguous bytes of a source file.
+
+    Args:
+        file: where they are.
+        offset: where they start, counted from the start of the file.
+        nbytes: how many there are.
+    """
+
+    file: Path
+    offset: int
+    nbytes: int
+
+
+Piece = bytes | Range | Callable[[], bytes]
+"""Bytes at hand, bytes of a file, or bytes that are made when their turn comes."""
+
+
+def transfer(file: Path, pieces: Iterable[Piece], size: int, progress: Progress | None) -> None:
+    """Write `pieces` one after the other to the new file `file`; where that fails, leave no file.
+
+    Args:
+        file: must not exist; its folder must.
+        pieces: what goes in.
+        size: bytes of all pieces.
+        progress: told of the bytes of each chunk that is written; they add up to `size`.
+
+    Raises:
+        SurgeryError: M204 where a source ends early, M201 or M207 where it can't be read, A301
+            where `file` exists, A302 disk full, A303 no permission, A304 for other I/O errors.
+    """
+    with io_errors(file, size):
+        check_free_space(file, size)
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            _use_direct(descriptor, True)
+            with _ChunkWriter(descriptor, progress) as writer:
+                for piece in pieces:
+                    writer.put(piece)
+            os.ftruncate(descriptor, size)
+            os.fsync(descriptor)
+        except BaseException:
+            file.unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(descriptor)
+
+
+class _ChunkWriter:
+    """Gathers pieces into aligned chunks, and writes each while the next is gathered.
+
+    Args:
+        descriptor: the file, empty.
+        progress: told of the bytes of each chunk that is written.
+    """
+
+    def __init__(self, descriptor: int, progress: Progress | None) -> None:
+        self._descriptor = descriptor
+        self._progress = progress
+        self._spare = [mmap.mmap(-1, CHUNK_BYTES) for _ in range(WRITERS + 1)]
+        self._under_way: deque[tuple[Future[None], mmap.mmap, int]] = deque()
+        self._pool = ThreadPoolExecutor(WRITERS)
+        self._offset = 0
+        self._filled = 0
+
+    def __enter__(self) -> "_ChunkWriter":
+        return self
+
+    def __exit__(self, kind: object, *rest: object) -> None:
+        with self._pool:
+            if kind is None:
+                self._flush()
+                while self._under_way:
+                    self._await_chunk()
+
+    def put(self, piece: Piece) -> None:
+        if isinstance(piece, Range):
+            self._put_range(piece)
+        else:
+            self._put_bytes(piece if isinstance(piece, bytes) else piece())
+
+    def _put_bytes(self, content: bytes) -> None:
+        left = memoryview(content)
+        while left:
+            room = self._room()
+            n = min(len(room), len(left))
+            room[:n] = left[:n]
+            left = left[n:]
+            self._advance(n)
+
+    def _put_range(self, piece: Range) -> None:
+        done = 0
+        with _opened(piece.file) as source:
+            while done < piece.nbytes:
+                room = self._room()[: piece.nbytes - done]
+                with read_errors(piece.file):
+                    n = os.preadv(source, [room], piece.offset + done)
+                if n == 0:
+                    raise truncated(piece.file, f"it ends {piece.nbytes - done:,} bytes early")
+                done += n
+                self._advance(n)
+
+    def _room(self) -> memoryview:
+        """What is left of the chunk that is being gathered, waiting for one where none is spare."""
+        if not self._spare:
+            self._await_chunk()
+        return memoryview(self._spare[-1])[self._filled :]
+
+    def _advance(self, n: int) -> None:
+        self._filled += n
+        if self._filled == CHUNK_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._filled:
+            return
+        chunk, n = self._spare.pop(), self._filled
+        padded = n + -n % ALIGNMENT
+        future = self._pool.submit(_write_chunk, self._descriptor, chunk, padded, self._offset)
+        self._under_way.append((future, chunk, n))
+        self._offset += n
+        self._filled = 0
+
+    def _await_chunk(self) -> None:
+        future, chunk, n = self._under_way.popleft()
+        future.result()
+        self._spare.append(chunk)
+        if self._progress:
+            self._progress(n)
+
+
+def _write_chunk(descriptor: int, chunk: mmap.mmap, n: int, offset: int) -> None:
+    left, is_direct = memoryview(chunk)[:n], True
+    while left:
+        try:
+            written = os.pwrite(descriptor, left, offset)
+        except OSError as error:
+            if error.errno != errno.EINVAL or not is_direct:
+                raise
+            _use_direct(descriptor, False)  # another writer of the file may have come first
+            is_direct = False
+            continue
+        left, offset = left[written:], offset + written
+
+
+def _use_direct(descriptor: int, direct: bool) -> bool:
+    """Turn writing past the page cache on or off; say whether that changed anything.
+
+    It is set after the file is open, since an `open` that refuses it can leave a file behind.
+    """
+    flag = getattr(os, "O_DIRECT", 0)
+    before = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+    after = before | flag if direct else before & ~flag
+    with suppress(OSError):
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, after)
+        return before != after
+    return False
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[int]:
+    with read_errors(file):
+        descriptor = os.open(file, os.O_RDONLY)
+    try:
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+        yield descriptor
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,227 @@
+"""Read the header of one safetensors file, and refuse a file that is not whole.
+
+Source: https://github.com/huggingface/safetensors (section "Format"), safetensors 0.8.
+"""
+
+import errno
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.storage.json_file import open_regular
+
+DTYPE_BYTES: Final[dict[str, int | float]] = {
+    "BOOL": 1, "U8": 1, "I8": 1, "U16": 2, "I16": 2, "U32": 4, "I32": 4, "U64": 8, "I64": 8,
+    "F4": 0.5, "F6_E2M3": 0.75, "F6_E3M2": 0.75, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
+    "F8_E4M3FNUZ": 1, "F8_E5M2FNUZ": 1, "F16": 2, "BF16": 2, "F32": 4, "F64": 8, "C64": 8,
+}  # fmt: skip
+"""Bytes of one element, by the name that a safetensors header uses."""
+
+_KEYS: Final = {"dtype", "shape", "data_offsets"}
+HEADER_LIMIT: Final = 100_000_000
+_LFS_POINTER: Final = b"version https://git-lfs"
+_DOWNLOAD: Final = "download the file again, for example with `hf download REPO --local-dir DIR`"
+
+
+Progress = Callable[[int], None]
+"""Told of each step's bytes, not of the sum."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """A tensor as it lies in a file.
+
+    Args:
+        name: the name on disk, which for some model types is not the name in memory.
+        dtype: a key of `DTYPE_BYTES`.
+        shape: the dimensions; `()` is a scalar.
+        file: the safetensors file.
+        offset: where its bytes start, counted from the start of the file.
+        nbytes: how many there are.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    file: Path
+    offset: int
+    nbytes: int
+
+
+def tensor_bytes(dtype: str, shape: Iterable[int]) -> int:
+    """Count the bytes of a tensor.
+
+    Raises:
+        ValueError: for a dtype that is not in `DTYPE_BYTES`, or a count that is no whole number.
+    """
+    if dtype not in DTYPE_BYTES:
+        raise ValueError(f"dtype {dtype!r} is not one of {', '.join(DTYPE_BYTES)}")
+    shape = tuple(shape)
+    bits = math.prod(shape) * int(8 * DTYPE_BYTES[dtype])
+    if bits % 8:
+        raise ValueError(f"shape {shape} of {dtype} does not fill whole bytes")
+    return bits // 8
+
+
+@contextmanager
+def read_errors(file: Path) -> Iterator[None]:
+    """Turn an `OSError` from reading `file` into a `SurgeryError`: M201 if missing, else M207."""
+    try:
+        yield
+    except OSError as error:
+        missing = error.errno in (errno.ENOENT, errno.ENOTDIR)
+        denied = error.errno in (errno.EACCES, errno.EPERM)
+        reason = error.strerror or str(error)
+        raise SurgeryError(
+            Diagnostic(
+                "M201" if missing else "M207",
+                f"`{file}` is not there" if missing else f"`{file}` cannot be read: {reason}",
+                why="a link that leads nowhere" if missing and file.is_symlink() else "",
+                fix="give yourself the right to read it (`ls -l` shows whose it is)"
+                if denied
+                else "check the path"
+                if missing
+                else "check the disk and the mount",
+            )
+        ) from error
+
+
+def read_header(file: Path) -> dict[str, StoredTensor]:
+    """Read and check the header of one safetensors file.
+
+    Returns:
+        Name to tensor, in the order of the bytes.
+
+    Raises:
+        SurgeryError: M204 shorter than it says (half-downloaded), M205 not a safetensors file,
+            M206 a Git LFS pointer, M201 not there, M207 not readable.
+    """
+    with read_errors(file), open_regular(file) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        prefix = stream.read(max(9, len(_LFS_POINTER)))
+        length = _header_length(file, prefix, size)
+        stream.seek(8)
+        header = stream.read(length)
+    if len(header) < length:
+        raise truncated(file, f"its header ends after {len(header):,} of {length:,} bytes")
+    tensors = _parse_header(file, header)
+    _check_spans(file, tensors, 8 + length, size)
+    return {tensor.name: tensor for tensor in tensors}
+
+
+def _header_length(file: Path, prefix: bytes, size: int) -> int:
+    if prefix.startswith(_LFS_POINTER):
+        raise SurgeryError(
+            Diagnostic(
+                "M206",
+                f"`{file}` is a Git LFS pointer, not the weights",
+                why="the repository was cloned without git-lfs",
+                fix="run `git lfs install && git lfs pull` in its folder",
+            )
+        )
+    if size < 8:
+        raise truncated(file, f"it is {size} bytes long, too short for a header")
+    length = int.from_bytes(prefix[:8], "little")
+    if length == 0:
+        raise truncated(file, "it starts with zeros, as a file does that was only reserved")
+    if length > HEADER_LIMIT:
+        raise _unreadable(file, f"its first 8 bytes say a header of {length:,} bytes")
+    if len(prefix) > 8 and prefix[8:9] != b"{":
+        raise _unreadable(file, "its header does not begin with `{`")
+    if 8 + length > size:
+        raise truncated(file, f"it holds {size:,} bytes and its header alone has {8 + length:,}")
+    return length
+
+
+def _parse_header(file: Path, header: bytes) -> list[StoredTensor]:
+    try:
+        entries = json.loads(header.decode(), object_pairs_hook=_unique, parse_int=_integer)
+        _check_metadata(entries.pop("__metadata__", None))
+        tensors = [_parse_entry(file, len(header), *entry) for entry in entries.items()]
+    except RecursionError:
+        raise _unreadable(file, "its header is nested without end") from None
+    except (ValueError, TypeError) as error:
+        raise _unreadable(file, f"its header is wrong: {error}") from error
+    return sorted(tensors, key=lambda tensor: (tensor.offset, tensor.nbytes))
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    entries = dict(pairs)
+    if len(entries) != len(pairs):
+        raise ValueError("a key stands twice")
+    return entries
+
+
+def _integer(digits: str) -> int:
+    if digits == "-0":
+        raise ValueError("-0 is no count")
+    return int(digits)
+
+
+def _check_metadata(metadata: object) -> None:
+    """Texts by texts, or null; the safetensors library opens no other, nor half a surrogate."""
+    pairs = metadata.items() if isinstance(metadata, dict) else () if metadata is None else None
+    if pairs is None or not all(isinstance(text, str) for pair in pairs for text in pair):
+        raise ValueError("its metadata is no map of texts")
+    "".join(text for pair in pairs for text in pair).encode()
+
+
+def _parse_entry(file: Path, header_bytes: int, name: str, entry: dict[str, Any]) -> StoredTensor:
+    try:
+        dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+        counts, others = [*shape, begin, end], entry.keys() - _KEYS
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"tensor {name!r} lacks its dtype, shape or two data_offsets") from None
+    if others:
+        raise ValueError(f"tensor {name!r} has a key {min(others)!r} beside those three")
+    name.encode()
+    if not all(type(count) is int and count >= 0 for count in counts):
+        raise ValueError(f"tensor {name!r} has a shape or offset that is no count")
+    if tensor_bytes(dtype, shape) != end - begin:
+        raise ValueError(f"tensor {name!r}: {dtype} {shape} does not fill bytes {begin} to {end}")
+    return StoredTensor(name, dtype, tuple(shape), file, 8 + header_bytes + begin, end - begin)
+
+
+def _check_spans(file: Path, tensors: list[StoredTensor], start: int, size: int) -> None:
+    end = start
+    for tensor in tensors:
+        if tensor.offset != end:
+            raise _unreadable(file, f"tensor {tensor.name!r} overlaps another or leaves a hole")
+        end += tensor.nbytes
+    if size < end:
+        raise truncated(file, f"it holds {size:,} of {end:,} bytes")
+    if size > end:
+        raise _unreadable(file, f"{size - end:,} bytes follow its last tensor")
+
+
+def truncated(file: Path, why: str) -> SurgeryError:
+    """Make the M204 that says `file` holds less than it should, naming downloads left unfinished.
+
+    Args:
+        file: the safetensors file.
+        why: what is too short.
+    """
+    rest = unfinished_downloads(file.parent)
+    why += f"; unfinished downloads lie beside it: {', '.join(rest)}" if rest else ""
+    what = f"`{file}` is cut short or half-downloaded"
+    return SurgeryError(Diagnostic("M204", what, why, _DOWNLOAD))
+
+
+def unfinished_downloads(folder: Path) -> list[str]:
+    """List what huggingface_hub left of downloads that did not end, for `folder` or its cache."""
+    places = [folder, folder / ".cache" / "huggingface" / "download"]
+    if folder.parent.name == "snapshots":
+        places.append(folder.parent.parent / "blobs")
+    return sorted(str(file) for place in places for file in place.glob("*.incomplete"))
+
+
+def _unreadable(file: Path, why: str) -> SurgeryError:
+    return SurgeryError(
+        Diagnostic("M205", f"`{file}` is not a readable safetensors file", why, _DOWNLOAD)
+    )

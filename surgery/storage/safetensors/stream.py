@@ -1,0 +1,165 @@
+"""Write a safetensors file out of streams of bytes, and know its SHA-256 when it is written.
+
+One thread makes the bytes ahead (it reads or computes), one hashes them, and `transfer` writes them
+in threads of its own. Nothing is held but a few pieces.
+"""
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Final, Protocol
+
+from surgery.storage.safetensors.direct_write import transfer
+from surgery.storage.safetensors.header import Progress, StoredTensor, read_errors, truncated
+from surgery.storage.safetensors.writer import NewTensor, Spec, file_size, layout
+
+PIECE_BYTES: Final = 1 << 19
+"""Bytes of a piece, at most; others between 0.25 and 4 MiB take more CPU time (measured)."""
+
+_AHEAD: Final = 3
+
+
+class Hash(Protocol):
+    """What takes the bytes of a file in order, such as `hashlib.sha256()`."""
+
+    def update(self, data: bytes, /) -> None:
+        """Take the next bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """A tensor to write.
+
+    Args:
+        spec: name on disk, dtype and shape.
+        pieces: makes its bytes in order (row-major, little-endian), when they are written.
+    """
+
+    spec: Spec
+    pieces: Callable[[], Iterator[bytes]]
+
+
+def streamed(tensor: NewTensor) -> Streamed:
+    """Return a tensor of `surgery.storage.safetensors.writer` as a stream."""
+    source = tensor.source
+    if isinstance(source, StoredTensor):
+        return Streamed(tensor.spec, partial(stored_pieces, source))
+    return Streamed(tensor.spec, lambda: iter((source(),)))
+
+
+def stored_pieces(tensor: StoredTensor) -> Iterator[bytes]:
+    """Read the bytes of a stored tensor.
+
+    Raises:
+        SurgeryError: M204 where the file ends early, M201 or M207 where it can't be read.
+    """
+    return read_pieces(tensor.file, tensor.offset, tensor.nbytes)
+
+
+def read_pieces(file: Path, offset: int, nbytes: int) -> Iterator[bytes]:
+    """Read a range of a file.
+
+    Args:
+        file: to read.
+        offset: where the range begins.
+        nbytes: how long it is.
+
+    Raises:
+        SurgeryError: as `stored_pieces`.
+    """
+    with read_errors(file):
+        descriptor = os.open(file, os.O_RDONLY)
+    try:
+        end = offset + nbytes
+        while offset < end:
+            with read_errors(file):
+                piece = os.pread(descriptor, min(PIECE_BYTES, end - offset), offset)
+            if not piece:
+                raise truncated(file, f"it ends {end - offset:,} bytes early")
+            offset += len(piece)
+            yield piece
+    finally:
+        os.close(descriptor)
+
+
+def streamed_size(tensors: Iterable[Streamed]) -> int:
+    """Bytes of the file that `write_streamed` would write."""
+    return file_size(tensor.spec for tensor in tensors)
+
+
+def write_streamed(
+    file: Path, tensors: Sequence[Streamed], progress: Progress | None = None
+) -> str:
+    """Write tensors to the new file `file`; where that fails, leave no file.
+
+    Args:
+        file: must not exist; its folder must.
+        tensors: in any order; on disk wide types come first.
+        progress: told of the bytes of each step; they add up to `streamed_size`.
+
+    Returns:
+        The file's SHA-256 in hex.
+
+    Raises:
+        SurgeryError: A301 to A304 for the disk, M201, M204 and M207 for what is read.
+    """
+    plan = layout(tensor.spec for tensor in tensors)
+    streams = (tensors[position].pieces() for position in plan.order)
+    pieces = chain([plan.header], chain.from_iterable(streams))
+    return _write(file, pieces, plan.size, progress)
+
+
+def copy_streamed(source: Path, file: Path, progress: Progress | None = None) -> str:
+    """Copy any file to the new file `file`, following links, and return its SHA-256 in hex.
+
+    Raises:
+        SurgeryError: as `write_streamed`.
+    """
+    with read_errors(source):
+        size = os.stat(source).st_size
+    return _write(file, read_pieces(source, 0, size), size, progress)
+
+
+def hash_file(file: Path, progress: Progress | None = None) -> str:
+    """Read a file and return its SHA-256 in hex.
+
+    Raises:
+        SurgeryError: M201, M204 and M207 where it can't be read.
+    """
+    digest = hashlib.sha256()
+    for piece in _ahead(read_pieces(file, 0, os.stat(file).st_size)):
+        digest.update(piece)
+        if progress:
+            progress(len(piece))
+    return digest.hexdigest()
+
+
+def _write(file: Path, pieces: Iterator[bytes], size: int, progress: Progress | None) -> str:
+    digest = hashlib.sha256()
+    transfer(file, _hashed(_ahead(pieces), digest), size, progress)
+    return digest.hexdigest()
+
+
+def _hashed(pieces: Iterator[bytes], digest: Hash) -> Iterator[bytes]:
+    """Let pieces pass, and hash each in a thread while it is used."""
+    with ThreadPoolExecutor(1) as pool:
+        under_way = pool.submit(digest.update, b"")
+        for piece in pieces:
+            under_way.result()
+            under_way = pool.submit(digest.update, piece)
+            yield piece
+
+
+def _ahead(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Make each piece in a thread while those before it are used."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting = deque(pool.submit(next, pieces, None) for _ in range(_AHEAD))
+        while (piece := waiting.popleft().result()) is not None:
+            waiting.append(pool.submit(next, pieces, None))
+            yield piece

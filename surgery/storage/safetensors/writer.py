@@ -1,0 +1,171 @@
+"""Write safetensors files out of byte ranges of others: no torch, no numpy, no loading.
+
+The header is padded so that the tensors begin on a page, and tensors whose bytes follow each other
+in a source are moved in one go.
+
+Source: https://github.com/huggingface/safetensors (section "Format").
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from surgery.storage.safetensors.direct_write import ALIGNMENT, Piece, Range, transfer
+from surgery.storage.safetensors.header import (
+    DTYPE_BYTES,
+    Progress,
+    StoredTensor,
+    read_errors,
+    tensor_bytes,
+)
+
+FORMAT: Final[Mapping[str, str]] = {"format": "pt"}
+
+Spec = tuple[str, str, tuple[int, ...]]
+"""Name, dtype (a key of `DTYPE_BYTES`) and shape of a tensor."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewTensor:
+    """A tensor to write.
+
+    Args:
+        name: the name on disk.
+        dtype: a key of `DTYPE_BYTES`.
+        shape: the dimensions; `()` is a scalar.
+        source: the stored tensor whose bytes it takes, or a function that makes its bytes
+            (row-major, little-endian), called once, when they are written.
+
+    Raises:
+        ValueError: where a stored source has another dtype or shape.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    source: StoredTensor | Callable[[], bytes]
+
+    def __post_init__(self) -> None:
+        source = self.source
+        if isinstance(source, StoredTensor) and (source.dtype, source.shape) != self.spec[1:]:
+            raise ValueError(
+                f"{self.name!r} is {self.dtype} {self.shape}, "
+                f"its source {source.name!r} is {source.dtype} {source.shape}"
+            )
+
+    @property
+    def spec(self) -> Spec:
+        """What the header says of it."""
+        return self.name, self.dtype, self.shape
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on disk."""
+        return tensor_bytes(self.dtype, self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How a file will lie on disk.
+
+    Args:
+        header: the file's first bytes: length, JSON and padding, to a multiple of 4096.
+        order: positions of the given tensors, in the order on disk.
+        size: bytes of the whole file.
+    """
+
+    header: bytes
+    order: tuple[int, ...]
+    size: int
+
+
+def layout(specs: Iterable[Spec], metadata: Mapping[str, str] = FORMAT) -> Layout:
+    """Lay out a file from names, dtypes and shapes alone.
+
+    On disk wide dtypes come first, so that all data is aligned, and otherwise the given order
+    holds, so that what is contiguous in a source stays so.
+
+    Raises:
+        ValueError: for an unknown dtype, or a name given twice.
+    """
+    specs = list(specs)
+    order = sorted(range(len(specs)), key=lambda i: -DTYPE_BYTES.get(specs[i][1], 0))
+    entries: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+    end = 0
+    for name, dtype, shape in (specs[i] for i in order):
+        if name in entries or name == "__metadata__":
+            raise ValueError(f"the tensor name {name!r} stands twice or is reserved")
+        begin, end = end, end + tensor_bytes(dtype, shape)
+        entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-(8 + len(text)) % ALIGNMENT)
+    return Layout(len(text).to_bytes(8, "little") + text, tuple(order), 8 + len(text) + end)
+
+
+def file_size(specs: Iterable[Spec], metadata: Mapping[str, str] = FORMAT) -> int:
+    """Predict the bytes of the file that `write_safetensors` would write."""
+    return layout(specs, metadata).size
+
+
+def write_safetensors(
+    file: Path,
+    tensors: Sequence[NewTensor],
+    metadata: Mapping[str, str] = FORMAT,
+    progress: Progress | None = None,
+) -> None:
+    """Write `tensors` to the new file `file`, and leave no file behind where that fails.
+
+    Args:
+        file: must not exist; its folder must.
+        tensors: any order, see `layout`.
+        metadata: the header's `__metadata__`.
+        progress: told of the bytes of each block that is written; they add up to `file_size`.
+
+    Raises:
+        SurgeryError: M204 where a source ends early, M201 or M207 where it can't be read, A301
+            where `file` exists, A302 disk full, A303 no permission, A304 for other I/O errors.
+        ValueError: where a function makes more or fewer bytes than its tensor has, and as `layout`.
+    """
+    plan = layout((tensor.spec for tensor in tensors), metadata)
+    pieces = [plan.header, *_coalesce(tensors[i] for i in plan.order)]
+    transfer(Path(file), pieces, plan.size, progress)
+
+
+def copy_file(source: Path, target: Path, progress: Progress | None = None) -> None:
+    """Copy the bytes of any file to the new file `target`, following links.
+
+    Raises:
+        SurgeryError: as `write_safetensors`.
+    """
+    with read_errors(source):
+        size = os.stat(source).st_size
+    transfer(Path(target), [Range(Path(source), 0, size)], size, progress)
+
+
+def _coalesce(tensors: Iterable[NewTensor]) -> list[Piece]:
+    """Join stored tensors whose bytes follow each other."""
+    pieces: list[Piece] = []
+    for tensor in tensors:
+        source, last = tensor.source, pieces[-1] if pieces else None
+        if not isinstance(source, StoredTensor):
+            pieces.append(partial(_make, tensor.name, tensor.nbytes, source))
+        elif isinstance(last, Range) and _end(last) == (source.file, source.offset):
+            pieces[-1] = Range(last.file, last.offset, last.nbytes + source.nbytes)
+        else:
+            pieces.append(Range(source.file, source.offset, source.nbytes))
+    return pieces
+
+
+def _end(piece: Range) -> tuple[Path, int]:
+    return piece.file, piece.offset + piece.nbytes
+
+
+def _make(name: str, nbytes: int, source: Callable[[], bytes]) -> bytes:
+    content = source()
+    if len(content) != nbytes:
+        raise ValueError(f"{name!r} has {nbytes} bytes, {len(content)} were made")
+    return content

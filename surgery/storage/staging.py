@@ -1,0 +1,264 @@
+"""Make a folder that is either whole or not there.
+
+Source: rename(2) and fsync(2): a rename within one file system is atomic, and durable once the
+folder that holds the name is synced.
+"""
+
+import errno
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Final
+
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.storage.claim import claimed, named_beside, under_way
+from surgery.storage.disk_errors import io_errors
+from surgery.storage.inputs import Input, refuse_inputs
+
+SIGNATURES: Final = ("plan.json", "assembly.json")
+"""The files by any of which a folder is known as one that `surgery` wrote."""
+
+
+@contextmanager
+def staged_folder(
+    out: Path, *, overwrite: bool = False, inputs: Iterable[Input] = ()
+) -> Iterator[Path]:
+    """Yield a fresh folder beside `out` that becomes `out` when the body is done.
+
+    Where the body raises, also by Ctrl-C, it is removed. A killed process leaves it under a name
+    that begins with a dot; the next call for the same `out` removes that. An `OSError` in the body
+    becomes a `SurgeryError` as in `io_errors`.
+
+    Args:
+        out: the folder to make, with its parents; it may exist empty.
+        overwrite: replace a folder that `surgery` wrote; the old one stays until the new is whole.
+        inputs: what is read to make it.
+
+    Raises:
+        SurgeryError: A301 where `out` is a file or holds files, or does when the body is done, A305
+            where `overwrite` would remove a folder without any of `SIGNATURES`, A308 where it would
+            remove another than was there at first, and those of `claimed_output` and `io_errors`.
+    """
+    refuse_inputs(out, inputs)
+    out = Path(os.path.realpath(out))
+    with io_errors(out), claimed(out) as is_locked:
+        staging = named_beside(out, ".{}.partial")
+        _tidy(out, staging, is_locked)
+        refuse_occupied(out, overwrite)
+        before = _identity(out)
+        staging.mkdir()
+        try:
+            yield staging
+            _open_weights(staging)
+            _sync_tree(staging)
+            _put_in_place(staging, out, before)
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+
+
+@contextmanager
+def claimed_output(out: Path, inputs: Iterable[Input]) -> Iterator[bool]:
+    """Claim `out` before the work for it begins, which ends in a `staged_folder` or in files.
+
+    Yields whether unfinished work beside `out` is nobody's, as `claimed` does.
+
+    Args:
+        out: a folder, in any spelling.
+        inputs: what is read to make it.
+
+    Raises:
+        SurgeryError: A306 where `out` would harm what is read, A307 while another run makes it,
+            and those of `io_errors`.
+    """
+    refuse_inputs(out, inputs)
+    real = Path(os.path.realpath(out))
+    with ExitStack() as stack:
+        with io_errors(real):
+            is_locked = stack.enter_context(claimed(real))
+        yield is_locked
+
+
+def discard(folder: Path) -> None:
+    """Remove a folder, if it is there: killed in between, it is whole or gone.
+
+    What is left then lies where the next `staged_folder` of that name clears it away.
+
+    Args:
+        folder: whoever calls has claimed it.
+    """
+    garbage = discarded(folder)
+    if folder.exists():
+        if garbage.exists():
+            shutil.rmtree(garbage)
+        folder.rename(garbage)
+    shutil.rmtree(garbage, ignore_errors=True)
+
+
+def discarded(folder: Path) -> Path:
+    """Where a folder lies while `discard` removes it."""
+    return named_beside(folder, ".{}.partial")
+
+
+def kept_beside(staging: Path) -> Path:
+    """Return the folder in which work is kept from one try to the next, for a folder being made.
+
+    Args:
+        staging: what `staged_folder` gave; the same `out` has always the same folder beside it.
+    """
+    return staging.with_name(f"{staging.name.removesuffix('.partial')}.work")
+
+
+def refuse_occupied(out: Path, overwrite: bool) -> None:
+    """Refuse a folder that may not be made: A301 and A305, as `staged_folder` does."""
+    try:
+        os.lstat(out)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    if not out.is_dir():
+        what, fix = f"`{out}` is a file, not a folder", "choose another `--out`"
+        raise SurgeryError(Diagnostic("A301", what, fix=fix))
+    if os.path.ismount(out):
+        what, fix = f"`{out}` is a mount point, and can't be replaced", "choose a folder inside it"
+        raise SurgeryError(Diagnostic("A304", what, fix=fix))
+    if not any(out.iterdir()):
+        return
+    if not overwrite:
+        what, fix = f"`{out}` exists and is not empty", "choose another `--out`, or `--overwrite`"
+        raise SurgeryError(Diagnostic("A301", what, fix=fix))
+    if not any((out / name).is_file() for name in SIGNATURES):
+        raise SurgeryError(
+            Diagnostic(
+                "A305",
+                f"`{out}` is not a folder that surgery wrote, and is not overwritten",
+                why=f"it holds no {' and no '.join(SIGNATURES)}",
+                fix="choose another `--out`, or remove the folder yourself",
+            )
+        )
+
+
+def refuse_result(folder: Path) -> None:
+    """Refuse, with A301, to put more into what a command wrote and may replace as a whole."""
+    if any((folder / name).is_file() for name in SIGNATURES):
+        what, fix = f"`{folder}` is what another command wrote", "choose another `--out`"
+        raise SurgeryError(Diagnostic("A301", what, fix=fix))
+
+
+def _identity(out: Path) -> tuple[int, ...] | None:
+    """What tells a folder from another of its name, and from itself with other files in it."""
+    if not out.is_dir() or not any(out.iterdir()):
+        return None
+    status = os.stat(out)
+    return status.st_dev, status.st_ino, status.st_mtime_ns
+
+
+def _put_in_place(staging: Path, out: Path, before: tuple[int, ...] | None) -> None:
+    """Rename `staging` to `out`, which must be as it was when the work began.
+
+    An old `out` steps aside first. While `staging` is there, what stepped aside is still the last
+    good one; afterwards it is superseded, and `_tidy` goes by that.
+    """
+    aside = named_beside(out, ".{}.replaced")
+    if before and out.exists():
+        out.rename(aside)
+    try:
+        if aside.exists() and _identity(aside) != before:
+            raise SurgeryError(_changed(out))
+        _rename(staging, out)
+    except BaseException:
+        if aside.exists():
+            _give_back(aside, out)
+        raise
+    _sync(out.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _rename(staging: Path, out: Path) -> None:
+    """Rename, which the kernel refuses where `out` is a file or holds anything by now."""
+    try:
+        staging.rename(out)
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+            raise SurgeryError(_appeared(out)) from error
+        raise
+
+
+def _give_back(aside: Path, out: Path) -> None:
+    """Rename what stepped aside to `out` again, or to a name beside that which nobody clears."""
+    try:
+        aside.rename(out)
+    except OSError:
+        aside.rename(named_beside(out, f"{{}}.before-{secrets.token_hex(4)}"))
+
+
+def _tidy(out: Path, staging: Path, is_locked: bool) -> None:
+    """Clear what killed processes left: their new folders go, a last good one comes back."""
+    if not is_locked:
+        if staging.exists():
+            raise SurgeryError(under_way(out, staging))
+        return
+    unfinished, stepped_aside = _left(out, "partial"), _left(out, "replaced")
+    for aside in stepped_aside:
+        if unfinished or not out.exists():
+            _give_back(aside, out)
+    for left in (*unfinished, *stepped_aside):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _left(out: Path, role: str) -> list[Path]:
+    """What killed runs left beside `out`, an older version's with numbers behind the name."""
+    new, old = (
+        named_beside(out, f".{{}}.{role}"),
+        rf"\.{re.escape(out.name)}\.{role}-\d+-[0-9a-f]{{8}}",
+    )
+    siblings = [*out.parent.iterdir()]
+    return [path for path in siblings if path == new or re.fullmatch(old, path.name)]
+
+
+def _open_weights(folder: Path) -> None:
+    """Give weights the mode of any new file; safetensors lets nobody but their owner read them."""
+    probe = folder / f".mode-{secrets.token_hex(4)}"
+    probe.touch()
+    mode = probe.stat().st_mode & 0o777
+    probe.unlink()
+    for file in folder.rglob("*.safetensors"):
+        if not file.is_symlink() and file.stat().st_nlink == 1:
+            file.chmod(mode)
+
+
+def _sync_tree(folder: Path) -> None:
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            _sync(Path(parent, name))
+        _sync(Path(parent))
+
+
+def _sync(path: Path) -> None:
+    if path.is_symlink():
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _changed(out: Path) -> Diagnostic:
+    return Diagnostic(
+        code="A308",
+        what=f"`{out}` was changed while its successor was made, and is not replaced",
+        why="`--overwrite` replaces what was there when the run began",
+        fix="look at what is there now, then run it again, or choose another `--out`",
+    )
+
+
+def _appeared(out: Path) -> Diagnostic:
+    return Diagnostic(
+        code="A301",
+        what=f"`{out}` was made by someone else meanwhile, and is not replaced",
+        fix="choose another `--out`",
+    )

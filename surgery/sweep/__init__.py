@@ -1,0 +1,1 @@
+"""Sweeps: a grid of trials, run by Hydra's launchers."""

@@ -1,0 +1,279 @@
+"""The grid of a sweep: which points `recipe=a,b rank=4,8` means, each composed and planned.
+
+A recipe without one of the knobs is not run once for each of that knob's values, but once, marked.
+Every fault of every point is found here, before a job starts.
+"""
+
+import itertools
+import json
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError, raise_errors, some_of
+from surgery.diagnostics.distribution import own_version
+from surgery.plan.planner import Plan, plan_recipe
+from surgery.plan.serialization import FORMAT_VERSION, to_json
+from surgery.recipe.hydra_grammar import MOST_VALUES
+from surgery.recipe.loading import knob_names, load_recipe, resolve_again
+from surgery.recipe.overrides import Override, read_override, span_of
+from surgery.recipe.recipe_file import packaged_recipes
+from surgery.recipe.schema import Recipe
+
+_CODE_KEY: Final = re.compile(
+    r"(?<![\w/])(_(?:target|partial|args|recursive|convert)_)(?=[\"']?\s*(?:[:=@]|$))"
+)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point of the grid.
+
+    Args:
+        number: from 0; also the name of its job's folder.
+        recipe: as typed.
+        overrides: one value each, as they could be typed for `surgery plan`.
+        swept: those of them that differ between points, for people; all, where none differs.
+        notes: what was left out, such as "no knob `placement`".
+    """
+
+    number: int
+    recipe: str
+    overrides: tuple[str, ...]
+    swept: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return " ".join((self.recipe, *self.swept))
+
+
+def expand(recipes: Sequence[str], words: Sequence[str], *, allow_env: bool = False) -> list[Point]:
+    """Return the Cartesian product of recipes and the values of their overrides, in typed order.
+
+    Args:
+        recipes: packaged names or paths; names after `recipe=` are read by `read_recipes`.
+        words: overrides, `rank=4,8` and `rank=range(4,17,4)` among them.
+        allow_env: whether the recipes may read the environment.
+
+    Raises:
+        SurgeryError: R108 to R113, all that is wrong with the words at once; R118 for too many.
+    """
+    refuse_code(words)
+    knobs = _knobs_by_recipe(recipes, allow_env)
+    known = list(dict.fromkeys(knob for names in knobs.values() for knob in names))
+    read = [read_override(number, typed, known) for number, typed in enumerate(words, start=1)]
+    wrong = [item for item in read if isinstance(item, Diagnostic)]
+    raise_errors(wrong if len(recipes) == 1 else map(_in_no_recipe, wrong))
+    overrides = _last_of_each(item for item in read if isinstance(item, Override))
+    if _most(overrides, recipes) > MOST_VALUES:
+        raise SurgeryError(_too_many(_most(overrides, recipes)))
+    cells = [
+        cell for recipe in recipes for cell in _product(recipe, overrides, knobs[recipe], known)
+    ]
+    return [replace(cell, number=number) for number, cell in enumerate(cells)]
+
+
+def _most(overrides: Sequence[Override], recipes: Sequence[str]) -> int:
+    """How many points there are at most, counted without making them."""
+    return len(recipes) * math.prod(max(1, len(item.choices)) for item in overrides)
+
+
+def read_recipes(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Split `recipe=a,b` from the other words of a command line.
+
+    A first word that is no override is the recipe too.
+
+    Raises:
+        SurgeryError: R110 and R112, where the recipe is missing, named twice, or can't be read.
+    """
+    positional = [word for word in words[:1] if "=" not in word and not word.startswith("~")]
+    axes = [(n, word) for n, word in enumerate(words, 1) if word.startswith("recipe=")]
+    if len(positional) + len(axes) != 1:
+        raise SurgeryError(_recipes_named(len(positional) + len(axes)))
+    rest = [word for word in words if not word.startswith("recipe=")][len(positional) :]
+    if positional:
+        return positional, rest
+    axis = read_override(*axes[0], ["recipe"])
+    if isinstance(axis, Diagnostic):
+        raise SurgeryError(axis)
+    values = axis.choices or (str(axis.value),)
+    return list(dict.fromkeys(map(_plain, values))), rest
+
+
+def plan_points(
+    points: Sequence[Point],
+    *,
+    weights: bool = False,
+    trust_remote_code: bool = False,
+    allow_env: bool = False,
+) -> list[Plan]:
+    """Compose and plan every point.
+
+    Args:
+        points: of `expand`.
+        weights: whether the jobs will need the weights.
+        trust_remote_code: whether the models may run code of their own.
+        allow_env: whether the recipes may read the environment.
+
+    Raises:
+        SurgeryError: every error of every point, each saying in which points it stands.
+    """
+    plans: list[Plan] = []
+    faults: dict[Diagnostic, list[Point]] = {}
+    for point in points:
+        try:
+            recipe = load_recipe(point.recipe, point.overrides, allow_env=allow_env)
+            plans.append(plan_recipe(recipe, weights=weights, trust_remote_code=trust_remote_code))
+        except SurgeryError as error:
+            for diagnostic in error.diagnostics:
+                faults.setdefault(diagnostic, []).append(point)
+    raise_errors(_in_points(diagnostic, where, points) for diagnostic, where in faults.items())
+    return plans
+
+
+def grid_document(
+    points: Sequence[Point],
+    plans: Sequence[Plan],
+    job: str,
+    *,
+    trust_remote_code: bool = False,
+    allow_env: bool = False,
+) -> str:
+    """Return the text of points.json: all that a job needs, so that no job composes."""
+    entries = [
+        {**describe(point), "resolved": plan.recipe.resolved()}
+        for point, plan in zip(points, plans, strict=True)
+    ]
+    head = {"format_version": FORMAT_VERSION, "surgery": own_version(), "job": job}
+    trusted = {"trust_remote_code": trust_remote_code, "allow_env": allow_env}
+    return to_json({**head, **trusted, "points": entries})
+
+
+def describe(point: Point) -> dict[str, Any]:
+    """A point as plain data."""
+    return {
+        "point": point.number,
+        "recipe": point.recipe,
+        "overrides": list(point.overrides),
+        "swept": list(point.swept),
+        "notes": list(point.notes),
+    }
+
+
+def read_point(file: Path, number: int) -> tuple[dict[str, Any], Recipe, bool]:
+    """Return a point of points.json, its recipe, and whether its model may run code of its own."""
+    grid = json.loads(file.read_bytes())
+    entry: dict[str, Any] = grid["points"][number]
+    recipe = resolve_again(entry.pop("resolved"), allow_env=grid.get("allow_env", False))
+    return entry, recipe, grid["trust_remote_code"]
+
+
+def refuse_code(words: Iterable[str]) -> None:
+    """Refuse words that name a key by which Hydra would import code.
+
+    Raises:
+        SurgeryError: R108, one for each.
+    """
+    found = ((n, word, _CODE_KEY.search(word)) for n, word in enumerate(words, start=1))
+    raise_errors(_imports_code(n, word, match[1]) for n, word, match in found if match)
+
+
+def _knobs_by_recipe(recipes: Sequence[str], allow_env: bool) -> dict[str, list[str]]:
+    knobs: dict[str, list[str]] = {}
+    faults: list[Diagnostic] = []
+    for recipe in recipes:
+        try:
+            knobs[recipe] = knob_names(recipe, allow_env=allow_env)
+        except SurgeryError as error:
+            faults += error.diagnostics
+    raise_errors(faults)
+    return knobs
+
+
+def _last_of_each(overrides: Iterable[Override]) -> list[Override]:
+    """Of several overrides of one key the last counts, as it does for Hydra."""
+    return list({(item.path, item.typed[0] == "~"): item for item in overrides}.values())
+
+
+def _product(
+    recipe: str, overrides: Sequence[Override], own: Sequence[str], known: Sequence[str]
+) -> list[Point]:
+    lacks = [item for item in overrides if _knob(item) in known and _knob(item) not in own]
+    kept = [item for item in overrides if item not in lacks]
+    notes = tuple(f"no knob `{_knob(item)}`" for item in lacks)
+    any_sweeps = any(item.choices for item in overrides)
+    sweeps = [bool(item.choices) or not any_sweeps for item in kept]
+    return [
+        Point(0, recipe, words, _swept(words, sweeps), notes)
+        for words in itertools.product(*map(_words, kept))
+    ]
+
+
+def _plain(value: str) -> str:
+    """The text that a value of Hydra's grammar means, without its quotes."""
+    return str(OverridesParser.create().parse_override(f"recipe={value}").value())
+
+
+def _knob(item: Override) -> str | None:
+    return item.path[1] if item.path[0] == "knobs" and len(item.path) == 2 else None
+
+
+def _words(item: Override) -> tuple[str, ...]:
+    name = item.typed.partition("=")[0]
+    return tuple(f"{name}={choice}" for choice in item.choices) or (item.typed,)
+
+
+def _swept(words: Sequence[str], sweeps: Sequence[bool]) -> tuple[str, ...]:
+    chosen = (word for word, sweep in zip(words, sweeps, strict=True) if sweep)
+    return tuple(re.sub(r"\\(.)", r"\1", word) for word in chosen)
+
+
+def _in_points(
+    diagnostic: Diagnostic, where: Sequence[Point], points: Sequence[Point]
+) -> Diagnostic:
+    named = some_of([f"{point.number} `{point}`" for point in where])
+    plural = "points" if len(where) > 1 else "point"
+    if len(points) == 1:
+        return diagnostic
+    every = len(where) == len(points)
+    place = f"every one of the {len(points)} points" if every else f"{plural} {named}"
+    return replace(diagnostic, what=f"{diagnostic.what}, in {place}")
+
+
+def _in_no_recipe(diagnostic: Diagnostic) -> Diagnostic:
+    what = diagnostic.what.replace("the recipe has no", "none of the recipes has a")
+    return replace(diagnostic, what=what, why=diagnostic.why.replace("its ", "their "))
+
+
+def _recipes_named(count: int) -> Diagnostic:
+    names = ", ".join(packaged_recipes())
+    return Diagnostic(
+        code="R112",
+        what="the recipe is named twice" if count else "no recipe is named",
+        why="it is the first word or `recipe=`, which takes several: recipe=genieblue_skip,lora",
+        fix=f"name one of {names}, or a .yaml file",
+    )
+
+
+def _too_many(count: int) -> Diagnostic:
+    return Diagnostic(
+        code="R118",
+        what=f"this means {count:,} points, and a sweep has at most {MOST_VALUES:,}",
+        why="each is planned before any job starts",
+        fix="give fewer values, or several sweeps",
+    )
+
+
+def _imports_code(number: int, word: str, key: str) -> Diagnostic:
+    return Diagnostic(
+        code="R108",
+        what=f"`{key}` is not allowed in an override",
+        why="a recipe and its sweep are data: they can't import or call Python code",
+        fix="take it out; launchers are chosen by name with --launcher",
+        span=span_of(number, word, value=key not in word.partition("=")[0]),
+    )

@@ -1,0 +1,165 @@
+"""What Hydra is told besides the points of a sweep: its launcher, its folder, its own overrides.
+
+All of it is tried before anything starts.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostics.distribution import install_line
+from surgery.diagnostics.wording import nearest
+from surgery.recipe.loading import HYDRA_VERSION_BASE
+from surgery.recipe.recipe_file import recipes_folder
+from surgery.sweep.grid import refuse_code
+
+LAUNCHERS: Final = {
+    "basic": "",
+    "joblib": "joblib",
+    "submitit_local": "submitit",
+    "submitit_slurm": "submitit",
+    "ray": "ray",
+}
+"""Hydra's launchers, each with the extra of this package that installs it."""
+
+
+_QUIET: Final = {
+    "hydra/hydra_logging": "none",
+    "hydra/job_logging": "none",
+    "hydra.output_subdir": "null",
+}
+_HYDRA_CODE: Final = ("hydra.", "hydra_plugins.")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What Hydra is told besides the points.
+
+    Args:
+        words: its own overrides, such as `hydra.launcher.n_jobs=2`.
+        folder: where the sweep's folders go.
+        launcher: its name.
+        multirun: whether Hydra sweeps; else it runs one job.
+        quiet: whether Hydra keeps to itself what it and the launcher's processes say.
+    """
+
+    words: tuple[str, ...]
+    folder: Path
+    launcher: str = "basic"
+    multirun: bool = True
+    quiet: bool = True
+
+
+def is_hydras(word: str) -> bool:
+    """Whether a word of the command line is a setting of Hydra itself."""
+    key = word.lstrip("+~").partition("=")[0]
+    return key == "hydra" or key.startswith(("hydra.", "hydra/", "hydra@"))
+
+
+def read_settings(
+    words: Sequence[str],
+    *,
+    launcher: str | None = None,
+    out: Path | None = None,
+    quiet: bool = True,
+    multirun: bool = True,
+) -> Settings:
+    """Try Hydra's own overrides before anything starts, and find the sweep's folder.
+
+    Args:
+        words: `hydra.…` and `hydra/…` overrides.
+        launcher: a name of `LAUNCHERS`.
+        out: the sweep's folder; Hydra's multirun/DATE/TIME unless given here or among `words`.
+        quiet: whether Hydra writes no logs and no `.hydra` folders.
+        multirun: whether Hydra sweeps.
+
+    Raises:
+        SurgeryError: A501 for a launcher that isn't installed, R108 for code, R118 for the rest.
+    """
+    refuse_code(words)
+    _refuse_sweepers(words)
+    typed = {word.partition("=")[0] for word in words}
+    asked = [f"{key}={value}" for key, value in _QUIET.items() if quiet and key not in typed]
+    asked += [f"hydra/launcher={launcher}"] if launcher else []
+    asked += words
+    asked += ["hydra.mode=MULTIRUN"] if multirun else []
+    with _composed_settings(asked) as config:
+        _refuse_paths(OmegaConf.to_container(config.hydra, resolve=False))
+        sweeps = config.hydra.mode == RunMode.MULTIRUN
+        found = config.hydra.sweep.dir if sweeps else config.hydra.run.dir
+        name = config.hydra.runtime.choices["hydra/launcher"]
+        return Settings(tuple(asked), Path(out or found).absolute(), name, sweeps, quiet)
+
+
+@contextlib.contextmanager
+def _composed_settings(words: list[str]) -> Iterator[DictConfig]:
+    folder = str(recipes_folder())
+    try:
+        with initialize_config_dir(folder, job_name="sweep", version_base=HYDRA_VERSION_BASE):
+            config = compose(None, words, return_hydra_config=True)
+        _refuse_targets(OmegaConf.to_container(config.hydra, resolve=False))
+        HydraConfig.instance().set_config(config)
+        yield config
+    except (HydraException, OmegaConfBaseException, OSError, ValueError, RecursionError) as error:
+        raise SurgeryError(_bad_settings(error, words)) from error
+    finally:
+        HydraConfig.instance().cfg = None
+
+
+def _refuse_targets(content: Any) -> None:
+    """Refuse a class that is not Hydra's own, wherever the configuration of Hydra names one."""
+    if isinstance(content, dict):
+        target = str(content.get("_target_", _HYDRA_CODE[0]))
+        if not target.startswith(_HYDRA_CODE):
+            what = f"Hydra's settings would import `{target}`"
+            raise SurgeryError(Diagnostic("R108", what, "only Hydra's own plugins may be"))
+    for item in content.values() if isinstance(content, dict) else ():
+        _refuse_targets(item)
+
+
+def _refuse_paths(content: Any) -> None:
+    """Refuse a point's folder that is no name in the sweep's, where its result would be missed."""
+    for key, name in {
+        "hydra.sweep.subdir": content["sweep"]["subdir"],
+        "hydra.output_subdir": content["output_subdir"],
+    }.items():
+        if name is not None and (Path(str(name)).name != str(name) or str(name) == ".."):
+            what = f"`{key}` is `{name}`, and not the name of a folder"
+            why = "a sweep writes into its own folder alone, and looks for results one folder deep"
+            fix = "give one name, such as `hydra.sweep.subdir=p${point}`, and the place by `--out`"
+            raise SurgeryError(Diagnostic("R118", what, why, fix))
+
+
+def _refuse_sweepers(words: Sequence[str]) -> None:
+    for word in words:
+        key = word.lstrip("+~").partition("=")[0]
+        if key.startswith(("hydra/sweeper", "hydra.sweeper")) and "max_batch_size" not in key:
+            what = f"`{word}` can't be used: a sweep walks its own grid"
+            raise SurgeryError(Diagnostic("R118", what, fix="write the values: rank=4,8,16"))
+
+
+def _bad_settings(error: Exception, words: Sequence[str]) -> Diagnostic:
+    reason = getattr(error, "strerror", None) or str(error).strip().partition("\n")[0]
+    asked = [word.partition("=")[2] for word in words if word.startswith("hydra/launcher=")]
+    if not (isinstance(error, MissingConfigException) and "hydra/launcher" in str(error) and asked):
+        settings = "`python -m surgery.sweep --cfg hydra`"
+        fix = f"name the launcher that has it with --launcher, or see {settings}"
+        return Diagnostic("R118", "a setting of Hydra can't be used", reason, fix)
+    extra = LAUNCHERS.get(asked[-1])
+    if not extra:
+        return Diagnostic(
+            "R118", f"there is no launcher `{asked[-1]}`", fix=nearest(asked[-1], LAUNCHERS)
+        )
+    what = f"the launcher `{asked[-1]}` is not installed"
+    why = "Hydra finds no such plugin, or can't import it"
+    return Diagnostic("A501", what, why, install_line(extra))

@@ -1,0 +1,252 @@
+"""A sweep through Hydra: one job for each planned point, by any of Hydra's launchers.
+
+Hydra sweeps over the numbers of points.json, which `sweep/grid.py` made: so a grid need not be a
+full product, and no job composes. `python -m surgery.sweep -m recipe=genieblue_skip,lora rank=4,8`
+is the same sweep as a Hydra app.
+"""
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Final
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from surgery.adapter.folder import write_adapter
+from surgery.adapter.side_files import PLAN_FILE, side_files
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostics.wording import named_line
+from surgery.model.fingerprint import identify
+from surgery.plan.planner import Plan, plan_recipe
+from surgery.recipe.loading import HYDRA_VERSION_BASE
+from surgery.recipe.recipe_file import packaged_recipes, recipes_folder
+from surgery.recipe.schema import Recipe
+from surgery.storage.atomic_text import replace_text
+from surgery.sweep.grid import read_point
+from surgery.sweep.hydra_launcher import Settings
+from surgery.sweep.results import crashed, plan_outcome, write_result
+
+POINTS_FILE: Final = "points.json"
+LOG_FILE: Final = "launcher.log"
+ADAPTER_FOLDER: Final = "adapter"
+_CONFIG: Final = "surgery_sweep"
+_HEADER: Final = (
+    "One job for each point of a grid of recipes and knobs, such as\n"
+    "  python -m surgery.sweep -m recipe=genieblue_skip,lora rank=4,8 hydra/launcher=joblib\n"
+    "A bare key is a field of the recipe or a knob; `surgery sweep --help` says more."
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is done at each point.
+
+    Args:
+        run: takes the plan and the job's folder; what it returns is added to result.json.
+        weights: whether it needs the model's weights.
+        loads: whether it loads the model, so that it is told whether that may run code of its own.
+        go_on: the same where a job that was killed may have left something; `run` unless given.
+    """
+
+    run: Callable[..., dict[str, Any]]
+    weights: bool = False
+    loads: bool = False
+    go_on: Callable[..., dict[str, Any]] | None = None
+
+
+def _save_plan(plan: Plan, folder: Path) -> dict[str, Any]:
+    assert plan.files is not None
+    content = side_files(plan, identify(plan.files, plan.anatomy))[PLAN_FILE]
+    replace_text(folder / PLAN_FILE, content.decode())
+    return {}
+
+
+def _save_adapter(plan: Plan, folder: Path) -> dict[str, Any]:
+    write_adapter(plan, folder / ADAPTER_FOLDER)
+    return {}
+
+
+def _save_rest(plan: Plan, folder: Path) -> dict[str, Any]:
+    """An adapter folder that is there is whole, and of this very point."""
+    return {} if _is_there(folder) else _save_adapter(plan, folder)
+
+
+def _train(
+    plan: Plan, folder: Path, *, trust_remote_code: bool, resume: bool = False
+) -> dict[str, Any]:
+    from surgery.training.train import train_recipe
+
+    out = folder / ADAPTER_FOLDER
+    train_recipe(plan.recipe, out, resume=resume, trust_remote_code=trust_remote_code)
+    return _trained(folder)
+
+
+def _train_rest(plan: Plan, folder: Path, *, trust_remote_code: bool) -> dict[str, Any]:
+    from surgery.training.run_folder import work_folder
+
+    is_begun = work_folder(folder / ADAPTER_FOLDER).is_dir()
+    if _is_there(folder) and not is_begun:
+        return _trained(folder)
+    return _train(plan, folder, resume=is_begun, trust_remote_code=trust_remote_code)
+
+
+def _trained(folder: Path) -> dict[str, Any]:
+    from surgery.training.log import LOG, last_lines
+
+    stages = last_lines(folder / ADAPTER_FOLDER / LOG)
+    return {"stages": stages, "loss": next((s["loss"] for s in reversed(stages.values())), None)}
+
+
+def _is_there(folder: Path) -> bool:
+    return (folder / ADAPTER_FOLDER / PLAN_FILE).is_file()
+
+
+JOBS: Final = {
+    "plan": Job(_save_plan),
+    "apply": Job(_save_adapter, weights=True, go_on=_save_rest),
+    "train": Job(_train, weights=True, loads=True, go_on=_train_rest),
+}
+"""The jobs by name: one line adds one."""
+
+
+def run_points(settings: Settings, numbers: Sequence[int], job: str, resume: bool) -> str:
+    """Let Hydra run the job at points of the sweep's points.json.
+
+    Args:
+        settings: of `read_settings`.
+        numbers: of the points, at least one.
+        job: a name of `JOBS`.
+        resume: whether jobs that were killed may have left something at these points.
+
+    Returns:
+        Why Hydra gave up, or nothing; a job that fails says so in its result.json.
+    """
+    key = "hydra.sweep.dir" if settings.multirun else "hydra.run.dir"
+    words = [
+        *settings.words,
+        f"{key}={_quoted(settings.folder)}",
+        f"points={_quoted(settings.folder / POINTS_FILE)}",
+        f"point={','.join(map(str, numbers))}",
+        f"job={job}",
+        f"resume={resume}",
+    ]
+    if settings.multirun and not any("hydra.sweep.subdir=" in word for word in words):
+        words.append("hydra.sweep.subdir=${point}")
+    try:
+        with _full_errors(), _kept_in(settings.folder / LOG_FILE, settings):
+            start_hydra([*(["--multirun"] if settings.multirun else []), *words])
+    except Exception as error:  # a launcher may raise anything
+        return named_line(error)
+    return ""
+
+
+def start_hydra(arguments: Sequence[str]) -> None:
+    """Run `hydra.main` as if `arguments` had been typed."""
+    _register()
+    typed, sys.argv = sys.argv, ["surgery.sweep", *arguments]
+    folder = str(recipes_folder())
+    main = hydra.main(version_base=HYDRA_VERSION_BASE, config_path=folder, config_name=_CONFIG)
+    try:
+        with _root_logger_restored():
+            main(run_point)()
+    finally:
+        sys.argv = typed
+
+
+@contextlib.contextmanager
+def _root_logger_restored() -> Iterator[None]:
+    """Hydra gives the root logger handlers of its own, bound to the streams of that moment."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+
+
+def run_point(config: DictConfig) -> None:
+    """The job that Hydra's launchers run, in this process or another: one point, one result.json.
+
+    Args:
+        config: `points` is the path of points.json, `point` a number in it, `job` a name of `JOBS`,
+            `resume` whether the job may have been killed before.
+    """
+    settings = HydraConfig.get().runtime
+    folder, started = Path(settings.output_dir), perf_counter()
+    with contextlib.chdir(settings.cwd):
+        entry, recipe, trusted = read_point(Path(config.points), config.point)
+        job = JOBS[config.job]
+        run = (job.go_on if config.resume else None) or job.run
+        outcome = _outcome(recipe, replace(job, run=run), folder, trusted)
+    write_result(folder, {**entry, **outcome, "seconds": round(perf_counter() - started, 3)})
+
+
+def _outcome(recipe: Recipe, job: Job, folder: Path, trusted: bool) -> dict[str, Any]:
+    described = {"model": recipe.model, "knobs": recipe.resolved()["knobs"]}
+    try:
+        plan = plan_recipe(recipe, weights=job.weights, trust_remote_code=trusted)
+        told = {"trust_remote_code": trusted} if job.loads else {}
+        return {**described, **plan_outcome(plan), **job.run(plan, folder, **told)}
+    except SurgeryError as error:
+        return {**described, **crashed(error.diagnostics)}
+    except Exception as error:  # one job's bug must not end the others
+        what = f"the job crashed: {type(error).__name__}: {error}"
+        return {**described, **crashed([Diagnostic("A502", what)])}
+
+
+def _register() -> None:
+    """Give Hydra the configuration of a sweep; recipes and jobs are groups, for its `--help`."""
+    store = ConfigStore.instance()
+    defaults = [{"recipe": None}, {"job": "plan"}, "_self_"]
+    node = {"points": None, "point": None, "resume": False}
+    texts = {"app_name": "surgery.sweep", "header": _HEADER}
+    store.store(_CONFIG, {"defaults": defaults, **node, "hydra": {"help": texts}})
+    for name in packaged_recipes():
+        store.store(name, {"recipe": name}, group="recipe", package="_global_")
+    for name in JOBS:
+        store.store(name, {"job": name}, group="job", package="_global_")
+
+
+@contextlib.contextmanager
+def _full_errors() -> Iterator[None]:
+    """Let Hydra raise its errors instead of printing them and exiting."""
+    before = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop("HYDRA_FULL_ERROR")
+        if before is not None:
+            os.environ["HYDRA_FULL_ERROR"] = before
+
+
+@contextlib.contextmanager
+def _kept_in(log: Path, settings: Settings) -> Iterator[None]:
+    """Send what the launcher's processes write to stderr into a file; ours still reaches it."""
+    if not settings.quiet or settings.launcher == "basic":
+        yield
+        return
+    ours, descriptor = sys.stderr, os.dup(2)
+    with log.open("w") as file, os.fdopen(os.dup(2), "w", buffering=1) as stderr:
+        os.dup2(file.fileno(), 2)
+        sys.stderr = stderr
+        try:
+            yield
+        finally:
+            sys.stderr = ours
+            os.dup2(descriptor, 2)
+            os.close(descriptor)
+
+
+def _quoted(path: Path) -> str:
+    escaped = str(path).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

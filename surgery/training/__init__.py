@@ -1,0 +1,1 @@
+"""Training by a recipe: stages, rates, checkpoints, the log."""

@@ -1,0 +1,121 @@
+"""A stage's settings as transformers' TrainingArguments."""
+
+import dataclasses
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostics.wording import first_line
+from surgery.recipe.training_schema import Stage
+from surgery.training.distributed import processes
+
+
+def training_arguments(stage: Stage, name: str, folder: Path, steps: int, seed: int) -> Any:
+    """Return the arguments of a stage for this process.
+
+    Args:
+        stage: the settings.
+        name: the stage's, for diagnostics.
+        folder: where its checkpoints go.
+        steps: optimizer steps.
+        seed: of dropout.
+
+    Raises:
+        SurgeryError: T104, if the batch doesn't divide; T105, for a field of `trainer` that is
+            unknown, or another setting's.
+    """
+    from transformers import TrainingArguments
+
+    own: dict[str, Any] = {
+        "output_dir": str(folder),
+        "per_device_train_batch_size": _rows_at_once(stage, name),
+        "gradient_accumulation_steps": stage.accumulation,
+        "max_steps": steps,
+        "learning_rate": stage.rate,
+        "lr_scheduler_type": stage.schedule,
+        "warmup_steps": stage.warmup,
+        "weight_decay": stage.weight_decay,
+        "adam_beta1": stage.betas[0],
+        "adam_beta2": stage.betas[1],
+        "adam_epsilon": stage.eps,
+        "max_grad_norm": stage.clip,
+        "bf16": stage.precision == "bf16",
+        "fp16": stage.precision == "fp16",
+        "seed": seed,
+        "logging_steps": stage.log_every,
+        "save_steps": stage.save_every,
+    }
+    fixed: dict[str, Any] = {
+        "save_strategy": "steps",
+        "train_sampling_strategy": "sequential",
+        "remove_unused_columns": False,
+        "disable_tqdm": True,
+        "logging_nan_inf_filter": False,
+    }
+    usual: dict[str, Any] = {
+        "logging_first_step": True,
+        "save_total_limit": 2,
+        "include_num_input_tokens_seen": "all" if stage.packing else "non_padding",
+        "use_cpu": not torch.accelerator.is_available(),
+        "report_to": ["tensorboard"] if importlib.util.find_spec("tensorboard") else "none",
+    }
+    _refuse_other_fields(stage, name, {**own, **fixed})
+    try:
+        return TrainingArguments(**{**usual, **stage.trainer, **own, **fixed})
+    except (ValueError, TypeError, ImportError) as error:
+        raise SurgeryError(_refused(name, error)) from error
+
+
+def _rows_at_once(stage: Stage, name: str) -> int:
+    parts = stage.accumulation * processes()
+    if stage.batch % parts:
+        raise SurgeryError(_not_divisible(stage, name))
+    return stage.batch // parts
+
+
+def _refuse_other_fields(stage: Stage, name: str, own: dict[str, Any]) -> None:
+    from transformers import TrainingArguments
+
+    known = {field.name for field in dataclasses.fields(TrainingArguments)}
+    for field in stage.trainer:
+        if field in own:
+            why = "it is set by a key of the stage itself, or fixed"
+            raise SurgeryError(_bad_field(name, field, why))
+        if field not in known:
+            raise SurgeryError(_bad_field(name, field, "TrainingArguments has no such field"))
+
+
+def _not_divisible(stage: Stage, name: str) -> Diagnostic:
+    return Diagnostic(
+        code="T104",
+        what=f"a batch of {stage.batch} rows can't be divided by {processes()} processes and "
+        f"{stage.accumulation} micro-batches",
+        why="`batch` counts the rows of an optimizer step over all of them",
+        fix=f"make `batch` a multiple of {processes() * stage.accumulation}, or change "
+        "`accumulation`",
+        key=f"stages.{name}.batch",
+    )
+
+
+def _bad_field(name: str, field: str, why: str) -> Diagnostic:
+    return Diagnostic(
+        code="T105",
+        what=f"`{field}` can't be set under `trainer`",
+        why=why,
+        fix="see `surgery recipes schema` for the keys of a stage, and transformers' "
+        "TrainingArguments for the rest",
+        key=f"stages.{name}.trainer.{field}",
+    )
+
+
+def _refused(name: str, error: Exception) -> Diagnostic:
+    return Diagnostic(
+        code="T105",
+        what="transformers refuses these settings of a stage",
+        why=first_line(error),
+        fix="change the key that it names",
+        key=f"stages.{name}.trainer",
+    )

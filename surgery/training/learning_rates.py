@@ -1,0 +1,124 @@
+"""Learning rates of a stage: by the words of `train`, and layer by layer in a vision tower."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+from surgery.adapter.apply import ADAPTER, trainable_parameters
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.operations.edits import PEFT_PREFIX
+from surgery.plan.part_copies import in_copies
+from surgery.plan.planner import Plan
+from surgery.plan.planner import Stage as Trained
+from surgery.plan.selection import Matcher, Selection
+from surgery.recipe.training_schema import Stage
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_BLOCK: Final = re.compile(r"\.(\d+)\.")
+
+
+def parameter_groups(
+    named: Iterable[tuple[str, Any]], rates: Mapping[str, float], weight_decay: float
+) -> list[dict[str, Any]]:
+    """Group parameters as an optimizer takes them: by learning rate, and by whether they decay.
+
+    Args:
+        named: parameters by name.
+        rates: the peak learning rate of each name that trains; others are left out.
+        weight_decay: of matrices; vectors, which are norms and biases, have none.
+    """
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    for name, parameter in named:
+        if name not in rates:
+            continue
+        key = (rates[name], weight_decay if parameter.ndim > 1 else 0.0)
+        group = groups.setdefault(key, {"params": [], "lr": key[0], "weight_decay": key[1]})
+        group["params"].append(parameter)
+    return list(groups.values())
+
+
+def learning_rates(
+    plan: Plan, trained: Trained, stage: Stage, model: "nn.Module"
+) -> dict[str, float]:
+    """The peak learning rate of every parameter that a stage trains, by its name in memory.
+
+    Args:
+        plan: what was applied.
+        trained: who trains in this stage.
+        stage: its rates.
+        model: what `apply_plan` returned.
+
+    Raises:
+        SurgeryError: T102, if nothing trains; T103, for a word of `rates` that means none of it.
+    """
+    names = _names(plan, trained.selection, model)
+    if not names:
+        raise SurgeryError(plan.recipe.locate([_trains_nothing(trained.name)]))
+    rates = dict.fromkeys(names, stage.rate)
+    copies = plan.part_swaps()
+    operations = [edit for edit in plan.edits if edit not in copies]
+    matcher = Matcher(plan.anatomy, operations, plan.recipe.operations)
+    for word, rate in stage.rates.items():
+        key = f"stages.{trained.name}.rates.{word}"
+        selection, said = matcher.select([word], "rates")
+        selection = in_copies(selection, copies)
+        meant = [name for name in _names(plan, selection, model) if name in rates]
+        if not meant:
+            why = said[0].what if said else "what it means is frozen in this stage"
+            raise SurgeryError(plan.recipe.locate([_no_rate(word, why, key)]))
+        rates.update(dict.fromkeys(meant, rate))
+    scales = layer_scales(plan.anatomy.names_in("vision"), stage.layer_decay)
+    return {name: rate * scales.get(_in_base(name), 1.0) for name, rate in rates.items()}
+
+
+def layer_scales(names: Sequence[str], decay: float) -> dict[str, float]:
+    """The factor of the learning rate of each tensor of a vision tower.
+
+    What comes before the first block is layer 0, block i is layer i + 1, what comes behind the last
+    is one more and has the whole rate (BEiT, arXiv 2106.08254, and its released code).
+
+    Args:
+        names: of the tower's tensors, in the order in which they are registered.
+        decay: from one layer to the one before it.
+    """
+    found = [_BLOCK.search(name) for name in names]
+    blocks = [int(match[1]) for match in found if match]
+    last = max(blocks, default=-1) + 2
+    scales, passed = {}, False
+    for name, match in zip(names, found, strict=True):
+        passed |= match is not None
+        layer = int(match[1]) + 1 if match else last if passed or not blocks else 0
+        scales[name] = decay ** (last - layer)
+    return scales
+
+
+def _names(plan: Plan, selection: Selection, model: "nn.Module") -> list[str]:
+    alone = replace(plan, stages=(Trained("", selection),))
+    return [name for name, _ in trainable_parameters(alone, model)]
+
+
+def _in_base(name: str) -> str:
+    return name.removeprefix(PEFT_PREFIX).replace(f".modules_to_save.{ADAPTER}.", ".")
+
+
+def _trains_nothing(stage: str) -> Diagnostic:
+    return Diagnostic(
+        code="T102",
+        what=f"{f'the stage `{stage}`' if stage else 'the recipe'} trains nothing",
+        why="its `train` names no parameter of this model, or `freeze` takes all of them away",
+        fix="name operations of the recipe or parts of the model in `train`",
+        key=f"stages.{stage}.train" if stage else "train",
+    )
+
+
+def _no_rate(word: str, why: str, key: str) -> Diagnostic:
+    return Diagnostic(
+        code="T103",
+        what=f"the rate of `{word}` is nobody's",
+        why=why,
+        fix="name in `rates` what the stage trains, by a word of `train`",
+        key=key,
+    )

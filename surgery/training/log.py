@@ -1,0 +1,157 @@
+"""The log of a training: a CSV file, what a reporter is told, and an end to a loss that is none."""
+
+import csv
+import io
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Final
+
+from transformers import TrainerCallback
+
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.storage.atomic_text import replace_text
+
+LOG = "log.csv"
+
+
+@dataclass(frozen=True)
+class Logged:
+    """One line of the log.
+
+    Args:
+        stage: its name.
+        step: optimizer steps so far.
+        steps: of the stage.
+        loss: mean of the steps since the line before, nats per label.
+        rate: learning rate of the first group.
+        grad_norm: before clipping.
+        tokens: seen so far, over all processes.
+        tokens_per_second: since this process began the stage.
+        seconds_left: of the stage, at that speed.
+    """
+
+    stage: str
+    step: int
+    steps: int
+    loss: float
+    rate: float
+    grad_norm: float
+    tokens: int
+    tokens_per_second: float
+    seconds_left: float
+
+
+_NAMES: Final = tuple(field.name for field in fields(Logged))
+Tell = Callable[[Logged], None]
+
+
+class TrainingLog(TrainerCallback):  # type: ignore[misc]
+    """Writes `log.csv` and tells a reporter.
+
+    Args:
+        file: the CSV file; lines of earlier stages stay.
+        stage: its name.
+        tell: told of each line, on the main process.
+    """
+
+    def __init__(self, file: Path, stage: str, tell: Tell | None) -> None:
+        self._file, self._stage, self._tell = file, stage, tell or (lambda logged: None)
+        self._begun, self._step, self._tokens = 0.0, 0, 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Take away lines of steps that are about to be done again."""
+        self._begun, self._step = time.perf_counter(), state.global_step
+        self._tokens = state.num_input_tokens_seen
+        if state.is_world_process_zero:
+            kept = [row for row in _rows(self._file) if self._stays(row, state.global_step)]
+            _write(self._file, kept)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Log the last step, and each of a checkpoint: a mean of steps ends where a run may end."""
+        control.should_log |= control.should_save or state.global_step >= state.max_steps
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        """Write a line.
+
+        Raises:
+            SurgeryError: T110, if the loss is not finite.
+        """
+        if not logs or "loss" not in logs:
+            return
+        if not math.isfinite(logs["loss"]):
+            raise SurgeryError(_not_finite(self._stage, state.global_step))
+        if state.is_world_process_zero:
+            logged = self._logged(state, logs)
+            with self._file.open("a", newline="", encoding="utf-8") as stream:
+                csv.writer(stream, lineterminator="\n").writerow(asdict(logged).values())
+            self._tell(logged)
+
+    def _logged(self, state: Any, logs: dict[str, Any]) -> Logged:
+        seconds = max(time.perf_counter() - self._begun, 1e-9)
+        done = max(state.global_step - self._step, 1)
+        return Logged(
+            stage=self._stage,
+            step=state.global_step,
+            steps=state.max_steps,
+            loss=logs["loss"],
+            rate=logs["learning_rate"],
+            grad_norm=logs.get("grad_norm", math.nan),
+            tokens=state.num_input_tokens_seen,
+            tokens_per_second=(state.num_input_tokens_seen - self._tokens) / seconds,
+            seconds_left=seconds / done * (state.max_steps - state.global_step),
+        )
+
+    def _stays(self, row: dict[str, str], step: int) -> bool:
+        return row["stage"] != self._stage or int(row["step"]) <= step
+
+
+def last_lines(file: Path) -> dict[str, dict[str, float]]:
+    """The last step of each stage that a log tells of, and its loss, in the order of the stages."""
+    rows = {row["stage"]: row for row in _rows(file)}
+    return {
+        stage: {"steps": int(row["step"]), "loss": float(row["loss"])}
+        for stage, row in rows.items()
+    }
+
+
+def end_losses(file: Path) -> dict[str, tuple[float, ...]]:
+    """The losses of the first and the last line of each stage of a log; one where these are one."""
+    losses: dict[str, list[float]] = {}
+    for row in _rows(file):
+        losses.setdefault(row["stage"], []).append(float(row["loss"]))
+    return {name: (*found[:1], *found[1:][-1:]) for name, found in losses.items()}
+
+
+def _rows(file: Path) -> list[dict[str, str]]:
+    if not file.exists():
+        return []
+    with file.open(newline="", encoding="utf-8") as stream:
+        return [row for row in csv.DictReader(stream) if _is_whole(row)]
+
+
+def _is_whole(row: dict[str, str]) -> bool:
+    """Whether a line was written to its end, which that of a killed training may not be."""
+    return set(row) == {*_NAMES} and all(row.values()) and row["step"].isdigit()
+
+
+def _write(file: Path, rows: list[dict[str, str]]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, _NAMES, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    replace_text(file, text.getvalue())
+
+
+def _not_finite(stage: str, step: int) -> Diagnostic:
+    return Diagnostic(
+        code="T110",
+        what=f"the loss of stage `{stage}` is not finite at step {step}",
+        why="a step was too large, or the precision too small for it",
+        fix="go on from the last checkpoint with a lower `rate` or a longer `warmup`, or use "
+        "precision=bf16 where it was fp16",
+    )

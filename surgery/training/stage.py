@@ -1,0 +1,167 @@
+"""What a stage needs before it can begin: rows, rates and arguments, all of them checked."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from surgery.data.collator import Collator
+from surgery.data.encoder import Encoder
+from surgery.data.file_reader import DataFile
+from surgery.data.mixture import Mixture, mix
+from surgery.data.rows import Rows
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.plan.planner import Plan
+from surgery.plan.planner import Stage as Trained
+from surgery.recipe.training_schema import Stage
+from surgery.training.arguments import training_arguments
+from surgery.training.learning_rates import learning_rates
+from surgery.training.sharding import wants_sharding
+from surgery.training.trainer_needs import named_start, refuse_lacking
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """How a stage ended.
+
+    Args:
+        name: the stage's.
+        steps: optimizer steps.
+        parameters: that trained.
+        skipped: bad records that were left out, on the main process.
+        bad: what was wrong with the first of each file, as warnings.
+        losses: of the first and the last line of the log; empty where there is none.
+    """
+
+    name: str
+    steps: int
+    parameters: int
+    skipped: int
+    bad: tuple[Diagnostic, ...]
+    losses: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class PreparedStage:
+    """A stage that was checked and can begin.
+
+    Args:
+        name: the stage's.
+        stage: its settings.
+        rates: the peak learning rate of each parameter that trains, by its name in memory.
+        parameters: that train.
+        rows: what it is trained on, in order.
+        collator: puts them together.
+        arguments: transformers' TrainingArguments.
+    """
+
+    name: str
+    stage: Stage
+    rates: dict[str, float]
+    parameters: int
+    rows: Mixture
+    collator: Collator
+    arguments: Any
+
+    @contextmanager
+    def named_errors(self, is_under_way: Callable[[], bool]) -> Iterator[None]:
+        """Say what is wrong with a row or with the settings of the Trainer while it trains.
+
+        Args:
+            is_under_way: says whether a step is done.
+
+        Raises:
+            SurgeryError: D for a row, wherever it was encoded; T119 for the settings.
+        """
+        with self.rows.named_errors(), named_start(self.stage, self.name, is_under_way):
+            yield
+
+    def result(self) -> StageResult:
+        """How it ended, once it has."""
+        first = (said for source in self.rows.sources for said in source.bad[:1])
+        bad = tuple(replace(said, severity="warning") for said in first)
+        steps = len(self.rows) // self.stage.batch
+        return StageResult(self.name, steps, self.parameters, self.rows.skipped, bad)
+
+    @property
+    def notes(self) -> tuple[Diagnostic, ...]:
+        """What of its data is not learned from, as warnings."""
+        return tuple(said for source in self.rows.sources for said in source.notes)
+
+
+def prepare_stage(
+    plan: Plan, trained: Trained, model: Any, processor: Any, folder: Path
+) -> PreparedStage:
+    """Check a stage.
+
+    Args:
+        plan: what was applied.
+        trained: who trains in the stage.
+        model: what `apply_plan` returned.
+        processor: of the base, or its tokenizer.
+        folder: where the stage's checkpoints go.
+
+    Raises:
+        SurgeryError: T102 to T105, T108, T111, T112, T117 and T118 for its settings, D for its
+            data.
+    """
+    stage = plan.recipe.stages[trained.name]
+    rates = learning_rates(plan, trained, stage, model)
+    parameters = sum(p.numel() for name, p in model.named_parameters() if name in rates)
+    seed = plan.recipe.seed if stage.seed is None else stage.seed
+    encoder = Encoder(processor, stage.length)
+    collator = _collator(plan, stage, trained.name, encoder)
+    files = (DataFile(source, stage.bad_records) for source in stage.sources.values())
+    rows = mix([Rows(file, encoder, stage.bad_records) for file in files], stage, seed)
+    steps = len(rows) // stage.batch
+    arguments = training_arguments(stage, trained.name, folder, steps, seed)
+    refuse_lacking(stage, trained.name, arguments, model)
+    return PreparedStage(trained.name, stage, rates, parameters, rows, collator, arguments)
+
+
+def _collator(plan: Plan, stage: Stage, name: str, encoder: Encoder) -> Collator:
+    by_path = stage.text_rows == "text"
+    if by_path and not plan.has_text_path:
+        raise SurgeryError(plan.recipe.locate([_no_text_path(name)]))
+    if stage.packing and (by_path or plan.learners()):
+        raise SurgeryError(plan.recipe.locate([_no_packing(name, by_path)]))
+    if by_path and wants_sharding():
+        raise SurgeryError(plan.recipe.locate([_not_sharded(name)]))
+    token, routed = encoder.image_token, plan.is_routed
+    return Collator(encoder.pad, stage.packing, by_path, token, routed)
+
+
+def _no_text_path(stage: str) -> Diagnostic:
+    return Diagnostic(
+        code="T108",
+        what="rows without images can't take the text path",
+        why="the recipe trains the base in place, so the text path is the stored original",
+        fix="set `text_rows: shared`",
+        key=f"stages.{stage}.text_rows",
+    )
+
+
+def _no_packing(stage: str, by_path: bool) -> Diagnostic:
+    why = (
+        "records of both paths would share a row, and a row has one path"
+        if by_path
+        else "learners look at all tokens of a row, whatever its positions say"
+    )
+    return Diagnostic(
+        code="T111",
+        what="this stage can't pack records into rows",
+        why=why,
+        fix="set `packing: false`",
+        key=f"stages.{stage}.packing",
+    )
+
+
+def _not_sharded(stage: str) -> Diagnostic:
+    return Diagnostic(
+        code="T112",
+        what="rows can't take paths of their own while the model is spread over processes",
+        why="each process would ask for other blocks, and all would wait for each other",
+        fix="set `text_rows: shared`, or train without FSDP",
+        key=f"stages.{stage}.text_rows",
+    )

@@ -1,0 +1,267 @@
+"""Train a recipe or an adapter, stage after stage, on the Hugging Face Trainer.
+
+Each stage begins from the base and what the stages before it wrote, whether they ran a moment or a
+month ago, so that going on after a kill is the same as going on.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from surgery.adapter.apply import apply_plan
+from surgery.adapter.folder import load_adapter, load_base, read_plan
+from surgery.adapter.save import save_into
+from surgery.data.vocabulary import load_processor, refuse_ids_without_rows
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.model.quiet import quiet
+from surgery.plan.planner import ASSEMBLED_FOLDER, Plan, make_plan, plan_recipe
+from surgery.recipe.schema import Recipe
+from surgery.storage.disk_errors import io_errors
+from surgery.storage.inputs import Input
+from surgery.storage.staging import staged_folder
+from surgery.training.distributed import this_process
+from surgery.training.log import LOG, Tell, TrainingLog, end_losses
+from surgery.training.model_card import add_training
+from surgery.training.precision import hold_in_fp32, restore_types, stored_types
+from surgery.training.run_folder import (
+    TRAINED,
+    Warn,
+    close_work,
+    is_result,
+    opened_work,
+    refuse_other_data,
+    take_log,
+)
+from surgery.training.sharding import shard, wants_sharding
+from surgery.training.stage import PreparedStage, StageResult, prepare_stage
+from surgery.training.trainer import StageTrainer, last_checkpoint, load_trained
+
+Build = Callable[[], Any]
+
+
+@quiet()
+def train_recipe(
+    recipe: Recipe,
+    out: str | os.PathLike[str],
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    trust_remote_code: bool = False,
+    tell: Tell | None = None,
+    warn: Warn | None = None,
+    callbacks: Sequence[Any] = (),
+) -> list[StageResult]:
+    """Apply a recipe in memory, train its stages, and save the adapter.
+
+    Args:
+        recipe: with data in its stages; without stages, there is nothing to train on.
+        out: the adapter folder to make; checkpoints lie in `work_folder(out)` meanwhile.
+        resume: go on where a training for the same `out` and recipe was ended.
+        overwrite: replace a folder that `surgery` wrote, and begin anew.
+        trust_remote_code: whether the base may run code of its own.
+        tell: told of each line of the log.
+        warn: called before the first step with notes: on what the data holds and is not learned
+            from, and where there is nothing to resume.
+        callbacks: further callbacks of the Trainer.
+
+    Raises:
+        SurgeryError: T for the training, D for its data, and what `apply` raises.
+    """
+    out = Path(out)
+    plan = plan_recipe(recipe, weights=True, trust_remote_code=trust_remote_code)
+    with opened_work(
+        out, recipe, plan.inputs(), resume=resume, overwrite=overwrite, warn=warn
+    ) as work:
+        plan = _assembled(plan, work)
+        assert plan.files is not None
+        base = plan.files.folder
+
+        def build() -> Any:
+            return apply_plan(plan, load_base(str(base), trust_remote_code=trust_remote_code))
+
+        run = _Run(plan, build, base, work, tell, warn, callbacks, trust_remote_code)
+        return run.to_the_end(out, overwrite=overwrite)
+
+
+@quiet()
+def train_adapter(
+    folder: str | os.PathLike[str],
+    recipe: Recipe,
+    out: str | os.PathLike[str],
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    trust_remote_code: bool = False,
+    tell: Tell | None = None,
+    warn: Warn | None = None,
+    callbacks: Sequence[Any] = (),
+) -> list[StageResult]:
+    """Train an adapter on, from the weights that it has.
+
+    Args:
+        folder: an adapter folder; it stays as it is.
+        recipe: the folder's with other stages.
+        out: this and the rest as for `train_recipe`.
+        resume: the same.
+        overwrite: the same.
+        trust_remote_code: the same.
+        tell: the same.
+        warn: the same.
+        callbacks: the same.
+
+    Raises:
+        SurgeryError: T109, if the recipe means other edits than the folder has.
+    """
+    folder, out = Path(folder), Path(out)
+    made, document = read_plan(folder, trust_remote_code=trust_remote_code)
+    recipe = recipe.model_copy(update={"name": document["recipe"]["name"]})
+    assert made.files is not None
+    plan = replace(make_plan(recipe, made.anatomy), files=made.files)
+    if plan.edits != made.edits or made.in_place > plan.in_place:
+        raise SurgeryError(_other_edits(folder))
+
+    def build() -> Any:
+        return load_adapter(folder, trainable=True, trust_remote_code=trust_remote_code)
+
+    inputs = [Input(folder, "the adapter"), *plan.inputs()]
+    with opened_work(out, recipe, inputs, resume=resume, overwrite=overwrite, warn=warn) as work:
+        run = _Run(plan, build, made.files.folder, work, tell, warn, callbacks, trust_remote_code)
+        return run.to_the_end(out, overwrite=overwrite)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One training: what it is of, and where it goes."""
+
+    plan: Plan
+    build: Build
+    home: Path
+    work: Path
+    tell: Tell | None
+    warn: Warn | None
+    callbacks: Sequence[Any]
+    trust_remote_code: bool
+
+    def to_the_end(self, out: Path, *, overwrite: bool) -> list[StageResult]:
+        _refuse_without_data(self.plan)
+        model = self.build()
+        types = stored_types(model)
+        processor = load_processor(self.home, trust_remote_code=self.trust_remote_code)
+        refuse_ids_without_rows(processor, model, self.home)
+        prepared = [
+            prepare_stage(self.plan, trained, model, processor, self.work / trained.name)
+            for trained in self.plan.stages
+        ]
+        is_done = is_result(self.work, out)
+        if not is_done:
+            digests = {p.name: [rows.digest() for rows in p.rows.sources] for p in prepared}
+            refuse_other_data(self.work, digests)
+        notes = [said for stage in prepared for said in stage.notes]
+        if notes and self.warn and this_process().is_main_process:
+            self.warn(list(dict.fromkeys(notes)))
+        results = []
+        for stage in prepared:
+            if not (is_done or self._trained(stage.name).exists()):
+                model = self._at_stage(stage, model)
+                self._train(stage, model)
+                model = None
+            results.append(stage.result())
+        losses = end_losses((out if is_done else self.work) / LOG)
+        results = [replace(result, losses=losses.get(result.name, ())) for result in results]
+        self._save(out, types, results, overwrite=overwrite)
+        return results
+
+    def _at_stage(self, stage: PreparedStage, model: Any) -> Any:
+        """The model as the stages before have left it, with gradients for this one."""
+        model = model or self.build()
+        for name in self.plan.recipe.stages:
+            if name == stage.name:
+                break
+            load_trained(model, self._trained(name))
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in stage.rates)
+        hold_in_fp32(model, frozen=stage.stage.precision == "fp32" or wants_sharding())
+        return model
+
+    def _train(self, stage: PreparedStage, model: Any) -> None:
+        if wants_sharding():
+            shard(self.plan, model)
+        trainer = StageTrainer(
+            rates=stage.rates,
+            model=model,
+            args=stage.arguments,
+            train_dataset=stage.rows,
+            data_collator=stage.collator,
+            callbacks=[TrainingLog(self.work / LOG, stage.name, self.tell), *self.callbacks],
+        )
+        checkpoint = last_checkpoint(self.work / stage.name)
+        done = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+        with stage.named_errors(lambda: trainer.state.global_step > done), io_errors(self.work):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            trainer.save_trained(self._trained(stage.name))
+        trainer.accelerator.wait_for_everyone()
+
+    def _trained(self, name: str) -> Path:
+        return self.work / name / TRAINED
+
+    def _save(
+        self, out: Path, types: dict[str, Any], results: Sequence[StageResult], *, overwrite: bool
+    ) -> None:
+        """Save the adapter with its log, unless that is done, and clear the checkpoints away."""
+        this_process().wait_for_everyone()  # who is late must still see which stages are done
+        if this_process().is_main_process:
+            if not is_result(self.work, out):
+                model = self.build()
+                for name in self.plan.recipe.stages:
+                    load_trained(model, self._trained(name))
+                restore_types(model, types)
+                with staged_folder(out, overwrite=overwrite) as folder:
+                    save_into(self.plan, model, folder)
+                    add_training(folder, self.plan, results)
+                    take_log(self.work, folder)
+            close_work(self.work)
+        this_process().wait_for_everyone()
+
+
+def _assembled(plan: Plan, work: Path) -> Plan:
+    """The plan; a model that the recipe assembles is written first."""
+    if not plan.assembly:
+        return plan
+    folder = work / ASSEMBLED_FOLDER
+    with this_process().main_process_first():
+        if not folder.exists():
+            plan.assembly.write_folder(folder)
+    return plan_recipe(plan.recipe, weights=True, assembled=folder)
+
+
+def _refuse_without_data(plan: Plan) -> None:
+    stages = plan.recipe.stages
+    lacking = [name for name, stage in stages.items() if not stage.sources]
+    if lacking or not stages:
+        raise SurgeryError(plan.recipe.locate([_no_data(plan.recipe.name, lacking)]))
+
+
+def _no_data(recipe: str, stages: Sequence[str]) -> Diagnostic:
+    named = f"stage `{stages[0]}` has" if stages else f"`{recipe}` has"
+    key = f"stages.{stages[0]}" if stages else ""
+    return Diagnostic(
+        code="T101",
+        what=f"{named} no data to train on",
+        why="a file of conversations has lines such as "
+        '{"image": "1.png", "conversations": [{"from": "human", "value": "<image>\\nWhat is it?"}, '
+        '{"from": "gpt", "value": "A knife."}]}',
+        fix=f"surgery train {recipe} data=conversations.jsonl steps=1000 --out my-adapter",
+        key=key,
+    )
+
+
+def _other_edits(folder: Path) -> Diagnostic:
+    return Diagnostic(
+        code="T109",
+        what=f"the overrides make another model of `{folder}` than it is",
+        why="an adapter can be trained on, not built anew: its operations, and whether its base "
+        "trains in place, stay",
+        fix="override keys of its stages alone, or train the recipe itself",
+    )

@@ -1,0 +1,108 @@
+"""What the settings under `trainer` need of this machine, asked for before the first step.
+
+A package that is missing shows only when its part of the Trainer is made, which for a later stage
+would be hours after the start; so each part is made once, and thrown away.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostics.wording import named_line
+from surgery.recipe.training_schema import Stage
+
+
+def refuse_lacking(stage: Stage, name: str, arguments: Any, model: Any) -> None:
+    """Refuse settings that can't be had here.
+
+    Args:
+        stage: the settings.
+        name: the stage's, for diagnostics.
+        arguments: TrainingArguments that were made of them.
+        model: what is trained, for optimizers that look at it.
+
+    Raises:
+        SurgeryError: T117 for what isn't installed, T118 for a setting that pushes to the hub.
+    """
+    for field, value in stage.trainer.items():
+        if value and (field == "push_to_hub" or field.startswith("hub_")):
+            raise SurgeryError(_pushes(name, field))
+    for field, made in _parts(arguments, model).items():
+        if field in stage.trainer:
+            try:
+                made()
+            except Exception as error:  # each package that is missing says so in its own way
+                raise SurgeryError(_lacking(stage, name, field, error)) from error
+
+
+@contextmanager
+def named_start(stage: Stage, name: str, is_under_way: Callable[[], bool]) -> Iterator[None]:
+    """Blame the settings under `trainer` for an error before the first step is done.
+
+    Args:
+        stage: the settings.
+        name: the stage's, for diagnostics.
+        is_under_way: says whether a step is done.
+
+    Raises:
+        SurgeryError: T119.
+    """
+    try:
+        yield
+    except SurgeryError:
+        raise
+    except Exception as error:
+        if not stage.trainer or is_under_way():
+            raise
+        raise SurgeryError(_fails_at_once(stage, name, error)) from error
+
+
+def _parts(arguments: Any, model: Any) -> dict[str, Callable[[], object]]:
+    """What makes the part of the Trainer that a field asks for."""
+    from transformers import Trainer
+    from transformers.integrations import get_reporting_integration_callbacks
+    from transformers.utils import is_liger_kernel_available
+
+    def optimizer() -> object:
+        return Trainer.get_optimizer_cls_and_kwargs(arguments, model)
+
+    def liger() -> None:
+        if arguments.use_liger_kernel and not is_liger_kernel_available():
+            raise ImportError("`pip install liger-kernel`")
+
+    def reporters() -> object:
+        return [made() for made in get_reporting_integration_callbacks(arguments.report_to)]
+
+    return {"report_to": reporters, "optim": optimizer, "use_liger_kernel": liger}
+
+
+def _lacking(stage: Stage, name: str, field: str, error: Exception) -> Diagnostic:
+    return Diagnostic(
+        code="T117",
+        what=f"`{field}: {stage.trainer[field]}` can't be had here",
+        why=named_line(error),
+        fix=f"install what it names, or leave `trainer.{field}` out",
+        key=f"stages.{name}.trainer.{field}",
+    )
+
+
+def _pushes(name: str, field: str) -> Diagnostic:
+    return Diagnostic(
+        code="T118",
+        what=f"`{field}` can't be set under `trainer`",
+        why="it would push the checkpoints of a training, which hold no model, and needs a network",
+        fix="train first, then `hf upload NAME OUT`",
+        key=f"stages.{name}.trainer.{field}",
+    )
+
+
+def _fails_at_once(stage: Stage, name: str, error: Exception) -> Diagnostic:
+    return Diagnostic(
+        code="T119",
+        what=f"stage `{name}` fails before its first step is done, with "
+        + ", ".join(f"`trainer.{field}={value}`" for field, value in stage.trainer.items()),
+        why=named_line(error),
+        fix="take the setting away that it speaks of; `surgery --debug train …` shows where it is",
+        key=f"stages.{name}.trainer",
+    )

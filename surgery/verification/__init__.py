@@ -1,0 +1,1 @@
+"""Checks that an adapter is what its plan says."""

@@ -1,0 +1,73 @@
+"""Generation with the key-value cache is generation without it."""
+
+from typing import Any
+
+from surgery.adapter.folder import load_base
+from surgery.model.numerics import Difference
+from surgery.verification.prompts import Prompts
+from surgery.verification.runner import Check, Outcome
+from surgery.verification.testbed import NEW_TOKENS, Bench, generate
+
+
+class CachedGeneration(Check):
+    """Greedy generation with a cache gives what it gives without, on each path.
+
+    Two blocks that write to one cache slot, or a copy with another block's index, go wrong here
+    and nowhere else. One prompt alone and a left-padded batch are continued by 16 tokens, with all
+    that was added changed at random. Tokens must agree, and the logits that chose them too, up to
+    the rounding that the dtype, the depth and the width explain; only where they do is another
+    token a tie. Where the base itself differs by more, which then is the model's own, nothing is
+    asked of the adapter, and the outcome says so.
+    """
+
+    def run(self, bench: Bench) -> Outcome:
+        """Generate twice on each path and compare; see `Check.run`."""
+        bench.shake()
+        faults: list[str] = []
+        uncertain: list[str] = []
+        worst, ties = Difference(0.0, 0.0), 0
+        batches = {"one prompt": bench.prompts.alone(0), "a left-padded batch": bench.prompts}
+        for path in bench.paths:
+            for batch, prompts in batches.items():
+                with bench.on(path):
+                    found, tied = _compare(bench, bench.model, prompts)
+                worst, ties = max(worst, found, key=lambda seen: seen.largest), ties + tied
+                if not found.is_rounding and _base_differs(bench, prompts):
+                    uncertain.append(batch)
+                elif not found.is_rounding:
+                    faults.append(
+                        f"on the {path} path, {batch}: logits with and without the cache differ "
+                        f"by {found}"
+                    )
+        good = f"{NEW_TOKENS} tokens with the cache are those without, {len(bench.paths)} path"
+        good += "s" if len(bench.paths) > 1 else ""
+        if uncertain:
+            names = " and ".join(dict.fromkeys(uncertain))
+            good = f"not told for {names}: the base itself differs with its cache and without"
+        measured = {
+            "largest_difference": worst.largest,
+            "tolerance": worst.explained,
+            "ties": ties,
+        }
+        return self.judge(faults, good, **measured)
+
+
+def _base_differs(bench: Bench, prompts: Prompts) -> bool:
+    """Whether the untouched base fails in the same way."""
+    base = bench.untouched
+    if base is None:
+        assert bench.plan.files is not None
+        home = str(bench.plan.files.folder)
+        base = load_base(home, trust_remote_code=bench.trust_remote_code).eval()
+    return not _compare(bench, base, prompts)[0].is_rounding
+
+
+def _compare(bench: Bench, model: Any, prompts: Prompts) -> tuple[Difference, int]:
+    """The greatest difference of logits up to where tokens part, and how many rows part."""
+    cached, logits = generate(model, prompts)
+    plain, wanted = generate(model, prompts, use_cache=False)
+    parted = (cached != plain).int().cumsum(dim=1)
+    # a token is chosen by the logits of its own step, so the step where they part still compares
+    comparable = parted.cumsum(dim=1) <= 1
+    found = bench.sums.compare(logits[comparable], wanted[comparable])
+    return found, int((parted[:, -1] > 0).sum())

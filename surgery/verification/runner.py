@@ -1,0 +1,207 @@
+"""Prove that an adapter does what its recipe says: every check in `checks/`, on the model.
+
+A check is one file in that folder with one subclass of `Check`; nothing else has to know of it.
+"""
+
+import os
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar, Final, Literal
+
+import torch
+
+from surgery.diagnostics.diagnostic import EXIT_ENVIRONMENT, SurgeryError
+from surgery.diagnostics.distribution import own_version
+from surgery.diagnostics.wording import named_line
+from surgery.model.quiet import quiet
+from surgery.plan.planner import Plan
+from surgery.plan.serialization import FORMAT_VERSION
+from surgery.plugins import classes_in
+from surgery.verification.testbed import Bench, open_bench, sound_plan
+
+_SMALL: Final = 30_000_000  # parameters
+
+State = Literal["passed", "failed", "skipped"]
+Number = bool | int | float | str
+Progress = Callable[[str], object]
+"""Told the name of each step when it begins."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a check found.
+
+    Args:
+        check: its name.
+        state: `skipped` where the check doesn't apply to this recipe.
+        what: one sentence without a full stop.
+        measured: the numbers behind it.
+        seconds: how long it took.
+    """
+
+    check: str
+    state: State
+    what: str
+    measured: Mapping[str, Number] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def passed(self) -> bool:
+        """Whether the check ran and found nothing wrong."""
+        return self.state == "passed"
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What all checks found on one adapter.
+
+    Args:
+        adapter: its folder.
+        model: its base, as the plan calls it.
+        recipe: the recipe's name.
+        outcomes: one for each check, in the order of their names.
+    """
+
+    adapter: str
+    model: str
+    recipe: str
+    outcomes: tuple[Outcome, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether no check failed."""
+        return all(outcome.state != "failed" for outcome in self.outcomes)
+
+    def document(self) -> dict[str, Any]:
+        """Plain data, as `surgery verify --format json` prints it."""
+        return {
+            "format_version": FORMAT_VERSION,
+            "surgery": own_version(),
+            "adapter": self.adapter,
+            "model": self.model,
+            "recipe": self.recipe,
+            "passed": self.passed,
+            "checks": [
+                {
+                    "name": outcome.check,
+                    "state": outcome.state,
+                    "what": outcome.what,
+                    "measured": dict(outcome.measured),
+                    "seconds": round(outcome.seconds, 3),
+                }
+                for outcome in self.outcomes
+            ],
+        }
+
+
+class Check(ABC):
+    """Something that must hold of every adapter. The docstring of a subclass is its page."""
+
+    needs_paths: ClassVar[bool] = False
+    """Whether the check compares the two paths, of which an in-place recipe has one."""
+
+    @property
+    def name(self) -> str:
+        """The name of its file."""
+        return type(self).__module__.rpartition(".")[2]
+
+    @abstractmethod
+    def run(self, bench: Bench) -> Outcome:
+        """Look, and say what was found.
+
+        Args:
+            bench: the model; weights, gradients and modes may be changed, for they are put back
+                afterwards. Hooks must be removed.
+        """
+
+    def judge(self, faults: Sequence[str], good: str, **measured: Number) -> Outcome:
+        """Return the outcome: failed with the faults, or passed with `good`.
+
+        Args:
+            faults: half-sentences that say what is wrong; none if nothing is.
+            good: a sentence without a full stop.
+            measured: the numbers behind it.
+        """
+        state: State = "failed" if faults else "passed"
+        return Outcome(self.name, state, "; ".join(faults) or good, measured)
+
+    def skip(self, why: str) -> Outcome:
+        """Return the outcome of a check that doesn't apply."""
+        return Outcome(self.name, "skipped", f"not applicable: {why}")
+
+
+def known_checks() -> list[Check]:
+    """Every check, found in the folder `surgery/verification/checks`."""
+    return [check() for check in classes_in("surgery.verification.checks", Check)]  # type: ignore[type-abstract]
+
+
+@quiet()
+def verify_adapter(
+    folder: str | os.PathLike[str],
+    *,
+    base: str | os.PathLike[str] | None = None,
+    trust_remote_code: bool = False,
+    progress: Progress | None = None,
+) -> Verification:
+    """Load an adapter on its base once, and run every check on it.
+
+    Args:
+        folder: what `surgery apply` or `save_adapter` wrote, trained or not.
+        base: another place of the base than the plan names.
+        trust_remote_code: whether the base may run code of its own.
+        progress: told the name of each step when it begins.
+
+    Raises:
+        SurgeryError: A401 and A402 for a wrong base or folder, M for files that can't be read.
+    """
+    tell = progress or (lambda step: None)
+    tell("load")
+    plan = sound_plan(Path(folder), base=base, trust_remote_code=trust_remote_code)
+    with _threads_for(plan):
+        bench = open_bench(plan, Path(folder), trust_remote_code=trust_remote_code)
+        outcomes = tuple(run_checks(bench, tell))
+    return Verification(str(folder), plan.anatomy.source, plan.recipe.name, outcomes)
+
+
+def run_checks(
+    bench: Bench, tell: Progress = str, checks: Iterable[Check] | None = None
+) -> Iterator[Outcome]:
+    """Yield the outcome of each check; every bit of the bench is put back after each.
+
+    Args:
+        bench: an adapter on its base.
+        tell: told the name of each check when it begins.
+        checks: which to run; all that are known unless given.
+    """
+    for check in known_checks() if checks is None else checks:
+        tell(check.name)
+        started = time.perf_counter()
+        outcome = _run(check, bench)
+        bench.restore()
+        yield replace(outcome, seconds=time.perf_counter() - started)
+
+
+@contextmanager
+def _threads_for(plan: Plan) -> Iterator[None]:
+    """Take one thread for a small model: on a busy machine, more mostly wait for one another."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1 if plan.base < _SMALL else threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _run(check: Check, bench: Bench) -> Outcome:
+    if check.needs_paths and bench.plan.in_place:
+        return check.skip("the base itself changes, its text path is the stored original")
+    try:
+        return check.run(bench)
+    except Exception as error:  # a model that can't run at all has failed the check too
+        if isinstance(error, SurgeryError) and error.exit_code == EXIT_ENVIRONMENT:
+            raise  # a full disk says nothing of the adapter
+        return check.judge([f"it ended in {named_line(error)}"], "")

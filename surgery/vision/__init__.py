@@ -1,0 +1,1 @@
+"""Models assembled of a language model, a vision tower and a projector."""

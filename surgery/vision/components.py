@@ -1,0 +1,161 @@
+"""What a recipe assembles a model of, found and looked at; and what doesn't fit together."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Final, TypeVar
+
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.model.anatomy import Anatomy
+from surgery.model.reader import read_anatomy
+from surgery.model.source import ModelFiles, builtin_towers, find_model
+from surgery.recipe.schema import Recipe
+from surgery.vision.projector import Projector, known_projectors
+from surgery.vision.vision_tower import Tower, read_tower
+
+LANGUAGE: Final = "model.language_model."
+"""Where the vision-language classes hold the decoder, without its head."""
+
+VISION: Final = "model.vision_tower."
+HEAD: Final = "lm_head.weight"
+
+_AFTER_HEAD: Final = (
+    "logit_scale",
+    "logits_scaling",
+    "lm_head_multiplier",
+    "final_logit_softcapping",
+)
+"""What some decoders do to logits behind their head, and Llava doesn't."""
+
+_Made = TypeVar("_Made")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a model is assembled of.
+
+    Args:
+        text: where the decoder is.
+        vision: where the vision tower is.
+        decoder: the decoder's map.
+        tower: what is known of the vision tower.
+        projector: what stands between them.
+    """
+
+    text: ModelFiles
+    vision: ModelFiles
+    decoder: Anatomy
+    tower: Tower
+    projector: Projector
+
+    def new_names(self) -> dict[str, str]:
+        """Each tensor of the decoder to its name in the assembled model."""
+        root = f"{self.decoder.blocks_path.partition('.')[0]}."
+        names = (tensor.name for tensor in self.decoder.tensors())
+        return {n: LANGUAGE + n.removeprefix(root) if n.startswith(root) else HEAD for n in names}
+
+
+def find_parts(recipe: Recipe, *, weights: bool) -> Parts:
+    """Find a decoder and a vision tower, and look at them.
+
+    Args:
+        recipe: names `vision`.
+        weights: whether both must have weights.
+
+    Raises:
+        SurgeryError: M101 to M110 for the decoder, M121 to M123 for the vision tower, M102 for one
+            without weights, M125 for a decoder that can't be the language model of Llava.
+    """
+    assert recipe.vision is not None
+    text = find_model(recipe.model, revision=recipe.revision, weights=weights)
+    try:
+        vision = find_model(recipe.vision, weights=weights)
+    except SurgeryError as error:
+        raise SurgeryError(_no_vision(recipe.vision, error)) from error
+    if weights:
+        text.checkpoint()
+        _of_vision(vision.checkpoint)
+    decoder = read_anatomy(text)
+    refuse_unfit(decoder, text.config())
+    tower = _of_vision(partial(read_tower, vision))
+    return Parts(text, vision, decoder, tower, known_projectors()[recipe.projector])
+
+
+def refuse_unfit(decoder: Anatomy, config: Mapping[str, Any]) -> None:
+    """Refuse a decoder that would not be itself inside of Llava.
+
+    Args:
+        decoder: its map.
+        config: content of its config.json.
+
+    Raises:
+        SurgeryError: M125.
+    """
+    source = decoder.source
+    if decoder.names_in("vision"):
+        raise SurgeryError(_unfit(source, "it has a vision tower of its own"))
+    if decoder.quantization:
+        why = f"its weights are quantised ({decoder.quantization})"
+        raise SurgeryError(_unfit(source, why))
+    behind = next((name for name in _AFTER_HEAD if config.get(name) not in (None, 1, 1.0)), None)
+    if behind:
+        why = f"its logits are changed behind the head (`{behind}`), and Llava's are not"
+        raise SurgeryError(_unfit(source, why))
+
+
+def refuse_other_decoder(parts: Parts, read: Callable[[], Anatomy]) -> None:
+    """Refuse where Llava can't be built around the decoder, or would have other tensors than it.
+
+    Args:
+        parts: what the model is assembled of.
+        read: returns its map.
+
+    Raises:
+        SurgeryError: M125.
+    """
+    try:
+        assembled = read()
+    except SurgeryError as error:
+        why = f"Llava can't be built around it: {error.diagnostics[0].why}"
+        raise SurgeryError(_unfit(parts.decoder.source, why)) from error
+    sizes, names = parts.decoder.sizes, parts.new_names()
+    wanted = {(names[name], size) for name, size in sizes.items()}
+    apart = {*assembled.names_in("vision"), *assembled.names_in("projector")}
+    found = {item for item in assembled.sizes.items() if item[0] not in apart}
+    if wanted != found or len(wanted) != len(sizes):
+        name = min(wanted ^ found)[0] if wanted != found else HEAD
+        why = f"as the language model of Llava it would have other tensors, `{name}` among them"
+        raise SurgeryError(_unfit(parts.decoder.source, why))
+
+
+def _of_vision(make: Callable[[], _Made]) -> _Made:
+    """Let what is wrong with a model be the fault of the recipe's `vision`."""
+    try:
+        return make()
+    except SurgeryError as error:
+        raise SurgeryError([replace(d, key="vision") for d in error.diagnostics]) from error
+
+
+def _no_vision(source: str, error: SurgeryError) -> Diagnostic:
+    reason = error.diagnostics[0]
+    near = f"{reason.fix} " if reason.fix.startswith("did you mean") else ""
+    return Diagnostic(
+        code="M121",
+        what=f"there is no vision model `{source}`",
+        why=f"{reason.what}: {reason.why}",
+        fix=f"{near}name a hub id such as google/siglip-so400m-patch14-384, a folder with a "
+        f"config.json, "
+        f"or one of {', '.join(builtin_towers())}",
+        key="vision",
+    )
+
+
+def _unfit(source: str, why: str) -> Diagnostic:
+    return Diagnostic(
+        code="M125",
+        what=f"`{source}` can't be assembled with a vision tower",
+        why=why,
+        fix="name a plain language model such as Qwen/Qwen2.5-3B in `model=`; for a model that "
+        "already sees, leave `vision` out",
+        key="model",
+    )

@@ -1,0 +1,18 @@
+"""One linear map on each patch."""
+
+from surgery.vision.projector import Projector
+
+
+class Linear(Projector):
+    """`linear`: one linear map, one token for each patch.
+
+    Source: LLaVA (arXiv 2304.08485).
+    """
+
+    word = "linear"
+    model_type = "llava_projected"
+    fields = {"projector_type": "linear"}
+
+    def side(self, patches: int) -> int:
+        """As many tokens as patches."""
+        return patches

@@ -1,0 +1,122 @@
+"""The tensors of an assembled model: the decoder's and the tower's from disk, the projector's made.
+
+What lies on disk in the decoder's type keeps its bytes; a tower in another type is rounded to it,
+as loading both in one type would.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+from typing import Any, Final
+
+import numpy as np
+
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.model.anatomy import Anatomy, Tensor
+from surgery.model.names.disk_names import Stored, read_stored
+from surgery.model.names.weight_conversion import Conversion
+from surgery.model.reader import not_on_disk
+from surgery.model.structure.inspector import DTYPES
+from surgery.operations.initial_values import kaiming_uniform
+from surgery.storage.safetensors.header import StoredTensor
+from surgery.storage.safetensors.writer import NewTensor
+from surgery.vision.components import VISION, Parts
+from surgery.vision.projector import PATH
+from surgery.vision.vision_tower import meta_tower
+
+_Source = StoredTensor | Callable[[], bytes]
+_NAMES: Final = {stored: name for name, stored in DTYPES.items()}
+
+
+def assembled_tensors(
+    parts: Parts, assembled: Anatomy, dtype: str | None, seed: int
+) -> Iterator[NewTensor]:
+    """Return every tensor of the assembled model; nothing is read but headers.
+
+    Args:
+        parts: what it is assembled of, with weights.
+        assembled: its map.
+        dtype: torch's name of the decoder's type; None is float32.
+        seed: of the projector's start.
+
+    Raises:
+        SurgeryError: M107, where a checkpoint isn't whole; M201 to M208 for its files.
+    """
+    stored_as = DTYPES[dtype or "float32"]
+    yield from _decoder(parts)
+    yield from _tower(parts, stored_as)
+    for tensor in assembled.outside:
+        if tensor.name.startswith(f"{PATH}."):
+            make = partial(_start, seed, tensor, stored_as)
+            yield NewTensor(tensor.name, stored_as, tensor.shape, make)
+
+
+def _decoder(parts: Parts) -> list[NewTensor]:
+    """The decoder's tensors under their new names, in the order of their bytes on disk."""
+    stored, names = read_stored(parts.text, parts.decoder), parts.new_names()
+    tensors = []
+    for old, new in names.items():
+        origin = stored.origin(old)
+        if origin is None:
+            raise SurgeryError(not_on_disk(parts.decoder, old, stored))
+        first = origin.sources[0]
+        tensor = NewTensor(new, origin.dtype, origin.shape, stored.source(origin))
+        tensors.append((str(first.file), first.offset, tensor))
+    return [tensor for _, _, tensor in sorted(tensors, key=lambda entry: entry[:2])]
+
+
+def _tower(parts: Parts, dtype: str) -> Iterator[NewTensor]:
+    conversion = cache(lambda: Conversion(meta_tower(parts.vision)))
+    checkpoint = parts.vision.checkpoint()
+    stored = Stored(checkpoint, conversion().map_names(checkpoint.tensors), {}, conversion)
+    for tensor in parts.tower.tensors:
+        origin = stored.origin(tensor.name)
+        if origin is None:
+            raise SurgeryError(_not_whole(parts.vision.source, tensor.name))
+        name, source = f"{VISION}{tensor.name}", stored.source(origin)
+        if origin.dtype == dtype or not tensor.is_parameter:
+            yield NewTensor(name, origin.dtype, origin.shape, source)
+        else:
+            cast = partial(_cast, source, origin.dtype, dtype)
+            yield NewTensor(name, dtype, origin.shape, cast)
+
+
+def _start(seed: int, tensor: Tensor, dtype: str) -> bytes:
+    """Linear maps as torch starts them, but without biases; norms at one."""
+    module, _, kind = tensor.name.rpartition(".")
+    if len(tensor.shape) == 2:
+        rows, inputs = tensor.shape
+        start = kaiming_uniform(seed, module, (rows, inputs))
+    else:
+        start = np.full(tensor.shape, float(kind == "weight"), np.float32)
+    return _as_type(start.astype("<f4").tobytes(), "F32", dtype)
+
+
+def _cast(source: _Source, dtype: str, wanted: str) -> bytes:
+    if not isinstance(source, StoredTensor):
+        return _as_type(source(), dtype, wanted)
+    with source.file.open("rb") as file:
+        file.seek(source.offset)
+        return _as_type(file.read(source.nbytes), dtype, wanted)
+
+
+def _as_type(content: bytes, dtype: str, wanted: str) -> bytes:
+    """Round numbers to another type, as torch does it."""
+    if dtype == wanted:
+        return content
+    import torch
+
+    held = torch.frombuffer(bytearray(content), dtype=getattr(torch, _NAMES[dtype]))
+    raw: Any = held.to(getattr(torch, _NAMES[wanted])).view(torch.uint8).numpy()
+    made: bytes = raw.tobytes()
+    return made
+
+
+def _not_whole(source: str, name: str) -> Diagnostic:
+    return Diagnostic(
+        code="M107",
+        what=f"the files of `{source}` hold nothing that makes `{name}`",
+        why="the vision tower has it in memory, and would start it at random: the checkpoint is "
+        "not complete, or another model's",
+        fix="download the whole checkpoint again",
+        key="vision",
+    )

@@ -1,0 +1,138 @@
+"""A vision tower, looked at without weights: how wide it is, and which patches it gives.
+
+It is built on the meta device and called once, so that what is known of it is what it does.
+"""
+
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, Final
+
+from pydantic import BaseModel, ConfigDict
+
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostics.wording import first_line, named_line
+from surgery.model.anatomy import Tensor
+from surgery.model.source import ModelFiles
+from surgery.model.structure.inspector import tensors_of
+from surgery.storage.cache import kept
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_FORMAT: Final = "1"
+
+
+class Tower(BaseModel):
+    """What is known of a vision tower.
+
+    Args:
+        config: as transformers writes it.
+        width: of each patch's vector.
+        image: pixels a side of what it takes.
+        side: patches a side.
+        extra: tokens before the patches, such as a class token; 0 or 1.
+        tensors: under their names in the tower.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    config: dict[str, Any]
+    width: int
+    image: int
+    side: int
+    extra: int
+    tensors: tuple[Tensor, ...]
+
+
+def read_tower(files: ModelFiles) -> Tower:
+    """Return what is known of a vision tower; of a two-tower model such as SigLIP, of that one.
+
+    Args:
+        files: where its config is.
+
+    Raises:
+        SurgeryError: M104 for a config that is no JSON; M122 where it is no vision tower, M123
+            where it gives no square of patches.
+    """
+    if "auto_map" in files.config():
+        raise SurgeryError(_no_tower(files.source, "it runs Python code of its own"))
+    key = (_FORMAT, version("transformers"), files.config())
+    return kept("towers", key, Tower, lambda: _look(files))
+
+
+def meta_tower(files: ModelFiles) -> "PreTrainedModel":
+    """Build the tower on the meta device.
+
+    Raises:
+        SurgeryError: M122, where transformers can't.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModel
+
+    try:
+        config = AutoConfig.from_pretrained(files.folder)
+        with torch.device("meta"):
+            model: PreTrainedModel = AutoModel.from_config(getattr(config, "vision_config", config))
+    except Exception as error:  # a config may be wrong in as many ways as there are classes
+        raise SurgeryError(_no_tower(files.source, _said(error))) from error
+    return model
+
+
+def _look(files: ModelFiles) -> Tower:
+    import torch
+
+    model = meta_tower(files)
+    config: Any = model.config
+    try:
+        image = _pixels(config)
+        pixels = torch.zeros(1, config.num_channels, image, image, device="meta")
+        with torch.no_grad():
+            hidden = model(pixel_values=pixels, output_hidden_states=True).hidden_states[-1]
+        _, tokens, width = hidden.shape
+    except Exception as error:  # any decoder fails here, each in its own way
+        raise SurgeryError(_no_tower(files.source, _said(error))) from error
+    extra = next((n for n in (0, 1) if round((tokens - n) ** 0.5) ** 2 == tokens - n), None)
+    if extra is None or width != config.hidden_size:
+        raise SurgeryError(_no_grid(files.source, tokens, width, config.hidden_size))
+    return Tower(
+        config={**config.to_diff_dict(), "model_type": config.model_type},
+        width=width,
+        image=image,
+        side=round((tokens - extra) ** 0.5),
+        extra=extra,
+        tensors=tuple(tensors_of(model)),
+    )
+
+
+def _pixels(config: Any) -> int:
+    size = config.image_size
+    sides = {size} if isinstance(size, int) else set(size)
+    if len(sides) > 1:
+        raise ValueError(f"it takes images of {size[0]} x {size[1]} pixels, which is no square")
+    side: int = sides.pop()
+    return side
+
+
+def _said(error: Exception) -> str:
+    return first_line(error) if isinstance(error, ValueError) else named_line(error)
+
+
+def _no_tower(source: str, why: str) -> Diagnostic:
+    return Diagnostic(
+        code="M122",
+        what=f"`{source}` is no vision tower that can stand before a decoder",
+        why=why,
+        fix="name one that takes square images and gives a vector for each patch, such as "
+        "google/siglip-so400m-patch14-384",
+        key="vision",
+    )
+
+
+def _no_grid(source: str, tokens: int, width: int, hidden: int) -> Diagnostic:
+    return Diagnostic(
+        code="M123",
+        what=f"the patches of `{source}` don't fit a projector",
+        why=f"it gives {tokens} vectors of width {width} for an image, and a square grid of width "
+        f"{hidden} is needed, with one more vector before it at most",
+        fix="name a vision tower with as many rows of patches as columns, such as SigLIP or CLIP",
+        key="vision",
+    )
