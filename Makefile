@@ -40,14 +40,14 @@ test-executorch:
 	$(MAKE) VENV=.venv-executorch with-executorch
 
 with-executorch: $(STAMP)executorch
-	$(BIN)/python -m pytest tests/unit/test_export_executorch.py $(ARGS)
+	$(BIN)/python -m pytest tests/unit/export/test_export_executorch.py $(ARGS)
 
 # Quantising with AIMET: an environment of its own, 2.7 GB.
 test-aimet:
 	$(MAKE) VENV=.venv-aimet with-aimet
 
 with-aimet: $(STAMP)aimet
-	$(BIN)/python -m pytest tests/unit/test_quantise_aimet.py $(ARGS)
+	$(BIN)/python -m pytest tests/unit/npu/test_quantise_aimet.py $(ARGS)
 
 # Every model type of transformers, tiny and random, through every operation: most of an hour.
 support: $(STAMP)test

@@ -3,7 +3,7 @@
 What real ones do at some shapes, this one does at every shape: rows, strides, threads, where a
 matrix lies in memory, gradients and the weight's own flag each move where a sum begins.
 What is compared bit for bit under it was computed under the same conditions. To run tests on it:
-`PYTHONPATH=tests pytest -p other_processor tests/unit/test_verify.py`.
+`PYTHONPATH=tests pytest -p other_processor tests/unit/verification/test_verify.py`.
 """
 
 import zlib

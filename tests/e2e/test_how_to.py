@@ -35,13 +35,13 @@ ELSEWHERE = {
     "accelerate launch": "tests/e2e/test_train.py",
     "python -m surgery.sweep": "tests/e2e/test_sweep.py",
     "echo $?": "the shell's",
-    "--to qnn": "tests/unit/test_export_qnn.py",
-    "my-binaries": "tests/unit/test_export_qnn.py",
-    "--to executorch": "tests/unit/test_export_executorch.py",
-    "my-programs": "tests/unit/test_export_executorch.py",
-    "executorch.extension": "tests/unit/test_export_executorch.py",
-    "folder/of/safetensors": "tests/unit/test_expert.py",
-    "vision_expert_query": "tests/unit/test_expert.py",
+    "--to qnn": "tests/unit/export/test_export_qnn.py",
+    "my-binaries": "tests/unit/export/test_export_qnn.py",
+    "--to executorch": "tests/unit/export/test_export_executorch.py",
+    "my-programs": "tests/unit/export/test_export_executorch.py",
+    "executorch.extension": "tests/unit/export/test_export_executorch.py",
+    "folder/of/safetensors": "tests/unit/layers/test_expert.py",
+    "vision_expert_query": "tests/unit/layers/test_expert.py",
 }
 """What is run by another test, or by none, and why."""
 _TOKENIZER = """

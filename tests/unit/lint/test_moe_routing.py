@@ -19,7 +19,7 @@ from surgery.plan.planner import Plan, Stage
 from surgery.plan.selection import Selection
 from surgery.recipe.schema import Recipe
 
-LISTS = yaml.safe_load((Path(__file__).parents[1] / "rules" / "routed_types.yaml").read_text())
+LISTS = yaml.safe_load((Path(__file__).parents[2] / "rules" / "routed_types.yaml").read_text())
 ROUTED = {*LISTS["causal"], *LISTS["image_text"]}
 NOT_BUILT = {
     *("evolla", "fast_vlm", "gemma3n", "gemma4_assistant", "gemma4_unified_assistant"),

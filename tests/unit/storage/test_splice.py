@@ -32,7 +32,7 @@ from surgery.storage.safetensors.writer import (
 )
 from surgery.storage.staging import claimed_output, staged_folder
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 
 
 def stored(file: Path, tensors: dict[str, torch.Tensor]):

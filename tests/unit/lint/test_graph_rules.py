@@ -19,7 +19,7 @@ from surgery.npu.qualcomm.toolchain import why_not
 from surgery.npu.qualcomm.workers.task import Task
 from surgery.npu.target import load_target
 
-FOLDER = Path(__file__).parents[1] / "rules" / "graph"
+FOLDER = Path(__file__).parents[2] / "rules" / "graph"
 RULES = {name: rule for name, rule in known_rules().items() if isinstance(rule, GraphRule)}
 LARGE = 2**28
 """Bytes from which a weight is a hole in a file."""

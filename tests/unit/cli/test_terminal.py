@@ -18,7 +18,7 @@ from surgery.lint.code_pages import all_pages, page_of, rule_pages
 from surgery.model.source import BUILTIN_FOLDER
 from surgery.recipe.recipe_file import packaged_recipes
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 ODD = "a [bold]b[/bold] [1,2] [/] :smile: {x}"
 CODES = [*all_pages(), *rule_pages()]
 Run = Callable[..., str]

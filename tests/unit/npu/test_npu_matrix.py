@@ -8,7 +8,7 @@ import pytest
 
 from surgery.npu.qualcomm.toolchain import why_not
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 sys.path.insert(0, str(ROOT / "scripts"))
 
 from npu_matrix.ask import errors_in, rows  # noqa: E402

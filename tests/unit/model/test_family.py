@@ -9,7 +9,7 @@ from surgery.model.structure import family
 from surgery.model.structure.family import Family, read_family
 from surgery.operations.base import known_operations
 
-FILES = sorted(Path(family.__file__).parent.glob("families/*"))
+FILES = sorted(Path(family.__file__).parents[1].glob("families/*"))
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)

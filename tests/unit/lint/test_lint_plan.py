@@ -223,7 +223,7 @@ def test_lint_of_cached_recipes_imports_no_torch():
         "print(len(found), sorted(heavy & set(sys.modules)))\n"
     )
     run = [sys.executable, "-c", code, *recipes]
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     done = subprocess.run(run, cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout == f"{len(recipes)} []\n"
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
-BUILTIN = Path(__file__).parents[2] / "surgery" / "model" / "builtin"
+BUILTIN = Path(__file__).parents[3] / "surgery" / "model" / "builtin"
 PARAMETERS = {
     "bluelm-3b": 2_714_667_520,
     "gemma-3-1b": 999_885_952,

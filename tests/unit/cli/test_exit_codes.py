@@ -8,7 +8,7 @@ import pytest
 from surgery import cli as commands
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 ABSENT = {
     "plan nofile.yaml": 2,
     "plan nofolder": 2,

@@ -12,7 +12,7 @@ from surgery.npu.target import load_target
 from surgery.plan.planner import plan_recipe
 from surgery.recipe.loading import load_recipe
 
-FOLDER = Path(__file__).parents[1] / "rules" / "plan"
+FOLDER = Path(__file__).parents[2] / "rules" / "plan"
 RULES = {name: rule for name, rule in known_rules().items() if isinstance(rule, PlanRule)}
 FIXTURES = {file.stem: yaml.safe_load(file.read_text()) for file in sorted(FOLDER.glob("*.yaml"))}
 CASES = [
