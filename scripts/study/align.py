@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from surgery.adapter.folder import load_adapter
-from surgery.plan.planner import ASSEMBLED_FOLDER
 from surgery.recipe.loading import load_recipe
+from surgery.storage.file_names import ASSEMBLED_FOLDER
 from surgery.training.train import train_recipe
 
 

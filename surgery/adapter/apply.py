@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from surgery.adapter.depth_in_memory import deepen
 from surgery.adapter.side_files import adapter_config
@@ -14,13 +14,11 @@ from surgery.operations.initial_values import start_of
 from surgery.paths.switching import make_switchable
 from surgery.plan.depth.changes import new_names
 from surgery.plan.planner import Plan
+from surgery.storage.file_names import ADAPTER
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
-
-ADAPTER: Final = "default"
-"""PEFT's name for the one adapter of a model."""
 
 
 @quiet()

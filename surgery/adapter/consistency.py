@@ -12,21 +12,21 @@ from typing import Any, Final
 import yaml
 
 from surgery.adapter.model_card import FINGERPRINT_LINE, RIGHT_BASE
-from surgery.adapter.side_files import (
-    ADAPTER_CONFIG,
-    CARD_FILE,
-    PLAN_FILE,
-    RECIPE_FILE,
-    saved_adapter_config,
-)
+from surgery.adapter.side_files import saved_adapter_config
 from surgery.adapter.weights_layout import check_weights
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.diagnostics.wording import first_line
 from surgery.model.fingerprint import refuse_bad_fingerprint
-from surgery.plan.planner import ASSEMBLED_FOLDER, Plan
+from surgery.plan.planner import Plan
 from surgery.plan.serialization import depth_document, edit_documents, first_difference, to_json
-from surgery.runtime.manifest import refuse_export
-from surgery.storage.folder_kinds import did_you_mean, why_none
+from surgery.storage.file_names import (
+    ADAPTER_CONFIG,
+    ASSEMBLED_FOLDER,
+    CARD_FILE,
+    PLAN_FILE,
+    RECIPE_FILE,
+)
+from surgery.storage.folder_kinds import did_you_mean, refuse_export, why_none
 from surgery.storage.json_file import object_of, read_object, read_regular
 from surgery.storage.yaml_text import load_yaml
 

@@ -15,14 +15,7 @@ from surgery.adapter.apply import open_adapter
 from surgery.adapter.base_checkpoint import has_own_base, write_assembly, write_base
 from surgery.adapter.consistency import assembled_folder, read_document, refuse_inconsistent
 from surgery.adapter.save import save_adapter, write_side_files
-from surgery.adapter.side_files import (
-    ADAPTER_WEIGHTS,
-    PLAN_FILE,
-    adapter_name,
-    base_home,
-    saved_plan,
-    weight_bytes,
-)
+from surgery.adapter.side_files import adapter_name, base_home, saved_plan, weight_bytes
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.model.fingerprint import identify, refuse_other_base, refuse_other_model
 from surgery.model.loading import load_base
@@ -31,9 +24,10 @@ from surgery.model.quiet import quiet
 from surgery.model.reader import not_on_disk, read_anatomy
 from surgery.operations.edits import AddedTensor
 from surgery.operations.initial_values import start_of
-from surgery.plan.planner import ASSEMBLED_FOLDER, Plan, make_plan, plan_recipe
+from surgery.plan.planner import Plan, make_plan, plan_recipe
 from surgery.plan.serialization import first_difference, recipe_in, recipe_of
 from surgery.storage.disk_errors import check_free_space
+from surgery.storage.file_names import ADAPTER_WEIGHTS, ASSEMBLED_FOLDER, PLAN_FILE
 from surgery.storage.inputs import Input
 from surgery.storage.json_file import read_regular
 from surgery.storage.safetensors.checkpoint import Progress

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
-from surgery.adapter.side_files import ADAPTER_WEIGHTS, adapter_name
+from surgery.adapter.side_files import adapter_name
 from surgery.model.anatomy import Anatomy
 from surgery.model.names.disk_names import Origin, Stored, read_stored
 from surgery.operations.edits import AddLora
 from surgery.plan.planner import Plan
+from surgery.storage.file_names import ADAPTER_WEIGHTS
 from surgery.storage.safetensors.checkpoint import INDEX_NAME, WEIGHTS_NAME
 from surgery.storage.safetensors.header import StoredTensor, read_header, tensor_bytes
 from surgery.storage.safetensors.lora_merge import (

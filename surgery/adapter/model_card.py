@@ -4,8 +4,9 @@ from typing import Any, Final
 
 from surgery.model.remote_code import remote_file
 from surgery.model.source import BUILTIN
-from surgery.plan.planner import ASSEMBLED_FOLDER, Plan
+from surgery.plan.planner import Plan
 from surgery.plan.summary import summary_line
+from surgery.storage.file_names import ASSEMBLED_FOLDER
 
 FINGERPRINT_LINE: Final = "Fingerprint of the base (a sample of its bytes, SHA-256):"
 RIGHT_BASE: Final = "# the right base"

@@ -9,7 +9,8 @@ from surgery.adapter.side_files import base_home, side_files
 from surgery.adapter.weights_layout import weights_layout
 from surgery.model.fingerprint import identify
 from surgery.model.quiet import quiet
-from surgery.plan.planner import ASSEMBLED_FOLDER, Plan
+from surgery.plan.planner import Plan
+from surgery.storage.file_names import ASSEMBLED_FOLDER
 from surgery.storage.staging import staged_folder
 
 if TYPE_CHECKING:

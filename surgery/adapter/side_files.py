@@ -21,18 +21,16 @@ from surgery.plan.planner import Plan
 from surgery.plan.serialization import plan_document, to_json
 from surgery.storage.atomic_text import replace_text
 from surgery.storage.disk_errors import io_errors
+from surgery.storage.file_names import (
+    ADAPTER_CONFIG,
+    BASE_FOLDER,
+    CARD_FILE,
+    PLAN_FILE,
+    RECIPE_FILE,
+    ROUTED_TYPE,
+)
 from surgery.storage.safetensors.shards import shard_index
 from surgery.storage.safetensors.writer import Spec, file_size
-
-ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
-ADAPTER_CONFIG: Final = "adapter_config.json"
-PLAN_FILE: Final = "plan.json"
-CARD_FILE: Final = "README.md"
-RECIPE_FILE: Final = "recipe.yaml"
-ROUTED_TYPE: Final = "SURGERY_ROUTED"
-"""Written as `peft_type` where plain PEFT would open the folder without its experts."""
-BASE_FOLDER: Final = "base"
-"""Inside an adapter folder, the checkpoint of a base that trains in place beside added parts."""
 
 _BESIDE_A_PLAN: Final = (ADAPTER_CONFIG, "config.json", "manifest.json")
 """What tells that a plan.json is an adapter's or an export's own."""

@@ -8,16 +8,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from surgery.adapter.side_files import (
-    ADAPTER_WEIGHTS,
-    BASE_FOLDER,
-    PLAN_FILE,
-    adapter_specs,
-    base_home,
-)
+from surgery.adapter.side_files import adapter_specs, base_home
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.model.reader import read_anatomy
 from surgery.plan.planner import Plan
+from surgery.storage.file_names import ADAPTER_WEIGHTS, BASE_FOLDER, PLAN_FILE
 from surgery.storage.json_file import digest
 from surgery.storage.safetensors.checkpoint import read_checkpoint
 from surgery.storage.safetensors.header import StoredTensor, read_header

@@ -16,7 +16,8 @@ from surgery.model.reader import read_anatomy
 from surgery.model.source import find_model
 from surgery.paths.switching import text_path
 from surgery.runtime.formats.hf import open_path
-from surgery.runtime.manifest import MANIFEST_FILE, Manifest, read_manifest
+from surgery.runtime.manifest import Manifest, read_manifest
+from surgery.storage.file_names import MANIFEST_FILE
 from surgery.storage.inputs import Input
 
 BASE: Final = "base"

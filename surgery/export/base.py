@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import ClassVar, Literal, Protocol
 
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.npu.qualcomm.quantize import Quantiser
 from surgery.npu.target import Target
 from surgery.plan.planner import Plan
 from surgery.plugins import classes_in
@@ -21,8 +22,6 @@ from surgery.storage.safetensors.header import Progress
 
 LoraForm = Literal["merge", "keep"]
 BaseForm = Literal["unshared", "shared", "apart"]
-Quantiser = Literal["onnxruntime", "aimet"]
-"""Who finds the scales of weights; onnxruntime writes the graph either way."""
 
 
 @dataclass(frozen=True)

@@ -11,25 +11,17 @@ from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 from surgery.adapter.folder import read_plan
-from surgery.adapter.side_files import PLAN_FILE
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.diagnostics.wording import nearest
-from surgery.export.base import (
-    BaseForm,
-    Contents,
-    Exporter,
-    Job,
-    LoraForm,
-    Part,
-    Quantiser,
-    known_exporters,
-)
+from surgery.export.base import BaseForm, Contents, Exporter, Job, LoraForm, Part, known_exporters
 from surgery.export.file_items import Copied, Linked
 from surgery.model.quiet import quiet
+from surgery.npu.qualcomm.quantize import Quantiser
 from surgery.npu.target import Target, load_target
 from surgery.plan.serialization import to_json
-from surgery.runtime.manifest import MANIFEST_FILE, ExportedFile, Manifest, PartRecord, toolchain
+from surgery.runtime.manifest import ExportedFile, Manifest, PartRecord, toolchain
 from surgery.storage.disk_errors import check_free_space, io_errors
+from surgery.storage.file_names import MANIFEST_FILE, PLAN_FILE
 from surgery.storage.inputs import Input
 from surgery.storage.safetensors.header import Progress
 from surgery.storage.staging import staged_folder

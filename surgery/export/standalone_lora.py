@@ -13,10 +13,11 @@ from typing import Any, Final
 import numpy as np
 
 from surgery.adapter.merged_checkpoint import scale_of
-from surgery.adapter.side_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_config, adapter_name
+from surgery.adapter.side_files import adapter_config, adapter_name
 from surgery.export.file_items import Content, Weights, json_content
 from surgery.operations.edits import AddedTensor, AddLora
 from surgery.plan.planner import Plan
+from surgery.storage.file_names import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from surgery.storage.safetensors.header import StoredTensor, read_header
 from surgery.storage.safetensors.lora_merge import numbers
 from surgery.storage.safetensors.stream import Streamed, stored_pieces

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Final
 import torch
 
 from surgery.graphs.block.step import Feeds
+from surgery.graphs.block.trace_errors import no_parts
 from surgery.graphs.model_shell import Whole
-from surgery.graphs.trace_errors import no_parts
 from surgery.model.structure.block_finder import text_config
 
 if TYPE_CHECKING:

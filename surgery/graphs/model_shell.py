@@ -16,11 +16,11 @@ from torch import nn
 
 from surgery.graphs.block.call import ANSWERS, Call, named_call
 from surgery.graphs.block.step import Feeds
+from surgery.graphs.block.trace_errors import no_parts, reason_of
 from surgery.graphs.block.tracer import model_around
+from surgery.graphs.block.weights import read_base, read_pairs, settle
 from surgery.graphs.rms_norm import rewrite_norms
 from surgery.graphs.torch_export import to_onnx
-from surgery.graphs.trace_errors import no_parts, reason_of
-from surgery.graphs.weights import read_base, read_pairs, settle
 from surgery.model.meta_device import meta_model
 from surgery.model.names.disk_names import read_stored
 from surgery.plan.planner import Plan

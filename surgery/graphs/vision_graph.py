@@ -19,9 +19,9 @@ from surgery.data.encoder import Encoder
 from surgery.data.vocabulary import load_processor
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.graphs.block.step import Feeds
+from surgery.graphs.block.trace_errors import reason_of
 from surgery.graphs.image_placement_check import check_places
 from surgery.graphs.model_shell import Whole
-from surgery.graphs.trace_errors import reason_of
 from surgery.plan.planner import Plan
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ from typing import Final, Literal
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.diagnostics.finding import Finding
 from surgery.graphs.block.forms import BlockForm, Shape
+from surgery.graphs.block.trace_errors import hangs_on_data
 from surgery.graphs.block.traced import Traced
 from surgery.graphs.block.tracer import Tracer
 from surgery.graphs.torch_export import module_of
-from surgery.graphs.trace_errors import hangs_on_data
 from surgery.graphs.writer import save
 from surgery.lint.base import GraphSubject
 from surgery.lint.compiler_findings import Case, findings_on, overruled, proof_of

@@ -7,17 +7,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
-from surgery.adapter.side_files import PLAN_FILE
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.model.reader import read_anatomy
 from surgery.model.source import BUILTIN, find_model
-from surgery.plan.planner import ASSEMBLED_FOLDER, Plan, Stage, plan_recipe
+from surgery.plan.planner import Plan, Stage, plan_recipe
 from surgery.plan.selection import Selection
 from surgery.plan.serialization import recipe_of
 from surgery.recipe.loading import knob_names, load_recipe
 from surgery.recipe.overrides import FIELDS
 from surgery.recipe.recipe_file import find_recipe, packaged_recipes
 from surgery.recipe.schema import Recipe
+from surgery.storage.file_names import ASSEMBLED_FOLDER, PLAN_FILE
 from surgery.storage.inputs import Input
 from surgery.storage.json_file import read_regular
 from surgery.storage.safetensors.header import read_errors

@@ -8,11 +8,11 @@ from pydantic_core import PydanticCustomError
 
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.model.anatomy import Anatomy
+from surgery.model.structure.block_matrices import writes_residual
 from surgery.operations._quantization import refuse_quantised
 from surgery.operations.base import Operation
 from surgery.operations.block_selector import Blocks
 from surgery.operations.edits import AddedTensor, Edit, InsertBlock
-from surgery.plan.depth.changes import writes_residual
 
 
 def _one_model(ranges: object) -> object:

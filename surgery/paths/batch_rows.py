@@ -10,8 +10,7 @@ from typing import Any, Final
 import torch
 
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
-from surgery.paths.path_state import MULTIMODAL, TEXT, PathName, use_path
-from surgery.paths.switching import no_paths
+from surgery.paths.path_state import MULTIMODAL, TEXT, PathName, no_paths, use_path
 
 _NOT_BY_ROW: Final = ("cache_position", "past_key_values", "num_items_in_batch", "logits_to_keep")
 

@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING
 
 from surgery.diagnostics.diagnostic import SurgeryError
-from surgery.paths.path_state import TEXT, PathName
-from surgery.paths.switching import no_paths, switch_of
+from surgery.paths.path_state import TEXT, PathName, no_paths
+from surgery.paths.switching import switch_of
 
 if TYPE_CHECKING:
     from torch import nn

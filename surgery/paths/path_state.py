@@ -8,10 +8,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import MappingProxyType
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.layers.class_mixin import reduce_mixin
+
+if TYPE_CHECKING:
+    from torch import nn
 
 PathName = Literal["text", "multimodal"]
 TEXT: Final = "text"
@@ -94,3 +97,14 @@ def _is_fixed(fixed: str, path: str) -> Diagnostic:
 def path_of(layer: SwitchedLayer) -> PathName:
     """The path that a layer is on, by its context or because PEFT was told so."""
     return TEXT if layer.disable_adapters else MULTIMODAL
+
+
+def no_paths(model: "nn.Module") -> Diagnostic:
+    """What is wrong with asking a model for a path that it doesn't have."""
+    return Diagnostic(
+        code="A405",
+        what=f"this {type(model).__name__} has no text and multimodal path",
+        why="paths belong to a model from `apply_plan` or `load_adapter`; a recipe that trains the "
+        "base in place has only the stored original as its text path",
+        fix="open the adapter with `load_adapter`, or load the original base for text",
+    )

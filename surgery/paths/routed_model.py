@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from surgery.adapter.side_files import ADAPTER_CONFIG, ROUTED_TYPE
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.layers.class_mixin import reduce_mixin
 from surgery.layers.image_tokens import GIVEN, GivenImages, check_mask
 from surgery.paths.path_state import PathName
 from surgery.paths.switching import SwitchedModel
+from surgery.storage.file_names import ADAPTER_CONFIG, ROUTED_TYPE
 
 
 class RoutedModel(SwitchedModel):

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.layers.class_mixin import reduce_mixin, with_mixin
 from surgery.paths.cache_guard import guard_calls
-from surgery.paths.path_state import MULTIMODAL, TEXT, PathName, Switch, SwitchedLayer, use_path
+from surgery.paths.path_state import (
+    MULTIMODAL,
+    TEXT,
+    PathName,
+    Switch,
+    SwitchedLayer,
+    no_paths,
+    use_path,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -157,17 +165,6 @@ def _merged(model: Any) -> str | None:
     """The name of a layer whose LoRA is merged into the base; None where none is."""
     named = model.named_modules()
     return next((name for name, module in named if getattr(module, "merged", False)), None)
-
-
-def no_paths(model: "nn.Module") -> Diagnostic:
-    """What is wrong with asking a model for a path that it doesn't have."""
-    return Diagnostic(
-        code="A405",
-        what=f"this {type(model).__name__} has no text and multimodal path",
-        why="paths belong to a model from `apply_plan` or `load_adapter`; a recipe that trains the "
-        "base in place has only the stored original as its text path",
-        fix="open the adapter with `load_adapter`, or load the original base for text",
-    )
 
 
 def _is_merged(name: str) -> Diagnostic:

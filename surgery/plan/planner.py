@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Final
 
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError, raise_errors
 from surgery.model.anatomy import Anatomy
@@ -31,9 +30,6 @@ from surgery.plan.selection import Matcher, Selection
 from surgery.recipe.schema import Recipe
 from surgery.storage.inputs import Input
 from surgery.vision.assemble import Assembly, assemble, prepare, source_of
-
-ASSEMBLED_FOLDER: Final = "assembled"
-"""Inside an adapter folder whose recipe names `vision`, the model it assembles, as it starts."""
 
 
 @dataclass(frozen=True)

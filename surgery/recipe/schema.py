@@ -21,13 +21,12 @@ from surgery.recipe.environment import with_written
 from surgery.recipe.source_map import Key, SourceMap
 from surgery.recipe.training_schema import Names, Scalar, Stage
 from surgery.storage.inputs import Input
-from surgery.vision.projector import known_projectors
 
 if TYPE_CHECKING:
     AnyOperation = Operation
     AnyProjector = str
 else:
-    AnyProjector = Literal[tuple(known_projectors())]
+    AnyProjector = Literal[tuple(names_in("surgery.vision.projectors"))]
     AnyOperation = Annotated[
         Union[tuple(known_operations().values())], Field(discriminator="op")  # noqa: UP007
     ]

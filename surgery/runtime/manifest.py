@@ -3,7 +3,6 @@
 `surgery run` reads it, and so can anything that reads JSON.
 """
 
-import os
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePath
 from platform import python_version
@@ -14,11 +13,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.diagnostics.distribution import own_version
 from surgery.diagnostics.wording import first_line
+from surgery.storage.file_names import MANIFEST_FILE
 from surgery.storage.folder_kinds import did_you_mean, why_none
 from surgery.storage.json_file import digest, read_object
 from surgery.storage.link import How
 
-MANIFEST_FILE: Final = "manifest.json"
 FORMAT_VERSION: Final = "1.0"
 
 PathName = Literal["text", "multimodal"]
@@ -186,24 +185,6 @@ def toolchain(*packages: str) -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def refuse_export(folder: Path) -> None:
-    """Refuse an export where an adapter is wanted.
-
-    Raises:
-        SurgeryError: A402.
-    """
-    if not os.path.isfile(folder / MANIFEST_FILE):
-        return
-    raise SurgeryError(
-        Diagnostic(
-            code="A402",
-            what=f"`{folder}` is an export and not an adapter",
-            why=f"its {MANIFEST_FILE} says so: what was trained is already in its parts",
-            fix=f"name the adapter that it was made of, or run it: surgery run {folder}",
-        )
-    )
 
 
 def read_manifest(folder: Path) -> Manifest:

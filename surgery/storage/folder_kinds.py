@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.diagnostics.wording import suggestion
+from surgery.storage.file_names import ADAPTER_CONFIG, MANIFEST_FILE, PLAN_FILE
 
 _NEAREST: Final = 3
 
@@ -19,13 +21,13 @@ class FolderKind(NamedTuple):
 
 
 _BY_FILE: Final = {
-    "manifest.json": FolderKind("an export", "`surgery run` and `evaluate` take the folder"),
-    "plan.json": FolderKind(
+    MANIFEST_FILE: FolderKind("an export", "`surgery run` and `evaluate` take the folder"),
+    PLAN_FILE: FolderKind(
         "an adapter",
         "`surgery verify`, `evaluate`, `export`, `lint` and `train` take the folder",
     ),
     "points.json": FolderKind("a sweep", "name the `adapter` in one of its numbered folders"),
-    "adapter_config.json": FolderKind(
+    ADAPTER_CONFIG: FolderKind(
         "an adapter of plain PEFT",
         "`surgery` opens those that `surgery apply` and `save_adapter` write, a plan.json among "
         "them, and `save_pretrained` writes none",
@@ -92,3 +94,21 @@ def did_you_mean(
         wanted: tells what could be meant; folders unless given.
     """
     return " ".join(filter(None, (suggestion(near_paths(typed, wanted)), otherwise)))
+
+
+def refuse_export(folder: Path) -> None:
+    """Refuse an export where an adapter is wanted.
+
+    Raises:
+        SurgeryError: A402.
+    """
+    if not os.path.isfile(folder / MANIFEST_FILE):
+        return
+    raise SurgeryError(
+        Diagnostic(
+            code="A402",
+            what=f"`{folder}` is an export and not an adapter",
+            why=f"its {MANIFEST_FILE} says so: what was trained is already in its parts",
+            fix=f"name the adapter that it was made of, or run it: surgery run {folder}",
+        )
+    )

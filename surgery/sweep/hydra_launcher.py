@@ -3,6 +3,7 @@
 All of it is tried before anything starts.
 """
 
+import argparse
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
@@ -58,6 +60,12 @@ class Settings:
     launcher: str = "basic"
     multirun: bool = True
     quiet: bool = True
+
+
+def read_flags() -> argparse.Namespace:
+    """Hydra's own flags and its overrides, of the command line of this process."""
+    flags: argparse.Namespace = get_args_parser().parse_args()
+    return flags
 
 
 def is_hydras(word: str) -> bool:

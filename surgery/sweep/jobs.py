@@ -21,7 +21,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from surgery.adapter.folder import write_adapter
-from surgery.adapter.side_files import PLAN_FILE, side_files
+from surgery.adapter.side_files import side_files
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.diagnostics.wording import named_line
 from surgery.model.fingerprint import identify
@@ -30,6 +30,7 @@ from surgery.recipe.loading import HYDRA_VERSION_BASE
 from surgery.recipe.recipe_file import packaged_recipes, recipes_folder
 from surgery.recipe.schema import Recipe
 from surgery.storage.atomic_text import replace_text
+from surgery.storage.file_names import PLAN_FILE
 from surgery.sweep.grid import read_point
 from surgery.sweep.hydra_launcher import Settings
 from surgery.sweep.results import crashed, plan_outcome, write_result

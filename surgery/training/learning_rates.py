@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from surgery.adapter.apply import ADAPTER, trainable_parameters
+from surgery.adapter.apply import trainable_parameters
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.operations.edits import PEFT_PREFIX
 from surgery.plan.part_copies import in_copies
@@ -13,6 +13,7 @@ from surgery.plan.planner import Plan
 from surgery.plan.planner import Stage as Trained
 from surgery.plan.selection import Matcher, Selection
 from surgery.recipe.training_schema import Stage
+from surgery.storage.file_names import ADAPTER
 
 if TYPE_CHECKING:
     from torch import nn

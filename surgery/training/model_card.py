@@ -4,12 +4,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from surgery.adapter.side_files import CARD_FILE
 from surgery.diagnostics.distribution import own_version
 from surgery.plan.planner import Plan
 from surgery.plan.serialization import FORMAT_VERSION, diagnostic_document
 from surgery.recipe.training_schema import Stage
 from surgery.runtime.manifest import toolchain
+from surgery.storage.file_names import CARD_FILE
 from surgery.training.log import LOG
 from surgery.training.stage import StageResult
 

@@ -16,9 +16,10 @@ from surgery.adapter.save import save_into
 from surgery.data.vocabulary import load_processor, refuse_ids_without_rows
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.model.quiet import quiet
-from surgery.plan.planner import ASSEMBLED_FOLDER, Plan, make_plan, plan_recipe
+from surgery.plan.planner import Plan, make_plan, plan_recipe
 from surgery.recipe.schema import Recipe
 from surgery.storage.disk_errors import io_errors
+from surgery.storage.file_names import ASSEMBLED_FOLDER
 from surgery.storage.inputs import Input
 from surgery.storage.staging import staged_folder
 from surgery.training.distributed import this_process

@@ -17,7 +17,7 @@ class Projector(ABC):
     """One kind of projector.
 
     Args:
-        word: what `projector:` in a recipe says.
+        word: what `projector:` in a recipe says; the name of its file.
         model_type: of the model that holds it, in transformers or in `surgery/model/remote_models`.
         fields: what the model's config says beside.
     """

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from surgery.adapter.side_files import PLAN_FILE, side_files
+from surgery.adapter.side_files import side_files
 from surgery.plan.planner import plan_recipe
 from surgery.plan.serialization import to_json
 from surgery.recipe.loading import load_recipe
+from surgery.storage.file_names import PLAN_FILE
 
 RECIPES = ["genieblue_pre", "genieblue_post", "genieblue_skip", "lora", "full_finetune"]
 MISTAKES = """\

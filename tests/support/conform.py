@@ -20,7 +20,6 @@ from support.repeated import difference_from_repeated
 from support.shrink import tiny_config
 from surgery.adapter.apply import apply_plan
 from surgery.adapter.folder import load_base, save_adapter, write_adapter
-from surgery.adapter.side_files import ADAPTER_WEIGHTS
 from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.model.anatomy import PARTS_OF_A_BLOCK, Anatomy
 from surgery.model.meta_device import auto_class
@@ -28,6 +27,7 @@ from surgery.model.numerics import same_bits
 from surgery.model.reader import read_anatomy
 from surgery.plan.planner import Plan, make_plan, plan_recipe
 from surgery.recipe.loading import load_recipe
+from surgery.storage.file_names import ADAPTER_WEIGHTS
 from surgery.verification import prompts
 from surgery.verification.runner import verify_adapter
 from surgery.verification.testbed import answer, generate

@@ -40,9 +40,10 @@ def command(
 ) -> None:
     """Make an adapter folder from a recipe, or from a plan.json, disk to disk."""
     from surgery.adapter.folder import write_adapter
-    from surgery.adapter.side_files import PLAN_FILE, weight_bytes
+    from surgery.adapter.side_files import weight_bytes
     from surgery.cli.views.plan.table import print_written
     from surgery.cli.views.progress import byte_progress
+    from surgery.storage.file_names import PLAN_FILE
     from surgery.storage.inputs import Input
 
     plan = _plan(recipe, with_revision(overrides, revision), allow_env, trust_remote_code)

@@ -87,12 +87,10 @@ def hydra_app() -> NoReturn:
 
 
 def _hydra_app() -> int:
-    from hydra._internal.utils import get_args_parser
-
-    from surgery.sweep.hydra_launcher import is_hydras, read_settings
+    from surgery.sweep.hydra_launcher import is_hydras, read_flags, read_settings
     from surgery.sweep.jobs import start_hydra
 
-    flags = get_args_parser().parse_args()
+    flags = read_flags()
     words: list[str] = flags.overrides
     _refuse_flags(flags)
     if _shows(flags):

@@ -41,11 +41,11 @@ def command(
     trust_remote_code: RemoteCode = False,
 ) -> None:
     """Train the stages of a recipe, and save the adapter; a key of a stage means every stage."""
-    from surgery.adapter.side_files import PLAN_FILE, RECIPE_FILE
     from surgery.cli.views.diagnostics import print_diagnostics
     from surgery.cli.views.train import print_trained, training_progress
     from surgery.plan.serialization import to_json
     from surgery.recipe.loading import load_recipe
+    from surgery.storage.file_names import PLAN_FILE, RECIPE_FILE
     from surgery.training.distributed import this_process
     from surgery.training.model_card import training_document
     from surgery.training.train import train_adapter, train_recipe

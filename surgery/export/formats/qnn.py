@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
-from surgery.export.base import Contents, Exporter, Job, LoraForm, Part, Quantiser
+from surgery.export.base import Contents, Exporter, Job, LoraForm, Part
 from surgery.export.formats.onnx import float_contents
+from surgery.npu.qualcomm.quantize import Quantiser
 from surgery.npu.target import Target
 
 if TYPE_CHECKING:

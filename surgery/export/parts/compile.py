@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Final
 
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
-from surgery.export.base import Quantiser
 from surgery.export.calibration import Shown
 from surgery.export.parts.size_limits import refuse_large
 from surgery.npu.qualcomm.agreement import agreement
 from surgery.npu.qualcomm.arrays import Arrays
 from surgery.npu.qualcomm.compiler import compile_graph
 from surgery.npu.qualcomm.cpu_reference import reference
-from surgery.npu.qualcomm.quantize import Branch, Scheme, quantise
+from surgery.npu.qualcomm.quantize import Branch, Quantiser, Scheme, quantise
 from surgery.npu.qualcomm.workers.task import Compiled
 from surgery.npu.target import Target
 from surgery.runtime.manifest import ExportedFile, GraphRecord, PathName

@@ -17,14 +17,13 @@ from typing import Any, Final
 
 from pydantic import TypeAdapter
 
-from surgery.adapter.side_files import ADAPTER_WEIGHTS, PLAN_FILE
 from surgery.diagnostics.diagnostic import SurgeryError
-from surgery.export.base import Contents, Job, Quantiser
+from surgery.export.base import Contents, Job
 from surgery.export.calibration import Calibration, Shown
 from surgery.export.parts.compile import FloatGraph, compiled
 from surgery.npu.qualcomm.aimet import aimet_version
 from surgery.npu.qualcomm.model_files import own_digest
-from surgery.npu.qualcomm.quantize import Scheme
+from surgery.npu.qualcomm.quantize import Quantiser, Scheme
 from surgery.npu.qualcomm.toolchain import toolchain
 from surgery.npu.target import Target
 from surgery.runtime.cpu_engine import OnCpu
@@ -32,6 +31,7 @@ from surgery.runtime.decode_loop import LORA, LORA_FILE, TOKENIZER
 from surgery.runtime.manifest import ExportedFile, PartRecord, PathName
 from surgery.runtime.prompt_chunk import Features
 from surgery.storage.disk_errors import io_errors
+from surgery.storage.file_names import ADAPTER_WEIGHTS, PLAN_FILE
 from surgery.storage.safetensors.stream import hash_file
 
 _FILES: Final = TypeAdapter(tuple[ExportedFile, ...])

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Final
 from surgery.export.base import Job
 from surgery.export.parts.graph_part import GraphPart, StepGraph
 from surgery.graphs.block.forms import BlockForm, Shape
+from surgery.graphs.block.trace_errors import no_parts
 from surgery.graphs.block.tracer import Tracer
 from surgery.graphs.embeddings_and_head import Outside
 from surgery.graphs.model_shell import Whole
-from surgery.graphs.trace_errors import no_parts
 from surgery.graphs.vision_graph import Sight
 from surgery.runtime.causal_mask import sliding_of
 from surgery.runtime.manifest import GraphRecord, ValueRecord

@@ -11,13 +11,13 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from surgery.adapter.apply import ADAPTER
 from surgery.layers.class_mixin import with_mixin
 from surgery.layers.expert import ExpertMatrix, add_experts
 from surgery.layers.image_tokens import GIVEN, GivenImages
 from surgery.layers.routing import watch
 from surgery.operations.edits import AddExpert, RoutingRule
 from surgery.paths.path_state import MULTIMODAL, Switch, SwitchedLayer
+from surgery.storage.file_names import ADAPTER
 
 IMAGE_MASK: Final = "image_mask"
 """The input that is True at image tokens, bool (1, T)."""

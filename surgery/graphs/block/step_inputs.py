@@ -11,7 +11,7 @@ from surgery.graphs.block.expert_nodes import IMAGE_MASK, takes_mask
 from surgery.graphs.block.forms import Shape
 from surgery.graphs.block.lora_inputs import scale_of
 from surgery.graphs.block.step import Feeds
-from surgery.graphs.weights import read_pairs
+from surgery.graphs.block.weights import read_pairs
 from surgery.operations.edits import AddExpert, AddLora, Edit
 
 _SPREAD: Final = {"hidden": 1.0, "past_key": 1.0, "past_value": 1.0}

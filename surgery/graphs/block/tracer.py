@@ -17,11 +17,11 @@ from surgery.graphs.block.forms import BlockForm, Shape, block_forms
 from surgery.graphs.block.kv_cache import NoKeysError
 from surgery.graphs.block.step import Feeds, Step, build_step
 from surgery.graphs.block.step_inputs import all_inputs
+from surgery.graphs.block.trace_errors import no_step, no_weights, not_static, reason_of
 from surgery.graphs.block.traced import Traced
+from surgery.graphs.block.vision_blocks import find_vision_call, vision_forms
+from surgery.graphs.block.weights import Disk, Weights, fill, settle
 from surgery.graphs.torch_export import name_in_base, to_onnx
-from surgery.graphs.trace_errors import no_step, no_weights, not_static, reason_of
-from surgery.graphs.vision_blocks import find_vision_call, vision_forms
-from surgery.graphs.weights import Disk, Weights, fill, settle
 from surgery.model.meta_device import meta_model
 from surgery.model.names.disk_names import read_stored
 from surgery.model.structure.block_finder import text_config

@@ -11,12 +11,13 @@ from collections.abc import Callable, Collection, Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
-from surgery.model.anatomy import Matrix
+from surgery.model.anatomy import BlockKind, Matrix, Tensor
 
 if TYPE_CHECKING:
     from torch import nn
 
 Renamed = Callable[[str], str]
+_OUT_OF_EXPERTS: Final = re.compile(r"experts\.(down_proj|w2)(_bias)?$|experts\.mlp\.w2$")
 _CLASSES: Final = {
     "mixer": re.compile(r"(Mixer|DeltaNet|DeltaAttention|LinearAttention|Conv|RecurrentBlock)$"),
     "mlp": re.compile(r"(MLP|Mlp|FFN|FeedForward|MoE|Moe|MoeBlock|Experts|Router|TopK\w*)$"),
@@ -221,3 +222,17 @@ def _computes_otherwise(module: Any) -> bool:
     except (RuntimeError, TypeError, ValueError):
         return True
     return not isinstance(out, torch.Tensor) or out.shape != (1, module.out_features)
+
+
+def writes_residual(tensor: Tensor, kind: BlockKind) -> bool:
+    """Whether a tensor of a block makes what the block adds to the residual stream.
+
+    Those are the weights and biases of the last matrix of attention, MLP, mixer and experts.
+
+    Args:
+        tensor: of the block.
+        kind: the block's kind.
+    """
+    module = tensor.name.rpartition(".")[0]
+    last = {matrix.name for matrix in kind.matrices if matrix.role in ("o", "down")}
+    return module in last or bool(_OUT_OF_EXPERTS.search(tensor.name))

@@ -6,10 +6,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from surgery.model.anatomy import Anatomy, BlockKind, Tensor
-from surgery.model.names.peft_renames import renamed_by_peft
 from surgery.model.structure.block_finder import find_blocks, text_config
 from surgery.model.structure.block_matrices import Renamed, matrices_of
 from surgery.model.structure.family import Family, read_family
+from surgery.model.structure.peft_renames import renamed_by_peft
 from surgery.model.structure.unsupported_operations import refusals_of
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import Final
 
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.diagnostics.distribution import install_line
-from surgery.export.base import Quantiser
+from surgery.npu.qualcomm.quantize import Quantiser
 
 PACKAGE: Final = "aimet-onnx"
 """On the package index; Qualcomm's, under BSD-3."""

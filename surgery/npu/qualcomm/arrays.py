@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 """Tensors by the names of a graph's inputs or outputs."""
+BRANCH: Final = "branch"
+"""Names the folder of a branch's samples beside the others, and the file of its inputs."""
 _MARK = "="
 """Before each name, since numpy keeps some names, such as `file`, to itself."""
 

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
-from surgery.export.base import Quantiser
-from surgery.npu.qualcomm.arrays import Arrays, write_arrays
+from surgery.npu.qualcomm.arrays import BRANCH, Arrays, write_arrays
 from surgery.npu.qualcomm.model_files import copied
 from surgery.npu.qualcomm.workers.process import LIMIT, run_apart
 from surgery.storage.disk_errors import io_errors
@@ -24,8 +23,8 @@ from surgery.storage.disk_errors import io_errors
 Scheme = Literal["fp16", "w8a16", "w4a16"]
 """Bits of weights and activations; fp16 quantises nothing."""
 
-BRANCH: Final = "branch"
-"""Names the folder of a branch's samples beside the others, and the file of its inputs."""
+Quantiser = Literal["onnxruntime", "aimet"]
+"""Who finds the scales of weights; onnxruntime writes the graph either way."""
 
 _LONGER: Final = 6
 """AIMET may take as many times what another step may: it took half a minute to a minute and a half

@@ -4,15 +4,11 @@ A block of the new depth is known by the base's block that it comes from; the ed
 the base's names, and only here do they get their new positions.
 """
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
 
-from surgery.model.anatomy import Anatomy, BlockKind, Tensor
+from surgery.model.anatomy import Anatomy
 from surgery.operations.edits import DropBlock, Edit, InsertBlock
-
-_OUT_OF_EXPERTS: Final = re.compile(r"experts\.(down_proj|w2)(_bias)?$|experts\.mlp\.w2$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,20 +70,6 @@ def new_names(slots: Sequence[Slot], blocks_path: str) -> Iterator[tuple[Slot, s
     """
     for position, slot in enumerate(slots):
         yield slot, f"{blocks_path}.{slot.source}.", f"{blocks_path}.{position}."
-
-
-def writes_residual(tensor: Tensor, kind: BlockKind) -> bool:
-    """Whether a tensor of a block makes what the block adds to the residual stream.
-
-    Those are the weights and biases of the last matrix of attention, MLP, mixer and experts.
-
-    Args:
-        tensor: of the block.
-        kind: the block's kind.
-    """
-    module = tensor.name.rpartition(".")[0]
-    last = {matrix.name for matrix in kind.matrices if matrix.role in ("o", "down")}
-    return module in last or bool(_OUT_OF_EXPERTS.search(tensor.name))
 
 
 def sources_of(slots: Sequence[Slot]) -> tuple[int, ...]:

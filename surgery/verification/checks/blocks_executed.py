@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from surgery.adapter.apply import ADAPTER
 from surgery.paths.path_state import MULTIMODAL, TEXT
+from surgery.storage.file_names import ADAPTER
 from surgery.verification.runner import Check, Outcome
 from surgery.verification.testbed import Bench
 

@@ -8,8 +8,9 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from surgery.adapter.apply import ADAPTER, trainable_parameters
+from surgery.adapter.apply import trainable_parameters
 from surgery.paths.path_state import MULTIMODAL
+from surgery.storage.file_names import ADAPTER
 from surgery.verification.prompts import Prompts
 from surgery.verification.runner import Check, Outcome
 from surgery.verification.testbed import Bench, base_name, digests, inputs_of

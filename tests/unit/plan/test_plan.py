@@ -5,7 +5,7 @@ import json
 import pytest
 from clock import growth
 
-from surgery.adapter.side_files import PLAN_FILE, side_files
+from surgery.adapter.side_files import side_files
 from surgery.cli.views.plan.table import print_plan
 from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.model.reader import read_anatomy
@@ -13,6 +13,7 @@ from surgery.plan.planner import make_plan, plan_recipe
 from surgery.plan.serialization import FORMAT_VERSION, plan_document, recipe_in, to_json
 from surgery.recipe.loading import load_recipe
 from surgery.recipe.recipe_file import packaged_recipes
+from surgery.storage.file_names import PLAN_FILE
 
 QWEN = "builtin/qwen2.5-3b"
 BASE = 3_085_938_688

@@ -8,7 +8,6 @@ import pytest
 import torch
 import transformers
 
-from surgery.adapter.apply import ADAPTER
 from surgery.adapter.folder import load_adapter, save_adapter, write_adapter
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.model.quiet import quiet
@@ -17,6 +16,7 @@ from surgery.paths.path_state import MULTIMODAL, Switch, SwitchedLayer
 from surgery.plan.planner import plan_recipe
 from surgery.plugins import modules_in
 from surgery.recipe import loading as compose
+from surgery.storage.file_names import ADAPTER
 from surgery.verification.checks.cached_generation import CachedGeneration
 from surgery.verification.runner import Check, Outcome, known_checks, run_checks, verify_adapter
 from surgery.verification.testbed import Bench, answer, digests, open_bench, sound_plan

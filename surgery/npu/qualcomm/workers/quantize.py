@@ -18,8 +18,7 @@ import onnx
 from onnxruntime.quantization import QuantType, quant_utils, quantize_static, save_tensors_data
 from onnxruntime.quantization.calibrate import create_calibrator
 
-from surgery.npu.qualcomm.arrays import Arrays, read_arrays
-from surgery.npu.qualcomm.quantize import BRANCH
+from surgery.npu.qualcomm.arrays import BRANCH, Arrays, read_arrays
 
 _WEIGHTS: Final = {"w8a16": QuantType.QInt8, "w4a16": QuantType.QInt4}
 _ROOM: Final = 1.25

@@ -12,12 +12,12 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from surgery.adapter.side_files import ADAPTER_WEIGHTS
 from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.graphs.block.expert_nodes import stored_name
-from surgery.graphs.trace_errors import no_weights
+from surgery.graphs.block.trace_errors import no_weights
 from surgery.model.structure.inspector import DTYPES
 from surgery.operations.edits import PEFT_PREFIX
+from surgery.storage.file_names import ADAPTER_WEIGHTS
 
 if TYPE_CHECKING:
     from surgery.model.names.disk_names import Stored
