@@ -58,8 +58,8 @@ def agreement(out: Path, path: str) -> dict[str, float]:
     """Let a path take tokens in the emulator and on the CPU, and compare behind the last."""
     import numpy as np
 
-    from surgery.runtime.formats.onnx import open_loop
     from surgery.runtime.formats.qnn import OnEmulator, OnReference, open_emulator
+    from surgery.runtime.graph_loop import open_loop
     from surgery.runtime.manifest import read_manifest
 
     manifest = read_manifest(out)

@@ -21,9 +21,9 @@ from surgery.storage.safetensors.header import StoredTensor, read_header, tensor
 from surgery.storage.safetensors.lora_merge import (
     LowRank,
     cast,
+    fp32_values,
     low_rank,
     merged,
-    numbers,
     reader,
     reader_of,
 )
@@ -188,17 +188,11 @@ def _merged(stored: Stored, origin: Origin, pair: Callable[[], LowRank]) -> Iter
 
 
 def _pair(plan: Plan, lora: AddLora, held: Mapping[str, StoredTensor]) -> LowRank:
-    a, b = (numbers(held[adapter_name(tensor)]) for tensor in lora.tensors[:2])
+    a, b = (fp32_values(held[adapter_name(tensor)]) for tensor in lora.tensors[:2])
     name = lora.path.removeprefix(f"{plan.anatomy.block_path(lora.block)}.")
     matrices = plan.anatomy.block(lora.block).matrices
     is_transposed = any(m.is_transposed for m in matrices if m.name == name)
-    return low_rank(a, b, scale_of(lora), is_transposed=is_transposed)
-
-
-def scale_of(lora: AddLora) -> float:
-    """The factor of B @ A: alpha / rank, or alpha / sqrt(rank) with rsLoRA."""
-    is_stabilised = dict(lora.options).get("use_rslora", False)
-    return lora.alpha / (lora.rank**0.5 if is_stabilised else lora.rank)
+    return low_rank(a, b, lora.scale, is_transposed=is_transposed)
 
 
 def _weight(edit: AddLora) -> str:

@@ -17,7 +17,7 @@ IMAGE: Final = "<image>"
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class RecordLocation:
     """Where a record is written.
 
     Args:
@@ -63,7 +63,7 @@ class Record:
         unused: what it has besides, as it is named to the user.
     """
 
-    place: Place
+    place: RecordLocation
     turns: tuple[Turn, ...] = ()
     images: tuple[Path, ...] = ()
     text: str = ""
@@ -84,7 +84,7 @@ class RecordForm(ABC):
     """The keys that it means something by, `key` included."""
 
     @abstractmethod
-    def read(self, content: dict[str, Any], place: Place, images: Path) -> Record:
+    def read(self, content: dict[str, Any], place: RecordLocation, images: Path) -> Record:
         """Return the record.
 
         Args:
@@ -103,7 +103,7 @@ def known_forms() -> tuple[RecordForm, ...]:
     return tuple(form() for form in classes_in("surgery.data.formats", RecordForm))  # type: ignore[type-abstract]
 
 
-def read_record(content: Any, place: Place, images: Path) -> Record:
+def read_record(content: Any, place: RecordLocation, images: Path) -> Record:
     """Return the record that a JSON value means; what isn't JSON is the ValueError that it gave.
 
     Raises:
@@ -131,7 +131,7 @@ def is_blank(value: Any) -> bool:
     return value is None or value in ("", [], {})
 
 
-def refuse_meaning(keys: Set[str], place: Place, where: str) -> list[str]:
+def refuse_meaning(keys: Set[str], place: RecordLocation, where: str) -> list[str]:
     """Return keys that may be left unused, as they are named; those of names alone are left out.
 
     Args:
@@ -154,18 +154,18 @@ def tool_name(tool: dict[str, Any]) -> Any:
     return inner.get("name") if isinstance(inner, dict) else None
 
 
-def bad_form(place: Place, why: str) -> NoReturn:
+def bad_form(place: RecordLocation, why: str) -> NoReturn:
     """Raise D102 for a record whose form is recognised and broken."""
     raise SurgeryError(Diagnostic("D102", f"{place}: this record can't be read", why, _FORMS))
 
 
-def bad_role(place: Place, role: object, known: Sequence[str]) -> NoReturn:
+def bad_role(place: RecordLocation, role: object, known: Sequence[str]) -> NoReturn:
     """Raise D103."""
     what = f"{place}: `{role}` is no role of a conversation"
     raise SurgeryError(Diagnostic("D103", what, fix=f"name one of {', '.join(known)}"))
 
 
-def _refuse_surrogates(content: dict[str, Any], place: Place) -> None:
+def _refuse_surrogates(content: dict[str, Any], place: RecordLocation) -> None:
     """Refuse half a character, as a cut pair leaves; no tokenizer and no file system takes one."""
     try:
         json.dumps(content, ensure_ascii=False).encode()
@@ -193,11 +193,11 @@ _FORMS: Final = (
 )
 
 
-def _of_no_form(place: Place, why: str) -> Diagnostic:
+def _of_no_form(place: RecordLocation, why: str) -> Diagnostic:
     return Diagnostic("D102", f"{place}: this record is of no known form", why, _FORMS)
 
 
-def _not_honored(place: Place, keys: Sequence[str], where: str) -> Diagnostic:
+def _not_honored(place: RecordLocation, keys: Sequence[str], where: str) -> Diagnostic:
     return Diagnostic(
         code="D115",
         what=f"{place}: {where} can't have {', '.join(f'`{key}`' for key in keys)}",
@@ -207,7 +207,7 @@ def _not_honored(place: Place, keys: Sequence[str], where: str) -> Diagnostic:
     )
 
 
-def no_answer(place: Place, why: str) -> Diagnostic:
+def no_answer(place: RecordLocation, why: str) -> Diagnostic:
     """D104, for a record of which no answer can be learned or asked for."""
     return Diagnostic(
         code="D104",

@@ -12,7 +12,7 @@ from typing import Any, Final
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from surgery.data.base import IMAGE, Place, Record, no_answer
+from surgery.data.base import IMAGE, Record, RecordLocation, no_answer
 from surgery.data.chat.chunks import encode_pieces, find_anchor, named_errors, stacked
 from surgery.data.chat.template import PLAIN_TEMPLATE, Template, template_of
 from surgery.data.chat.turns import Chat
@@ -129,7 +129,7 @@ class Encoder:
         row = _row(ids, torch.cat(labels), made.images, sees, made.beside)
         return self._fitted(row, record.place)
 
-    def text(self, text: str, place: Place | None = None) -> Iterator[Row]:
+    def text(self, text: str, place: RecordLocation | None = None) -> Iterator[Row]:
         """Encode a text whole, in rows of `length` tokens; the last one may be shorter.
 
         Raises:
@@ -210,7 +210,7 @@ class Encoder:
         )
         return text
 
-    def _fitted(self, row: Row, place: Place) -> Row:
+    def _fitted(self, row: Row, place: RecordLocation) -> Row:
         """Cut a row to `length`, if its images and some of an answer fit."""
         learned = (row.labels[: self.length] != IGNORED).any()
         if len(row.ids) <= self.length and learned:
@@ -236,7 +236,7 @@ def _row(
     return Row(ids, labels, images, sees, beside)
 
 
-def _blind(place: Place) -> Diagnostic:
+def _blind(place: RecordLocation) -> Diagnostic:
     return Diagnostic(
         code="D107",
         what=f"{place}: this record has images, and the model sees none",
@@ -245,7 +245,7 @@ def _blind(place: Place) -> Diagnostic:
     )
 
 
-def _too_long(place: Place, images: int, tokens: int, length: int) -> Diagnostic:
+def _too_long(place: RecordLocation, images: int, tokens: int, length: int) -> Diagnostic:
     return Diagnostic(
         code="D108",
         what=f"{place}: {tokens} tokens, {images} of them of images, are more than the {length} "

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from surgery.data.base import Place, Record, read_record
+from surgery.data.base import Record, RecordLocation, read_record
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.diagnostics.wording import first_line
 from surgery.recipe.training_schema import Source
@@ -112,8 +112,8 @@ class DataFile(Sequence[Record]):
         if not self._places:
             raise SurgeryError(no_usable_record(self.file, self.bad))
 
-    def _place(self, line: int, at: int) -> Place:
-        return Place(self.file, line, at + 1 if self._is_array else 0)
+    def _place(self, line: int, at: int) -> RecordLocation:
+        return RecordLocation(self.file, line, at + 1 if self._is_array else 0)
 
     def _contents(self) -> Iterator[tuple[int, int, Any]]:
         """The line, where to find it again, and the JSON value of each record."""

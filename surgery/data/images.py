@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from surgery.data.base import Place
+from surgery.data.base import RecordLocation
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.diagnostics.wording import first_line
 from surgery.storage.json_file import open_regular
 
 
-def opened(files: Sequence[Path], place: Place) -> list[Any]:
+def opened(files: Sequence[Path], place: RecordLocation) -> list[Any]:
     """Decode images to RGB.
 
     Raises:
@@ -47,7 +47,7 @@ def open_image(file: Path) -> Any:
             return image.convert("RGB")
 
 
-def beneath(images: Path, file: str, place: Place) -> Path:
+def beneath(images: Path, file: str, place: RecordLocation) -> Path:
     """Return where an image of a record is.
 
     Args:
@@ -65,7 +65,7 @@ def beneath(images: Path, file: str, place: Place) -> Path:
     return images / file
 
 
-def _outside(place: Place, file: str, images: Path) -> Diagnostic:
+def _outside(place: RecordLocation, file: str, images: Path) -> Diagnostic:
     return Diagnostic(
         code="D105",
         what=f"{place}: the image `{file}` lies outside of `{images}`",
@@ -74,7 +74,7 @@ def _outside(place: Place, file: str, images: Path) -> Diagnostic:
     )
 
 
-def _no_decoding(place: Place, file: Path, why: str) -> Diagnostic:
+def _no_decoding(place: RecordLocation, file: Path, why: str) -> Diagnostic:
     return Diagnostic(
         code="D106",
         what=f"{place}: the image `{file}` can't be decoded",

@@ -25,7 +25,7 @@ BaseForm = Literal["unshared", "shared", "apart"]
 
 
 @dataclass(frozen=True)
-class Job:
+class ExportJob:
     """What is to be exported, and how.
 
     Args:
@@ -131,7 +131,7 @@ class Exporter(ABC):
     """The options of `prepare_export` that change what it writes, besides those of every form."""
 
     @abstractmethod
-    def contents(self, job: Job) -> Contents:
+    def contents(self, job: ExportJob) -> Contents:
         """Say what the export will hold; nothing is written.
 
         Raises:
@@ -139,7 +139,7 @@ class Exporter(ABC):
         """
 
 
-def refuse_lengths(job: Job) -> None:
+def refuse_lengths(job: ExportJob) -> None:
     """Refuse steps that no cache takes.
 
     Raises:

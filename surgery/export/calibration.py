@@ -18,7 +18,7 @@ import numpy as np
 from surgery.npu.qualcomm.arrays import read_arrays, write_arrays
 from surgery.runtime.kv_part import CachedPart, Engine
 from surgery.runtime.manifest import PartRecord, PathName
-from surgery.runtime.prompt_chunk import Arrays, Features, Phase, Piece, pieces
+from surgery.runtime.prompt_chunk import Arrays, Features, Phase, PromptChunk, pieces
 from surgery.runtime.vision_part import ImagePart, sees
 
 DECODED: Final = 8
@@ -144,11 +144,11 @@ class Calibration:
     def _waiting(self, path: PathName, place: int) -> Path:
         return self._folder / path / f"{place:04}"
 
-    def _prompts(self, path: PathName, place: int) -> Iterator[Iterator[Piece]]:
+    def _prompts(self, path: PathName, place: int) -> Iterator[Iterator[PromptChunk]]:
         for prompt in sorted(self._waiting(path, place).iterdir()):
             yield map(_read, sorted(prompt.iterdir()))
 
-    def _keep(self, waiting: Path, number: int, found: Iterable[Piece]) -> None:
+    def _keep(self, waiting: Path, number: int, found: Iterable[PromptChunk]) -> None:
         folder = _emptied(waiting / f"{number:04}")
         for index, piece in enumerate(found):
             place = np.array([piece.phase == "prefill", piece.start, piece.count])
@@ -173,7 +173,7 @@ class _Noted:
         given["last"] = now
         return self._engine.run(part, file, feeds)
 
-    def note(self, piece: Piece) -> None:
+    def note(self, piece: PromptChunk) -> None:
         """Look at whether there are images in what comes now."""
         self.is_image = bool(np.any(piece.known.get("is_image", False)))
 
@@ -183,7 +183,9 @@ class _Noted:
             yield from ((file, feeds) for feeds in {id(f): f for f in given.values()}.values())
 
 
-def _taken(cached: CachedPart, noted: _Noted, waiting: Iterable[Piece]) -> Iterator[Piece]:
+def _taken(
+    cached: CachedPart, noted: _Noted, waiting: Iterable[PromptChunk]
+) -> Iterator[PromptChunk]:
     for piece in waiting:
         noted.note(piece)
         yield cached.take(piece)
@@ -196,7 +198,7 @@ def _words(ids: Sequence[int], features: Features | None) -> tuple[Sequence[int]
 
 def _cut(
     ids: Sequence[int], features: Features | None, lengths: Mapping[Phase, int]
-) -> Iterator[Piece]:
+) -> Iterator[PromptChunk]:
     """A prompt as it is read, but for its end, which goes token by token as an answer does.
 
     It is read in two steps at least, since in the first the cache is empty and shows no range.
@@ -220,10 +222,10 @@ def _behind(features: Features | None, ids: Sequence[int]) -> Features | None:
     return features and Features(features.token, features.rows[ids.count(features.token) :])
 
 
-def _read(file: Path) -> Piece:
+def _read(file: Path) -> PromptChunk:
     known = dict(read_arrays(file))
     is_prefill, start, count = map(int, known.pop(_PLACE))
-    return Piece("prefill" if is_prefill else "decode", start, count, known)
+    return PromptChunk("prefill" if is_prefill else "decode", start, count, known)
 
 
 def _emptied(folder: Path) -> Path:

@@ -13,13 +13,21 @@ from typing import Any, TypedDict, Unpack
 from surgery.adapter.folder import read_plan
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.diagnostics.wording import nearest
-from surgery.export.base import BaseForm, Contents, Exporter, Job, LoraForm, Part, known_exporters
+from surgery.export.base import (
+    BaseForm,
+    Contents,
+    Exporter,
+    ExportJob,
+    LoraForm,
+    Part,
+    known_exporters,
+)
 from surgery.export.file_items import Copied, Linked
 from surgery.model.quiet import quiet
 from surgery.npu.qualcomm.quantize import Quantiser
 from surgery.npu.target import Target, load_target
 from surgery.plan.serialization import to_json
-from surgery.runtime.manifest import ExportedFile, Manifest, PartRecord, toolchain
+from surgery.runtime.manifest import ExportedFile, Manifest, PartRecord, installed_versions
 from surgery.storage.disk_errors import check_free_space, io_errors
 from surgery.storage.file_names import MANIFEST_FILE, PLAN_FILE
 from surgery.storage.inputs import Input
@@ -39,7 +47,7 @@ class Export:
         SurgeryError: R131 for an unknown word, and what the exporter refuses.
     """
 
-    def __init__(self, to: str, job: Job, document: Mapping[str, Any]) -> None:
+    def __init__(self, to: str, job: ExportJob, document: Mapping[str, Any]) -> None:
         self._to = to
         self._job = job
         self._document = document
@@ -105,7 +113,7 @@ class Export:
             lora=job.lora,
             paths=dict(self._contents.paths),
             parts=parts,
-            toolchain=toolchain(*self._contents.packages),
+            toolchain=installed_versions(*self._contents.packages),
             recipe=dict(self._document["recipe"]),
             plan=plan,
             run=tuple(_commands(self._contents)),
@@ -170,7 +178,7 @@ def prepare_export(
     device = load_target(target) if target else None
     plan, document = read_plan(adapter, at, trust_remote_code=trust_remote_code)
     form = lora or exporter.lora
-    job = Job(
+    job = ExportJob(
         plan, adapter, form, base, target=device, trust_remote_code=trust_remote_code, **given
     )
     return Export(to, job, document)

@@ -12,14 +12,13 @@ from typing import Any, Final
 
 import numpy as np
 
-from surgery.adapter.merged_checkpoint import scale_of
 from surgery.adapter.side_files import adapter_config, adapter_name
 from surgery.export.file_items import Content, Weights, json_content
 from surgery.operations.edits import AddedTensor, AddLora
 from surgery.plan.planner import Plan
 from surgery.storage.file_names import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from surgery.storage.safetensors.header import StoredTensor, read_header
-from surgery.storage.safetensors.lora_merge import numbers
+from surgery.storage.safetensors.lora_merge import fp32_values
 from surgery.storage.safetensors.stream import Streamed, stored_pieces
 
 _OWN: Final = ("use_rslora", "modules_to_save", "rank_pattern", "alpha_pattern", "revision")
@@ -48,7 +47,7 @@ def _config(plan: Plan, base: str) -> dict[str, Any]:
 
 def _shape(plan: Plan) -> tuple[int, float]:
     """The rank and the scale of all pairs."""
-    return max(lora.rank for lora in plan.loras()), scale_of(plan.loras()[0])
+    return max(lora.rank for lora in plan.loras()), plan.loras()[0].scale
 
 
 def _tensors(plan: Plan, held: Mapping[str, StoredTensor]) -> Iterator[Streamed]:
@@ -56,7 +55,7 @@ def _tensors(plan: Plan, held: Mapping[str, StoredTensor]) -> Iterator[Streamed]
     for lora in plan.loras():
         for tensor in lora.tensors:
             own = held[adapter_name(tensor)]
-            yield _streamed(lora, tensor, own, rank, scale_of(lora) / scale)
+            yield _streamed(lora, tensor, own, rank, lora.scale / scale)
 
 
 def _streamed(
@@ -73,7 +72,7 @@ def _streamed(
 def _filled(own: StoredTensor, shape: tuple[int, int], factor: float) -> Callable[[], Any]:
     def pieces() -> Iterator[bytes]:
         filled = np.zeros(shape, "<f4")
-        filled[: own.shape[0], : own.shape[1]] = numbers(own) * np.float32(factor)
+        filled[: own.shape[0], : own.shape[1]] = fp32_values(own) * np.float32(factor)
         yield filled.tobytes()
 
     return pieces

@@ -13,7 +13,7 @@ LARGE: Final = 1 << 30
 """Bytes of weights from which on they lie in a file of their own; protobuf ends at 2 GiB."""
 
 
-def weight_bytes(model: "ir.Model") -> int:
+def initializer_bytes(model: "ir.Model") -> int:
     """Bytes of all initializers that have numbers."""
     held = (value.const_value for value in model.graph.initializers.values())
     return sum(tensor.nbytes for tensor in held if tensor is not None)
@@ -36,7 +36,7 @@ def save(model: "ir.Model", path: Path, *, large: int = LARGE) -> None:
     bare = [name for name, value in model.graph.initializers.items() if value.const_value is None]
     if bare:
         raise ValueError(f"{len(bare)} initializers have no numbers, `{bare[0]}` first")
-    size = weight_bytes(model)
+    size = initializer_bytes(model)
     check_free_space(path, size)
     data = [f"{path.name}.data"] if size >= large else []
     with io_errors(path, size):

@@ -12,13 +12,13 @@ from torch import nn
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.layers.attention import Recorder
 from surgery.layers.class_mixin import reduce_mixin, with_mixin
-from surgery.layers.low_rank_attention import Mixture, Rope
+from surgery.layers.low_rank_attention import MixedAttention, Rope
 from surgery.layers.peft_wrapper import TrainedPart
 from surgery.layers.sequence_cache import Sequence, sequence_of
 from surgery.operations.edits import AddLearner
 
 
-class Learner(TrainedPart):
+class BlockLearners(TrainedPart):
     """A block's learners by adapter; beside the attention, so that it wraps nothing.
 
     Args:
@@ -46,7 +46,7 @@ class Learner(TrainedPart):
         """Add the parts for an adapter; see PEFT."""
         super().update(adapter_name)
         if adapter_name not in self.learner and kwargs:
-            self.learner[adapter_name] = Mixture(self.edit, self.width, kwargs["device"])
+            self.learner[adapter_name] = MixedAttention(self.edit, self.width, kwargs["device"])
 
     @property
     def is_live(self) -> bool:
@@ -84,7 +84,7 @@ class LearnerAttention:
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the attention; arguments and result are its own."""
         learner: Any = self.learner
-        sequence = sequence_of(learner._switch) if isinstance(learner, Learner) else None
+        sequence = sequence_of(learner._switch) if isinstance(learner, BlockLearners) else None
         if sequence is None:
             return super().forward(*args, **kwargs)  # type: ignore[misc]
         with Recorder() as recorder:
@@ -120,7 +120,9 @@ def add_learner(model: nn.Module, edit: AddLearner, adapter: str, layer: int) ->
     if edit.kv % width or edit.hidden % edit.kv:
         raise SurgeryError(_odd_width(edit, width))
     device = next(attention.parameters()).device
-    learner = Learner(nn.Identity(), adapter, edit=edit, layer=layer, width=width, device=device)
+    learner = BlockLearners(
+        nn.Identity(), adapter, edit=edit, layer=layer, width=width, device=device
+    )
     block = model.get_submodule(edit.path.rpartition(".")[0])
     learner.may_drop = any(isinstance(m, nn.Dropout) and m.p > 0 for m in block.modules())
     attention.learner = learner
@@ -130,13 +132,13 @@ def add_learner(model: nn.Module, edit: AddLearner, adapter: str, layer: int) ->
     after.register_forward_pre_hook(functools.partial(_confirm, learner))
 
 
-def _take_residual(learner: Learner, norm: nn.Module, args: tuple[Any, ...]) -> None:
+def _take_residual(learner: BlockLearners, norm: nn.Module, args: tuple[Any, ...]) -> None:
     sequence = sequence_of(learner._switch)
     if sequence is not None:
         sequence.residuals[learner.edit.block] = args[0]
 
 
-def _confirm(learner: Learner, norm: nn.Module, args: tuple[Any, ...]) -> None:
+def _confirm(learner: BlockLearners, norm: nn.Module, args: tuple[Any, ...]) -> None:
     """Make sure, once, that the block adds what it was taken to add; dropout would hide it."""
     sequence = sequence_of(learner._switch)
     total = sequence.sums.pop(learner.edit.block, None) if sequence is not None else None
@@ -147,7 +149,7 @@ def _confirm(learner: Learner, norm: nn.Module, args: tuple[Any, ...]) -> None:
     learner.is_confirmed = True
 
 
-def _rope(kwargs: dict[str, Any], learner: Learner) -> Rope:
+def _rope(kwargs: dict[str, Any], learner: BlockLearners) -> Rope:
     rope = kwargs.get("position_embeddings")
     if not isinstance(rope, tuple) or rope[0].dim() != 3 or rope[0].shape[2] > learner.width:
         raise SurgeryError(_no_rope())

@@ -85,7 +85,7 @@ class LowRankAttention(nn.Module):
         return self._heads(mean + added)
 
 
-class Mixture(nn.Module):
+class MixedAttention(nn.Module):
     """Both attentions of a block, and the router that weighs them.
 
     Args:

@@ -101,7 +101,7 @@ class Report:
         return "warned" if self.fails("warning") else "clean"
 
 
-def counted(report: Report) -> str:
+def counted_findings(report: Report) -> str:
     """The findings by number, such as `1 error, 2 warnings`, or `nothing found`."""
     numbers = [(report.count(severity), severity) for severity in SEVERITIES]
     words = [f"{n} {severity}{'s' * (n > 1)}" for n, severity in numbers if n]

@@ -10,7 +10,7 @@ from typing import Final, Literal
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.model.reader import read_anatomy
 from surgery.model.source import BUILTIN, find_model
-from surgery.plan.planner import Plan, Stage, plan_recipe
+from surgery.plan.planner import Plan, PlannedStage, plan_recipe
 from surgery.plan.selection import Selection
 from surgery.plan.serialization import recipe_of
 from surgery.recipe.loading import knob_names, load_recipe
@@ -189,7 +189,7 @@ def _plan_of_checkpoint(name: str, trust_remote_code: bool) -> Plan:
     recipe = Recipe(name=name, model=_without_config(name))
     files = find_model(recipe.model)
     anatomy = read_anatomy(files, trust_remote_code=trust_remote_code)
-    return Plan(recipe, anatomy, (), (Stage("", Selection()),), files=files)
+    return Plan(recipe, anatomy, (), (PlannedStage("", Selection()),), files=files)
 
 
 def _nothing_there(word: str, why: str) -> Diagnostic:

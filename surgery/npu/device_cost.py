@@ -11,7 +11,13 @@ from typing import Final, Literal
 
 from surgery.model.anatomy import Anatomy
 from surgery.npu.export_size import Exported, exported
-from surgery.npu.memory_footprint import Scheme, cache_bytes, edit_bytes, read_scheme, weight_bytes
+from surgery.npu.memory_footprint import (
+    Scheme,
+    cache_bytes,
+    edit_bytes,
+    quantized_bytes,
+    read_scheme,
+)
 from surgery.operations.edits import Edit, SwapBlock, SwapPart
 from surgery.plan.planner import Plan
 
@@ -164,19 +170,19 @@ def _decoder(anatomy: Anatomy, scheme: Scheme) -> tuple[int, int]:
 
     A token reads one row of the embedding; all of it where it is the head, too.
     """
-    kinds = [weight_bytes(kind.tensors, scheme.decoder) for kind in anatomy.kinds]
+    kinds = [quantized_bytes(kind.tensors, scheme.decoder) for kind in anatomy.kinds]
     blocks = sum(kinds[kind] for kind in anatomy.sequence)
     apart = _names(anatomy, ("vision", "projector"))
     embeddings = _names(anatomy, ("embeddings",))
     own = [tensor for tensor in anatomy.outside if tensor.name not in apart]
     rows = [tensor for tensor in own if tensor.name in embeddings and not anatomy.tied]
-    outside = weight_bytes(own, scheme.decoder)
-    return blocks + outside, blocks + outside - weight_bytes(rows, scheme.decoder)
+    outside = quantized_bytes(own, scheme.decoder)
+    return blocks + outside, blocks + outside - quantized_bytes(rows, scheme.decoder)
 
 
 def _vision(anatomy: Anatomy, scheme: Scheme) -> int:
     names = _names(anatomy, ("vision", "projector"))
-    return weight_bytes([t for t in anatomy.outside if t.name in names], scheme.beside)
+    return quantized_bytes([t for t in anatomy.outside if t.name in names], scheme.beside)
 
 
 def _names(anatomy: Anatomy, parts: Iterable[str]) -> set[str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
 from surgery.model.anatomy import Tensor
-from surgery.npu.memory_footprint import read_scheme, weight_bytes
+from surgery.npu.memory_footprint import quantized_bytes, read_scheme
 from surgery.plan.planner import Plan
 
 _PHASES: Final = 2
@@ -80,17 +80,17 @@ class _Graph(NamedTuple):
 
 def _blocks(plan: Plan, width: float, base: str) -> list[_Graph]:
     """The graphs of all blocks, prefill and decode."""
-    own = {edit.block: _Graph(weight_bytes(edit.tensors, width)) for edit in plan.swaps()}
+    own = {edit.block: _Graph(quantized_bytes(edit.tensors, width)) for edit in plan.swaps()}
     pairs = Counter(edit.block for edit in plan.loras())
     kept = (index for index in range(plan.anatomy.count) if base != "shared" or index not in own)
     tensors = ((index, plan.anatomy.block(index).tensors) for index in kept)
-    theirs = [_Graph(weight_bytes(found, width), pairs[index]) for index, found in tensors]
+    theirs = [_Graph(quantized_bytes(found, width), pairs[index]) for index, found in tensors]
     return _PHASES * [*own.values(), *theirs]
 
 
 def _outside(plan: Plan, width: float, parts: tuple[str, ...]) -> list[_Graph]:
     tensors = _tensors(plan, parts)
-    return [_Graph(weight_bytes(tensors, width))] if tensors else []
+    return [_Graph(quantized_bytes(tensors, width))] if tensors else []
 
 
 def _tensors(plan: Plan, parts: tuple[str, ...]) -> list[Tensor]:

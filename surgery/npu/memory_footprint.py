@@ -86,7 +86,7 @@ def footprints(plan: Plan, context: int, scheme: Scheme) -> list[Footprint]:
     added = [e for e in plan.edits if not isinstance(e, InsertBlock | DropBlock)]
     swapped = {edit.block for edit in added if isinstance(edit, SwapBlock)}
     caches = [cache_bytes(kind, context, scheme) for kind in plan.result.kinds]
-    owns = [weight_bytes(kind.tensors, scheme.decoder) for kind in plan.result.kinds]
+    owns = [quantized_bytes(kind.tensors, scheme.decoder) for kind in plan.result.kinds]
     beside = [0] * plan.result.count
     for edit in added:
         if not isinstance(edit, SwapPart):
@@ -109,7 +109,7 @@ def footprints(plan: Plan, context: int, scheme: Scheme) -> list[Footprint]:
     return [text, seeing, path("both", base=True, edits=True)] if plan.edits else [seeing]
 
 
-def parts_of(sizes: Iterable[int], limit: int) -> int:
+def parts_within(sizes: Iterable[int], limit: int) -> int:
     """Into how many parts a sequence is cut, at the least, where none may exceed a limit.
 
     Args:
@@ -127,10 +127,10 @@ def parts_of(sizes: Iterable[int], limit: int) -> int:
 def edit_bytes(edit: Edit, scheme: Scheme) -> int:
     """Bytes of what an edit adds."""
     is_beside = isinstance(edit, AddLora | SwapPart)
-    return weight_bytes(edit.tensors, scheme.beside if is_beside else scheme.decoder)
+    return quantized_bytes(edit.tensors, scheme.beside if is_beside else scheme.decoder)
 
 
-def weight_bytes(tensors: Iterable[Tensor] | Sequence[AddedTensor], width: float) -> int:
+def quantized_bytes(tensors: Iterable[Tensor] | Sequence[AddedTensor], width: float) -> int:
     """Bytes of weights; norms and biases are not quantised.
 
     Args:
@@ -176,4 +176,4 @@ def _outside(plan: Plan, scheme: Scheme) -> tuple[int, int]:
     seen = {name for part in ("vision", "projector") for name in parts.get(part, ())}
     decoder = (tensor for tensor in plan.result.outside if tensor.name not in seen)
     vision = (tensor for tensor in plan.result.outside if tensor.name in seen)
-    return weight_bytes(decoder, scheme.decoder), weight_bytes(vision, scheme.beside)
+    return quantized_bytes(decoder, scheme.decoder), quantized_bytes(vision, scheme.beside)

@@ -119,6 +119,12 @@ class AddLora(Edit):
     alpha: float
     options: tuple[tuple[str, object], ...] = ()
 
+    @property
+    def scale(self) -> float:
+        """Factor of B @ A: alpha / rank, or alpha / sqrt(rank) with rsLoRA (arXiv 2312.03732)."""
+        is_stabilized = dict(self.options).get("use_rslora", False)
+        return self.alpha / (self.rank**0.5 if is_stabilized else self.rank)
+
 
 @dataclass(frozen=True, slots=True)
 class RoutingRule:

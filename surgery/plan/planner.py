@@ -33,7 +33,7 @@ from surgery.vision.assemble import Assembly, assemble, prepare, source_of
 
 
 @dataclass(frozen=True)
-class Stage:
+class PlannedStage:
     """What trains in one stage; `name` is empty where the recipe has no stages."""
 
     name: str
@@ -57,7 +57,7 @@ class Plan:
     recipe: Recipe
     anatomy: Anatomy
     edits: tuple[Edit, ...]
-    stages: tuple[Stage, ...]
+    stages: tuple[PlannedStage, ...]
     notes: tuple[Diagnostic, ...] = ()
     files: ModelFiles | None = field(default=None, compare=False)
     assembly: Assembly | None = field(default=None, compare=False)
@@ -144,12 +144,12 @@ class Plan:
         """Parameters that train in the last stage."""
         return self.trainable_in(self.stages[-1])
 
-    def trainable_in(self, stage: Stage) -> int:
+    def trainable_in(self, stage: PlannedStage) -> int:
         """Parameters that train in a stage."""
         base = sum(self.anatomy.sizes[name] for name in stage.selection.base)
         return base + sum(self.trainable_of(edit, stage) for edit in self.edits)
 
-    def trainable_of(self, edit: Edit, stage: Stage | None = None) -> int:
+    def trainable_of(self, edit: Edit, stage: PlannedStage | None = None) -> int:
         """Parameters of one edit that train in a stage, the last unless named."""
         added = (stage or self.stages[-1]).selection.added
         return sum(t.size for t in edit.tensors if (edit.operation, t.name) in added)
@@ -265,7 +265,7 @@ def make_plan(recipe: Recipe, anatomy: Anatomy) -> Plan:
     stages = tuple(_stages(recipe, matcher, said))
     copies = part_copies(anatomy, edits, [stage.selection for stage in stages])
     edits += tuple(copies)
-    stages = tuple(Stage(stage.name, in_copies(stage.selection, copies)) for stage in stages)
+    stages = tuple(PlannedStage(stage.name, in_copies(stage.selection, copies)) for stage in stages)
     plan = Plan(recipe, anatomy, edits, stages)
     if not any(diagnostic.severity == "error" for diagnostic in said):
         said += conflicts(edits, any(stage.selection.base for stage in stages))
@@ -275,7 +275,7 @@ def make_plan(recipe: Recipe, anatomy: Anatomy) -> Plan:
     return replace(plan, notes=tuple(located))
 
 
-def _stages(recipe: Recipe, matcher: Matcher, said: list[Diagnostic]) -> Iterable[Stage]:
+def _stages(recipe: Recipe, matcher: Matcher, said: list[Diagnostic]) -> Iterable[PlannedStage]:
     frozen, diagnostics = matcher.select(recipe.freeze, "freeze")
     said += diagnostics
     own: tuple[Sequence[str], str] = (recipe.train, "train")
@@ -286,4 +286,4 @@ def _stages(recipe: Recipe, matcher: Matcher, said: list[Diagnostic]) -> Iterabl
     for name, (words, key) in wanted.items():
         chosen, diagnostics = matcher.select(words, key)
         said += diagnostics
-        yield Stage(name, chosen - frozen - matcher.dropped)
+        yield PlannedStage(name, chosen - frozen - matcher.dropped)

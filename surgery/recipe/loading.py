@@ -29,7 +29,7 @@ from surgery.recipe.overrides import Override, read_override, span_of, typed_wor
 from surgery.recipe.recipe_file import find_recipe, packaged_recipes, recipes_folder
 from surgery.recipe.schema import Recipe
 from surgery.recipe.secret_values import kept_as_written, not_allowed, secrets
-from surgery.recipe.source_map import Key, Place, SourceMap, map_sources
+from surgery.recipe.source_map import Key, KeyLocation, SourceMap, map_sources
 from surgery.recipe.yaml_checks import leads_out, yaml_faults
 
 _COMPOSING: Final = (
@@ -196,9 +196,9 @@ def _beside(file: Path, name: str) -> Path | None:
     return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
-def _place(item: Override) -> Place:
+def _place(item: Override) -> KeyLocation:
     key, value = (span_of(item.number, item.typed, value=value) for value in (False, True))
-    return Place(item.path, key, value)
+    return KeyLocation(item.path, key, value)
 
 
 def _unusable(read: Sequence[Override | Diagnostic]) -> list[Diagnostic]:

@@ -19,7 +19,7 @@ Key = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class KeyLocation:
     """Where one key was written.
 
     Args:
@@ -84,7 +84,7 @@ class SourceMap:
         return replace(diagnostic, span=self.place(diagnostic.key.split(".")))
 
 
-def map_sources(files: Iterable[Path], overrides: Iterable[Place]) -> SourceMap:
+def map_sources(files: Iterable[Path], overrides: Iterable[KeyLocation]) -> SourceMap:
     """Map the keys of files and overrides; later ones win.
 
     Args:
@@ -159,26 +159,26 @@ def compose_yaml(text: str) -> yaml.Node | None:
     return root
 
 
-def _nodes(file: Path) -> Iterator[Place]:
+def _nodes(file: Path) -> Iterator[KeyLocation]:
     text = file.read_text(encoding="utf-8")
     root = compose_yaml(text)
     lines = _lines(text)
     if root is not None:
         top = span_of_node(file, root, lines)
-        yield Place((), replace(top, width=1), replace(top, width=1), merges=True)
+        yield KeyLocation((), replace(top, width=1), replace(top, width=1), merges=True)
         yield from _inside(file, lines, root, ())
 
 
-def _inside(file: Path, lines: Sequence[str], node: yaml.Node, path: Key) -> Iterator[Place]:
+def _inside(file: Path, lines: Sequence[str], node: yaml.Node, path: Key) -> Iterator[KeyLocation]:
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             inner = (*path, str(key.value))
             spans = span_of_node(file, key, lines), span_of_node(file, value, lines)
-            yield Place(inner, *spans, merges=isinstance(value, yaml.MappingNode))
+            yield KeyLocation(inner, *spans, merges=isinstance(value, yaml.MappingNode))
             yield from _inside(file, lines, value, inner)
     elif isinstance(node, yaml.SequenceNode):
         for position, item in enumerate(node.value):
             inner = (*path, str(position))
             span = span_of_node(file, item, lines)
-            yield Place(inner, span, span)
+            yield KeyLocation(inner, span, span)
             yield from _inside(file, lines, item, inner)

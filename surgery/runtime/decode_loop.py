@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from surgery.runtime.kv_part import CachedPart, Engine
 from surgery.runtime.manifest import PartRecord
-from surgery.runtime.prompt_chunk import Features, Phase, Piece, pieces
+from surgery.runtime.prompt_chunk import Features, Phase, PromptChunk, pieces
 
 TOKENIZER: Final = "tokenizer"
 """The part that encodes a prompt."""
@@ -88,13 +88,13 @@ class DecodeLoop:
             self.seen += piece.count
         return said.known["logits"][0, -1]
 
-    def _through(self, piece: Piece) -> Piece:
+    def _through(self, piece: PromptChunk) -> PromptChunk:
         for part in self._parts:
             piece = part.take(piece)
         return piece
 
 
-def parts_of(names: Iterable[str], parts: Mapping[str, PartRecord]) -> dict[str, PartRecord]:
+def parts_on_path(names: Iterable[str], parts: Mapping[str, PartRecord]) -> dict[str, PartRecord]:
     """The parts of a path that pieces go through, in its order.
 
     Args:

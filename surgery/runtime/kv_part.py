@@ -10,7 +10,7 @@ import numpy as np
 
 from surgery.runtime.causal_mask import causal_mask
 from surgery.runtime.manifest import GraphRecord, PartRecord, ValueRecord
-from surgery.runtime.prompt_chunk import Arrays, Phase, Piece
+from surgery.runtime.prompt_chunk import Arrays, Phase, PromptChunk
 
 _OF_THE_CACHE: Final = ("new_key", "new_value")
 _PHASES: Final[tuple[Phase, ...]] = ("prefill", "decode")
@@ -56,7 +56,7 @@ class CachedPart:
         """W; None where it remembers nothing."""
         return next((graph.window for _, graph in self._graphs.values() if graph.window), None)
 
-    def take(self, piece: Piece) -> Piece:
+    def take(self, piece: PromptChunk) -> PromptChunk:
         """Compute what this part gives for a piece, and remember its keys and values."""
         file, record = self._graphs.get(piece.phase) or self._graphs["both"]
         feeds = {value.name: self._feed(value, record, piece) for value in record.inputs}
@@ -68,7 +68,7 @@ class CachedPart:
             found["hidden"][0, piece.known["is_image"]] = piece.known["features"]
         return piece.knowing(found)
 
-    def _feed(self, value: ValueRecord, record: GraphRecord, piece: Piece) -> Any:
+    def _feed(self, value: ValueRecord, record: GraphRecord, piece: PromptChunk) -> Any:
         if value.source == "mask":
             return _mask(record.tokens, record.window, piece.start, record.sliding)
         if value.source == "lora":
@@ -81,7 +81,7 @@ class CachedPart:
             return piece.known["hidden"][:, piece.count - 1 : piece.count]
         return piece.known[value.source]
 
-    def _remember(self, piece: Piece, key: Any, value: Any) -> None:
+    def _remember(self, piece: PromptChunk, key: Any, value: Any) -> None:
         """Put the keys and values of true tokens (1, K, T, C) into the cache (1, K, W, C)."""
         assert self._cache is not None
         for cached, new in zip(self._cache, (key, value), strict=True):

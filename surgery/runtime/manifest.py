@@ -172,7 +172,7 @@ class Manifest(_Data):
         return self.model_copy(update={"sha256": _digest(self.model_dump(mode="json"))})
 
 
-def toolchain(*packages: str) -> dict[str, str]:
+def installed_versions(*packages: str) -> dict[str, str]:
     """Return the versions of Python, of this package and of others that are installed.
 
     Args:

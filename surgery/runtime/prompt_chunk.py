@@ -27,7 +27,7 @@ class Features:
 
 
 @dataclass(frozen=True)
-class Piece:
+class PromptChunk:
     """Some tokens that go through all parts at once.
 
     Args:
@@ -43,14 +43,14 @@ class Piece:
     count: int
     known: Mapping[str, Any]
 
-    def knowing(self, found: Mapping[str, Any]) -> "Piece":
-        """The same piece, of which more is known."""
+    def knowing(self, found: Mapping[str, Any]) -> "PromptChunk":
+        """The same chunk, of which more is known."""
         return replace(self, known={**self.known, **found})
 
 
 def pieces(
     ids: Sequence[int], phase: Phase, length: int, start: int, features: Features | None = None
-) -> Iterator[Piece]:
+) -> Iterator[PromptChunk]:
     """Cut tokens into pieces.
 
     Args:
@@ -72,9 +72,9 @@ def pieces(
         yield piece
 
 
-def _piece(ids: Sequence[int], phase: Phase, length: int, start: int) -> Piece:
+def _piece(ids: Sequence[int], phase: Phase, length: int, start: int) -> PromptChunk:
     filled = np.zeros((1, length), np.int64)
     filled[0, : len(ids)] = ids
     places = np.minimum(np.arange(length), len(ids) - 1)  # none is outside of a learned table
     positions = (start + places)[None].astype(np.int64)
-    return Piece(phase, start, len(ids), {"ids": filled, "positions": positions})
+    return PromptChunk(phase, start, len(ids), {"ids": filled, "positions": positions})

@@ -173,7 +173,7 @@ def watching(folder: Path, finished: Callable[[Result], None]) -> Iterator[None]
         look()
 
 
-def gather(folder: Path, points: Sequence[Point], reason: str) -> list[Result]:
+def gather_results(folder: Path, points: Sequence[Point], reason: str) -> list[Result]:
     """Return the result of every point; a job without one failed.
 
     Args:

@@ -1,7 +1,17 @@
-"""The processes that train together, as torchrun or accelerate started them."""
+"""The processes that train together, and a model spread over them by torch's `fully_shard`.
+
+accelerate shards only on an accelerator (`AcceleratorState`, 1.15). On CPU the same launch command
+gets the same kind of sharding from here: each block a unit of its own, the rest another.
+"""
 
 import os
+from collections.abc import Iterator
 from typing import Any
+
+import torch
+from torch import nn
+
+from surgery.plan.planner import Plan
 
 
 def processes() -> int:
@@ -15,3 +25,70 @@ def this_process() -> Any:
     from accelerate import PartialState
 
     return PartialState(cpu=not torch.accelerator.is_available())
+
+
+def wants_sharding() -> bool:
+    """Whether `accelerate launch --use_fsdp` started this process, and accelerate won't do it."""
+    asked = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    return asked and processes() > 1 and not torch.accelerator.is_available()
+
+
+def shard(plan: Plan, model: Any) -> None:
+    """Spread a model over all processes.
+
+    Args:
+        plan: what was applied.
+        model: in one type; changed in place.
+    """
+    from torch.distributed.fsdp import fully_shard
+
+    for block in _blocks(plan, model):
+        fully_shard(block)
+    fully_shard(model)
+    model._is_fsdp_managed_module = True  # as transformers marks one that it sharded itself
+
+
+def is_sharded(model: Any) -> bool:
+    """Whether `shard` spread it."""
+    return getattr(model, "_is_fsdp_managed_module", False) is True
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor put together again from all processes, each of which must ask for it."""
+    from torch.distributed.tensor import DTensor
+
+    found: torch.Tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return found.detach()
+
+
+def spread(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """A whole tensor, spread over the processes as another one is."""
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    if not isinstance(like, DTensor):
+        return tensor
+    return distribute_tensor(tensor, like.device_mesh, like.placements)
+
+
+def optimizer_state(model: Any, optimizer: Any) -> dict[str, Any]:
+    """The optimizer's state put together from all processes, by the names of parameters."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
+
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    return get_optimizer_state_dict(model, optimizer, options=options)
+
+
+def load_optimizer_state(model: Any, optimizer: Any, state: dict[str, Any]) -> None:
+    """Spread the state that `optimizer_state` put together over the processes again."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
+
+    options = StateDictOptions(full_state_dict=True)
+    set_optimizer_state_dict(model, optimizer, state, options=options)
+
+
+def _blocks(plan: Plan, model: Any) -> Iterator[nn.Module]:
+    """The blocks of the decoder; of a copied one, the original and the copy apart."""
+    base = model if plan.is_plain else model.get_base_model()
+    for block in base.get_submodule(plan.result.blocks_path):
+        copies = getattr(block, "modules_to_save", None)
+        yield from (block.original_module, *copies.values()) if copies else (block,)

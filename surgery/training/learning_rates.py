@@ -10,7 +10,7 @@ from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.operations.edits import PEFT_PREFIX
 from surgery.plan.part_copies import in_copies
 from surgery.plan.planner import Plan
-from surgery.plan.planner import Stage as Trained
+from surgery.plan.planner import PlannedStage as Trained
 from surgery.plan.selection import Matcher, Selection
 from surgery.recipe.training_schema import Stage
 from surgery.storage.file_names import ADAPTER

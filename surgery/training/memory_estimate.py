@@ -9,7 +9,7 @@ from typing import Final
 
 from surgery.operations.edits import AddedTensor
 from surgery.plan.planner import Plan
-from surgery.plan.planner import Stage as Trained
+from surgery.plan.planner import PlannedStage as Trained
 from surgery.recipe.training_schema import Stage
 from surgery.storage.safetensors.header import DTYPE_BYTES
 

@@ -8,7 +8,7 @@ from surgery.diagnostics.distribution import own_version
 from surgery.plan.planner import Plan
 from surgery.plan.serialization import FORMAT_VERSION, diagnostic_document
 from surgery.recipe.training_schema import Stage
-from surgery.runtime.manifest import toolchain
+from surgery.runtime.manifest import installed_versions
 from surgery.storage.file_names import CARD_FILE
 from surgery.training.log import LOG
 from surgery.training.stage import StageResult
@@ -30,7 +30,7 @@ def add_training(folder: Path, plan: Plan, results: Sequence[StageResult]) -> No
 
 def training_section(plan: Plan, results: Sequence[StageResult]) -> str:
     """Return the section: data, steps, rates and loss of each stage, seed and versions."""
-    made = toolchain("torch", "transformers", "peft", "accelerate")
+    made = installed_versions("torch", "transformers", "peft", "accelerate")
     versions = ", ".join(f"{name} {version}" for name, version in made.items())
     stages = plan.recipe.stages
     lines = [_row(_COLUMNS), _row(["---"] * len(_COLUMNS))]

@@ -13,11 +13,11 @@ from surgery.data.mixture import Mixture, mix
 from surgery.data.rows import Rows
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.plan.planner import Plan
-from surgery.plan.planner import Stage as Trained
+from surgery.plan.planner import PlannedStage as Trained
 from surgery.recipe.training_schema import Stage
 from surgery.training.arguments import training_arguments
+from surgery.training.distributed import wants_sharding
 from surgery.training.learning_rates import learning_rates
-from surgery.training.sharding import wants_sharding
 from surgery.training.trainer_needs import named_start, refuse_lacking
 
 

@@ -22,7 +22,7 @@ from surgery.storage.disk_errors import io_errors
 from surgery.storage.file_names import ASSEMBLED_FOLDER
 from surgery.storage.inputs import Input
 from surgery.storage.staging import staged_folder
-from surgery.training.distributed import this_process
+from surgery.training.distributed import shard, this_process, wants_sharding
 from surgery.training.log import LOG, Tell, TrainingLog, end_losses
 from surgery.training.model_card import add_training
 from surgery.training.precision import hold_in_fp32, restore_types, stored_types
@@ -35,7 +35,6 @@ from surgery.training.run_folder import (
     refuse_other_data,
     take_log,
 )
-from surgery.training.sharding import shard, wants_sharding
 from surgery.training.stage import PreparedStage, StageResult, prepare_stage
 from surgery.training.trainer import StageTrainer, last_checkpoint, load_trained
 

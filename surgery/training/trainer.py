@@ -15,15 +15,15 @@ from safetensors.torch import load_file, save_file
 from transformers import PrinterCallback, Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
-from surgery.training.learning_rates import parameter_groups
-from surgery.training.run_folder import COMPLETE, TRAINED
-from surgery.training.sharding import (
+from surgery.training.distributed import (
     is_sharded,
     load_optimizer_state,
     optimizer_state,
     spread,
     whole,
 )
+from surgery.training.learning_rates import parameter_groups
+from surgery.training.run_folder import COMPLETE, TRAINED
 
 
 class StageTrainer(Trainer):  # type: ignore[misc]

@@ -97,7 +97,7 @@ class Bench:
 
     def changeable(self) -> dict[str, torch.Tensor]:
         """What may change without the text path noticing: all that the plan adds, or trains."""
-        held = tensors_of(self.model)
+        held = named_tensors(self.model)
         in_place = dict(trainable_parameters(self.plan, self.model)) if self.plan.in_place else {}
         return in_place | {name: held[name] for _, _, name in self._added()}
 
@@ -138,7 +138,7 @@ class Bench:
     @torch.no_grad()
     def start_over(self) -> None:
         """Set all that the plan adds to its start: copies as their originals, B zero."""
-        held = tensors_of(self.model)
+        held = named_tensors(self.model)
         for name, start in self._starts():
             held[name].copy_(start)
 
@@ -164,7 +164,7 @@ class Bench:
                 yield edit, tensor, name_in_memory(edit, tensor.name)
 
     def _starts(self) -> Iterator[tuple[str, torch.Tensor]]:
-        bases = {base_name(name): tensor for name, tensor in tensors_of(self.model).items()}
+        bases = {base_name(name): tensor for name, tensor in named_tensors(self.model).items()}
         for _, tensor, name in self._added():
             if tensor.start == "copy":
                 yield name, bases[tensor.copied]
@@ -197,7 +197,9 @@ def open_bench(plan: Plan, folder: Path, *, trust_remote_code: bool = False) -> 
     model: Any = load_base(str(home), trust_remote_code=trust_remote_code).eval()
     alike = any(edit.rule.form == "segments" for edit in plan.experts())
     prompts = make_prompts(home, model, alike=alike, trust_remote_code=trust_remote_code)
-    reference = Reference(answer(model, prompts), generate(model, prompts)[0], digests(model))
+    reference = Reference(
+        answer(model, prompts), generate_greedily(model, prompts)[0], digests(model)
+    )
     twin = None if plan.in_place else share(model)
     if plan.in_place:
         del model
@@ -235,7 +237,7 @@ def answer(model: Any, prompts: Prompts) -> torch.Tensor:
     return logits
 
 
-def generate(
+def generate_greedily(
     model: Any, prompts: Prompts, *, use_cache: bool = True
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Continue a batch greedily.
@@ -256,7 +258,7 @@ def share(model: Any) -> Any:
     return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
 
 
-def tensors_of(model: nn.Module) -> dict[str, torch.Tensor]:
+def named_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     """Every parameter and buffer by name, a shared one under each of its names."""
     parameters = model.named_parameters(remove_duplicate=False)
     return {**dict(parameters), **dict(model.named_buffers(remove_duplicate=False))}
@@ -264,7 +266,7 @@ def tensors_of(model: nn.Module) -> dict[str, torch.Tensor]:
 
 def digests(model: nn.Module) -> dict[str, str]:
     """Sha256 of the bits of every parameter and buffer, by name."""
-    tensors = tensors_of(model)
+    tensors = named_tensors(model)
     distinct = {id(tensor): tensor for tensor in tensors.values()}
     known = {key: _digest(tensor) for key, tensor in distinct.items()}
     return {name: known[id(tensor)] for name, tensor in tensors.items()}

@@ -30,7 +30,7 @@ from surgery.recipe.loading import load_recipe
 from surgery.storage.file_names import ADAPTER_WEIGHTS
 from surgery.verification import prompts
 from surgery.verification.runner import verify_adapter
-from surgery.verification.testbed import answer, generate
+from surgery.verification.testbed import answer, generate_greedily
 
 RECIPES: Final = Path(__file__).parent / "recipes"
 OPERATIONS: Final = tuple(file.stem for file in sorted(RECIPES.glob("*.yaml")))
@@ -131,8 +131,8 @@ def _does_not_run(home: Path) -> str:
         model: Any = load_base(str(home)).eval()
         batch = prompts.make_prompts(home, model)
         answer(model, batch)
-        generate(model, batch)
-        generate(model, batch, use_cache=False)
+        generate_greedily(model, batch)
+        generate_greedily(model, batch, use_cache=False)
     except Exception as error:
         return f"does not run in transformers: {_first_line(error)}"
     return ""

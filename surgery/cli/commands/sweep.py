@@ -186,9 +186,9 @@ def _show(
 ) -> int:
     """Write the tables, and print one of them."""
     from surgery.cli.views.sweep import print_results
-    from surgery.sweep.results import gather, write_results
+    from surgery.sweep.results import gather_results, write_results
 
-    results = gather(settings.folder, points, reason)
+    results = gather_results(settings.folder, points, reason)
     text = write_results(settings.folder, job, results)
     if output_format == "json":
         typer.echo(text, nl=False)

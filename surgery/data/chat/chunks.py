@@ -12,8 +12,8 @@ from typing import Any, Final
 
 import torch
 
-from surgery.data.base import Place, Record
-from surgery.data.chat.turns import Piece
+from surgery.data.base import Record, RecordLocation
+from surgery.data.chat.turns import Chunk
 from surgery.data.images import opened
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.diagnostics.wording import named_line
@@ -55,7 +55,7 @@ def find_anchor(tokenizer: Any) -> list[int]:
 
 
 def encode_pieces(
-    processor: Any, pieces: Sequence[Piece], record: Record, anchor: Sequence[int] = ()
+    processor: Any, pieces: Sequence[Chunk], record: Record, anchor: Sequence[int] = ()
 ) -> Encoded:
     """Encode pieces of a record.
 
@@ -102,7 +102,7 @@ def stacked(made: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tenso
 
 
 @contextmanager
-def named_errors(place: Place | None) -> Iterator[None]:
+def named_errors(place: RecordLocation | None) -> Iterator[None]:
     """Name the record where a tokenizer or a processor raises whatever it raises.
 
     Raises:
@@ -145,7 +145,7 @@ def _as_wide(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     ]
 
 
-def _not_encoded(place: Place | None, error: Exception) -> Diagnostic:
+def _not_encoded(place: RecordLocation | None, error: Exception) -> Diagnostic:
     return Diagnostic(
         code="D116",
         what=f"{place or 'a text'}: this record can't be encoded",

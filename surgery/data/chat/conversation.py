@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from surgery.data.base import IMAGE, Place, Record, Turn, no_answer
+from surgery.data.base import IMAGE, Record, RecordLocation, Turn, no_answer
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 
 _LONGEST_NAME: Final = 100
@@ -13,7 +13,7 @@ _LONGEST_NAME: Final = 100
 
 
 def conversation(
-    place: Place,
+    place: RecordLocation,
     turns: Sequence[Turn],
     images: Sequence[Path],
     *,
@@ -65,7 +65,7 @@ def _nothing_learned(turns: Sequence[Turn]) -> str:
     return "" if all(answer.text.strip() for answer in learned) else "an answer is empty"
 
 
-def _refuse_missing(place: Place, image: Path) -> None:
+def _refuse_missing(place: RecordLocation, image: Path) -> None:
     try:
         is_there = image.is_file()
     except (OSError, ValueError):  # a name that no file system takes
@@ -80,7 +80,7 @@ def _shown_first(turns: Sequence[Turn], images: int) -> list[Turn]:
     return [*turns[:first], replace(turns[first], text=text), *turns[first + 1 :]]
 
 
-def _no_image(place: Place, image: Path) -> Diagnostic:
+def _no_image(place: RecordLocation, image: Path) -> Diagnostic:
     name = str(image)
     shown = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…"
     return Diagnostic(
@@ -91,7 +91,7 @@ def _no_image(place: Place, image: Path) -> Diagnostic:
     )
 
 
-def _other_images(place: Place, asked: int, shown: int, images: int) -> Diagnostic:
+def _other_images(place: RecordLocation, asked: int, shown: int, images: int) -> Diagnostic:
     apart = "" if asked == shown else ", some of them not in what the user says"
     return Diagnostic(
         code="D107",

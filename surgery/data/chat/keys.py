@@ -4,7 +4,7 @@ import json
 from collections.abc import Collection, Sequence
 from typing import Any, Final
 
-from surgery.data.base import Place, Turn, bad_form, is_blank, refuse_meaning, tool_name
+from surgery.data.base import RecordLocation, Turn, bad_form, is_blank, refuse_meaning, tool_name
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 
 SHARED: Final = frozenset({"image", "images", "system", "system_prompt", "tools"})
@@ -14,7 +14,7 @@ _LEARNED: Final = ("loss", "weight", "train", "training")
 """Keys by which data of ms-swift, OpenAI, Mistral and axolotl say whether a turn is learned."""
 
 
-def named_images(content: dict[str, Any], place: Place) -> list[str]:
+def named_images(content: dict[str, Any], place: RecordLocation) -> list[str]:
     """The paths under `image` or `images`; under both, where they are the same."""
     named = [paths_of(content[k], place) for k in ("image", "images") if k in content]
     found = [paths for paths in named if paths]
@@ -23,7 +23,7 @@ def named_images(content: dict[str, Any], place: Place) -> list[str]:
     return found[0] if found else []
 
 
-def paths_of(value: Any, place: Place) -> list[str]:
+def paths_of(value: Any, place: RecordLocation) -> list[str]:
     """The paths of a string, of an image as `datasets` writes it, or of a list of such."""
     entries = value if isinstance(value, list) else [value]
     paths = [_path(entry) for entry in entries if not is_blank(entry)]
@@ -32,7 +32,9 @@ def paths_of(value: Any, place: Place) -> list[str]:
     return paths
 
 
-def with_system(content: dict[str, Any], turns: Sequence[Turn], place: Place) -> list[Turn]:
+def with_system(
+    content: dict[str, Any], turns: Sequence[Turn], place: RecordLocation
+) -> list[Turn]:
     """Turns, after what stands under `system` or `system_prompt`."""
     said = [content[key] for key in ("system", "system_prompt") if key in content]
     if not all(isinstance(text, str) for text in said):
@@ -43,7 +45,7 @@ def with_system(content: dict[str, Any], turns: Sequence[Turn], place: Place) ->
     return [Turn("system", said[0]), *turns] if said and not inside else list(turns)
 
 
-def tools_of(content: dict[str, Any], place: Place) -> list[dict[str, Any]]:
+def tools_of(content: dict[str, Any], place: RecordLocation) -> list[dict[str, Any]]:
     """The descriptions under `tools`, a list or the JSON of one."""
     tools = content.get("tools", [])
     if isinstance(tools, str):
@@ -59,7 +61,7 @@ def tools_of(content: dict[str, Any], place: Place) -> list[dict[str, Any]]:
 
 
 def turn_keys(
-    content: dict[str, Any], used: Collection[str], place: Place, *, is_answer: bool
+    content: dict[str, Any], used: Collection[str], place: RecordLocation, *, is_answer: bool
 ) -> tuple[bool, list[str]]:
     """Whether a turn is to be learned, and which of its keys are not used.
 
@@ -88,7 +90,7 @@ def _path(entry: Any) -> Any:
     return entry.get("path") if is_file else entry
 
 
-def _part_learned(place: Place, key: str, value: object) -> Diagnostic:
+def _part_learned(place: RecordLocation, key: str, value: object) -> Diagnostic:
     return Diagnostic(
         code="D115",
         what=f"{place}: a `{key}` of {value!r} can't be honored",

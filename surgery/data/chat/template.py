@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from surgery.data.base import IMAGE, Place, Record, Turn
+from surgery.data.base import IMAGE, Record, RecordLocation, Turn
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.diagnostics.wording import first_line
 
@@ -156,7 +156,7 @@ def template_of(named: str | Mapping[str, str] | None, *, tools: bool) -> str | 
     return found
 
 
-def lost(place: Place, turn: Turn) -> Diagnostic:
+def lost(place: RecordLocation, turn: Turn) -> Diagnostic:
     """D114, for a turn whose words a template leaves out."""
     line = " ".join(turn.text.split())
     shown = f"{line[:60]}…" if len(line) > 60 else line
@@ -180,7 +180,7 @@ def _parts(text: str) -> list[dict[str, str]]:
     return typed or [{"type": "text", "text": ""}]
 
 
-def _refused(place: Place, error: Exception) -> Diagnostic:
+def _refused(place: RecordLocation, error: Exception) -> Diagnostic:
     return Diagnostic(
         code="D112",
         what=f"{place}: the base's chat template refuses this conversation",

@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from surgery.data.base import IMAGE, Place, Record, Turn, tool_name
+from surgery.data.base import IMAGE, Record, RecordLocation, Turn, tool_name
 from surgery.data.chat.template import FIX, Template, lost
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 
@@ -20,7 +20,7 @@ _THOUGHT: Final = "</think>"
 
 
 @dataclass(frozen=True)
-class Piece:
+class Chunk:
     """Some of a conversation as text.
 
     Args:
@@ -46,7 +46,7 @@ class Chat:
         self._template = template
         self._special = re.compile("|".join(map(re.escape, special)) or r"(?!)")
 
-    def rows(self, record: Record) -> list[list[Piece]]:
+    def rows(self, record: Record) -> list[list[Chunk]]:
         """Write a conversation: in one piece, or each answer apart where the template rewrites.
 
         Raises:
@@ -62,7 +62,7 @@ class Chat:
             return [_checked(record, whole, learned)]
         return [self._alone(record, at) for at in learned]
 
-    def prompt(self, record: Record, end: int) -> Piece:
+    def prompt(self, record: Record, end: int) -> Chunk:
         """Write the turns before `end`, up to where an answer begins.
 
         Raises:
@@ -71,7 +71,7 @@ class Chat:
         self.refuse_special(record)
         text = self._template.write(record, end, prompt=True)
         _refuse_lost(text, record.turns[:end], record)
-        return Piece(text, False, len(record.shown_before(end)))
+        return Chunk(text, False, len(record.shown_before(end)))
 
     def refuse_special(self, record: Record) -> None:
         """Refuse words that the model would take for an image.
@@ -86,15 +86,15 @@ class Chat:
             if found:
                 raise SurgeryError(special_token(record.place, found[0]))
 
-    def _alone(self, record: Record, at: int) -> list[Piece]:
+    def _alone(self, record: Record, at: int) -> list[Chunk]:
         pieces = self._pieces(record, [at])
         if pieces is None:
             raise SurgeryError(_not_cut(record.place))
         return _checked(record, pieces, [at])
 
-    def _pieces(self, record: Record, answers: Sequence[int]) -> list[Piece] | None:
+    def _pieces(self, record: Record, answers: Sequence[int]) -> list[Chunk] | None:
         """The text cut at answers; None where one isn't what follows its prompt."""
-        pieces: list[Piece] = []
+        pieces: list[Chunk] = []
         done, shown = "", 0
         for at in answers:
             prompt = self._template.write(record, at, prompt=True)
@@ -102,13 +102,13 @@ class Chat:
             if not (prompt.startswith(done) and whole.startswith(prompt)):
                 return None
             images = len(record.shown_before(at))
-            pieces.append(Piece(prompt[len(done) :], False, images - shown))
-            pieces.append(Piece(whole[len(prompt) :], True))
+            pieces.append(Chunk(prompt[len(done) :], False, images - shown))
+            pieces.append(Chunk(whole[len(prompt) :], True))
             done, shown = whole, images
         return pieces
 
 
-def _checked(record: Record, pieces: Sequence[Piece], answers: Sequence[int]) -> list[Piece]:
+def _checked(record: Record, pieces: Sequence[Chunk], answers: Sequence[int]) -> list[Chunk]:
     """A row, once every answer is in its own piece and all other words are in the row."""
     turns = record.turns[: answers[-1] + 1]
     learned = (piece.text for piece in pieces if piece.is_learned)
@@ -136,7 +136,7 @@ def _squeezed(text: str) -> str:
     return "".join(text.split())
 
 
-def special_token(place: Place, token: str) -> Diagnostic:
+def special_token(place: RecordLocation, token: str) -> Diagnostic:
     """D113, for words with a token in them that the model takes for an image."""
     return Diagnostic(
         code="D113",
@@ -147,7 +147,7 @@ def special_token(place: Place, token: str) -> Diagnostic:
     )
 
 
-def _no_tools(place: Place) -> Diagnostic:
+def _no_tools(place: RecordLocation) -> Diagnostic:
     return Diagnostic(
         code="D114",
         what=f"{place}: the base's chat template leaves out `tools`",
@@ -156,7 +156,7 @@ def _no_tools(place: Place) -> Diagnostic:
     )
 
 
-def _not_cut(place: Place) -> Diagnostic:
+def _not_cut(place: RecordLocation) -> Diagnostic:
     return Diagnostic(
         code="D110",
         what=f"{place}: the base's chat template writes an answer otherwise than it asks for one",

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from surgery.data.base import (
-    Place,
     Record,
     RecordForm,
+    RecordLocation,
     Role,
     Turn,
     bad_form,
@@ -34,7 +34,7 @@ class LlavaForm(RecordForm):
     key = "conversations"
     used = SHARED | {key}
 
-    def read(self, content: dict[str, Any], place: Place, images: Path) -> Record:
+    def read(self, content: dict[str, Any], place: RecordLocation, images: Path) -> Record:
         """See `RecordForm.read`."""
         if not isinstance(content[self.key], list):
             bad_form(place, f"`{self.key}` is not a list")
@@ -48,7 +48,7 @@ class LlavaForm(RecordForm):
         )
 
 
-def _turn(content: Any, place: Place) -> tuple[Turn, list[str]]:
+def _turn(content: Any, place: RecordLocation) -> tuple[Turn, list[str]]:
     """A turn, and its keys that are not used."""
     if not isinstance(content, dict) or not isinstance(content.get("value"), str):
         bad_form(place, "a turn has no `value` that is text")

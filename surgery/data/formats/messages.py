@@ -9,9 +9,9 @@ from typing import Any, Final
 
 from surgery.data.base import (
     IMAGE,
-    Place,
     Record,
     RecordForm,
+    RecordLocation,
     Role,
     Turn,
     bad_form,
@@ -33,7 +33,7 @@ class MessagesForm(RecordForm):
     key = "messages"
     used = SHARED | {key}
 
-    def read(self, content: dict[str, Any], place: Place, images: Path) -> Record:
+    def read(self, content: dict[str, Any], place: RecordLocation, images: Path) -> Record:
         """See `RecordForm.read`."""
         messages = content[self.key]
         if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
@@ -55,7 +55,7 @@ class MessagesForm(RecordForm):
 class _Message:
     """A message that was read: its turn, its image files, and its keys that are not used."""
 
-    def __init__(self, content: dict[str, Any], place: Place) -> None:
+    def __init__(self, content: dict[str, Any], place: RecordLocation) -> None:
         self.files: list[str] = []
         self._place = place
         role = _role(content, place)
@@ -93,7 +93,7 @@ class _Message:
         self.unused += refuse_meaning(given - used, self._place, "a part of a message")
 
 
-def _role(message: dict[str, Any], place: Place) -> Role:
+def _role(message: dict[str, Any], place: RecordLocation) -> Role:
     role = _ROLES.get(str(message.get("role")))
     if role is None:
         bad_role(place, message.get("role"), tuple(_ROLES))

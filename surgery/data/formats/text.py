@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from surgery.data.base import Place, Record, RecordForm, bad_form
+from surgery.data.base import Record, RecordForm, RecordLocation, bad_form
 
 
 class TextForm(RecordForm):
@@ -12,7 +12,7 @@ class TextForm(RecordForm):
     key = "text"
     used = frozenset({key})
 
-    def read(self, content: dict[str, Any], place: Place, images: Path) -> Record:
+    def read(self, content: dict[str, Any], place: RecordLocation, images: Path) -> Record:
         """See `RecordForm.read`."""
         if not isinstance(content["text"], str) or not content["text"].strip():
             bad_form(place, "`text` is empty or not text")

@@ -11,10 +11,10 @@ from tempfile import TemporaryDirectory
 from typing import ClassVar, Final
 
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
-from surgery.export.base import Contents, Exporter, Item, Job, Part, refuse_lengths
+from surgery.export.base import Contents, Exporter, ExportJob, Item, Part, refuse_lengths
 from surgery.export.file_items import Linked, Weights
+from surgery.export.formats._checkpoints import checkpoint_contents
 from surgery.export.formats._executorch_lowering import Lengths, lower, require_compiler
-from surgery.export.formats.hf import HfExporter
 from surgery.model.anatomy import Anatomy
 from surgery.plan.planner import Plan
 from surgery.runtime.executorch_program import EXTRA
@@ -38,16 +38,16 @@ class ExecutorchExporter(Exporter):
     gives: ClassVar[str] = "a .pte program a path, for CPUs"
     serves: ClassVar[tuple[str, ...]] = ("pte", "xnnpack")
 
-    def contents(self, job: Job) -> Contents:
+    def contents(self, job: ExportJob) -> Contents:
         """Return the parts; see `Exporter.contents`.
 
         Raises:
-            SurgeryError: as `HfExporter.contents`; A613 for impossible lengths, A621 without
+            SurgeryError: as `checkpoint_contents`; A613 for impossible lengths, A621 without
                 ExecuTorch, A623 for what no program holds.
         """
         _refuse(job)
         require_compiler()
-        plain = HfExporter().contents(replace(job, copy=False, checksum=False))
+        plain = checkpoint_contents(replace(job, copy=False, checksum=False))
         parts = {
             name: Part("program", "F32", _items(job, name, part))
             for name, part in plain.parts.items()
@@ -90,7 +90,7 @@ class _Lowered:
         return ExportedFile(name=self.name, bytes=size, sha256=digest, how="written", graph=record)
 
 
-def _items(job: Job, name: str, plain: Part) -> list[Item]:
+def _items(job: ExportJob, name: str, plain: Part) -> list[Item]:
     """The small files of a checkpoint, and the program out of all of them."""
     small = [item for item in plain.items if not isinstance(item, Linked | Weights)]
     lengths = Lengths(job.prefill, job.context)
@@ -107,7 +107,7 @@ def _size(anatomy: Anatomy) -> int:
     return _NUMBER_BYTES * numbers + _GRAPH_BYTES * (anatomy.count + 1)
 
 
-def _refuse(job: Job) -> None:
+def _refuse(job: ExportJob) -> None:
     if job.lora == "keep" and job.plan.loras():
         raise SurgeryError(_not_kept())
     if job.plan.anatomy.names_in("vision"):

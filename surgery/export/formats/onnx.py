@@ -1,30 +1,10 @@
-"""`--to onnx`: graphs of static shape, one part a block, with LoRA as their inputs.
+"""`--to onnx`: graphs of static shape in fp32, one a block, for onnxruntime and its like."""
 
-A copied block is a part of its own beside its original; everything else serves both paths, since
-LoRA is zeros along text. A model that sees has its eyes as a part of the multimodal path.
-"""
+from typing import ClassVar
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, ClassVar, Final
-
-from surgery.adapter.side_files import base_files
-from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
-from surgery.export.base import Contents, Exporter, Item, Job, LoraForm, Part, refuse_lengths
-from surgery.export.file_items import Weights, copies
+from surgery.export.base import Contents, Exporter, ExportJob, LoraForm
+from surgery.export.formats._graphs import float_contents
 from surgery.export.parts.size_limits import refuse_large_floats
-from surgery.plan.planner import Plan
-from surgery.runtime.decode_loop import LORA, LORA_FILE, TOKENIZER
-from surgery.runtime.manifest import PathName
-from surgery.storage.safetensors.checkpoint import INDEX_NAME
-
-if TYPE_CHECKING:
-    from surgery.export.parts.graph_part import GraphPart
-    from surgery.export.parts.split import Cut
-
-_VISION: Final = "vision"
-_HEAD: Final = "head"
-_KINDS: Final = {name: name for name in (_VISION, "embeddings", "positions", _HEAD)}
-_PACKAGES: Final = ("torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
 
 
 class OnnxExporter(Exporter):
@@ -36,7 +16,7 @@ class OnnxExporter(Exporter):
     serves: ClassVar[tuple[str, ...]] = ("onnxruntime", "ort", "openvino", "tensorrt")
     lora: ClassVar[LoraForm] = "keep"
 
-    def contents(self, job: Job) -> Contents:
+    def contents(self, job: ExportJob) -> Contents:
         """Return the parts; see `Exporter.contents`.
 
         Raises:
@@ -44,122 +24,3 @@ class OnnxExporter(Exporter):
         """
         refuse_large_floats(job.plan, job.target)
         return float_contents(job)
-
-
-def float_contents(job: Job) -> Contents:
-    """Return the parts in fp32; every distinct graph is traced here.
-
-    Args:
-        job: what is exported.
-
-    Raises:
-        SurgeryError: A611 for what these graphs can't hold, A612 for a model that can't be cut into
-            parts, A613 for impossible lengths, X110 to X112 for its graphs.
-    """
-    refuse(job)
-    from surgery.export.parts.split import Cut
-
-    cut = Cut(job)
-    eyes = {_VISION: cut.sight} if cut.sight else {}
-    before = cut.before()
-    graphs = {**eyes, **before, **dict(_blocks(job, cut)), _HEAD: cut.head()}
-    parts = {TOKENIZER: Part("tokenizer", "", _tokenizer(job.plan))}
-    for name, part in graphs.items():
-        parts[name] = Part(_KINDS.get(name, "block"), "F32", part.items)
-    if job.plan.loras():
-        parts[LORA] = Part("lora", "F32", [_lora(job)])
-    return Contents(parts, _paths(job, tuple(eyes), tuple(before)), _PACKAGES)
-
-
-def _blocks(job: Job, cut: "Cut") -> "Iterator[tuple[str, GraphPart]]":
-    """Each block, and behind it the multimodal path's own; where the base is shared, what runs."""
-    trained = {edit.block for edit in job.plan.swaps()}
-    own = _own_blocks(job)
-    for index in range(job.plan.anatomy.count):
-        if job.base != "shared" or index not in own:
-            yield f"block.{index}", cut.block(index)
-        if index in own:
-            yield f"copy.{index}", cut.block(index, job.folder if index in trained else None)
-
-
-def _own_blocks(job: Job) -> set[int]:
-    """The blocks of which the multimodal path has one of its own."""
-    trained = {edit.block for edit in job.plan.swaps()}
-    return {*range(job.plan.anatomy.count)} if job.base == "apart" else trained
-
-
-def refuse(job: Job) -> None:
-    """Refuse what graphs of static shape in parts can't hold.
-
-    Raises:
-        SurgeryError: A611 for the plan, A613 for the lengths.
-    """
-    why = next(_reasons(job.plan), None)
-    if why:
-        raise SurgeryError(_not_in_parts(job.plan, why))
-    if job.lora == "merge" and job.plan.loras():
-        raise SurgeryError(_not_merged())
-    refuse_lengths(job)
-
-
-def _reasons(plan: Plan) -> Iterator[str]:
-    if plan.is_routed:
-        yield f"it has {'experts' if plan.experts() else 'learners'}, which only images go through"
-    if plan.in_place:
-        yield "it trains or reorders the base itself, so that no block of it serves both paths"
-    if plan.anatomy.quantization:
-        yield f"the base is quantised ({plan.anatomy.quantization})"
-    options = dict(plan.loras()[0].options) if plan.loras() else {}
-    if options.get("use_dora"):
-        yield "DoRA scales each row by its length, and is no pair of inputs"
-    if options.get("init_lora_weights") in ("pissa", "olora"):
-        yield f"{options['init_lora_weights']} moves the base's matrices"
-
-
-def _paths(
-    job: Job, eyes: tuple[str, ...], before: tuple[str, ...]
-) -> dict[PathName, tuple[str, ...]]:
-    blocks, copied = range(job.plan.anatomy.count), _own_blocks(job)
-    text = [f"block.{index}" for index in blocks]
-    seeing = [f"copy.{index}" if index in copied else f"block.{index}" for index in blocks]
-    lora = (LORA,) if job.plan.loras() else ()
-    multimodal = (TOKENIZER, *eyes, *before, *seeing, _HEAD, *lora)
-    own = (TOKENIZER, *before, *text, _HEAD)
-    return {"text": multimodal if job.base == "shared" else own, "multimodal": multimodal}
-
-
-def _tokenizer(plan: Plan) -> list[Item]:
-    """What encodes a prompt, and says which words end an answer."""
-    return [*copies(file for file in base_files(plan) if file.name != INDEX_NAME)]
-
-
-def _lora(job: Job) -> Weights:
-    """All pairs as inputs of the graphs, fp32, B with its scale in it."""
-    from surgery.graphs.block.step_inputs import lora_pairs
-    from surgery.storage.safetensors.stream import streamed
-    from surgery.storage.safetensors.writer import NewTensor
-
-    pairs = lora_pairs(job.plan.loras(), job.folder)
-    tensors = (
-        NewTensor(name, "F32", tuple(pair.shape), pair.contiguous().numpy().tobytes)
-        for name, pair in pairs.items()
-    )
-    return Weights(LORA_FILE, tuple(map(streamed, tensors)))
-
-
-def _not_in_parts(plan: Plan, why: str) -> Diagnostic:
-    return Diagnostic(
-        code="A611",
-        what=f"`{plan.recipe.name}` can't be exported as graphs in parts",
-        why=why,
-        fix="use `--to hf`; copies and LoRA on a decoder, such as genieblue_skip's, are exported",
-    )
-
-
-def _not_merged() -> Diagnostic:
-    return Diagnostic(
-        code="A611",
-        what="LoRA isn't merged into graphs in parts",
-        why="it is an input of them, so that one part serves both paths",
-        fix="leave `--lora` out, or use `--lora keep`; `--to hf` merges",
-    )

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
-from surgery.export.base import Contents, Exporter, Job, LoraForm, Part
-from surgery.export.formats.onnx import float_contents
+from surgery.export.base import Contents, Exporter, ExportJob, LoraForm, Part
+from surgery.export.formats._graphs import float_contents
 from surgery.npu.qualcomm.quantize import Quantiser
 from surgery.npu.target import Target
 
@@ -29,7 +29,7 @@ class QnnExporter(Exporter):
     serves: ClassVar[tuple[str, ...]] = ("snapdragon", "htp", "qairt", "dlc", "hexagon")
     lora: ClassVar[LoraForm] = "keep"
 
-    def contents(self, job: Job) -> Contents:
+    def contents(self, job: ExportJob) -> Contents:
         """Return the parts; see `Exporter.contents`.
 
         Raises:
@@ -49,7 +49,7 @@ class QnnExporter(Exporter):
 
 
 def _made(
-    job: Job, floats: Contents, target: Target, quantiser: Quantiser
+    job: ExportJob, floats: Contents, target: Target, quantiser: Quantiser
 ) -> Iterator[tuple[str, Part]]:
     from surgery.export.parts.compile import files_of_graph
     from surgery.export.parts.quantize import QuantisedParts
@@ -67,7 +67,7 @@ def _made(
             yield name, Part(part.kind, part.dtype, made.items(name, files))
 
 
-def _target(job: Job) -> Target:
+def _target(job: ExportJob) -> Target:
     target = job.target
     if target is None or not target.chip:
         raise SurgeryError(_no_device(target))

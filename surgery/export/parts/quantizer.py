@@ -18,7 +18,7 @@ from typing import Any, Final
 from pydantic import TypeAdapter
 
 from surgery.diagnostics.diagnostic import SurgeryError
-from surgery.export.base import Contents, Job
+from surgery.export.base import Contents, ExportJob
 from surgery.export.calibration import Calibration, Shown
 from surgery.export.parts.compile import FloatGraph, compiled
 from surgery.npu.qualcomm.aimet import aimet_version
@@ -53,7 +53,7 @@ class Workshop:
         quantiser: who finds the scales of weights.
     """
 
-    job: Job
+    job: ExportJob
     floats: Contents
     schemes: Mapping[str, Scheme]
     target: Target

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from surgery.export.base import Job
+from surgery.export.base import ExportJob
 from surgery.export.parts.graph_part import GraphPart, StepGraph
 from surgery.graphs.block.forms import BlockForm, Shape
 from surgery.graphs.block.trace_errors import no_parts
@@ -43,7 +43,7 @@ class Cut:
             one size, X110 and X111 for its graphs.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: ExportJob) -> None:
         self._job = job
         self._shapes = [Shape(phase, n, job.context) for phase, n in job.lengths.items()]
         self._whole = Whole(job.plan, trust_remote_code=job.trust_remote_code)

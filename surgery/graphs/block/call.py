@@ -36,7 +36,7 @@ ANSWERS: Final[tuple[Callable[[torch.Tensor], Any], ...]] = (
 
 
 @dataclass(frozen=True)
-class Slot:
+class InputSlot:
     """Stands in a call for a tensor that the graph takes as an input."""
 
     name: str
@@ -191,7 +191,7 @@ def _slot(name: str, leaf: Any, tensors: dict[str, torch.Tensor]) -> Any:
     known = next((other for other, tensor in tensors.items() if tensor is leaf), None)
     if known is None:
         tensors[name] = _finite(leaf) if name == "mask" else leaf
-    return Slot(known or name)
+    return InputSlot(known or name)
 
 
 def _name(path: Any, parameters: list[str]) -> str:
@@ -209,6 +209,6 @@ def _finite(mask: torch.Tensor) -> torch.Tensor:
 
 
 def _filled(tensors: dict[str, torch.Tensor], cache: StepCache | None, leaf: Any) -> Any:
-    if isinstance(leaf, Slot):
+    if isinstance(leaf, InputSlot):
         return tensors[leaf.name]
     return cache if isinstance(leaf, StepCache) else leaf

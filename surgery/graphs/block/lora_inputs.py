@@ -53,9 +53,3 @@ def add_loras(block: nn.Module, place: str, edits: Iterable[AddLora]) -> dict[st
         inputs[edit.tensors[0].name] = f"{name}.lora_A"
         inputs[edit.tensors[1].name] = f"{name}.lora_B"
     return inputs
-
-
-def scale_of(edit: AddLora) -> float:
-    """What B is multiplied by: alpha / rank, or alpha / sqrt(rank) under `use_rslora`."""
-    rslora = dict(edit.options).get("use_rslora", False)
-    return edit.alpha / (edit.rank**0.5 if rslora else edit.rank)

@@ -9,7 +9,6 @@ import torch
 from surgery.graphs.block.call import Call
 from surgery.graphs.block.expert_nodes import IMAGE_MASK, takes_mask
 from surgery.graphs.block.forms import Shape
-from surgery.graphs.block.lora_inputs import scale_of
 from surgery.graphs.block.step import Feeds
 from surgery.graphs.block.weights import read_pairs
 from surgery.operations.edits import AddExpert, AddLora, Edit
@@ -75,5 +74,5 @@ def lora_pairs(loras: Sequence[AddLora], adapter: Path | None) -> Feeds:
             stored[tensor.name].float() if stored else torch.zeros(tensor.shape)
             for tensor in edit.tensors[:2]
         )
-        found[b] = found[b] * scale_of(edit)
+        found[b] = found[b] * edit.scale
     return found

@@ -85,7 +85,7 @@ def is_static(value: "Value | None") -> bool:
     return known is not None and None not in known
 
 
-def numbers(value: "Value | None") -> np.ndarray[Any, Any] | None:
+def constant_values(value: "Value | None") -> np.ndarray[Any, Any] | None:
     """The content of a small constant, None for what is no constant, is large or has no data."""
     from onnx_ir.convenience import get_const_tensor
 
@@ -154,7 +154,7 @@ def _subgraphs(node: "Node") -> dict[str, "Graph"]:
 def _branches(node: "Node", constants: set["Value"]) -> Iterable["Graph"]:
     branches = _subgraphs(node)
     if operator(node) == "If" and given(node, 0) in constants:
-        known = numbers(given(node, 0))
+        known = constant_values(given(node, 0))
         if known is not None:
             return (branches["then_branch" if known.item() else "else_branch"],)
     return branches.values()

@@ -25,7 +25,7 @@ def files_of(model: Path) -> list[Path]:
     return [model, *(model.parent / place for place in sorted(set(_places(graph))))]
 
 
-def digest(model: Path) -> str:
+def graph_digest(model: Path) -> str:
     """Return the sha256 of a graph and of all its tensors.
 
     Raises:

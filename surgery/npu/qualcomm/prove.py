@@ -16,7 +16,7 @@ from surgery.npu.qualcomm.agreement import agreement
 from surgery.npu.qualcomm.arrays import Arrays
 from surgery.npu.qualcomm.compiler import compile_and_run
 from surgery.npu.qualcomm.cpu_reference import reference
-from surgery.npu.qualcomm.model_files import digest, own_digest
+from surgery.npu.qualcomm.model_files import graph_digest, own_digest
 from surgery.npu.qualcomm.quantize import Scheme, quantise
 from surgery.npu.qualcomm.toolchain import Toolchain, toolchain
 from surgery.npu.qualcomm.verdict import SCHEMES, Verdict
@@ -108,7 +108,7 @@ class _Proof:
 
     @cached_property
     def _digest(self) -> str:
-        return digest(self.model)
+        return graph_digest(self.model)
 
     @cached_property
     def _float(self) -> Arrays:

@@ -34,14 +34,14 @@ class ExecutorchRunner(Runner):
         """
         require_runtime()
         from surgery.data.vocabulary import load_processor
-        from surgery.runtime.formats.hf import encoded
+        from surgery.runtime.prompt_encoding import encoded
 
         program, record = open_program(folder, manifest, path)
         home = program.file.parent
         tokenizer = load_processor(home, trust_remote_code=trust_remote_code)
         ids = encoded(tokenizer, prompt, path)["input_ids"][0].tolist()
         refuse_too_long(len(ids), prompt.new_tokens, record.window, "programs")
-        made = generate(program, ids, prompt.new_tokens, ends_of(home), record.tokens)
+        made = generate_tokens(program, ids, prompt.new_tokens, ends_of(home), record.tokens)
         text: str = tokenizer.decode(made, skip_special_tokens=True)
         return Answer(path, tuple(ids), tuple(made), text)
 
@@ -59,7 +59,7 @@ def open_program(folder: Path, manifest: Manifest, path: PathName) -> tuple[Prog
     return Program(folder / part / name), record
 
 
-def generate(
+def generate_tokens(
     program: Program, ids: list[int], new_tokens: int, ends: Collection[int], step: int
 ) -> list[int]:
     """Continue a prompt greedily.

@@ -7,7 +7,7 @@ from surgery.npu.qualcomm.emulator import Emulator
 from surgery.npu.target import load_target
 from surgery.runtime.base import Answer, Prompt, Runner
 from surgery.runtime.cpu_engine import OnCpu
-from surgery.runtime.formats.onnx import generate, open_loop
+from surgery.runtime.graph_loop import generate_answer, open_loop
 from surgery.runtime.manifest import Manifest, PathName
 from surgery.runtime.prompt_chunk import Arrays
 from surgery.runtime.vision_part import image_part
@@ -37,7 +37,7 @@ class QnnRunner(Runner):
             engine = OnEmulator(folder, emulator)
             loop = open_loop(folder, manifest, path, engine)
             eyes = image_part(engine, manifest.paths[path], manifest.parts)
-            return generate(
+            return generate_answer(
                 folder, loop, path, prompt, eyes=eyes, trust_remote_code=trust_remote_code
             )
 

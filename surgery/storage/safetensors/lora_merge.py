@@ -102,7 +102,7 @@ def reader_of(make: Callable[[], bytes]) -> Read:
     return read
 
 
-def numbers(tensor: StoredTensor) -> NDArray[np.float32]:
+def fp32_values(tensor: StoredTensor) -> NDArray[np.float32]:
     """The numbers of a small stored tensor in fp32.
 
     Raises:

@@ -6,7 +6,7 @@ from surgery.adapter.folder import load_base
 from surgery.model.numerics import Difference
 from surgery.verification.prompts import Prompts
 from surgery.verification.runner import Check, Outcome
-from surgery.verification.testbed import NEW_TOKENS, Bench, generate
+from surgery.verification.testbed import NEW_TOKENS, Bench, generate_greedily
 
 
 class CachedGeneration(Check):
@@ -64,8 +64,8 @@ def _base_differs(bench: Bench, prompts: Prompts) -> bool:
 
 def _compare(bench: Bench, model: Any, prompts: Prompts) -> tuple[Difference, int]:
     """The greatest difference of logits up to where tokens part, and how many rows part."""
-    cached, logits = generate(model, prompts)
-    plain, wanted = generate(model, prompts, use_cache=False)
+    cached, logits = generate_greedily(model, prompts)
+    plain, wanted = generate_greedily(model, prompts, use_cache=False)
     parted = (cached != plain).int().cumsum(dim=1)
     # a token is chosen by the logits of its own step, so the step where they part still compares
     comparable = parted.cumsum(dim=1) <= 1

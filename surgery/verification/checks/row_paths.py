@@ -9,7 +9,7 @@ from surgery.model.numerics import frozen
 from surgery.paths.path_state import MULTIMODAL, TEXT, PathName
 from surgery.verification.prompts import Prompts
 from surgery.verification.runner import Check, Outcome
-from surgery.verification.testbed import NEW_TOKENS, Bench, answer, generate, inputs_of
+from surgery.verification.testbed import NEW_TOKENS, Bench, answer, generate_greedily, inputs_of
 
 _BOTH: Final[tuple[PathName, ...]] = (TEXT, MULTIMODAL)
 
@@ -58,4 +58,4 @@ def _faults(bench: Bench, paths: Sequence[PathName]) -> list[str]:
 def _alone(bench: Bench, path: PathName, part: Prompts) -> tuple[torch.Tensor, torch.Tensor]:
     """What a batch of these rows alone gives; on the text path, what the base itself gives."""
     model = bench.untouched if path == TEXT else bench.model
-    return answer(model, part), generate(model, part)[0]
+    return answer(model, part), generate_greedily(model, part)[0]

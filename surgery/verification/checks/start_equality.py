@@ -7,7 +7,7 @@ from surgery.model.numerics import Difference
 from surgery.paths.path_state import MULTIMODAL, TEXT
 from surgery.plan.depth.changes import new_names
 from surgery.verification.runner import Check, Outcome
-from surgery.verification.testbed import Bench, base_name, digests, tensors_of
+from surgery.verification.testbed import Bench, base_name, digests, named_tensors
 
 
 class StartEquality(Check):
@@ -98,7 +98,7 @@ class StartEquality(Check):
 def _differing_from_origin(bench: Bench) -> Iterator[str]:
     """Names of tensors that are no longer what the plan makes of the original."""
     found, path = digests(bench.model), bench.plan.anatomy.blocks_path
-    held, wanted = tensors_of(bench.model), bench.reference.digests
+    held, wanted = named_tensors(bench.model), bench.reference.digests
     outside = (name for name in found if not name.startswith(f"{path}."))
     yield from (name for name in outside if found[name] != wanted[name])
     for slot, source, own in new_names(bench.plan.depth, path):

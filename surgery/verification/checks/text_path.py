@@ -5,7 +5,7 @@ import torch
 from surgery.model.numerics import largest_difference
 from surgery.paths.path_state import MULTIMODAL, TEXT
 from surgery.verification.runner import Check, Outcome
-from surgery.verification.testbed import Bench, base_name, digests, generate
+from surgery.verification.testbed import Bench, base_name, digests, generate_greedily
 
 
 class TextPath(Check):
@@ -40,7 +40,7 @@ class TextPath(Check):
         if difference:
             faults.append(f"{when}, logits differ from the base's by {difference:.3g}")
         with bench.on(TEXT):
-            tokens, _ = generate(bench.model, bench.prompts)
+            tokens, _ = generate_greedily(bench.model, bench.prompts)
         if not torch.equal(tokens, bench.reference.tokens):
             faults.append(f"{when}, other tokens are generated than by the base")
         return faults

@@ -14,14 +14,14 @@ from seeing import PATCH, SIDE, tokenizer, write_images, write_lines
 from tokenizers.processors import Sequence
 from transformers import CLIPImageProcessorPil, LlavaProcessor
 
-from surgery.data.base import Place, Record, Turn
+from surgery.data.base import Record, RecordLocation, Turn
 from surgery.data.encoder import IGNORED, Encoder, Row
 from surgery.data.file_reader import DataFile
 from surgery.data.rows import Rows
 from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.recipe.training_schema import Source
 from surgery.runtime.base import Prompt
-from surgery.runtime.formats.hf import encoded
+from surgery.runtime.prompt_encoding import encoded
 
 RAISE = "{{ raise_exception('%s') }}"
 ALTERNATE = (
@@ -382,7 +382,7 @@ def test_what_is_asked_is_what_was_learned_after(name: str, tmp_path: Path) -> N
     write_images(tmp_path)
     shape, images = SHAPES[name], (tmp_path / "red.png", tmp_path / "blue.png")
     turns = (Turn("user", "<image>\n<image>\nWhat?"), Turn("assistant", "That."))
-    record = Record(Place(tmp_path, 1), turns, images)
+    record = Record(RecordLocation(tmp_path, 1), turns, images)
     asked = Encoder(processor_of(name), 0).questions([(record, 1)])["input_ids"][0]
     assert len(asked)
     text = processor_of(name).tokenizer.decode(asked).replace(shape.image * 4, shape.image)

@@ -26,7 +26,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from surgery.data.base import Place, Record, Turn
+from surgery.data.base import Record, RecordLocation, Turn
 from surgery.data.collator import Collator
 from surgery.data.encoder import IGNORED, Encoder
 from surgery.model.source import find_model
@@ -114,7 +114,7 @@ def record(folder: Path, *images: str) -> Record:
     write_images(folder)
     Image.new("RGB", (300, 60), (1, 2, 200)).save(folder / "wide.png")
     turns = [Turn("user", "<image>\n" * len(images) + "What?"), Turn("assistant", "That.")]
-    return Record(Place(folder, 1), tuple(turns), tuple(folder / name for name in images))
+    return Record(RecordLocation(folder, 1), tuple(turns), tuple(folder / name for name in images))
 
 
 @pytest.mark.parametrize("name", MADE)

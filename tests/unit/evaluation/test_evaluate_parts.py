@@ -13,7 +13,7 @@ from tiny import moved, save_tiny
 
 from surgery.adapter.apply import apply_plan
 from surgery.adapter.folder import load_adapter, load_base, save_adapter, write_adapter
-from surgery.data.base import Place, Record, Turn
+from surgery.data.base import Record, RecordLocation, Turn
 from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.evaluation.evaluate import Evaluation, evaluate_adapter
 from surgery.evaluation.predictions import normalised
@@ -144,7 +144,7 @@ def test_each_answer_is_asked_with_what_was_said_before() -> None:
     words = ("user", "<image>a", "assistant", "b", "user", "<image>c", "assistant", "d")
     turns = tuple(Turn(words[i], words[i + 1]) for i in range(0, 8, 2))  # type: ignore[arg-type]
     images = (Path("1"), Path("2"))
-    asked = list(asked_of(Record(Place(Path("x"), 1), turns, images)))
+    asked = list(asked_of(Record(RecordLocation(Path("x"), 1), turns, images)))
     assert [record.turns[at].text for record, at in asked] == ["b", "d"]
     assert [at for _, at in asked] == [1, 3]
     assert [record.shown_before(at) for record, at in asked] == [images[:1], images]

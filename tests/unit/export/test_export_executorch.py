@@ -19,7 +19,7 @@ from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.export.export import export_adapter, prepare_export
 from surgery.model.source import find_model
 from surgery.paths.switching import text_path
-from surgery.runtime.formats.executorch import generate, open_program
+from surgery.runtime.formats.executorch import generate_tokens, open_program
 from surgery.runtime.manifest import Manifest, read_manifest
 from surgery.runtime.run import run_export
 
@@ -44,7 +44,7 @@ prepare_export(Path(sys.argv[1]), to="executorch").write(Path(sys.argv[2]), over
 
 def said(out: Path, path: Any, ids: list[int], steps: int = STEPS) -> list[int]:
     program, record = open_program(out, read_manifest(out), path)
-    return generate(program, ids, steps, (), record.tokens)
+    return generate_tokens(program, ids, steps, (), record.tokens)
 
 
 @pytest.fixture(scope="module")
@@ -76,10 +76,14 @@ def test_both_paths_say_what_torch_says(trained: tuple[Path, Path]) -> None:
 def test_a_loaded_program_answers_anew(trained: tuple[Path, Path]) -> None:
     """What an earlier answer left in the cache is written over."""
     program, record = open_program(trained[1], read_manifest(trained[1]), "multimodal")
-    first = generate(program, FEW, STEPS, (), record.tokens)
-    assert generate(program, FEW[:2], STEPS, (), record.tokens) != first
-    assert generate(program, FEW, STEPS, (), 5) == first, "pieces of another length say the same"
-    assert generate(program, FEW, STEPS, first[3:4], 16) == first[: first.index(first[3]) + 1]
+    first = generate_tokens(program, FEW, STEPS, (), record.tokens)
+    assert generate_tokens(program, FEW[:2], STEPS, (), record.tokens) != first
+    assert generate_tokens(program, FEW, STEPS, (), 5) == first, (
+        "pieces of another length say the same"
+    )
+    assert (
+        generate_tokens(program, FEW, STEPS, first[3:4], 16) == first[: first.index(first[3]) + 1]
+    )
 
 
 @made

@@ -22,7 +22,7 @@ from surgery.model.source import find_model
 from surgery.paths.switching import text_path
 from surgery.runtime.causal_mask import LOWEST, causal_mask, sliding_of
 from surgery.runtime.cpu_engine import OnCpu
-from surgery.runtime.formats.onnx import open_loop
+from surgery.runtime.graph_loop import open_loop
 from surgery.runtime.manifest import read_manifest
 from surgery.runtime.run import run_export
 

@@ -22,8 +22,8 @@ from surgery.npu.qualcomm.arrays import read_arrays
 from surgery.npu.qualcomm.toolchain import why_not
 from surgery.plan.planner import plan_recipe
 from surgery.recipe.loading import load_recipe
-from surgery.runtime.formats.onnx import open_loop
 from surgery.runtime.formats.qnn import OnEmulator, OnReference, open_emulator
+from surgery.runtime.graph_loop import open_loop
 from surgery.runtime.manifest import read_manifest
 
 pytestmark = [

@@ -31,9 +31,9 @@ from surgery.plan.planner import plan_recipe
 from surgery.recipe.loading import load_recipe
 from surgery.runtime.base import Prompt
 from surgery.runtime.cpu_engine import OnCpu
-from surgery.runtime.formats.hf import encoded
-from surgery.runtime.formats.onnx import open_loop
+from surgery.runtime.graph_loop import open_loop
 from surgery.runtime.manifest import Manifest, read_manifest
+from surgery.runtime.prompt_encoding import encoded
 from surgery.runtime.run import run_export
 from surgery.runtime.vision_part import image_part
 from surgery.vision.assemble import write_assembled

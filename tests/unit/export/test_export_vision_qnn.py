@@ -25,11 +25,11 @@ from surgery.npu.qualcomm.toolchain import why_not
 from surgery.plan.planner import plan_recipe
 from surgery.recipe.loading import load_recipe
 from surgery.runtime.base import Prompt
-from surgery.runtime.formats.hf import encoded
-from surgery.runtime.formats.onnx import open_loop
 from surgery.runtime.formats.qnn import OnEmulator, OnReference, open_emulator
+from surgery.runtime.graph_loop import open_loop
 from surgery.runtime.manifest import Manifest, read_manifest
 from surgery.runtime.prompt_chunk import Features
+from surgery.runtime.prompt_encoding import encoded
 from surgery.runtime.run import run_export
 from surgery.runtime.vision_part import image_part
 from surgery.vision.assemble import write_assembled

@@ -17,8 +17,8 @@ from surgery.npu.qualcomm.toolchain import why_not
 from surgery.npu.target import load_target
 from surgery.plan.planner import plan_recipe
 from surgery.recipe.loading import load_recipe
-from surgery.runtime.formats.onnx import open_loop
 from surgery.runtime.formats.qnn import OnEmulator, OnReference, open_emulator
+from surgery.runtime.graph_loop import open_loop
 from surgery.runtime.manifest import read_manifest
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(why_not()), reason=why_not())]

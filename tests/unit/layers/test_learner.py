@@ -17,7 +17,7 @@ from transformers import (
 from surgery.adapter.apply import apply_plan, name_in_memory
 from surgery.adapter.folder import load_adapter, load_base, save_adapter, write_adapter
 from surgery.diagnostics.diagnostic import SurgeryError
-from surgery.layers.learner import Learner
+from surgery.layers.learner import BlockLearners
 from surgery.paths.switching import text_path
 from surgery.plan.planner import Plan, plan_recipe
 from surgery.recipe.loading import load_recipe
@@ -629,7 +629,7 @@ def test_blocks_that_add_otherwise_are_refused(trains: bool) -> None:
 
 def test_dropout_before_the_sum_is_no_other_sum() -> None:
     _, model = wings(family="phi3", resid_pdrop=0.5)
-    learners = [m for m in model.modules() if isinstance(m, Learner)]
+    learners = [m for m in model.modules() if isinstance(m, BlockLearners)]
     model.train()(**batch())
     assert not any(learner.is_confirmed for learner in learners)
     model.eval()(**batch())

@@ -15,7 +15,7 @@ from surgery.lint.base import PlanRule, known_rules
 from surgery.lint.code_pages import page_of, rule_pages
 from surgery.lint.rule_runner import lint_plan
 from surgery.npu.deployment import deployment
-from surgery.npu.memory_footprint import footprints, parts_of, read_scheme
+from surgery.npu.memory_footprint import footprints, parts_within, read_scheme
 from surgery.npu.target import known_targets, load_target
 from surgery.plan.planner import plan_recipe
 from surgery.plan.serialization import recipe_of, to_json
@@ -180,10 +180,10 @@ def test_changed_depth_and_in_place_have_one_path():
 
 
 def test_cut_between_blocks():
-    assert parts_of([], 10) == 0
-    assert parts_of([4, 4, 4, 4], 8) == 2
-    assert parts_of([5, 5, 5], 9) == 3
-    assert parts_of([20, 1], 10) == 2
+    assert parts_within([], 10) == 0
+    assert parts_within([4, 4, 4, 4], 8) == 2
+    assert parts_within([5, 5, 5], 9) == 3
+    assert parts_within([20, 1], 10) == 2
 
 
 def test_rules_are_named_as_their_files():

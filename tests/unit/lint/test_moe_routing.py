@@ -15,7 +15,7 @@ from surgery.lint.rule_runner import lint_plan
 from surgery.lint.subject import find_subjects
 from surgery.model.reader import read_anatomy
 from surgery.npu.target import load_target
-from surgery.plan.planner import Plan, Stage
+from surgery.plan.planner import Plan, PlannedStage
 from surgery.plan.selection import Selection
 from surgery.recipe.schema import Recipe
 
@@ -48,7 +48,7 @@ def is_rejected(model_type, makers, folder):
         except CANT_BE_BUILT:
             continue
         recipe = Recipe(name=model_type, model=str(folder / model_type))
-        plan = Plan(recipe, anatomy, (), (Stage("", Selection()),))
+        plan = Plan(recipe, anatomy, (), (PlannedStage("", Selection()),))
         found = lint_plan(plan, load_target("snapdragon"))
         return any(f.code == "L101" and f.severity == "error" for f in found)
     return None

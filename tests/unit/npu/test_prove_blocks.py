@@ -19,7 +19,7 @@ from surgery.npu.qualcomm import toolchain as chain
 from surgery.npu.qualcomm.agreement import agreement
 from surgery.npu.qualcomm.compiler import ask, compile_graph, emulate
 from surgery.npu.qualcomm.cpu_reference import reference
-from surgery.npu.qualcomm.model_files import digest, files_of
+from surgery.npu.qualcomm.model_files import files_of, graph_digest
 from surgery.npu.qualcomm.prove import prove
 from surgery.npu.qualcomm.quantize import quantise
 from surgery.npu.qualcomm.toolchain import toolchain, why_not
@@ -135,7 +135,7 @@ def code_of(call, *args, **kwargs):
 @needs_compiler
 def test_trained_block_is_right_in_every_scheme_and_kept(block, cache):
     file, (feeds, sample), expected = block
-    before = digest(file)
+    before = graph_digest(file)
     steps = []
     found = prove(file, feeds, [sample], *ELITE, expected=expected, progress=steps.append)
     assert [verdict.scheme for verdict in found] == ["fp16", "w8a16", "w4a16"]
@@ -150,7 +150,7 @@ def test_trained_block_is_right_in_every_scheme_and_kept(block, cache):
     steps.clear()
     assert prove(file, feeds, [sample], *ELITE, expected=expected, progress=steps.append) == found
     assert steps == []
-    assert digest(file) == before
+    assert graph_digest(file) == before
     assert {made.name for made in file.parent.iterdir()} == {"block.onnx", "block.onnx.data"}
 
 
@@ -300,15 +300,15 @@ def test_malformed_graph_and_lost_tensors_are_errors(tmp_path):
     model = onnx.load(file)
     onnx.save(model, file, save_as_external_data=True, location="w.data", size_threshold=0)
     assert files_of(file) == [file, tmp_path / "w.data"]
-    whole = digest(file)
+    whole = graph_digest(file)
     with (tmp_path / "w.data").open("r+b") as data:
         data.write(b"\1")
-    assert digest(file) != whole
+    assert graph_digest(file) != whole
     (tmp_path / "w.data").unlink()
-    assert code_of(digest, file) == "X107"
+    assert code_of(graph_digest, file) == "X107"
     file.write_bytes(b"\xff\xff no graph")
-    assert code_of(digest, file) == "X107"
-    assert code_of(digest, tmp_path / "none.onnx") == "X107"
+    assert code_of(graph_digest, file) == "X107"
+    assert code_of(graph_digest, tmp_path / "none.onnx") == "X107"
 
 
 @needs_compiler

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from surgery.data.base import Place
+from surgery.data.base import RecordLocation
 from surgery.data.file_reader import DataFile
 from surgery.data.images import open_image, opened
 from surgery.data.vocabulary import load_processor
@@ -148,7 +148,7 @@ def bomb(file: Path, side: int) -> Path:
 def test_a_small_file_of_many_pixels_is_not_decoded(tmp_path):
     file = bomb(tmp_path / "a.png", 12_000)
     assert file.stat().st_size < 100_000
-    assert codes(opened, [file], Place(tmp_path / "t.jsonl", 1)) == ["D106"]
+    assert codes(opened, [file], RecordLocation(tmp_path / "t.jsonl", 1)) == ["D106"]
     assert open_image(bomb(tmp_path / "b.png", 64)).size == (64, 64)
 
 

@@ -16,7 +16,7 @@ from surgery.cli.views.terminal import (
     plain_table,
     print_table,
 )
-from surgery.lint.report import SEVERITIES, counted
+from surgery.lint.report import SEVERITIES, counted_findings
 from surgery.plan.summary import human_bytes
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def _verdict(report: "Report") -> Text:
 
 def _last_line(report: "Report") -> Text:
     level = _LEVELS_OF_A_FILE if report.subject.kind == "graph" else _LEVELS
-    said = f"Lint by {level[report.level]}: {counted(report)}: "
+    said = f"Lint by {level[report.level]}: {counted_findings(report)}: "
     return Text.assemble(said, _verdict(report), ".")
 
 

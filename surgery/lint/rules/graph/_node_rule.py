@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 TOOLCHAIN: Final = "onnxruntime-qnn 2.7.0 (QAIRT 2.51.0), soc 43, 57, 69 and 87, 2026-11-22"
 """The compiler that was asked, on every case of tests/rules/graph for each chip."""
 
+MOE_OPERATORS: Final = ("com.microsoft::MoE", "com.microsoft::QMoE")
+"""Mixtures of experts as one operator, which onnxruntime's model builder writes."""
+
 
 @dataclass(frozen=True)
 class Fault:

@@ -4,7 +4,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
-from surgery.lint.onnx.live_nodes import LiveGraph, attribute, dims, given, numbers, operator
+from surgery.lint.onnx.live_nodes import (
+    LiveGraph,
+    attribute,
+    constant_values,
+    dims,
+    given,
+    operator,
+)
 
 if TYPE_CHECKING:
     from onnx_ir import Node
@@ -67,7 +74,7 @@ def _zeros(node: "Node") -> frozenset[int]:
     """A zero point without data is a traced one: taken as zero, which the exporter writes."""
     if given(node, 2) is None:
         return frozenset()
-    stored = numbers(given(node, 2))
+    stored = constant_values(given(node, 2))
     return frozenset((0,)) if stored is None else frozenset(int(n) for n in stored.flat)
 
 

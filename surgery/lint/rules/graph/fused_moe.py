@@ -1,13 +1,10 @@
 """Rule L210: mixture of experts as one operator."""
 
 from collections.abc import Iterable
-from typing import Final
 
 from surgery.lint.onnx.live_nodes import LiveGraph
-from surgery.lint.rules.graph._node_rule import Fault, NodeRule
+from surgery.lint.rules.graph._node_rule import MOE_OPERATORS, Fault, NodeRule
 from surgery.npu.target import Target
-
-OPERATORS: Final = ("com.microsoft::MoE", "com.microsoft::QMoE")
 
 
 class FusedMoe(NodeRule):
@@ -48,5 +45,5 @@ class FusedMoe(NodeRule):
 
     def faults(self, graph: LiveGraph, target: Target) -> Iterable[Fault]:
         """Return every such node; see `NodeRule.faults`."""
-        for node in graph.of(*OPERATORS):
+        for node in graph.of(*MOE_OPERATORS):
             yield Fault(node, f"a mixture of experts is one `{node.op_type}` operator")

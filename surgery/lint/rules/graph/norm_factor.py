@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
-from surgery.lint.onnx.live_nodes import LiveGraph, given, numbers, operator
+from surgery.lint.onnx.live_nodes import LiveGraph, constant_values, given, operator
 from surgery.lint.rules.graph._node_rule import Fault, NodeRule
 from surgery.npu.target import Target
 
@@ -65,5 +65,5 @@ class NormFactor(NodeRule):
 
 
 def _is_centred(maker: "Node") -> bool:
-    zeros = numbers(given(maker, 2))
+    zeros = constant_values(given(maker, 2))
     return zeros is not None and bool((zeros == _MIDDLE).all())

@@ -3,7 +3,14 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from surgery.lint.onnx.live_nodes import LiveGraph, attribute, dims, given, numbers, operator
+from surgery.lint.onnx.live_nodes import (
+    LiveGraph,
+    attribute,
+    constant_values,
+    dims,
+    given,
+    operator,
+)
 from surgery.lint.rules.graph._node_rule import Fault, NodeRule
 from surgery.npu.target import Target
 
@@ -92,11 +99,11 @@ def _is_normed(product: "Node | None") -> bool:
 def _is_over_last(mean: "Node") -> bool:
     x = given(mean, 0)
     last = -1 if x is None or x.shape is None else len(x.shape) - 1
-    stored = numbers(given(mean, 1))
+    stored = constant_values(given(mean, 1))
     axes = list(attribute(mean, "axes", ())) if stored is None else stored.tolist()
     return axes in ([-1], [last]) and bool(attribute(mean, "keepdims", 1))
 
 
 def _is(value: "Value | None", number: float) -> bool:
-    known = numbers(value)
+    known = constant_values(value)
     return known is not None and known.size == 1 and known.item() == number

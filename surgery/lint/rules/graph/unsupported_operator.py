@@ -3,9 +3,8 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
-from surgery.lint.onnx.live_nodes import STANDARD, LiveGraph, given, numbers, operator
-from surgery.lint.rules.graph._node_rule import Fault, NodeRule
-from surgery.lint.rules.graph.fused_moe import OPERATORS as MIXTURES
+from surgery.lint.onnx.live_nodes import STANDARD, LiveGraph, constant_values, given, operator
+from surgery.lint.rules.graph._node_rule import MOE_OPERATORS, Fault, NodeRule
 from surgery.npu.target import Target
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ class UnsupportedOperator(NodeRule):
         lacking = target.operators.lacking
         for node in graph.nodes:
             name = operator(node)
-            is_known = name in MIXTURES or is_gelu(node)
+            is_known = name in MOE_OPERATORS or is_gelu(node)
             if lacking and name in lacking.value and not is_known:
                 why = f"operators of type `{name}` are not supported by the compiler"
                 fix = _INSTEAD.get(name, "write it as arithmetic over tensors of fixed size")
@@ -92,7 +91,7 @@ def _is_divided(node: "Node") -> bool:
     maker = node.inputs[0].producer() if node.inputs[0] else None
     if maker is None or operator(maker) not in ("Div", "Mul"):
         return False
-    by = [numbers(given(maker, index)) for index in (0, 1)]
+    by = [constant_values(given(maker, index)) for index in (0, 1)]
     root = _ROOT if operator(maker) == "Div" else 1 / _ROOT
     return any(n is not None and n.size == 1 and abs(n.item() - root) < _TOLERANCE for n in by)
 

@@ -4,12 +4,12 @@ from collections.abc import Iterator, Sequence
 
 from surgery.diagnostics.finding import Finding
 from surgery.lint.base import PlanRule, PlanSubject
-from surgery.npu.memory_footprint import Footprint, footprints, parts_of, read_scheme
+from surgery.npu.memory_footprint import Footprint, footprints, parts_within, read_scheme
 from surgery.npu.target import Fact, Target
 from surgery.plan.summary import human_bytes
 
 
-class Memory(PlanRule):
+class MemoryRule(PlanRule):
     """Paths that the device can't hold, or only in several parts.
 
     Counted are the base, copies, LoRA, experts, vision tower and projector in the bits of the
@@ -93,8 +93,8 @@ class Memory(PlanRule):
         if not over:
             return
         split = [
-            f"{f.path}: {parts_of(f.blocks, part)} graphs in {parts_of(f.blocks, session.value)} "
-            "sessions"
+            f"{f.path}: {parts_within(f.blocks, part)} graphs in "
+            f"{parts_within(f.blocks, session.value)} sessions"
             for f in over
         ]
         yield self.finding(

@@ -7,7 +7,7 @@ from surgery.lint.base import PlanRule, PlanSubject
 from surgery.npu.target import Target
 
 
-class Scheme(PlanRule):
+class SchemeRule(PlanRule):
     """A scheme that the target refuses or is not known to take, or a base that is packed already.
 
     ## Why is it bad?

@@ -4,12 +4,12 @@ from collections.abc import Iterator
 
 from surgery.diagnostics.finding import Finding
 from surgery.lint.base import PlanRule, PlanSubject
-from surgery.npu.memory_footprint import read_scheme, weight_bytes
+from surgery.npu.memory_footprint import quantized_bytes, read_scheme
 from surgery.npu.target import Target
 from surgery.plan.summary import human_bytes
 
 
-class TextPath(PlanRule):
+class TextPathRule(PlanRule):
     """A recipe that changes the base in place, and so has no text path of its own.
 
     ## Why is it bad?
@@ -45,7 +45,7 @@ class TextPath(PlanRule):
             return
         decoder = set(plan.anatomy.names_in("decoder"))
         tensors = [t for t in plan.anatomy.tensors() if t.name in decoder]
-        size = weight_bytes(tensors, read_scheme(subject.scheme).decoder)
+        size = quantized_bytes(tensors, read_scheme(subject.scheme).decoder)
         yield self.finding(
             target,
             "the base changes in place, so that the text path is a second whole model",

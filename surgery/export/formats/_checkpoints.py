@@ -1,0 +1,174 @@
+"""The parts of an export that are plain checkpoints, and perhaps an adapter for plain PEFT."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from surgery.adapter.merged_checkpoint import (
+    changed_names,
+    multimodal_files,
+    new_index,
+    stored_once,
+)
+from surgery.adapter.side_files import base_files, base_home
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.export.base import Contents, ExportJob, Item, Part
+from surgery.export.decoder_checkpoint import is_assembled, language_model
+from surgery.export.file_items import Linked, Weights, contents_of, copies
+from surgery.export.standalone_lora import kept_lora
+from surgery.plan.planner import Plan
+from surgery.storage.safetensors.checkpoint import INDEX_NAME, Checkpoint, read_checkpoint
+
+_LLM: Final = "llm"
+_MULTIMODAL: Final = "multimodal"
+_LORA: Final = "lora"
+_MOVES_THE_BASE: Final = ("pissa", "olora")
+
+
+def checkpoint_contents(job: ExportJob) -> Contents:
+    """The parts of an export as plain checkpoints.
+
+    Args:
+        job: what is exported.
+
+    Raises:
+        SurgeryError: A602 for what no plain checkpoint holds, A603 for a LoRA that can't be merged
+            or kept, M201 to M208 for the files.
+    """
+    _refuse(job)
+    keeps = job.lora == "keep" and bool(job.plan.loras())
+    dtype = _dtype(job.plan)
+    parts = {_LLM: Part("transformers", dtype, _text(job))} if job.base != "shared" else {}
+    parts[_MULTIMODAL] = Part("transformers", dtype, list(_multimodal(job)))
+    if keeps:
+        files = kept_lora(job.plan, job.folder, _MULTIMODAL)
+        parts[_LORA] = Part("peft", "F32", files)
+    seeing = (_MULTIMODAL, _LORA) if keeps else (_MULTIMODAL,)
+    text = (_LLM,) if job.base != "shared" else seeing
+    packages = ("transformers", "safetensors", "numpy", *(("peft",) if keeps else ()))
+    return Contents(parts, {"text": text, "multimodal": seeing}, packages)
+
+
+def _text(job: ExportJob) -> list[Item]:
+    """The files of the base; of an assembled one, its language model's."""
+    files = job.plan.files
+    assert files is not None
+    if is_assembled(files):
+        return language_model(job.plan)
+    checkpoint = files.checkpoint()
+    weights = (_linked(job, file, file.name) for file in checkpoint.files)
+    return [*weights, *copies(_beside(job.plan, files.folder))]
+
+
+def _multimodal(job: ExportJob) -> Iterator[Item]:
+    plan = job.plan
+    home = base_home(plan, job.folder)
+    if plan.in_place:
+        yield from _as_it_is(job, read_checkpoint(home))
+        return
+    files = multimodal_files(plan, job.folder, merge=job.lora == "merge")
+    for file in files:
+        yield _linked(job, file.same, file.name) if file.same else Weights(file.name, file.tensors)
+    yield from contents_of(new_index(files))
+    yield from copies(f for f in _beside(plan, home) if f.name != INDEX_NAME)
+
+
+def _as_it_is(job: ExportJob, checkpoint: Checkpoint) -> Iterator[Item]:
+    """A checkpoint that training has left plain."""
+    for file in checkpoint.files:
+        yield _linked(job, file, file.name)
+    yield from copies(_beside(job.plan, checkpoint.folder))
+
+
+def _beside(plan: Plan, folder: Path) -> list[Path]:
+    """The files beside the weights that a checkpoint needs to open and generate."""
+    assert plan.files is not None
+    there = replace(plan, files=replace(plan.files, folder=folder))
+    always = (folder / name for name in ("config.json", INDEX_NAME))
+    return sorted({*base_files(there), *(file for file in always if file.is_file())})
+
+
+def _linked(job: ExportJob, source: Path, name: str) -> Linked:
+    return Linked(source, name, job.copy, job.checksum, job.link)
+
+
+def _dtype(plan: Plan) -> str:
+    """The type of most of the base's numbers."""
+    sizes: dict[str, int] = {}
+    for tensor in plan.anatomy.tensors():
+        sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.size
+    return max(sizes, key=lambda dtype: sizes[dtype])
+
+
+def _refuse(job: ExportJob) -> None:
+    plan, merges = job.plan, job.lora == "merge"
+    if plan.is_routed:
+        raise SurgeryError(_is_routed(plan))
+    options = dict(plan.loras()[0].options) if plan.loras() else {}
+    if options.get("init_lora_weights") in _MOVES_THE_BASE:
+        raise SurgeryError(_moves_the_base(str(options["init_lora_weights"])))
+    if merges and options.get("use_dora"):
+        raise SurgeryError(_is_dora())
+    if plan.in_place:
+        return
+    copied = changed_names(plan, merge=False)
+    shared = stored_once(plan.anatomy, copied)
+    if shared:
+        raise SurgeryError(_shares_its_copies(shared))
+    merged = changed_names(plan, merge=merges) - copied
+    shared = stored_once(plan.anatomy, merged)
+    if merged and (shared or plan.anatomy.quantization):
+        packed = f"the base is quantised ({plan.anatomy.quantization})"
+        raise SurgeryError(_not_merged(f"other blocks share `{shared}`" if shared else packed))
+
+
+def _is_routed(plan: Plan) -> Diagnostic:
+    kind = "experts" if plan.experts() else "learners"
+    return Diagnostic(
+        code="A602",
+        what=f"`{plan.recipe.name}` has {kind}, and no class of transformers has them",
+        why="image tokens go through matrices of their own beside the base's, so that no plain "
+        "checkpoint holds this model",
+        fix="open it with `surgery.load_adapter`; or train a recipe that copies blocks, such as "
+        "genieblue_skip",
+    )
+
+
+def _moves_the_base(start: str) -> Diagnostic:
+    return Diagnostic(
+        code="A603",
+        what=f"LoRA that starts as {start} can't be exported",
+        why="such a start takes what it adds from the base's matrices, so that the pair goes on "
+        "other numbers than those on disk",
+        fix="load it with `surgery.load_adapter`, `merge_and_unload()` and save that",
+    )
+
+
+def _is_dora() -> Diagnostic:
+    return Diagnostic(
+        code="A603",
+        what="DoRA can't be merged from disk to disk",
+        why="each row is scaled by its length, which takes the matrix in memory",
+        fix="use `--lora keep`; or load it with `surgery.load_adapter`, `merge_and_unload()` and "
+        "save that",
+    )
+
+
+def _not_merged(why: str) -> Diagnostic:
+    return Diagnostic(
+        code="A603",
+        what="LoRA can't be merged into this base",
+        why=why,
+        fix="use `--lora keep`",
+    )
+
+
+def _shares_its_copies(name: str) -> Diagnostic:
+    return Diagnostic(
+        code="A604",
+        what="copies of blocks that share their weights can't be put in their place",
+        why=f"`{name}` is shared with another block, and the class of this model would share the "
+        "copy as well",
+        fix="open the adapter with `surgery.load_adapter`; or copy blocks that share nothing",
+    )
