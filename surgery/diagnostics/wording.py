@@ -26,15 +26,23 @@ def suggestion(names: Iterable[str]) -> str:
     return f"did you mean {' or '.join(quoted)}?" if quoted else ""
 
 
-def suggest(word: str, known: Iterable[str], most: int = 1) -> str:
-    """The question whether a known name was meant; empty where none is near.
+def close_names(word: str, known: Iterable[str], most: int = 1) -> list[str]:
+    """The known names that are spelled most like a word, the nearest first; often none.
 
     Args:
         word: as it was typed.
         known: names that could be meant.
-        most: how many are named.
+        most: how many are returned.
     """
-    return suggestion(difflib.get_close_matches(word, list(known), most))
+    return difflib.get_close_matches(word, list(known), most)
+
+
+def suggest(word: str, known: Iterable[str], most: int = 1) -> str:
+    """The question whether a known name was meant; empty where none is near.
+
+    Args: as `close_names`.
+    """
+    return suggestion(close_names(word, known, most))
 
 
 def counted(count: int, noun: str, plural: str = "") -> str:

@@ -4,7 +4,6 @@ An exporter says what there will be (`export/base.py`); here it is written into 
 is whole or not there, and every file is accounted for.
 """
 
-import difflib
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, TypedDict, Unpack
 
 from surgery.adapter.folder import read_plan
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
-from surgery.diagnostics.wording import nearest
+from surgery.diagnostics.wording import close_names, nearest, suggestion
 from surgery.export.base import (
     BaseForm,
     Contents,
@@ -276,17 +275,14 @@ def _no_use(option: str, to: str) -> Diagnostic:
 
 
 def _unknown_form(to: str, known: Mapping[str, Exporter]) -> Diagnostic:
-    near = difflib.get_close_matches(to.lower(), known, 1)
+    fix = suggestion(f"--to {word}" for word in close_names(to.lower(), known))
     serving = [word for word, exporter in known.items() if to.lower() in exporter.serves]
-    fix = f"choose one of {', '.join(known)}"
-    if near:
-        fix = f"did you mean `--to {near[0]}`?"
-    elif serving:
+    if serving and not fix:
         fix = f"begin with `--to {serving[0]}`: {known[serving[0]].gives}"
     forms = (f"`{word}` ({exporter.gives})" for word, exporter in known.items())
     return Diagnostic(
         code="R131",
         what=f"there is no form `{to}` to export to",
         why=f"there are {', '.join(forms)}",
-        fix=fix,
+        fix=fix or f"choose one of {', '.join(known)}",
     )

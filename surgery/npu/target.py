@@ -5,7 +5,6 @@ that its source names must name all to which it is handed on; a test sees to it.
 """
 
 import datetime
-import difflib
 import os
 from functools import cache
 from pathlib import Path
@@ -16,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from surgery.diagnostics.diagnostic import Diagnostic, Severity, SurgeryError
 from surgery.diagnostics.finding import Evidence
-from surgery.diagnostics.wording import first_line
+from surgery.diagnostics.wording import close_names, first_line
 from surgery.storage.yaml_text import load_yaml
 
 _FOLDER: Final = Path(__file__).parent / "targets"
@@ -224,12 +223,12 @@ def _laid_over(known: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
 
 def _unknown(name: str) -> Diagnostic:
     names = [n for known, aliases in known_targets().items() for n in (known, *aliases)]
-    near = difflib.get_close_matches(name, names, 1)
+    near = close_names(name, names) or ["snapdragon"]
     return Diagnostic(
         code="R121",
         what=f"there is no target `{name}`",
         why=f"known: {', '.join(names)}",
-        fix=f"use `--target {near[0] if near else 'snapdragon'}`, or the path of a .yaml file",
+        fix=f"use `--target {near[0]}`, or the path of a .yaml file",
     )
 
 

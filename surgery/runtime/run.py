@@ -1,11 +1,11 @@
 """Run what was exported, by its manifest."""
 
-import difflib
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostics.wording import close_names
 from surgery.model.quiet import quiet
 from surgery.runtime.base import Answer, Prompt, known_runners
 from surgery.runtime.manifest import Manifest, PathName, read_manifest
@@ -70,10 +70,9 @@ def _damaged(place: Path, wanted: int, found: int | None) -> Diagnostic:
 
 def _no_runner(folder: Path, form: str) -> Diagnostic:
     known = list(known_runners())
-    near = difflib.get_close_matches(form, known, 1)
     return Diagnostic(
         code="A601",
         what=f"`{folder}` is an export in the form `{form}`, which this version can't run",
-        why=f"it runs {', '.join(near or known)}",
+        why=f"it runs {', '.join(close_names(form, known) or known)}",
         fix="update surgery",
     )

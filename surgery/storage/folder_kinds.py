@@ -1,13 +1,12 @@
 """What lies at a path that was typed: which kind of folder it is, and which are named alike."""
 
-import difflib
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
-from surgery.diagnostics.wording import suggestion
+from surgery.diagnostics.wording import close_names, suggestion
 from surgery.storage.file_names import ADAPTER_CONFIG, MANIFEST_FILE, PLAN_FILE
 
 _NEAREST: Final = 3
@@ -68,7 +67,7 @@ def near_paths(typed: str | Path, wanted: Callable[[Path], bool] = is_folder) ->
         beside = {f.name.lower(): f.name for f in above.iterdir() if there(f)}
     except OSError:
         return []
-    close = difflib.get_close_matches(parts[missing].lower(), beside, _NEAREST)
+    close = close_names(parts[missing].lower(), beside, _NEAREST)
     found = [Path(above, beside[name], *parts[missing + 1 :]) for name in close]
     return [str(path) for path in found if wanted(path)]
 
