@@ -175,6 +175,32 @@ def test_light_packages_load_without_heavy_ones() -> None:
     assert done.stdout == "[]\n"
 
 
+def drawn_floors() -> list[list[str]]:
+    """The floors that docs/design.md draws, from the top."""
+    text = (ROOT.parent / "docs" / "design.md").read_text(encoding="utf-8")
+    drawing = text.partition("## Floors")[2].partition("```\n")[2].partition("```")[0]
+    return [line.split() for line in drawing.splitlines()]
+
+
+def test_design_draws_the_floors_that_imports_have() -> None:
+    floors = {name: n for n, line in enumerate(drawn_floors()) for name in line}
+    there = {path.stem for path in ROOT.iterdir() if (path / "__init__.py").is_file()}
+    assert set(floors) == there | {"plugins"}
+    for file in FILES:
+        own = name_of(file).partition("/")[0].removesuffix(".py")
+        if own not in floors or name_of(file) == "sweep/__main__.py":
+            continue
+        names = imported(file, ast.walk(tree_of(file)))
+        others = {name.split(".")[1] for name in names if name.startswith("surgery.")} - {own}
+        assert all(floors[other] > floors[own] for other in others & set(floors)), name_of(file)
+
+
+def test_design_says_of_each_package_what_it_is_for() -> None:
+    text = (ROOT.parent / "docs" / "design.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| [A-Z].*\. \|$", text, re.M)
+    assert rows == [name for line in drawn_floors() for name in line]
+
+
 def test_tests_are_laid_out_as_the_package() -> None:
     here = {path.name for path in Path(__file__).parent.iterdir() if path.is_dir()} - {
         "__pycache__"
