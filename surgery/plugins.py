@@ -17,7 +17,7 @@ def names_in(package: str) -> list[str]:
     Args:
         package: dotted name, such as `surgery.operations`.
     """
-    return sorted(_homes(package))
+    return sorted(_module_paths(package))
 
 
 def modules_in(package: str) -> list[ModuleType]:
@@ -26,7 +26,7 @@ def modules_in(package: str) -> list[ModuleType]:
     Args:
         package: dotted name, such as `surgery.operations`.
     """
-    return [importlib.import_module(home) for _, home in sorted(_homes(package).items())]
+    return [importlib.import_module(path) for _, path in sorted(_module_paths(package).items())]
 
 
 def classes_in(package: str, base: type[T]) -> list[type[T]]:
@@ -43,11 +43,11 @@ def classes_in(package: str, base: type[T]) -> list[type[T]]:
     ]
 
 
-def _homes(package: str) -> dict[str, str]:
+def _module_paths(package: str) -> dict[str, str]:
     """The dotted name of each module by its own."""
     folder = importlib.import_module(package)
-    homes: dict[str, str] = {}
+    paths: dict[str, str] = {}
     for module in pkgutil.iter_modules(folder.__path__):
-        home = f"{package}.{module.name}"
-        homes |= _homes(home) if module.ispkg else {module.name: home}
-    return {name: home for name, home in homes.items() if not name.startswith("_")}
+        path = f"{package}.{module.name}"
+        paths |= _module_paths(path) if module.ispkg else {module.name: path}
+    return {name: path for name, path in paths.items() if not name.startswith("_")}

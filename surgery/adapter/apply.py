@@ -8,9 +8,9 @@ from surgery.adapter.depth_in_memory import deepen
 from surgery.adapter.side_files import adapter_config
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.model.quiet import quiet
-from surgery.model.structure.inspector import dissect
+from surgery.model.structure.inspector import inspect_model
 from surgery.operations.edits import PEFT_PREFIX, AddLearner, Edit, RoutingRule, SwapBlock, SwapPart
-from surgery.operations.initial_values import start_of
+from surgery.operations.initial_values import initial_value
 from surgery.paths.switching import make_switchable
 from surgery.plan.depth.changes import new_names
 from surgery.plan.planner import Plan
@@ -198,7 +198,7 @@ def _start(plan: Plan, peft_model: Any) -> None:
     for edit in plan.edits:
         for tensor in edit.tensors:
             if tensor.start in ("kaiming", "normal"):
-                start = torch.from_numpy(start_of(plan.recipe.seed, tensor))
+                start = torch.from_numpy(initial_value(plan.recipe.seed, tensor))
                 with torch.no_grad():
                     named[name_in_memory(edit, tensor.name)].copy_(start)
 
@@ -219,7 +219,7 @@ def _share_config(plan: Plan, peft_model: Any) -> None:
 
 
 def _refuse_other_anatomy(plan: Plan, model: "PreTrainedModel") -> None:
-    found = dissect(model, plan.anatomy.source)
+    found = inspect_model(model, plan.anatomy.source)
     if plan.anatomy.quantization and found.quantization:
         return  # packed weights have other sizes in memory, by method and version
     if found.sizes != plan.anatomy.sizes:

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
-from surgery.model.names.disk_names import read_stored
+from surgery.model.names.disk_names import read_disk_names
 from surgery.plan.depth.build_check import read_depth
 from surgery.plan.planner import Plan
 from surgery.storage.safetensors.checkpoint import Progress
@@ -43,7 +43,7 @@ def write_depth(plan: Plan, folder: Path, progress: Progress | None) -> None:
 def _tensors(plan: Plan) -> Iterator[NewTensor]:
     """Every tensor of the new checkpoint: outside the blocks, then block by block."""
     assert plan.files is not None
-    stored = read_stored(plan.files, plan.anatomy)
+    stored = read_disk_names(plan.files, plan.anatomy)
     held = stored.checkpoint.tensors
     memory = stored.disk_to_memory()
     blocks = _by_block(plan, memory)

@@ -19,11 +19,11 @@ from surgery.adapter.side_files import adapter_name, base_home, saved_plan, weig
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.model.fingerprint import identify, refuse_other_base, refuse_other_model
 from surgery.model.loading import load_base
-from surgery.model.names.disk_names import Stored, read_stored
+from surgery.model.names.disk_names import DiskNames, read_disk_names
 from surgery.model.quiet import quiet
-from surgery.model.reader import not_on_disk, read_anatomy
+from surgery.model.reader import missing_weights, read_anatomy
 from surgery.operations.edits import AddedTensor
-from surgery.operations.initial_values import start_of
+from surgery.operations.initial_values import initial_value
 from surgery.plan.planner import Plan, make_plan, plan_recipe
 from surgery.plan.serialization import first_difference, recipe_in, recipe_of
 from surgery.storage.disk_errors import check_free_space
@@ -195,23 +195,23 @@ def load_adapter(
 
 def _new_tensors(plan: Plan) -> list[NewTensor]:
     assert plan.files is not None
-    stored = read_stored(plan.files, plan.anatomy)
+    stored = read_disk_names(plan.files, plan.anatomy)
     added = (tensor for edit in plan.edits for tensor in edit.tensors)
     return [_new_tensor(plan, tensor, stored) for tensor in added]
 
 
-def _new_tensor(plan: Plan, tensor: AddedTensor, stored: Stored) -> NewTensor:
+def _new_tensor(plan: Plan, tensor: AddedTensor, stored: DiskNames) -> NewTensor:
     name, dtype, shape = adapter_name(tensor), tensor.dtype, tensor.shape
     if tensor.start != "copy":
         return NewTensor(name, dtype, shape, partial(_start, plan.recipe.seed, tensor))
     origin = stored.origin(tensor.copied)
     if origin is None:
-        raise SurgeryError(not_on_disk(plan.anatomy, tensor.copied, stored))
+        raise SurgeryError(missing_weights(plan.anatomy, tensor.copied, stored))
     return NewTensor(name, dtype, shape, stored.source(origin))
 
 
 def _start(seed: int, tensor: AddedTensor) -> bytes:
-    return start_of(seed, tensor).astype("<f4").tobytes()
+    return initial_value(seed, tensor).astype("<f4").tobytes()
 
 
 def _refuse_starts_from_weights(plan: Plan) -> None:

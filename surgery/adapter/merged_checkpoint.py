@@ -12,7 +12,7 @@ from pathlib import Path
 
 from surgery.adapter.side_files import adapter_name
 from surgery.model.anatomy import Anatomy
-from surgery.model.names.disk_names import Origin, Stored, read_stored
+from surgery.model.names.disk_names import DiskNames, Origin, read_disk_names
 from surgery.operations.edits import AddLora
 from surgery.plan.planner import Plan
 from surgery.storage.file_names import ADAPTER_WEIGHTS
@@ -27,7 +27,7 @@ from surgery.storage.safetensors.lora_merge import (
     reader,
     reader_of,
 )
-from surgery.storage.safetensors.stream import Streamed, stored_pieces, streamed
+from surgery.storage.safetensors.stream import Streamed, stored_chunks, streamed
 from surgery.storage.safetensors.writer import NewTensor
 
 Pieces = Callable[[], Iterator[bytes]]
@@ -60,7 +60,7 @@ def multimodal_files(plan: Plan, folder: Path, *, merge: bool) -> list[WeightFil
         SurgeryError: M201 to M208 for the files.
     """
     assert plan.files is not None
-    stored = read_stored(plan.files, plan.anatomy)
+    stored = read_disk_names(plan.files, plan.anatomy)
     changed = dict(_changed(plan, read_header(folder / ADAPTER_WEIGHTS), stored, merge=merge))
     changes = _Changes(stored, changed)
     files = stored.checkpoint.files
@@ -109,7 +109,7 @@ class _Changes:
         made: the bytes of each tensor that is another one, by name in memory.
     """
 
-    stored: Stored
+    stored: DiskNames
     made: Mapping[str, Pieces]
 
     def in_place_of(self, disk: str, tensor: StoredTensor) -> Iterator[Streamed]:
@@ -119,12 +119,12 @@ class _Changes:
         if memory in self._layers:
             yield from self._remade(memory) if names.disk[memory][0] == disk else ()
             return
-        pieces = self._by_disk.get(disk) or partial(stored_pieces, tensor)
-        yield Streamed((disk, tensor.dtype, tensor.shape), pieces)
+        chunks = self._by_disk.get(disk) or partial(stored_chunks, tensor)
+        yield Streamed((disk, tensor.dtype, tensor.shape), chunks)
 
     @cached_property
     def _by_disk(self) -> dict[str, Pieces]:
-        origins = ((self.stored.origin(name), pieces) for name, pieces in self.made.items())
+        origins = ((self.stored.origin(name), chunks) for name, chunks in self.made.items())
         return {o.sources[0].name: p for o, p in origins if o and not o.is_converted}
 
     @cached_property
@@ -140,8 +140,8 @@ class _Changes:
             made, origin = self.stored.names.made[name], self.stored.origin(name)
             assert origin is not None
             same = NewTensor(name, made.dtype, made.shape, self.stored.source(origin))
-            pieces = self.made.get(name) or streamed(same).pieces
-            yield Streamed(same.spec, pieces)
+            chunks = self.made.get(name) or streamed(same).chunks
+            yield Streamed(same.spec, chunks)
 
 
 def _weight_file(file: Path, changes: _Changes, *, alone: bool) -> WeightFile:
@@ -153,15 +153,15 @@ def _weight_file(file: Path, changes: _Changes, *, alone: bool) -> WeightFile:
 
 def _unchanged(streamed: Streamed) -> StoredTensor | None:
     """The tensor of the base whose bytes are streamed as they are; None where others are."""
-    pieces = streamed.pieces
-    if not (isinstance(pieces, partial) and pieces.func is stored_pieces):
+    chunks = streamed.chunks
+    if not (isinstance(chunks, partial) and chunks.func is stored_chunks):
         return None
-    tensor: StoredTensor = pieces.args[0]
+    tensor: StoredTensor = chunks.args[0]
     return tensor
 
 
 def _changed(
-    plan: Plan, held: Mapping[str, StoredTensor], stored: Stored, *, merge: bool
+    plan: Plan, held: Mapping[str, StoredTensor], stored: DiskNames, *, merge: bool
 ) -> Iterator[tuple[str, Pieces]]:
     """Name in memory and bytes of each tensor that is another one on the multimodal path."""
     for edit in (*plan.swaps(), *plan.part_swaps()):
@@ -177,11 +177,11 @@ def _changed(
 
 def _as_stored(tensor: StoredTensor, dtype: str) -> Pieces:
     if tensor.dtype == dtype:
-        return partial(stored_pieces, tensor)
-    return lambda: cast(stored_pieces(tensor), tensor.dtype, dtype)
+        return partial(stored_chunks, tensor)
+    return lambda: cast(stored_chunks(tensor), tensor.dtype, dtype)
 
 
-def _merged(stored: Stored, origin: Origin, pair: Callable[[], LowRank]) -> Iterator[bytes]:
+def _merged(stored: DiskNames, origin: Origin, pair: Callable[[], LowRank]) -> Iterator[bytes]:
     source = stored.source(origin)
     read = reader(source) if isinstance(source, StoredTensor) else reader_of(source)
     return merged(read, origin.dtype, pair)

@@ -92,8 +92,8 @@ class Diagnostic:
     key: str = ""
 
     def __str__(self) -> str:
-        place = f"{self.span}: " if self.span else ""
-        lines = [f"{place}{self.severity}[{self.code}]: {self.what}"]
+        location = f"{self.span}: " if self.span else ""
+        lines = [f"{location}{self.severity}[{self.code}]: {self.what}"]
         if self.span and self.severity != "note":
             lines.append(self.span.excerpt())
         if self.why:

@@ -16,8 +16,8 @@ def first_line(error: object) -> str:
 
 def named_line(error: BaseException) -> str:
     """The name of an error's type, and the first line of what it says, if it says anything."""
-    name, said = type(error).__name__, first_line(error)
-    return said if said == name else f"{name}: {said}"
+    name, text = type(error).__name__, first_line(error)
+    return text if text == name else f"{name}: {text}"
 
 
 def suggestion(names: Iterable[str]) -> str:
@@ -26,23 +26,23 @@ def suggestion(names: Iterable[str]) -> str:
     return f"did you mean {' or '.join(quoted)}?" if quoted else ""
 
 
-def close_names(word: str, known: Iterable[str], most: int = 1) -> list[str]:
-    """The known names that are spelled most like a word, the nearest first; often none.
+def close_names(name: str, known: Iterable[str], most: int = 1) -> list[str]:
+    """The known names that are spelled most like a given one, the nearest first; often none.
 
     Args:
-        word: as it was typed.
+        name: Name as it was typed.
         known: names that could be meant.
         most: how many are returned.
     """
-    return difflib.get_close_matches(word, list(known), most)
+    return difflib.get_close_matches(name, list(known), most)
 
 
-def suggest(word: str, known: Iterable[str], most: int = 1) -> str:
+def suggest(name: str, known: Iterable[str], most: int = 1) -> str:
     """The question whether a known name was meant; empty where none is near.
 
     Args: as `close_names`.
     """
-    return suggestion(close_names(word, known, most))
+    return suggestion(close_names(name, known, most))
 
 
 def counted(count: int, noun: str, plural: str = "") -> str:
@@ -56,7 +56,7 @@ def counted(count: int, noun: str, plural: str = "") -> str:
     return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str]) -> str:
     """A remedy: the nearest known name, or all of them."""
     names = list(known)
-    return suggest(word, names) or f"known are {', '.join(names)}"
+    return suggest(name, names) or f"known are {', '.join(names)}"

@@ -23,7 +23,7 @@ from surgery.runtime.vision_part import ImagePart, sees
 
 DECODED: Final = 8
 """Tokens at the end of each prompt that go through the graphs of one token."""
-_LOOKED_AT: Final = 16
+_PROBE_BYTES: Final = 16
 """Prompts whose tiles eyes are quantised with; SigLIP-so400m takes seconds for each tile."""
 _PLACE: Final = "piece"
 _TILES: Final = "tiles"
@@ -134,7 +134,7 @@ class Calibration:
     def _seen(self, name: str, part: PartRecord) -> Iterator[Shown]:
         file = next(file.name for file in part.files if file.graph)
         prompts = sorted(self._tiles(name).iterdir())
-        for prompt in prompts[: _LOOKED_AT - 1] + prompts[_LOOKED_AT - 1 :][-1:]:
+        for prompt in prompts[: _PROBE_BYTES - 1] + prompts[_PROBE_BYTES - 1 :][-1:]:
             for tile in sorted(prompt.iterdir()):
                 yield Shown("multimodal", int(prompt.name), file, dict(read_arrays(tile)))
 

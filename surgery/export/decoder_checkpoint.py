@@ -11,8 +11,8 @@ from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.export.base import Item
 from surgery.export.file_items import Content, Weights, contents_of, copies, json_content
 from surgery.model.anatomy import Anatomy
-from surgery.model.names.disk_names import read_stored
-from surgery.model.reader import not_on_disk, read_anatomy
+from surgery.model.names.disk_names import read_disk_names
+from surgery.model.reader import missing_weights, read_anatomy
 from surgery.model.source import ModelFiles
 from surgery.plan.planner import Plan
 from surgery.storage.safetensors.shards import make_shards, shard_index
@@ -69,12 +69,12 @@ def _decoder(source: str, config: dict[str, Any]) -> Anatomy:
 
 def _tensors(plan: Plan, decoder: Anatomy) -> Iterator[NewTensor]:
     assert plan.files is not None
-    stored = read_stored(plan.files, plan.anatomy)
+    stored = read_disk_names(plan.files, plan.anatomy)
     root = f"{decoder.blocks_path.partition('.')[0]}."
     for tensor in decoder.tensors():
         name = tensor.name
         held = LANGUAGE + name.removeprefix(root) if name.startswith(root) else HEAD
         origin = stored.origin(held)
         if origin is None:
-            raise SurgeryError(not_on_disk(plan.anatomy, held, stored))
+            raise SurgeryError(missing_weights(plan.anatomy, held, stored))
         yield NewTensor(name, origin.dtype, origin.shape, stored.source(origin))

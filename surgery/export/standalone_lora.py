@@ -19,7 +19,7 @@ from surgery.plan.planner import Plan
 from surgery.storage.file_names import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from surgery.storage.safetensors.header import StoredTensor, read_header
 from surgery.storage.safetensors.lora_merge import fp32_values
-from surgery.storage.safetensors.stream import Streamed, stored_pieces
+from surgery.storage.safetensors.stream import Streamed, stored_chunks
 
 _OWN: Final = ("use_rslora", "modules_to_save", "rank_pattern", "alpha_pattern", "revision")
 
@@ -64,7 +64,7 @@ def _streamed(
     axis = {"A": 0, "B": 1}.get(tensor.name.removesuffix(".weight")[-1], -1)
     factor = ratio if axis == 1 else 1.0
     if axis < 0 or (lora.rank == rank and factor == 1.0):
-        return Streamed((own.name, own.dtype, own.shape), partial(stored_pieces, own))
+        return Streamed((own.name, own.dtype, own.shape), partial(stored_chunks, own))
     shape = (rank, own.shape[1]) if axis == 0 else (own.shape[0], rank)
     return Streamed((own.name, "F32", shape), _filled(own, shape, factor))
 

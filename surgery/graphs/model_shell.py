@@ -22,7 +22,7 @@ from surgery.graphs.block.weights import read_base, read_pairs, settle
 from surgery.graphs.rms_norm import rewrite_norms
 from surgery.graphs.torch_export import to_onnx
 from surgery.model.meta_device import meta_model
-from surgery.model.names.disk_names import read_stored
+from surgery.model.names.disk_names import read_disk_names
 from surgery.plan.planner import Plan
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Whole:
     def __init__(self, plan: Plan, *, trust_remote_code: bool = False) -> None:
         assert plan.files is not None
         self.plan = plan
-        self._stored = cache(partial(read_stored, plan.files, plan.anatomy))
+        self._stored = cache(partial(read_disk_names, plan.files, plan.anatomy))
         path = plan.anatomy.blocks_path
         self.model: Any = meta_model(plan.files, trust_remote_code).float().eval()
         self.model.requires_grad_(False)

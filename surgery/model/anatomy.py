@@ -69,13 +69,13 @@ class Matrix(_Data):
     experts: int = 0
     apart: str = ""
 
-    def is_meant(self, words: tuple[str, ...]) -> bool:
+    def is_named(self, names: tuple[str, ...]) -> bool:
         """Whether one of the words means this matrix; a router is only meant by its role."""
-        return self.role in words or (self.role != "router" and self.part in words)
+        return self.role in names or (self.role != "router" and self.part in names)
 
-    def takes_lora(self, words: tuple[str, ...]) -> bool:
+    def takes_lora(self, names: tuple[str, ...]) -> bool:
         """Whether one of the words means this matrix, and something can be put beside it."""
-        return not self.apart and self.is_meant(words)
+        return not self.apart and self.is_named(names)
 
 
 class BlockKind(_Data):
@@ -88,14 +88,18 @@ class BlockKind(_Data):
     tensors: tuple[Tensor, ...]
     matrices: tuple[Matrix, ...]
 
-    def words(self) -> set[str]:
+    def module_names(self) -> set[str]:
         """Every word that means at least one matrix."""
         parts = {m.part for m in self.matrices if m.part and m.role != "router"}
         return parts | {m.role for m in self.matrices}
 
-    def words_for_lora(self) -> set[str]:
+    def adaptable_names(self) -> set[str]:
         """Every word that means at least one matrix that something can be put beside."""
-        return {word for word in self.words() if any(m.takes_lora((word,)) for m in self.matrices)}
+        return {
+            word
+            for word in self.module_names()
+            if any(m.takes_lora((word,)) for m in self.matrices)
+        }
 
     @property
     def parameters(self) -> int:
@@ -154,8 +158,8 @@ class Anatomy(_Data):
         return f"{self.blocks_path}.{index}"
 
     def blocks_with(self, word: str) -> tuple[int, ...]:
-        """The blocks that have a part or role, one of `BlockKind.words()`, ascending."""
-        having = [word in kind.words() for kind in self.kinds]
+        """The blocks that have a part or role, one of `BlockKind.module_names()`, ascending."""
+        having = [word in kind.module_names() for kind in self.kinds]
         return tuple(i for i, kind in enumerate(self.sequence) if having[kind])
 
     def sharing(self) -> dict[int, int]:
@@ -220,6 +224,6 @@ class Anatomy(_Data):
         if part == "blocks":
             return [name for name in self.sizes if name.startswith(f"{self.blocks_path}.")]
         if part == "decoder":
-            apart = {*self.parts.get("vision", ()), *self.parts.get("projector", ())}
-            return [name for name in self.sizes if name not in apart]
+            other = {*self.parts.get("vision", ()), *self.parts.get("projector", ())}
+            return [name for name in self.sizes if name not in other]
         return list(self.parts.get(part, ()))

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.model.anatomy import Anatomy
-from surgery.model.names.disk_names import Stored, read_stored
+from surgery.model.names.disk_names import DiskNames, read_disk_names
 from surgery.model.source import ModelFiles
 from surgery.storage.safetensors.checkpoint import Progress, fingerprint
 from surgery.storage.safetensors.header import StoredTensor
@@ -24,7 +24,7 @@ _PROBED: Final = 4
 UNWRITTEN: Final = {"tensors": "0" * 64, "order": "0" * 64}
 """Stands for the layout of an adapter's weights before there are any, and is as long."""
 _Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-_SAID: Final = {
+_DIFFERENCES: Final = {
     "config": "its config.json differs",
     "tensors": "its tensors have other names, types or shapes",
     "sample": "its weights are other numbers",
@@ -76,7 +76,7 @@ def identify(
     """
     if not files.has_weights:
         return None
-    stored = read_stored(files, anatomy)
+    stored = read_disk_names(files, anatomy)
     found = fingerprint(stored.checkpoint, checksum=checksum, progress=progress)
     return {**found, "probe": _probe(anatomy, stored), "adapter": UNWRITTEN}
 
@@ -94,8 +94,8 @@ def refuse_bad_fingerprint(found: object, file: Path) -> None:
     try:
         _Fingerprint.model_validate(found)
     except ValidationError as error:
-        place = ".".join(("model", "fingerprint", *map(str, error.errors()[0]["loc"])))
-        raise SurgeryError(_bad_fingerprint(file, place)) from error
+        key = ".".join(("model", "fingerprint", *map(str, error.errors()[0]["loc"])))
+        raise SurgeryError(_bad_fingerprint(file, key)) from error
 
 
 def refuse_other_base(recorded: dict[str, Any], found: dict[str, Any] | None, source: str) -> None:
@@ -109,7 +109,7 @@ def refuse_other_base(recorded: dict[str, Any], found: dict[str, Any] | None, so
     Raises:
         SurgeryError: A401, if they differ in anything that both know.
     """
-    for key, difference in _SAID.items():
+    for key, difference in _DIFFERENCES.items():
         if found and recorded.get(key) and found.get(key) and recorded[key] != found[key]:
             raise SurgeryError(_other_base(source, difference))
 
@@ -130,10 +130,10 @@ def refuse_other_model(recorded: dict[str, Any] | None, model: "nn.Module", sour
         return
     values = torch.tensor(probe["values"]).to(weights.dtype)
     if not torch.equal(weights.detach().flatten()[: len(values)].cpu(), values):
-        raise SurgeryError(_other_base(source, _SAID["sample"]))
+        raise SurgeryError(_other_base(source, _DIFFERENCES["sample"]))
 
 
-def _probe(anatomy: Anatomy, stored: Stored) -> dict[str, Any] | None:
+def _probe(anatomy: Anatomy, stored: DiskNames) -> dict[str, Any] | None:
     """The first matrix of the last block that is stored as it is in memory, by its name there.
 
     A fine-tune of any kind has most likely moved it.
@@ -162,10 +162,10 @@ def _first_values(tensor: StoredTensor) -> list[float] | None:
     return [float(v) for v in np.frombuffer(raw, "<f2" if tensor.dtype == "F16" else "<f4")]
 
 
-def _bad_fingerprint(file: Path, place: str) -> Diagnostic:
+def _bad_fingerprint(file: Path, key: str) -> Diagnostic:
     return Diagnostic(
         code="A422",
-        what=f"`{file}` doesn't say by what to know the adapter's base: `{place}` is not what "
+        what=f"`{file}` doesn't say by what to know the adapter's base: `{key}` is not what "
         "`surgery apply` wrote",
         why="without its fingerprint an adapter opens on any base of the right shapes, and answers "
         "nonsense",

@@ -34,25 +34,27 @@ def is_cached(source: str, revision: str | None) -> bool:
     return isinstance(try_to_load_from_cache(source, "config.json", revision=revision), str)
 
 
-def from_hub(source: str, *, revision: str | None, weights: bool, twin: str) -> Path:
+def from_hub(source: str, *, revision: str | None, weights: bool, alternative: str) -> Path:
     """Return the folder of a hub id's files, downloading what isn't cached.
 
     Args:
         source: the hub id.
         revision: branch, tag or commit.
         weights: whether weights are needed too; without, it costs one small file.
-        twin: where else to look, as a remedy; may be empty.
+        alternative: Where else to look, as a remedy; may be empty.
 
     Raises:
         SurgeryError: M103, within seconds where the hub doesn't answer.
     """
-    silent = _silence()
+    offline = _offline_reason()
     try:
-        folder = _fetched(source, revision, weights, local_files_only=bool(silent))
+        folder = _fetched(source, revision, weights, local_files_only=bool(offline))
     except Exception as error:  # the hub client has some twenty error types
-        raise SurgeryError(_failed(source, revision, silent or _refusal(error), twin)) from error
-    if silent and weights and not any(folder.glob("*.safetensors")):
-        raise SurgeryError(_failed(source, revision, silent, twin))
+        raise SurgeryError(
+            _failed(source, revision, offline or _hub_error(error), alternative)
+        ) from error
+    if offline and weights and not any(folder.glob("*.safetensors")):
+        raise SurgeryError(_failed(source, revision, offline, alternative))
     return folder
 
 
@@ -65,7 +67,7 @@ def _fetched(source: str, revision: str | None, weights: bool, **how: Any) -> Pa
     return Path(hf_hub_download(source, "config.json", revision=revision, **how)).parent
 
 
-def _silence() -> tuple[str, str] | None:
+def _offline_reason() -> tuple[str, str] | None:
     """Why the hub doesn't answer, and what to do; None where it does."""
     from huggingface_hub import constants, get_session
 
@@ -78,15 +80,17 @@ def _silence() -> tuple[str, str] | None:
     return None
 
 
-def _refusal(error: Exception) -> tuple[str, str]:
+def _hub_error(error: Exception) -> tuple[str, str]:
     """What the hub answered, and what to do."""
     return named_line(error), "check the name, `hf auth login` for a gated model"
 
 
-def _failed(source: str, revision: str | None, cause: tuple[str, str], twin: str) -> Diagnostic:
+def _failed(
+    source: str, revision: str | None, cause: tuple[str, str], alternative: str
+) -> Diagnostic:
     at = f" at revision `{revision}`" if revision else ""
     why, remedy = cause
-    remedies = (twin, f"{remedy}, or name a folder that holds the checkpoint")
+    remedies = (alternative, f"{remedy}, or name a folder that holds the checkpoint")
     return Diagnostic(
         code="M103",
         what=f"`{source}`{at} could not be had from the hub",

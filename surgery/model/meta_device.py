@@ -102,11 +102,13 @@ def auto_class(config: Any) -> Any:
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
     from transformers.models.auto import modeling_auto as auto
 
-    sees = type(config) in auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-    speaks = config.model_type in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    is_multimodal = type(config) in auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    is_causal = config.model_type in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     is_nested = config.get_text_config(decoder=True) is not config
     return (
-        AutoModelForImageTextToText if sees and (is_nested or not speaks) else AutoModelForCausalLM
+        AutoModelForImageTextToText
+        if is_multimodal and (is_nested or not is_causal)
+        else AutoModelForCausalLM
     )
 
 

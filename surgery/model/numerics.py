@@ -90,8 +90,8 @@ def largest_difference(first: torch.Tensor, second: torch.Tensor) -> float:
 
 def same_bits(first: torch.Tensor, second: torch.Tensor) -> bool:
     """Whether two tensors have the same type, shape and bits; a NaN is itself, -0 is not 0."""
-    alike = first.dtype == second.dtype and first.shape == second.shape
-    return alike and torch.equal(raw(first), raw(second))
+    same_type = first.dtype == second.dtype and first.shape == second.shape
+    return same_type and torch.equal(raw(first), raw(second))
 
 
 def raw(tensor: torch.Tensor) -> torch.Tensor:

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Final
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.model.anatomy import Anatomy, BlockKind, Tensor
 from surgery.model.meta_device import meta_model, refuse_remote_code
-from surgery.model.names.disk_names import Stored, read_stored
+from surgery.model.names.disk_names import DiskNames, read_disk_names
 from surgery.model.names.untied_embeddings import as_transformers_ties
 from surgery.model.source import ModelFiles, find_model
-from surgery.model.structure.inspector import dissect
-from surgery.storage.cache import cache_folder, kept
+from surgery.model.structure.inspector import inspect_model
+from surgery.storage.cache import cache_folder, cached
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -48,23 +48,23 @@ def read_anatomy(
     if isinstance(model, str | os.PathLike):
         model = find_model(model, revision=revision)
     if not isinstance(model, ModelFiles):
-        return dissect(model, model.config.name_or_path or type(model).__name__)
+        return inspect_model(model, model.config.name_or_path or type(model).__name__)
     refuse_remote_code(model, trust_remote_code)
     build = cache(partial(meta_model, model, trust_remote_code))
     anatomy = _cached(model, build)
     if not model.has_weights:
         return anatomy
-    stored = read_stored(model, anatomy, build)
-    return as_stored(as_transformers_ties(anatomy, stored), stored)
+    stored = read_disk_names(model, anatomy, build)
+    return with_stored_dtypes(as_transformers_ties(anatomy, stored), stored)
 
 
 def _cached(files: ModelFiles, build: "Callable[[], PreTrainedModel]") -> Anatomy:
     key = (_FORMAT, version("transformers"), files.config())
-    anatomy = kept("anatomy", key, Anatomy, lambda: dissect(build(), files.source))
+    anatomy = cached("anatomy", key, Anatomy, lambda: inspect_model(build(), files.source))
     return anatomy.model_copy(update={"source": files.source})
 
 
-def as_stored(anatomy: Anatomy, stored: Stored) -> Anatomy:
+def with_stored_dtypes(anatomy: Anatomy, stored: DiskNames) -> Anatomy:
     """Give each tensor the type it has on disk, after checking that the shapes agree.
 
     Raises:
@@ -77,20 +77,20 @@ def as_stored(anatomy: Anatomy, stored: Stored) -> Anatomy:
     for index in range(anatomy.count):
         kind, prefix = anatomy.block(index), f"{anatomy.block_path(index)}."
         tensors = tuple(_stored(anatomy, t, prefix, stored) for t in kind.tensors)
-        as_stored = kind.model_copy(update={"tensors": tensors})
-        sequence.append(kinds.setdefault(as_stored, len(kinds)))
+        with_dtypes = kind.model_copy(update={"tensors": tensors})
+        sequence.append(kinds.setdefault(with_dtypes, len(kinds)))
     outside = tuple(_stored(anatomy, t, "", stored) for t in anatomy.outside)
     found = {"kinds": tuple(kinds), "sequence": tuple(sequence), "outside": outside}
     return anatomy.model_copy(update=found)
 
 
-def _stored(anatomy: Anatomy, tensor: Tensor, prefix: str, stored: Stored) -> Tensor:
+def _stored(anatomy: Anatomy, tensor: Tensor, prefix: str, stored: DiskNames) -> Tensor:
     name = f"{prefix}{tensor.name}"
     found = stored.origin(name)
     if found is None:
         if not tensor.is_parameter:
             return tensor
-        raise SurgeryError(not_on_disk(anatomy, name, stored))
+        raise SurgeryError(missing_weights(anatomy, name, stored))
     if found.shape != tensor.shape:
         raise SurgeryError(_other_shape(anatomy, name, tensor.shape, found.shape))
     if tensor.is_parameter and found.dtype not in _FLOATS:
@@ -98,7 +98,7 @@ def _stored(anatomy: Anatomy, tensor: Tensor, prefix: str, stored: Stored) -> Te
     return tensor.model_copy(update={"dtype": found.dtype})
 
 
-def not_on_disk(anatomy: Anatomy, name: str, stored: Stored) -> Diagnostic:
+def missing_weights(anatomy: Anatomy, name: str, stored: DiskNames) -> Diagnostic:
     """What is wrong with a checkpoint that lacks what makes the tensor in memory `name`."""
     parameters = (t.name for t in anatomy.tensors() if t.is_parameter and t.name != name)
     others = sum(stored.origin(parameter) is None for parameter in parameters)

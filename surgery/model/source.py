@@ -99,7 +99,7 @@ def find_model(
         return ModelFiles(str(folder.resolve()), folder.resolve())
     if not _is_on_hub(source, folder, revision):
         raise SurgeryError(_no_such_model(source))
-    found = from_hub(source, revision=revision, weights=weights, twin=_instead(source))
+    found = from_hub(source, revision=revision, weights=weights, alternative=_instead(source))
     return ModelFiles(source, found, revision)
 
 
@@ -108,8 +108,8 @@ def _is_on_hub(source: str, folder: Path, revision: str | None) -> bool:
     is_path = source.count("/") > 1 or source.startswith((".", "~", "/")) or "\\" in source
     if is_path or os.path.exists(folder) or not is_hub_id(source):
         return False
-    beside_folders = "/" in source and os.path.isdir(folder.parent)
-    return not beside_folders or is_cached(source, revision)
+    in_known_folder = "/" in source and os.path.isdir(folder.parent)
+    return not in_known_folder or is_cached(source, revision)
 
 
 def _builtin(source: str) -> ModelFiles:
@@ -121,13 +121,17 @@ def _builtin(source: str) -> ModelFiles:
 
 def _instead(source: str) -> str:
     """Where else a model may be: a folder that is named alike, or the built-in one of its shape."""
-    said = [did_you_mean(source)]
+    suggestions = [did_you_mean(source)]
     name = source.rpartition("/")[2].lower()
-    for twin in _builtin_names():
-        if f"{name}-".startswith(f"{twin.removeprefix(BUILTIN)}-"):
-            held = "is built in" if _builtin(twin).has_weights else "has its shape, without weights"
-            said.append(f"`{twin}` {held};")
-    return " ".join(filter(None, said))
+    for alternative in _builtin_names():
+        if f"{name}-".startswith(f"{alternative.removeprefix(BUILTIN)}-"):
+            state = (
+                "is built in"
+                if _builtin(alternative).has_weights
+                else "has its shape, without weights"
+            )
+            suggestions.append(f"`{alternative}` {state};")
+    return " ".join(filter(None, suggestions))
 
 
 def _no_such_model(source: str) -> Diagnostic:

@@ -6,7 +6,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from surgery.diagnostics.diagnostic import Diagnostic, Severity
-from surgery.storage.cache import kept
+from surgery.storage.cache import cached
 from surgery.storage.json_file import read_object
 
 _FILE: Final = "tokenizer.json"
@@ -28,11 +28,11 @@ def token_ids(folder: Path) -> int:
     """
     file = folder / _FILE
     try:
-        about = file.stat()
+        status = file.stat()
     except OSError:
         return 0
-    key = (_FORMAT, str(file.resolve()), about.st_size, about.st_mtime_ns)
-    return kept("token_ids", key, _Ids, lambda: _Ids(count=_count(file))).count
+    key = (_FORMAT, str(file.resolve()), status.st_size, status.st_mtime_ns)
+    return cached("token_ids", key, _Ids, lambda: _Ids(count=_count(file))).count
 
 
 def ids_without_rows(source: str, ids: int, rows: int, severity: Severity = "error") -> Diagnostic:

@@ -8,12 +8,14 @@ from surgery.model.anatomy import Anatomy
 TRAINED_IN_FULL: Final = "a copy is trained in full, and packed integers have no gradients"
 
 
-def refuse_quantised(anatomy: Anatomy, deed: str, *, why: str = TRAINED_IN_FULL, fix: str) -> None:
+def refuse_quantized(
+    anatomy: Anatomy, action: str, *, why: str = TRAINED_IN_FULL, fix: str
+) -> None:
     """Refuse a base whose weights are quantised.
 
     Args:
         anatomy: the model.
-        deed: what can't be done, such as "`duplicate` can't copy blocks".
+        action: What can't be done, such as "`duplicate` can't copy blocks".
         why: the reason.
         fix: what to do, behind naming the unquantised checkpoint.
 
@@ -25,7 +27,8 @@ def refuse_quantised(anatomy: Anatomy, deed: str, *, why: str = TRAINED_IN_FULL,
     raise SurgeryError(
         Diagnostic(
             code="P206",
-            what=f"{deed} of {anatomy.source}: its weights are quantised ({anatomy.quantization})",
+            what=f"{action} of {anatomy.source}: its weights are quantised "
+            f"({anatomy.quantization})",
             why=why,
             fix=f"name the unquantised checkpoint in `model=`{fix}",
             key="op",

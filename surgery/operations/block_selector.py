@@ -17,7 +17,7 @@ from pydantic_core import PydanticCustomError
 REST: Final = "rest"
 _OF: Final = re.compile(r"(.+?) of ([A-Za-z0-9_]+)")
 _Picker = Callable[[re.Match[str], int], range | list[int]]
-Having = Callable[[str], Sequence[int]]
+BlocksWith = Callable[[str], Sequence[int]]
 """The ascending positions of the blocks that have what a word names."""
 
 
@@ -52,16 +52,16 @@ GRAMMAR: Final = (
 """What a selector may be, in one line."""
 
 
-def _pattern(words: str) -> re.Pattern[str]:
+def _pattern(expression: str) -> re.Pattern[str]:
     """Take each single letter for a number; nine digits are more than any model has blocks."""
-    return re.compile(re.sub(r"\b[a-z]\b", r"(?P<\g<0>>[0-9]{1,9})", words))
+    return re.compile(re.sub(r"\b[a-z]\b", r"(?P<\g<0>>[0-9]{1,9})", expression))
 
 
-_PATTERNS: Final = {_pattern(words): picker for words, picker in _PICKERS.items()}
+_PATTERNS: Final = {_pattern(expression): picker for expression, picker in _PICKERS.items()}
 
 
-def _match(words: str) -> tuple[re.Match[str], _Picker] | None:
-    matches = ((pattern.fullmatch(words), picker) for pattern, picker in _PATTERNS.items())
+def _match(expression: str) -> tuple[re.Match[str], _Picker] | None:
+    matches = ((pattern.fullmatch(expression), picker) for pattern, picker in _PATTERNS.items())
     return next(((match, picker) for match, picker in matches if match), None)
 
 
@@ -71,11 +71,11 @@ def _fault(selector: object) -> str | None:
         return f"a position is a whole number, and {wrong[0]!r} is none" if wrong else None
     if type(selector) is int:
         return f"a single block is written as a list: [{selector}]"
-    words = _split(selector)[0] if isinstance(selector, str) else ""
-    found = _match(words)
+    expression = _split(selector)[0] if isinstance(selector, str) else ""
+    found = _match(expression)
     if found:
         return _fault_of_numbers(found[0])
-    return None if words == REST else f"{_quoted(selector)} is not a block selector"
+    return None if expression == REST else f"{_quoted(selector)} is not a block selector"
 
 
 def _fault_of_numbers(match: re.Match[str]) -> str | None:
@@ -129,14 +129,14 @@ def is_rest(selector: str | tuple[int, ...]) -> bool:
 
 
 def pick_blocks(
-    selector: str | tuple[int, ...], count: int, having: Having | None = None
+    selector: str | tuple[int, ...], count: int, blocks_with: BlocksWith | None = None
 ) -> tuple[int, ...]:
     """Return the positions that a selector picks, ascending; for `rest`, all it may pick among.
 
     Args:
         selector: the words, or positions where -1 is the last block.
         count: how many blocks the model has.
-        having: tells which blocks have what a word behind `of` names.
+        blocks_with: From the name after `of` to the blocks that have such matrices.
 
     Raises:
         IndexError: with a sentence, if a named position is not in the model.
@@ -144,20 +144,20 @@ def pick_blocks(
     """
     if isinstance(selector, tuple):
         return _in_model(selector, count)
-    words, kind = _split(" ".join(selector.split()))
-    found = _match("all" if words == REST else words)
+    expression, kind = _split(" ".join(selector.split()))
+    found = _match("all" if expression == REST else expression)
     if found is None:
         raise ValueError(f"{selector!r} is not a block selector")
     match, picker = found
-    blocks = _having(kind, count, having)
+    blocks = _candidates(kind, count, blocks_with)
     if "i" in match.groupdict():
         named = _in_model(picker(match, count), count)
         return tuple(block for block in named if block in blocks)
     return tuple(blocks[i] for i in picker(match, len(blocks)))
 
 
-def _having(kind: str, count: int, having: Having | None) -> tuple[int, ...]:
-    blocks = tuple(having(kind)) if kind and having else tuple(range(count))
+def _candidates(kind: str, count: int, blocks_with: BlocksWith | None) -> tuple[int, ...]:
+    blocks = tuple(blocks_with(kind)) if kind and blocks_with else tuple(range(count))
     if kind and not blocks:
         raise LookupError(f"no block has {kind}")
     return blocks

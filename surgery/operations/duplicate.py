@@ -5,7 +5,7 @@ from typing import Literal
 
 from surgery.diagnostics.diagnostic import Diagnostic
 from surgery.model.anatomy import Anatomy
-from surgery.operations._quantization import refuse_quantised
+from surgery.operations._quantization import refuse_quantized
 from surgery.operations.base import Operation
 from surgery.operations.edits import AddedTensor, Edit, SwapBlock
 
@@ -21,7 +21,7 @@ class Duplicate(Operation):
 
     def plan(self, name: str, anatomy: Anatomy, blocks: Sequence[int]) -> list[Edit]:
         """Return one edit for each block; see `Operation.plan`."""
-        refuse_quantised(
+        refuse_quantized(
             anatomy, "`duplicate` can't copy blocks", fix=", or use `lora` on the quantised one"
         )
         return [_swap(name, anatomy, block) for block in blocks]

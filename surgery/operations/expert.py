@@ -8,8 +8,8 @@ from pydantic import Field
 
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.model.anatomy import Anatomy, BlockKind, Matrix
-from surgery.operations._module_words import left_out
-from surgery.operations._quantization import refuse_quantised
+from surgery.operations._module_names import left_out
+from surgery.operations._quantization import refuse_quantized
 from surgery.operations.base import Operation
 from surgery.operations.edits import AddedTensor, AddExpert, Edit, RoutingRule
 
@@ -51,19 +51,21 @@ class Expert(Operation):
 
     def plan(self, name: str, anatomy: Anatomy, blocks: Sequence[int]) -> list[Edit]:
         """Return one edit for each block; see `Operation.plan`."""
-        refuse_quantised(anatomy, "`expert` can't copy matrices", fix="")
+        refuse_quantized(anatomy, "`expert` can't copy matrices", fix="")
         self._refuse_unknown_token(anatomy)
         self._refuse_unordered_runs()
-        return [self._beside(name, anatomy, block) for block in blocks]
+        return [self._expert(name, anatomy, block) for block in blocks]
 
     def notes(self, anatomy: Anatomy, blocks: Sequence[int]) -> list[Diagnostic]:
         """Say which matrices are left out, and why; see `Operation.notes`."""
-        return left_out(self.modules, anatomy, blocks, _unfit)
+        return left_out(self.modules, anatomy, blocks, _skip_reason)
 
-    def _beside(self, name: str, anatomy: Anatomy, block: int) -> AddExpert:
+    def _expert(self, name: str, anatomy: Anatomy, block: int) -> AddExpert:
         path = anatomy.block_path(block)
         kind = anatomy.block(block)
-        chosen = [m for m in kind.matrices if m.is_meant(self.modules) and not _unfit(kind, m)]
+        chosen = [
+            m for m in kind.matrices if m.is_named(self.modules) and not _skip_reason(kind, m)
+        ]
         if not chosen:
             raise SurgeryError(_no_matrices(anatomy, block, self.modules))
         tensors = tuple(t for matrix in chosen for t in _copies(anatomy, block, matrix))
@@ -87,7 +89,7 @@ class Expert(Operation):
             raise SurgeryError(Diagnostic("P213", what, fix=fix, key="runs"))
 
 
-def _unfit(kind: BlockKind, matrix: Matrix) -> str:
+def _skip_reason(kind: BlockKind, matrix: Matrix) -> str:
     """Why a matrix can't tell image tokens from others; empty where it can."""
     routed = {m.name.partition(".")[0] for m in kind.matrices if m.experts}
     if not matrix.apart and matrix.name.partition(".")[0] in routed:
@@ -101,8 +103,8 @@ def _unfit(kind: BlockKind, matrix: Matrix) -> str:
 
 def _copies(anatomy: Anatomy, block: int, matrix: Matrix) -> list[AddedTensor]:
     path = anatomy.block_path(block)
-    held = {t.name: t for t in anatomy.block(block).tensors}
-    found = (held.get(f"{matrix.name}.{end}") for end in ("weight", "bias"))
+    tensors = {t.name: t for t in anatomy.block(block).tensors}
+    found = (tensors.get(f"{matrix.name}.{end}") for end in ("weight", "bias"))
     return [
         AddedTensor(
             name=f"{path}.{matrix.name}.expert.{t.name.rpartition('.')[2]}",
@@ -116,11 +118,11 @@ def _copies(anatomy: Anatomy, block: int, matrix: Matrix) -> list[AddedTensor]:
     ]
 
 
-def _no_matrices(anatomy: Anatomy, block: int, words: tuple[str, ...]) -> Diagnostic:
-    have = ", ".join(sorted(anatomy.block(block).words()))
+def _no_matrices(anatomy: Anatomy, block: int, names: tuple[str, ...]) -> Diagnostic:
+    have = ", ".join(sorted(anatomy.block(block).module_names()))
     return Diagnostic(
         code="P203",
-        what=f"block {block} of {anatomy.source} has no {' and no '.join(words)}",
+        what=f"block {block} of {anatomy.source} has no {' and no '.join(names)}",
         why=f"it has: {have or 'no matrices'}",
         fix="name some of those in `modules`, or other `blocks`",
         key="modules",

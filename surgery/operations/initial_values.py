@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from surgery.operations.edits import AddedTensor
 
-DEVIATION: Final = 0.02
+STANDARD_DEVIATION: Final = 0.02
 """Standard deviation of a learner's A."""
 
 _QUANTILES: Final = 2**16
@@ -55,7 +55,7 @@ def truncated_normal(seed: int, module: str, shape: tuple[int, int]) -> NDArray[
     return start
 
 
-def start_of(seed: int, tensor: AddedTensor) -> NDArray[np.float32]:
+def initial_value(seed: int, tensor: AddedTensor) -> NDArray[np.float32]:
     """Return the numbers that a tensor starts with, where it starts without the base's weights.
 
     Args:
@@ -78,6 +78,6 @@ def _raw(seed: int, module: str, count: int) -> NDArray[np.uint64]:
 
 @functools.cache
 def _quantiles() -> NDArray[np.float32]:
-    normal = NormalDist(0, DEVIATION)
+    normal = NormalDist(0, STANDARD_DEVIATION)
     values = [normal.inv_cdf((i + 0.5) / _QUANTILES) for i in range(_QUANTILES)]
     return np.array(values, np.float32)

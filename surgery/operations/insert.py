@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.model.anatomy import Anatomy
 from surgery.model.structure.block_matrices import writes_residual
-from surgery.operations._quantization import refuse_quantised
+from surgery.operations._quantization import refuse_quantized
 from surgery.operations.base import Operation
 from surgery.operations.block_selector import Blocks
 from surgery.operations.edits import AddedTensor, Edit, InsertBlock
@@ -71,13 +71,13 @@ class Insert(Operation):
 
     def plan(self, name: str, anatomy: Anatomy, blocks: Sequence[int]) -> list[Edit]:
         """Return one edit for each copy; see `Operation.plan`."""
-        refuse_quantised(
+        refuse_quantized(
             anatomy, "`insert` can't copy blocks", why=_PACKED, fix=", and quantise the deeper one"
         )
-        places = [(block, block) for block in blocks for _ in range(self.times)]
+        insertions = [(block, block) for block in blocks for _ in range(self.times)]
         if self.ranges:
-            places = _copies(_sources(self.ranges, anatomy), anatomy)
-        return [self._copy(name, anatomy, block, after) for block, after in places]
+            insertions = _copies(_sources(self.ranges, anatomy), anatomy)
+        return [self._copy(name, anatomy, block, after) for block, after in insertions]
 
     def _copy(self, name: str, anatomy: Anatomy, block: int, after: int) -> InsertBlock:
         path, kind = anatomy.block_path(block), anatomy.block(block)
@@ -119,13 +119,13 @@ def _copies(sources: list[int], anatomy: Anatomy) -> list[tuple[int, int]]:
     own = list(dict.fromkeys(sources))
     if own != list(range(anatomy.count)):
         raise SurgeryError(_not_all_in_order(own, anatomy))
-    seen, places = -1, []
+    seen, insertions = -1, []
     for source in sources:
         if source > seen:
             seen = source
         else:
-            places.append((source, seen))
-    return places
+            insertions.append((source, seen))
+    return insertions
 
 
 def _bad_range(start: int | str, end: int | str, anatomy: Anatomy) -> Diagnostic:

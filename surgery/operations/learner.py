@@ -57,13 +57,13 @@ class Learner(Operation):
 
     def plan(self, name: str, anatomy: Anatomy, blocks: Sequence[int]) -> list[Edit]:
         """Return one edit for each block; see `Operation.plan`."""
-        return [self._beside(name, anatomy, block) for block in blocks]
+        return [self._learner(name, anatomy, block) for block in blocks]
 
-    def _beside(self, name: str, anatomy: Anatomy, block: int) -> AddLearner:
+    def _learner(self, name: str, anatomy: Anatomy, block: int) -> AddLearner:
         kind, path = anatomy.block(block), anatomy.block_path(block)
-        fault = _misfit(kind)
+        fault = _unsupported_reason(kind)
         if fault:
-            raise SurgeryError(_no_place(anatomy, block, fault))
+            raise SurgeryError(_unsupported_block(anatomy, block, fault))
         output = _output(kind)
         hidden, kv = output.outputs, self._kv(anatomy, kind, output)
         if self.rank > kv:
@@ -112,7 +112,7 @@ def _output(kind: BlockKind) -> Matrix:
     return next(m for m in kind.matrices if m.part == "attention" and m.role == "o")
 
 
-def _misfit(kind: BlockKind) -> str:
+def _unsupported_reason(kind: BlockKind) -> str:
     """Why learners have no place in such a block; empty where they have."""
     attention = [m for m in kind.matrices if m.part == "attention" and m.role == "o"]
     if len(attention) != 1:
@@ -125,7 +125,7 @@ def _misfit(kind: BlockKind) -> str:
     return ""
 
 
-def _no_place(anatomy: Anatomy, block: int, fault: str) -> Diagnostic:
+def _unsupported_block(anatomy: Anatomy, block: int, fault: str) -> Diagnostic:
     return Diagnostic(
         code="P215",
         what=f"`learner` has no place in block {block} of {anatomy.source}: {fault}",

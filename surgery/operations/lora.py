@@ -7,7 +7,7 @@ from pydantic import Field
 
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.model.anatomy import Anatomy, Matrix
-from surgery.operations._module_words import left_out, refuse_unknown
+from surgery.operations._module_names import left_out, refuse_unknown
 from surgery.operations.base import Operation, Strict
 from surgery.operations.edits import AddedTensor, AddLora, Edit
 
@@ -67,13 +67,13 @@ class Lora(Operation):
         too_small = [m for _, m in chosen if min(m.inputs, m.outputs) < self.rank]
         if too_small:
             raise SurgeryError(_rank_too_large(self.rank, too_small[0]))
-        return [self._beside(name, anatomy.block_path(block), block, m) for block, m in chosen]
+        return [self._pair(name, anatomy.block_path(block), block, m) for block, m in chosen]
 
     def notes(self, anatomy: Anatomy, blocks: Sequence[int]) -> list[Diagnostic]:
         """Say which matrices are left out, and why; see `Operation.notes`."""
         return left_out(self.modules, anatomy, blocks)
 
-    def _beside(self, name: str, path: str, block: int, matrix: Matrix) -> AddLora:
+    def _pair(self, name: str, path: str, block: int, matrix: Matrix) -> AddLora:
         target = f"{path}.{matrix.name}"
         from_weights = self.peft.use_dora or self.peft.init_lora_weights is not True
         tensors = [

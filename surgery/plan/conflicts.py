@@ -36,18 +36,18 @@ def conflicts(edits: Sequence[Edit], in_place: bool) -> list[Diagnostic]:
         *_twice(edits, AddLearner, learning, "a block has one visual and one textual learner"),
         *_twice(edits, DropBlock, dropped, "a block can be left out once"),
     ]
-    found += [*_differing_options(edits), *_differing_rules(edits), *_beside_experts(edits)]
+    found += [*_differing_options(edits), *_differing_rules(edits), *_expert_conflicts(edits)]
     found += [*_lora_on_copies(edits), *_learners_on_copies(edits)]
     depth = [edit for edit in edits if isinstance(edit, InsertBlock | DropBlock)]
-    beside = [edit for edit in edits if not isinstance(edit, InsertBlock | DropBlock)]
-    if depth and beside:
-        found.append(_depth_beside_edits(depth[0], beside[0]))
-    elif in_place and any(not isinstance(edit, AddLearner) for edit in beside):
-        found.append(_in_place_beside_edits())
+    additions = [edit for edit in edits if not isinstance(edit, InsertBlock | DropBlock)]
+    if depth and additions:
+        found.append(_depth_with_additions(depth[0], additions[0]))
+    elif in_place and any(not isinstance(edit, AddLearner) for edit in additions):
+        found.append(_in_place_with_additions())
     return found
 
 
-def packed_in_place(anatomy: Anatomy, trained: Iterable[frozenset[str]]) -> Iterator[Diagnostic]:
+def quantized_in_place(anatomy: Anatomy, trained: Iterable[frozenset[str]]) -> Iterator[Diagnostic]:
     """What speaks against training quantised weights of the base.
 
     Args:
@@ -78,11 +78,11 @@ def _twice(edits: Sequence[Edit], kind: type[Edit], what: str, why: str) -> Iter
     counts = Counter(edit.path for edit in chosen)
     twice = [path for path, count in counts.items() if count > 1]
     if twice:
-        places = ("matrix", "matrices") if kind is AddLora else ("block",)
+        nouns = ("matrix", "matrices") if kind is AddLora else ("block",)
         second = [edit for edit in chosen if edit.path == twice[0]][1]
         yield Diagnostic(
             code="P205",
-            what=what.format(count=counted(len(twice), *places), first=twice[0]),
+            what=what.format(count=counted(len(twice), *nouns), first=twice[0]),
             why=why,
             fix="give the operations blocks or modules of their own",
             key=f"operations.{second.operation}.blocks",
@@ -121,34 +121,34 @@ def _differing_options(edits: Sequence[Edit]) -> Iterator[Diagnostic]:
 def _differing_rules(edits: Sequence[Edit]) -> Iterator[Diagnostic]:
     experts = [edit for edit in edits if isinstance(edit, AddExpert)]
     learners = [edit for edit in edits if isinstance(edit, AddLearner)]
-    for alike, fields in ((experts, "form"), (learners, "image_token_id")):
-        other = next((edit for edit in alike if edit.rule != alike[0].rule), None)
+    for same_kind, fields in ((experts, "form"), (learners, "image_token_id")):
+        other = next((edit for edit in same_kind if edit.rule != same_kind[0].rule), None)
         if other:
             yield Diagnostic(
                 code="P209",
-                what=f"`{alike[0].operation}` and `{other.operation}` find or route image tokens "
-                "differently",
+                what=f"`{same_kind[0].operation}` and `{other.operation}` find or route "
+                "image tokens differently",
                 why="the image tokens of a call are found once, for all such parts of the model",
                 fix="give both the same form, image_token_id, boundary, positions and runs",
                 key=f"operations.{other.operation}.{fields}",
             )
 
 
-def _beside_experts(edits: Sequence[Edit]) -> Iterator[Diagnostic]:
+def _expert_conflicts(edits: Sequence[Edit]) -> Iterator[Diagnostic]:
     experts = {
         path: edit for edit in edits if isinstance(edit, AddExpert) for path in edit.matrices
     }
     blocks = {edit.block: edit for edit in experts.values()}
     for edit in edits:
         if isinstance(edit, AddLora) and edit.path in experts:
-            rival: Edit = experts[edit.path]
+            other: Edit = experts[edit.path]
         elif isinstance(edit, SwapBlock) and edit.block in blocks:
-            rival = blocks[edit.block]
+            other = blocks[edit.block]
         else:
             continue
         yield Diagnostic(
             code="P204",
-            what=f"`{edit.operation}` changes {edit.path}, where `{rival.operation}` puts experts",
+            what=f"`{edit.operation}` changes {edit.path}, where `{other.operation}` puts experts",
             why="a block has experts, or a copy, or LoRA on its matrices, and not two of them",
             fix=f"set `operations.{edit.operation}.blocks: rest`",
             key=f"operations.{edit.operation}.blocks",
@@ -160,10 +160,10 @@ def _learners_on_copies(edits: Sequence[Edit]) -> Iterator[Diagnostic]:
     copied = {edit.block: edit for edit in edits if isinstance(edit, SwapBlock)}
     for edit in edits:
         if isinstance(edit, AddLearner) and edit.block in copied:
-            rival = copied[edit.block].operation
+            other = copied[edit.block].operation
             yield Diagnostic(
                 code="P204",
-                what=f"`{edit.operation}` puts learners in block {edit.block}, which `{rival}` "
+                what=f"`{edit.operation}` puts learners in block {edit.block}, which `{other}` "
                 "copies",
                 why="they would sit beside the original's attention, which doesn't run on the "
                 "multimodal path",
@@ -173,7 +173,7 @@ def _learners_on_copies(edits: Sequence[Edit]) -> Iterator[Diagnostic]:
             return
 
 
-def _in_place_beside_edits() -> Diagnostic:
+def _in_place_with_additions() -> Diagnostic:
     return Diagnostic(
         code="P207",
         what="`train` names weights of the base beside operations that add parts",
@@ -184,7 +184,7 @@ def _in_place_beside_edits() -> Diagnostic:
     )
 
 
-def _depth_beside_edits(depth: Edit, other: Edit) -> Diagnostic:
+def _depth_with_additions(depth: Edit, other: Edit) -> Diagnostic:
     return Diagnostic(
         code="P217",
         what=f"`{other.operation}` adds to a model whose depth `{depth.operation}` changes",

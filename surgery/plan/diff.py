@@ -8,17 +8,17 @@ from surgery.plan.serialization import FORMAT_VERSION
 
 def changed_blocks(plan: Plan) -> dict[int, str]:
     """What a plan does to each block that it touches, in a few words."""
-    words: dict[int, dict[str, int]] = {}
+    changes: dict[int, dict[str, int]] = {}
     for edit in (edit for edit in plan.edits if edit.block >= 0):
-        counts = words.setdefault(edit.block, {})
+        counts = changes.setdefault(edit.block, {})
         counts[edit.op] = counts.get(edit.op, 0) + edit.parameters
     for block in range(plan.anatomy.count):
         trained = plan.trained_in[block]
         if trained:
-            words.setdefault(block, {})["train"] = trained
+            changes.setdefault(block, {})["train"] = trained
     return {
         block: ", ".join(f"{op} {count:,}" for op, count in counts.items())
-        for block, counts in sorted(words.items())
+        for block, counts in sorted(changes.items())
     }
 
 

@@ -11,58 +11,64 @@ from surgery.operations.edits import Edit
 from surgery.recipe.schema import Recipe
 
 
-def planned_edits(recipe: Recipe, anatomy: Anatomy, said: list[Diagnostic]) -> Iterable[Edit]:
+def planned_edits(
+    recipe: Recipe, anatomy: Anatomy, diagnostics: list[Diagnostic]
+) -> Iterable[Edit]:
     """Yield the edits of every operation, in the recipe's order.
 
     Args:
         recipe: what to do.
         anatomy: the model.
-        said: takes what is to be said, errors too, whose `key` is the recipe's.
+        diagnostics: Takes notes and errors, with `key` relative to the recipe.
     """
-    blocks = _blocks(recipe, anatomy, said)
+    blocks = _blocks(recipe, anatomy, diagnostics)
     for name, operation in recipe.operations.items():
         try:
             if operation.op in anatomy.refusals:
                 raise SurgeryError(_refused(operation.op, anatomy))
             yield from operation.plan(name, anatomy, blocks[name])
             notes = operation.notes(anatomy, blocks[name])
-            said += [replace(d, key=f"operations.{name}.{d.key}") for d in notes]
+            diagnostics += [replace(d, key=f"operations.{name}.{d.key}") for d in notes]
         except SurgeryError as error:
             prefix = f"operations.{name}"
-            said += [replace(d, key=f"{prefix}.{d.key}") for d in error.diagnostics]
+            diagnostics += [replace(d, key=f"{prefix}.{d.key}") for d in error.diagnostics]
 
 
-def _blocks(recipe: Recipe, anatomy: Anatomy, said: list[Diagnostic]) -> dict[str, tuple[int, ...]]:
+def _blocks(
+    recipe: Recipe, anatomy: Anatomy, diagnostics: list[Diagnostic]
+) -> dict[str, tuple[int, ...]]:
     """The positions of each operation; `rest` is what no other operation picks."""
     picked: dict[str, tuple[int, ...]] = {}
     for name, operation in recipe.operations.items():
         if not is_rest(operation.blocks):
-            picked[name] = _picked(name, operation, anatomy, said)
+            picked[name] = _picked(name, operation, anatomy, diagnostics)
     taken = {block for blocks in picked.values() for block in blocks}
     for name, operation in recipe.operations.items():
         if name not in picked:
-            among = _picked(name, operation, anatomy, said)
+            among = _picked(name, operation, anatomy, diagnostics)
             picked[name] = tuple(block for block in among if block not in taken)
     return {name: picked[name] for name in recipe.operations}
 
 
 def _picked(
-    name: str, operation: Operation, anatomy: Anatomy, said: list[Diagnostic]
+    name: str, operation: Operation, anatomy: Anatomy, diagnostics: list[Diagnostic]
 ) -> tuple[int, ...]:
     """The positions of one operation; for `rest`, all that it may pick among."""
     key = f"operations.{name}.blocks"
     try:
         blocks = pick_blocks(operation.blocks, anatomy.count, anatomy.blocks_with)
     except IndexError as error:
-        said.append(_bad_blocks(str(error), f"name blocks from 0 to {anatomy.count - 1}", key))
+        diagnostics.append(
+            _bad_blocks(str(error), f"name blocks from 0 to {anatomy.count - 1}", key)
+        )
         return ()
     except LookupError as error:
-        known = ", ".join(sorted({word for kind in anatomy.kinds for word in kind.words()}))
-        said.append(_bad_blocks(f"{error} in {anatomy.source}", f"name one of {known}", key))
+        known = ", ".join(sorted({word for kind in anatomy.kinds for word in kind.module_names()}))
+        diagnostics.append(_bad_blocks(f"{error} in {anatomy.source}", f"name one of {known}", key))
         return ()
     if not blocks and operation.blocks != "none":
         what = f"`{operation.blocks}` picks none of the {anatomy.count} blocks of {anatomy.source}"
-        said.append(_bad_blocks(what, "name a larger share, or `none`", key))
+        diagnostics.append(_bad_blocks(what, "name a larger share, or `none`", key))
     return blocks
 
 

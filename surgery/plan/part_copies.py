@@ -27,9 +27,9 @@ def part_copies(
         Nothing where the decoder trains in place, gets another depth, or is packed.
     """
     base = {name for selection in chosen for name in selection.base}
-    apart = {name for part in _PARTS for name in anatomy.names_in(part)}
+    outside = {name for part in _PARTS for name in anatomy.names_in(part)}
     deepened = any(isinstance(edit, InsertBlock | DropBlock) for edit in edits)
-    if not base <= apart or deepened or anatomy.quantization:
+    if not base <= outside or deepened or anatomy.quantization:
         return []
     return [copy for part in _PARTS for copy in _copies(anatomy, part, base)]
 
@@ -41,9 +41,9 @@ def in_copies(selection: Selection, copies: Sequence[SwapPart]) -> Selection:
         selection: who trains in a stage.
         copies: what `part_copies` returned.
     """
-    held = {tensor.name: copy.operation for copy in copies for tensor in copy.tensors}
-    moved = {(held[name], name) for name in selection.base if name in held}
-    return Selection(selection.base - held.keys(), selection.added | moved)
+    owners = {tensor.name: copy.operation for copy in copies for tensor in copy.tensors}
+    moved = {(owners[name], name) for name in selection.base if name in owners}
+    return Selection(selection.base - owners.keys(), selection.added | moved)
 
 
 def _copies(anatomy: Anatomy, part: str, trained: set[str]) -> Iterator[SwapPart]:
@@ -63,6 +63,6 @@ def _copies(anatomy: Anatomy, part: str, trained: set[str]) -> Iterator[SwapPart
 
 def _outermost(name: str, others: Collection[str]) -> str:
     """The outermost module around a tensor that holds none of the others; empty without one."""
-    pieces = name.split(".")
-    paths = (".".join(pieces[:end]) for end in range(1, len(pieces)))
+    parts = name.split(".")
+    paths = (".".join(parts[:end]) for end in range(1, len(parts)))
     return next((p for p in paths if not any(o.startswith(f"{p}.") for o in others)), "")

@@ -21,7 +21,7 @@ from surgery.operations.edits import (
     SwapBlock,
     SwapPart,
 )
-from surgery.plan.conflicts import conflicts, packed_in_place
+from surgery.plan.conflicts import conflicts, quantized_in_place
 from surgery.plan.depth.build_check import read_depth
 from surgery.plan.depth.changes import Slot, new_anatomy, new_depth
 from surgery.plan.expand_operations import planned_edits
@@ -208,8 +208,8 @@ def plan_recipe(
     """
     try:
         assembly = prepare(recipe) if recipe.vision and weights and not assembled else None
-        there = Path(assembled) if assembled else None
-        files = _files(recipe, weights=weights, assembled=there)
+        folder = Path(assembled) if assembled else None
+        files = _files(recipe, weights=weights, assembled=folder)
         anatomy = read_anatomy(files, trust_remote_code=trust_remote_code)
         anatomy = assembly.as_written(anatomy) if assembly else anatomy
     except SurgeryError as error:
@@ -259,31 +259,31 @@ def make_plan(recipe: Recipe, anatomy: Anatomy) -> Plan:
     Raises:
         SurgeryError: P201 to P211, all conflicts at once.
     """
-    said: list[Diagnostic] = []
-    edits = tuple(planned_edits(recipe, anatomy, said))
+    found: list[Diagnostic] = []
+    edits = tuple(planned_edits(recipe, anatomy, found))
     matcher = Matcher(anatomy, edits, recipe.operations)
-    stages = tuple(_stages(recipe, matcher, said))
+    stages = tuple(_stages(recipe, matcher, found))
     copies = part_copies(anatomy, edits, [stage.selection for stage in stages])
     edits += tuple(copies)
     stages = tuple(PlannedStage(stage.name, in_copies(stage.selection, copies)) for stage in stages)
     plan = Plan(recipe, anatomy, edits, stages)
-    if not any(diagnostic.severity == "error" for diagnostic in said):
-        said += conflicts(edits, any(stage.selection.base for stage in stages))
-        said += packed_in_place(anatomy, (stage.selection.base for stage in stages))
-    located = recipe.locate(said)
+    if not any(diagnostic.severity == "error" for diagnostic in found):
+        found += conflicts(edits, any(stage.selection.base for stage in stages))
+        found += quantized_in_place(anatomy, (stage.selection.base for stage in stages))
+    located = recipe.locate(found)
     raise_errors(located)
     return replace(plan, notes=tuple(located))
 
 
-def _stages(recipe: Recipe, matcher: Matcher, said: list[Diagnostic]) -> Iterable[PlannedStage]:
+def _stages(recipe: Recipe, matcher: Matcher, found: list[Diagnostic]) -> Iterable[PlannedStage]:
     frozen, diagnostics = matcher.select(recipe.freeze, "freeze")
-    said += diagnostics
+    found += diagnostics
     own: tuple[Sequence[str], str] = (recipe.train, "train")
     wanted = {
         name: own if stage.train is None else (stage.train, f"stages.{name}.train")
         for name, stage in recipe.stages.items()
     } or {"": own}
-    for name, (words, key) in wanted.items():
-        chosen, diagnostics = matcher.select(words, key)
-        said += diagnostics
+    for name, (patterns, key) in wanted.items():
+        chosen, diagnostics = matcher.select(patterns, key)
+        found += diagnostics
         yield PlannedStage(name, chosen - frozen - matcher.dropped)

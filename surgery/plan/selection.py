@@ -60,51 +60,57 @@ class Matcher:
         self._names = {**{name: name for name in anatomy.sizes}, **anatomy.tied}
         self._added: dict[str, list[str]] = {name: [] for name in operations}
         edits = list(edits)
-        gone = tuple(f"{edit.path}." for edit in edits if isinstance(edit, DropBlock))
-        self.dropped: Final = Selection(frozenset(n for n in anatomy.sizes if n.startswith(gone)))
+        dropped = tuple(f"{edit.path}." for edit in edits if isinstance(edit, DropBlock))
+        self.dropped: Final = Selection(
+            frozenset(n for n in anatomy.sizes if n.startswith(dropped))
+        )
         """What no longer exists to train."""
         for edit in edits:
             names = [tensor.name for tensor in edit.tensors if tensor.is_parameter]
             self._added[edit.operation] += names
 
-    def select(self, words: Sequence[str], key: str) -> tuple[Selection, list[Diagnostic]]:
+    def select(self, patterns: Sequence[str], key: str) -> tuple[Selection, list[Diagnostic]]:
         """Return what the words mean together, and what is to be said of those that match nothing.
 
         Args:
-            words: operation names, parts, globs, or OPERATION:glob.
+            patterns: Operation names, parts, globs, or OPERATION:glob.
             key: the recipe's key that holds them, for the diagnostics. What trains beside an
                 operation is not frozen with it.
         """
-        matches = [self._match(word) for word in words]
+        matches = [self._match(pattern) for pattern in patterns]
         if key != "freeze":
-            matches += [self._beside(word) for word in words if word in self._operations]
-        empty = [i for i, word in enumerate(words) if not matches[i] and word not in self._added]
-        absent = [words[i] for i in empty if words[i] in _OPTIONAL_PARTS]
-        said = [
-            self._matches_nothing(words[i], f"{key}.{i}")
+            matches += [
+                self._companions(pattern) for pattern in patterns if pattern in self._operations
+            ]
+        empty = [
+            i for i, pattern in enumerate(patterns) if not matches[i] and pattern not in self._added
+        ]
+        absent = [patterns[i] for i in empty if patterns[i] in _OPTIONAL_PARTS]
+        found = [
+            self._matches_nothing(patterns[i], f"{key}.{i}")
             for i in empty
-            if words[i] not in _OPTIONAL_PARTS
+            if patterns[i] not in _OPTIONAL_PARTS
         ]
         if absent:
-            said.append(self._has_no(absent, key))
-        return reduce(or_, matches, Selection()), said
+            found.append(self._has_no(absent, key))
+        return reduce(or_, matches, Selection()), found
 
-    def _match(self, word: str) -> Selection:
-        if word in self._added:
-            return self._inside(word, "*")
-        if word in PARTS:
-            return Selection(base=frozenset(self._anatomy.names_in(word)))
-        operation, colon, glob = word.partition(":")
+    def _match(self, pattern: str) -> Selection:
+        if pattern in self._added:
+            return self._inside(pattern, "*")
+        if pattern in PARTS:
+            return Selection(base=frozenset(self._anatomy.names_in(pattern)))
+        operation, colon, glob = pattern.partition(":")
         if colon:
             return self._inside(operation, glob)
-        matches = (base for name, base in self._names.items() if fnmatchcase(name, word))
+        matches = (base for name, base in self._names.items() if fnmatchcase(name, pattern))
         return Selection(base=frozenset(matches))
 
     def _inside(self, operation: str, glob: str) -> Selection:
         names = self._added.get(operation, [])
         return Selection(added=frozenset((operation, n) for n in names if fnmatchcase(n, glob)))
 
-    def _beside(self, operation: str) -> Selection:
+    def _companions(self, operation: str) -> Selection:
         parts = self._operations[operation].companions
         return Selection(base=frozenset(n for part in parts for n in self._anatomy.names_in(part)))
 
@@ -112,13 +118,13 @@ class Matcher:
         what = f"{self._anatomy.source} has no {' and no '.join(parts)} to train"
         return Diagnostic("P212", what, severity="note", key=key)
 
-    def _matches_nothing(self, word: str, key: str) -> Diagnostic:
+    def _matches_nothing(self, pattern: str, key: str) -> Diagnostic:
         known: Mapping[str, object] = dict.fromkeys((*self._added, *PARTS, *self._names))
         return Diagnostic(
             code="P201",
-            what=f"`{word}` matches nothing in {self._anatomy.source}",
+            what=f"`{pattern}` matches nothing in {self._anatomy.source}",
             why="it is no operation of the recipe, no part of the model, and no tensor's name",
-            fix=suggest(word, known, most=3)
+            fix=suggest(pattern, known, most=3)
             or f"use an operation ({', '.join(self._added) or 'there are none'}), a part "
             f"({', '.join(PARTS)}), or a glob such as `{self._anatomy.blocks_path}.0.*`",
             key=key,

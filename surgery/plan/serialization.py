@@ -126,15 +126,15 @@ def recipe_in(document: Mapping[str, Any], file: str) -> Recipe:
         raise SurgeryError(_not_a_plan(file)) from error
 
 
-def first_difference(saved: Any, made: Any, path: str = "") -> str | None:
+def first_difference(saved: Any, rebuilt: Any, path: str = "") -> str | None:
     """Name the first key at which two documents differ, or None."""
-    if isinstance(saved, dict) and isinstance(made, dict):
-        keys = dict.fromkeys((*saved, *made))
-        pairs = ((f"{path}.{key}", saved.get(key), made.get(key)) for key in keys)
-    elif isinstance(saved, list) and isinstance(made, list) and len(saved) == len(made):
-        pairs = ((f"{path}.{i}", a, b) for i, (a, b) in enumerate(zip(saved, made, strict=True)))
+    if isinstance(saved, dict) and isinstance(rebuilt, dict):
+        keys = dict.fromkeys((*saved, *rebuilt))
+        pairs = ((f"{path}.{key}", saved.get(key), rebuilt.get(key)) for key in keys)
+    elif isinstance(saved, list) and isinstance(rebuilt, list) and len(saved) == len(rebuilt):
+        pairs = ((f"{path}.{i}", a, b) for i, (a, b) in enumerate(zip(saved, rebuilt, strict=True)))
     else:
-        return None if saved == made else path.lstrip(".")
+        return None if saved == rebuilt else path.lstrip(".")
     differences = (first_difference(a, b, name) for name, a, b in pairs)
     return next((name for name in differences if name), None)
 

@@ -8,30 +8,30 @@ def summary_line(plan: Plan) -> str:
     """Return the last line of `surgery plan`, such as the model card repeats."""
     removed = f"{plan.removed:,} removed, " if plan.removed else ""
     return (
-        f"Plan: {_deeds(plan)}. +{plan.added:,} parameters added, {removed}"
+        f"Plan: {_changes(plan)}. +{plan.added:,} parameters added, {removed}"
         f"{plan.trainable:,} trainable, {plan.total - plan.trainable:,} frozen."
     )
 
 
-def _deeds(plan: Plan) -> str:
-    deeds = []
+def _changes(plan: Plan) -> str:
+    changes = []
     if plan.swaps():
-        deeds.append(f"{counted(len(plan.swaps()), 'block')} copied")
+        changes.append(f"{counted(len(plan.swaps()), 'block')} copied")
     if plan.part_swaps():
-        deeds.append(" and ".join(edit.operation for edit in plan.part_swaps()) + " copied")
+        changes.append(" and ".join(edit.operation for edit in plan.part_swaps()) + " copied")
     if plan.experts():
-        deeds.append(f"{counted(len(plan.experts()), 'block')} with experts")
+        changes.append(f"{counted(len(plan.experts()), 'block')} with experts")
     if plan.learners():
-        deeds.append(f"{counted(len(plan.learners()), 'block')} with learners")
+        changes.append(f"{counted(len(plan.learners()), 'block')} with learners")
     if plan.loras():
-        deeds.append(f"LoRA on {counted(len(plan.loras()), 'matrix', 'matrices')}")
+        changes.append(f"LoRA on {counted(len(plan.loras()), 'matrix', 'matrices')}")
     if plan.changes_depth:
         return (
             f"{counted(plan.anatomy.count, 'block')} become {len(plan.depth)} in a plain checkpoint"
         )
     if plan.in_place:
-        deeds.append("base trained in place (its text path is the stored original)")
-    return ", ".join(deeds)
+        changes.append("base trained in place (its text path is the stored original)")
+    return ", ".join(changes)
 
 
 def human_bytes(count: int) -> str:

@@ -54,11 +54,11 @@ class Reader:
 
     def hide(self, diagnostic: Diagnostic) -> Diagnostic:
         """A diagnostic that may be written or printed anywhere: with names in place of values."""
-        said = {key: getattr(diagnostic, key) for key in ("what", "why", "fix")}
+        texts = {key: getattr(diagnostic, key) for key in ("what", "why", "fix")}
         for value in sorted(self.texts, key=len, reverse=True):
             for written in dict.fromkeys((value, repr(value)[1:-1], json.dumps(value)[1:-1])):
-                said = {key: s.replace(written, self.texts[value]) for key, s in said.items()}
-        return replace(diagnostic, **said)
+                texts = {key: s.replace(written, self.texts[value]) for key, s in texts.items()}
+        return replace(diagnostic, **texts)
 
 
 @contextmanager

@@ -60,21 +60,21 @@ def from_pydantic(
     error: ValidationError, data: Mapping[str, Any], sources: SourceMap
 ) -> list[Diagnostic]:
     """One diagnostic for each key that the schema refuses; a union's branches count as one."""
-    by_place: dict[Loc, list[Any]] = {}
+    by_location: dict[Loc, list[Any]] = {}
     for item in error.errors(include_url=False):
         loc = _in_data(item["loc"], data, missing=item["type"] == "missing")
         if item["type"] != "extra_forbidden" or loc[-1] not in CODE_KEYS:
-            by_place.setdefault(loc, []).append(item)
+            by_location.setdefault(loc, []).append(item)
     return [
         _refused(loc, items, data, sources)
-        for loc, items in by_place.items()
-        if not _is_other_branch(loc, items, by_place)
+        for loc, items in by_location.items()
+        if not _is_other_branch(loc, items, by_location)
     ]
 
 
-def _is_other_branch(loc: Loc, items: list[Any], by_place: Iterable[Loc]) -> bool:
+def _is_other_branch(loc: Loc, items: list[Any], by_location: Iterable[Loc]) -> bool:
     """Whether a union only adds that a value isn't of another type, whose own faults are told."""
-    inside = any(other[: len(loc)] == loc and len(other) > len(loc) for other in by_place)
+    inside = any(other[: len(loc)] == loc and len(other) > len(loc) for other in by_location)
     return inside and all(item["type"] in _TYPES for item in items)
 
 
@@ -89,8 +89,8 @@ def from_hydra(error: Exception, sources: SourceMap, names: Iterable[str]) -> Di
         reason = "the recipes in `defaults` name each other in a circle, or are nested without end"
     absent = re.search(r"delete from config\. '(.+)' does not exist", reason)
     if absent:
-        what, place = f"there is no `{absent[1]}` to take out", sources.place(absent[1].split("."))
-        return Diagnostic("R109", what, fix="leave that override out", span=place)
+        what, span = f"there is no `{absent[1]}` to take out", sources.span(absent[1].split("."))
+        return Diagnostic("R109", what, fix="leave that override out", span=span)
     if isinstance(error, OmegaConfBaseException) and error.full_key:
         return _unresolved(error, reason, sources)
     return Diagnostic(
@@ -98,19 +98,19 @@ def from_hydra(error: Exception, sources: SourceMap, names: Iterable[str]) -> Di
         what="the recipe and its overrides can't be composed",
         why=reason,
         fix="check its `defaults` and the overrides",
-        span=sources.place(("defaults",)),
+        span=sources.span(("defaults",)),
     )
 
 
 def _unresolved(error: OmegaConfBaseException, reason: str, sources: SourceMap) -> Diagnostic:
     key = str(error.full_key).replace("[", ".").replace("]", "")
-    place = sources.place(key.split("."))
+    span = sources.span(key.split("."))
     if isinstance(error, MissingMandatoryValue):
         fix = f"give it one: {key.removeprefix('knobs.')}=VALUE"
-        return Diagnostic("R104", f"`{key}` has no value yet", "it is ???", fix, place)
+        return Diagnostic("R104", f"`{key}` has no value yet", "it is ???", fix, span)
     knobs = dict.fromkeys(path[1] for path in sources.keys if path[0:1] == ("knobs",) and path[1:])
     fix = f"name a key that exists, such as ${{knobs.{next(iter(knobs), 'NAME')}}}"
-    return Diagnostic("R114", f"`{key}` can't be resolved", reason, fix, place)
+    return Diagnostic("R114", f"`{key}` can't be resolved", reason, fix, span)
 
 
 def _in_data(loc: Loc, data: Any, *, missing: bool) -> Loc:
@@ -143,12 +143,12 @@ def _refused(loc: Loc, items: list[Any], data: Mapping[str, Any], sources: Sourc
     if own:
         return _refused_by_us(loc, own, sources)
     if kind == "extra_forbidden":
-        place = sources.place(loc, value=False)
+        span = sources.span(loc, value=False)
         fix = nearest(str(loc[-1]), _fields_at(loc[:-1], data))
-        return Diagnostic("R101", f"unknown key `{name}`", fix=fix, span=place)
+        return Diagnostic("R101", f"unknown key `{name}`", fix=fix, span=span)
     if kind == "missing":
-        place = sources.place(loc, value=False)
-        return Diagnostic("R104", f"`{name}` is missing", fix=f"write `{loc[-1]}: …`", span=place)
+        span = sources.span(loc, value=False)
+        return Diagnostic("R104", f"`{name}` is missing", fix=f"write `{loc[-1]}: …`", span=span)
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         return _unknown_operation(loc, item, sources)
     return _wrong_value(loc, items, sources)
@@ -160,8 +160,8 @@ def _refused_by_us(loc: Loc, item: Any, sources: SourceMap) -> Diagnostic:
     path = context["key"].split(".") if "key" in context else loc
     known = context.get("known")
     fix = nearest(context["name"], known) if known else _OWN_FIXES[kind]
-    place = sources.place(path, value=not known)
-    return Diagnostic(_OWN_CODES[kind], item["msg"], fix=fix, span=place)
+    span = sources.span(path, value=not known)
+    return Diagnostic(_OWN_CODES[kind], item["msg"], fix=fix, span=span)
 
 
 def _unknown_operation(loc: Loc, item: Any, sources: SourceMap) -> Diagnostic:
@@ -171,11 +171,11 @@ def _unknown_operation(loc: Loc, item: Any, sources: SourceMap) -> Diagnostic:
         f"there is no operation `{tag}`" if tag else f"`{name}` doesn't say which operation it is"
     )
     fix = nearest(str(tag), known) if tag else f"add `op:` with one of {', '.join(known)}"
-    return Diagnostic("R105", what, fix=fix, span=sources.place((*loc, "op")))
+    return Diagnostic("R105", what, fix=fix, span=sources.span((*loc, "op")))
 
 
 def _wrong_value(loc: Loc, items: list[Any], sources: SourceMap) -> Diagnostic:
-    name, found, place = ".".join(map(str, loc)), items[0]["input"], sources.place(loc)
+    name, found, span = ".".join(map(str, loc)), items[0]["input"], sources.span(loc)
     kinds = [item["type"] for item in items]
     wanted = [
         _TYPES[item["type"]].format(**item.get("ctx", {}))
@@ -184,19 +184,19 @@ def _wrong_value(loc: Loc, items: list[Any], sources: SourceMap) -> Diagnostic:
     ]
     if not wanted:
         what = f"`{name}` is {_shown(found)}"
-        return Diagnostic("R103", what, why=items[0]["msg"], span=place)
+        return Diagnostic("R103", what, why=items[0]["msg"], span=span)
     should = _either(list(dict.fromkeys(wanted)))
     code = "R102" if any(kind.endswith(("_type", "_float")) for kind in kinds) else "R103"
     what = f"`{name}` should be {should}, and is {_shown(found)}"
-    return Diagnostic(code, what, fix=_remedy(kinds, found, should, place), span=place)
+    return Diagnostic(code, what, fix=_remedy(kinds, found, should, span), span=span)
 
 
-def _remedy(kinds: list[str], found: object, should: str, place: Span | None) -> str:
+def _remedy(kinds: list[str], found: object, should: str, span: Span | None) -> str:
     """Show how the value is written rightly, where that follows from how it is written."""
     if found is None:
         return f"write {should}, or take the key out"
     if "string_type" in kinds and isinstance(found, (bool, int, float)):
-        return f'quote it: "{place.marked() if place else found}"'
+        return f'quote it: "{span.marked() if span else found}"'
     if kinds == ["tuple_type"] and isinstance(found, str):
         return f"write [{found}]"
     return f"write {should}"
@@ -243,7 +243,7 @@ def _unreadable_parent(reason: str, sources: SourceMap) -> Diagnostic:
         what="a recipe that `defaults` names can't be read",
         why=reason,
         fix="check its name, and whether you have the right to read it",
-        span=sources.place(("defaults",)),
+        span=sources.span(("defaults",)),
     )
 
 
@@ -253,5 +253,5 @@ def _missing_parent(name: str, sources: SourceMap, names: Iterable[str]) -> Diag
         what=f"`defaults` names `{name}`, and there is no such recipe",
         why="parents are looked for beside the recipe, then among the packaged ones",
         fix=nearest(name, names),
-        span=sources.place(("defaults",)),
+        span=sources.span(("defaults",)),
     )

@@ -27,9 +27,9 @@ def forbidden(data: Mapping[str, Any], sources: SourceMap) -> list[Diagnostic]:
         data: what was composed; an override may have written a whole mapping.
         sources: where each key was written, those that lost to a later one too.
     """
-    elsewhere = (key for key in _NOT_IN_A_FILE if (key,) in sources.keys)
-    kept_out = [_not_in_a_file(key, sources) for key in elsewhere]
-    return [*_code_imports(data, sources), *_broken_texts(data, sources), *kept_out]
+    keys = (key for key in _NOT_IN_A_FILE if (key,) in sources.keys)
+    misplaced = [_not_in_a_file(key, sources) for key in keys]
+    return [*_code_imports(data, sources), *_broken_texts(data, sources), *misplaced]
 
 
 def _code_imports(data: Mapping[str, Any], sources: SourceMap) -> list[Diagnostic]:
@@ -41,7 +41,7 @@ def _code_imports(data: Mapping[str, Any], sources: SourceMap) -> list[Diagnosti
             what=f"`{path[-1]}` is not allowed in a recipe",
             why="a recipe is data: it can't import or call Python code",
             fix="name an operation with `op:`; see CONTRIBUTING.md for how to add one",
-            span=sources.place(path, value=False),
+            span=sources.span(path, value=False),
         )
         for path in found
         if path and path[-1] in CODE_KEYS
@@ -59,7 +59,7 @@ def _broken_texts(data: Mapping[str, Any], sources: SourceMap) -> list[Diagnosti
             what=f"`{'.'.join(path) or 'the recipe'}` holds half a character",
             why="a surrogate stands alone in it, as where a name's bytes are not UTF-8",
             fix="write the character itself, or rename the file that is meant",
-            span=sources.place(path),
+            span=sources.span(path),
         )
         for path, text in texts
         if _SURROGATE.search(text)
@@ -68,5 +68,5 @@ def _broken_texts(data: Mapping[str, Any], sources: SourceMap) -> list[Diagnosti
 
 def _not_in_a_file(key: str, sources: SourceMap) -> Diagnostic:
     why, fix = _NOT_IN_A_FILE[key]
-    span = sources.place((key,), value=False)
+    span = sources.span((key,), value=False)
     return Diagnostic("R101", f"unknown key `{key}`", why, fix, span)

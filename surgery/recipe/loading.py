@@ -25,10 +25,10 @@ from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError, raise_error
 from surgery.recipe.environment import Reader, read_by, reading
 from surgery.recipe.error_mapping import from_hydra, from_pydantic
 from surgery.recipe.forbidden import forbidden
-from surgery.recipe.overrides import Override, read_override, span_of, typed_words
+from surgery.recipe.overrides import Override, as_arguments, read_override, span_of
 from surgery.recipe.recipe_file import find_recipe, packaged_recipes, recipes_folder
 from surgery.recipe.schema import Recipe
-from surgery.recipe.secret_values import kept_as_written, not_allowed, secrets
+from surgery.recipe.secret_values import not_allowed, secrets, values_as_written
 from surgery.recipe.source_map import Key, KeyLocation, SourceMap, map_sources
 from surgery.recipe.yaml_checks import leads_out, yaml_faults
 
@@ -51,7 +51,7 @@ _READING: Final = (
 HYDRA_VERSION_BASE: Final = "1.3"
 ONLY_STAGE: Final = "train"
 """The name of the stage of a recipe that names none."""
-_OF_JOBS: Final = (
+_JOB_GROUPS: Final = (
     *("env", "help", "hydra_help", "hydra_logging", "job_logging", "launcher", "output", "sweeper"),
 )
 
@@ -61,7 +61,7 @@ def hydra_settings() -> list[str]:
 
     Only a sweep has jobs, and merging what is never read took a sixth of the time of a recipe.
     """
-    return [f"hydra.searchpath=[file://{recipes_folder()}]", *(f"~hydra/{g}" for g in _OF_JOBS)]
+    return [f"hydra.searchpath=[file://{recipes_folder()}]", *(f"~hydra/{g}" for g in _JOB_GROUPS)]
 
 
 def load_recipe(
@@ -87,14 +87,14 @@ def load_recipe(
     raise_errors(yaml_faults(file))
     with _searching(file.parent), reading(allowed=allow_env) as reader:
         files = merged_files(file)
-        read = read_overrides(files, typed_words(overrides))
+        read = read_overrides(files, as_arguments(overrides))
         wrong = _unusable(read)
         usable = [item for item in read if isinstance(item, Override) and not item.choices]
         usable = _in_stages(file, files, usable, wrong, reader)
-        sources = map_sources(files, map(_place, usable))
+        sources = map_sources(files, map(_location, usable))
         content, written = _composed(file, usable, sources, wrong, reader)
         validated = _validated(file, content, sources, wrong)
-        return validated.with_written(kept_as_written(content, written, sources))
+        return validated.with_written(values_as_written(content, written, sources))
 
 
 def _in_stages(
@@ -108,7 +108,7 @@ def _in_stages(
     others = [item for item in read if not item.is_of_every_stage]
     if len(others) == len(read):
         return read
-    sources = map_sources(files, map(_place, others))
+    sources = map_sources(files, map(_location, others))
     content, _ = _composed(file, others, sources, wrong, reader)
     stages = content.get("stages")
     names = [*map(str, stages)] if stages and isinstance(stages, dict) else [ONLY_STAGE]
@@ -131,11 +131,13 @@ def merged_files(file: Path) -> list[Path]:
     except _READING as error:
         raise SurgeryError(from_hydra(error, sources, packaged_recipes())) from error
     names = [entry.config_path for entry in listed if entry.config_path]
-    found = (_beside(file, name) for name in names if not name.startswith("hydra/"))
+    found = (_parent_file(file, name) for name in names if not name.startswith("hydra/"))
     files = [parent for parent in found if parent]
-    homes = [folder.resolve() for folder in (file.parent, recipes_folder())]
-    foreign = [f for f in files if not any(f.resolve().is_relative_to(home) for home in homes)]
-    raise_errors(leads_out(f.name, sources.place(("defaults",))) for f in foreign)
+    own_folders = [folder.resolve() for folder in (file.parent, recipes_folder())]
+    foreign = [
+        f for f in files if not any(f.resolve().is_relative_to(folder) for folder in own_folders)
+    ]
+    raise_errors(leads_out(f.name, sources.span(("defaults",))) for f in foreign)
     raise_errors(fault for parent in files if parent != file for fault in yaml_faults(parent))
     return files
 
@@ -190,21 +192,21 @@ def _searching(folder: Path) -> Iterator[None]:
         yield
 
 
-def _beside(file: Path, name: str) -> Path | None:
+def _parent_file(file: Path, name: str) -> Path | None:
     folders = (file.parent, recipes_folder())
     candidates = (folder / f"{name}.yaml" for folder in folders)
     return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
-def _place(item: Override) -> KeyLocation:
+def _location(item: Override) -> KeyLocation:
     key, value = (span_of(item.number, item.typed, value=value) for value in (False, True))
     return KeyLocation(item.path, key, value)
 
 
 def _unusable(read: Sequence[Override | Diagnostic]) -> list[Diagnostic]:
     wrong = [item for item in read if isinstance(item, Diagnostic)]
-    read_right = [item for item in read if isinstance(item, Override)]
-    return [*wrong, *(_is_a_sweep(item) for item in read_right if item.choices)]
+    valid = [item for item in read if isinstance(item, Override)]
+    return [*wrong, *(_is_a_sweep(item) for item in valid if item.choices)]
 
 
 def _composed(

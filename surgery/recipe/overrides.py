@@ -23,7 +23,7 @@ STAGE_FIELDS: Final = tuple(name for name in Stage.model_fields if name not in F
 """Keys of a stage that can stand alone, and then mean every stage."""
 
 _EVERY: Final = "*"  # stands for each stage's name in a path
-_PLACES: Final = ("model", "vision", "file", "images")
+_PATH_KEYS: Final = ("model", "vision", "file", "images")
 _STEP: Final = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -63,7 +63,7 @@ class Override:
         return [replace(self, path=("stages", name, *self.path[2:])) for name in names]
 
 
-def typed_words(overrides: Iterable[str] | Mapping[str, object]) -> list[str]:
+def as_arguments(overrides: Iterable[str] | Mapping[str, object]) -> list[str]:
     """Return overrides as they are typed, such as `rank=4` for `{"rank": 4}`.
 
     Args:
@@ -93,7 +93,7 @@ def read_override(number: int, typed: str, knobs: Iterable[str]) -> Override | D
         return _unknown_key(number, typed, key, knobs)
     if name.startswith("~"):
         return Override(number, typed, path, None)
-    if _is_a_place(path, value):
+    if _is_existing_path(path, value):
         return Override(number, typed, path, literal(value))
     try:
         return Override(number, typed, path, *read_value(value))
@@ -103,11 +103,11 @@ def read_override(number: int, typed: str, knobs: Iterable[str]) -> Override | D
 
 def span_of(number: int, typed: str, *, value: bool) -> Span:
     """The place of an override's key or value on the command line."""
-    name, _, words = typed.partition("=")
+    name, _, value_text = typed.partition("=")
     bare = name.lstrip("+~")
     file = f"<override {number}>"
-    if value and words:
-        return Span(file, 1, len(name) + 2, typed, len(words))
+    if value and value_text:
+        return Span(file, 1, len(name) + 2, typed, len(value_text))
     return Span(file, 1, len(name) - len(bare) + 1, typed, max(1, len(bare)))
 
 
@@ -121,12 +121,12 @@ def _path(key: str, knobs: Iterable[str]) -> Key | None:
     return ("stages", _EVERY, *path) if is_of_a_stage else None
 
 
-def _is_a_place(path: Key, value: str) -> bool:
+def _is_existing_path(path: Key, value: str) -> bool:
     """Whether a key takes a path, and a file or folder bears the value as its name to the letter.
 
     Such a name may have commas, which else mean a sweep, and `${`, which else means another key.
     """
-    takes_one = path[-1] in _PLACES or "data" in path
+    takes_one = path[-1] in _PATH_KEYS or "data" in path
     return takes_one and os.path.lexists(os.path.expanduser(unquoted(value)))
 
 

@@ -33,8 +33,8 @@ else:
 
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _NOT_TEXT: Final = ("integer", "number", "boolean", "array")
-_OF_A_WHOLE: Final = ("required", "discriminator")
-_FEWEST_WORDS: Final = 3
+_WHOLE_ONLY: Final = ("required", "discriminator")
+_MIN_WORDS: Final = 3
 
 
 def _known_rule(name: str) -> str:
@@ -46,18 +46,16 @@ def _known_rule(name: str) -> str:
     return name
 
 
-def _in_words(reason: str) -> str:
+def _check_reason(reason: str) -> str:
     """Refuse a reason that is none."""
-    if len(reason.split()) < _FEWEST_WORDS:
-        fault = (
-            f'"{reason}" is no reason: say in at least {_FEWEST_WORDS} words why it is all right'
-        )
+    if len(reason.split()) < _MIN_WORDS:
+        fault = f'"{reason}" is no reason: say in at least {_MIN_WORDS} words why it is all right'
         raise PydanticCustomError("reason", "{fault}", {"fault": fault})
     return reason
 
 
 _Rule = Annotated[str, AfterValidator(_known_rule)]
-_Reason = Annotated[str, AfterValidator(_in_words)]
+_Reason = Annotated[str, AfterValidator(_check_reason)]
 
 
 class Recipe(Strict):
@@ -161,9 +159,9 @@ class Recipe(Strict):
         Text that the environment decides stays an interpolation.
         `allow` is left out where it is empty: plans from before there was lint stay the same.
         """
-        unsaid = set() if self.allow else {"allow"}
+        excluded = set() if self.allow else {"allow"}
         content: dict[str, Any] = self.model_dump(
-            mode="json", serialize_as_any=True, exclude=unsaid
+            mode="json", serialize_as_any=True, exclude=excluded
         )
         return with_written(content, self._written)
 
@@ -186,7 +184,7 @@ def recipe_schema() -> dict[str, Any]:
     It differs from the checker's in two ways: a parent may supply any key, an operation's `op`
     among them, and a value may be an interpolation such as `${knobs.rank}`.
     """
-    schema: dict[str, Any] = _for_a_part(Recipe.model_json_schema())
+    schema: dict[str, Any] = _partial_schema(Recipe.model_json_schema())
     schema["properties"].pop("name")
     schema["properties"]["defaults"] = {
         "description": "Recipes to start from, later ones winning; `_self_` is this file.",
@@ -195,13 +193,13 @@ def recipe_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
-def _for_a_part(node: Any) -> Any:
+def _partial_schema(node: Any) -> Any:
     """What a schema says of a whole, said of a part of it whose rest a parent supplies."""
     if isinstance(node, list):
-        return [_for_a_part(entry) for entry in node]
+        return [_partial_schema(entry) for entry in node]
     if not isinstance(node, dict):
         return node
-    part = {key: _for_a_part(entry) for key, entry in node.items() if key not in _OF_A_WHOLE}
+    part = {key: _partial_schema(entry) for key, entry in node.items() if key not in _WHOLE_ONLY}
     if "oneOf" in part:  # of operations: keys without `op` fit several
         part["anyOf"] = part.pop("oneOf")
     if "properties" in part:
@@ -217,8 +215,8 @@ def _or_interpolated(field: dict[str, Any]) -> dict[str, Any]:
     is_free_text = not field.keys() & {"anyOf", "enum"} and field.get("type") not in _NOT_TEXT
     if is_free_text:
         return field
-    kept: dict[str, Any] = {
+    annotations: dict[str, Any] = {
         key: field[key] for key in ("description", "default", "title") if key in field
     }
-    value = {key: entry for key, entry in field.items() if key not in kept}
-    return {**kept, "anyOf": [value, {"type": "string", "pattern": r"^\$\{.+\}$"}]}
+    value = {key: entry for key, entry in field.items() if key not in annotations}
+    return {**annotations, "anyOf": [value, {"type": "string", "pattern": r"^\$\{.+\}$"}]}

@@ -26,7 +26,7 @@ _SECRET: Final = re.compile(
 )
 
 
-def kept_as_written(
+def values_as_written(
     content: Mapping[str, Any], written: Mapping[Key, str], sources: SourceMap
 ) -> dict[Key, str]:
     """Choose the values whose text is written instead of what the environment makes of it.
@@ -42,11 +42,11 @@ def kept_as_written(
         SurgeryError: R134, for a value that would have to be written.
     """
     free = {path: text for path, text in written.items() if _says_nothing_of_the_model(path)}
-    kept = {path: text for path, text in free.items() if not _is_number(content, path)}
-    for path, text in kept.items():
+    chosen = {path: text for path, text in free.items() if not _is_number(content, path)}
+    for path, text in chosen.items():
         if _PUBLISHED in path or not _is_valid(content, path, text):
             raise SurgeryError(_would_be_written(path, sources))
-    return kept
+    return chosen
 
 
 def not_allowed(config: Any, reader: Reader, sources: SourceMap) -> list[Diagnostic]:
@@ -58,7 +58,7 @@ def not_allowed(config: Any, reader: Reader, sources: SourceMap) -> list[Diagnos
         sources: where each key was written.
     """
     names, found = list(reader.names), read_by(config, reader) if config is not None else {}
-    places = {path: sources.place(path) for path in found}
+    spans = {path: sources.span(path) for path in found}
     return [
         Diagnostic(
             code="R134",
@@ -66,9 +66,9 @@ def not_allowed(config: Any, reader: Reader, sources: SourceMap) -> list[Diagnos
             why="a variable may hold a secret, and a recipe is written into the folders that are "
             "made of it",
             fix="add `--allow-env`, in Python `load_recipe(…, allow_env=True)`; or write the value",
-            span=place,
+            span=span,
         )
-        for path, place in (places or {(): None} if names else {}).items()
+        for path, span in (spans or {(): None} if names else {}).items()
     ]
 
 
@@ -86,7 +86,7 @@ def secrets(content: Mapping[str, Any], sources: SourceMap) -> list[Diagnostic]:
             why="a recipe is written into plan.json, recipe.yaml and the checkpoints of a training",
             fix="log in once with `hf auth login` or `wandb login`, or set HF_TOKEN or "
             "WANDB_API_KEY, which are read where they are needed and written nowhere",
-            span=sources.place(path, value=False),
+            span=sources.span(path, value=False),
         )
         for path, value in keys_within(content)
         if isinstance(value, str) and (_SECRET.search(value) or path[-1] in _SECRET_KEYS)
@@ -119,5 +119,5 @@ def _would_be_written(path: Key, sources: SourceMap) -> Diagnostic:
         if _PUBLISHED in path
         else "an interpolation can't stand here in the folder that is made of the recipe",
         fix="write the value",
-        span=sources.place(path),
+        span=sources.span(path),
     )

@@ -52,7 +52,7 @@ class SourceMap:
     values: dict[Key, Span] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
 
-    def place(self, key: Iterable[object], *, value: bool = True) -> Span | None:
+    def span(self, key: Iterable[object], *, value: bool = True) -> Span | None:
         """The place of a key, of the nearest key around it, or of the top of the recipe.
 
         Args:
@@ -65,9 +65,9 @@ class SourceMap:
         nearest = next((path[:n] for n in lengths if path[:n] in spans), None)
         if nearest is None:
             return None
-        return self._behind(nearest) if value else spans[nearest]
+        return self._value_span(nearest) if value else spans[nearest]
 
-    def _behind(self, path: Key) -> Span:
+    def _value_span(self, path: Key) -> Span:
         """The value at a place; or the knob it refers to, where another file set that later."""
         span, written = self.values[path], list(self.values)
         for knob in _KNOB.findall(span.marked()):
@@ -81,7 +81,7 @@ class SourceMap:
         """Give a diagnostic that names a key the key's place."""
         if diagnostic.span or not diagnostic.key:
             return diagnostic
-        return replace(diagnostic, span=self.place(diagnostic.key.split(".")))
+        return replace(diagnostic, span=self.span(diagnostic.key.split(".")))
 
 
 def map_sources(files: Iterable[Path], overrides: Iterable[KeyLocation]) -> SourceMap:
@@ -94,13 +94,13 @@ def map_sources(files: Iterable[Path], overrides: Iterable[KeyLocation]) -> Sour
     files = tuple(files)
     keys: dict[Key, Span] = {}
     values: dict[Key, Span] = {}
-    for place in [*(node for file in files for node in _nodes(file)), *overrides]:
-        if not place.merges and place.path in keys:
-            _forget(place.path, keys, values)
-        keys[place.path], values[place.path] = place.key, place.value
-        for around in (place.path[:n] for n in range(len(place.path))):
-            keys.setdefault(around, place.key)
-            values.setdefault(around, place.key)
+    for entry in [*(node for file in files for node in _nodes(file)), *overrides]:
+        if not entry.merges and entry.path in keys:
+            _forget(entry.path, keys, values)
+        keys[entry.path], values[entry.path] = entry.key, entry.value
+        for prefix in (entry.path[:n] for n in range(len(entry.path))):
+            keys.setdefault(prefix, entry.key)
+            values.setdefault(prefix, entry.key)
     return SourceMap(keys, values, files)
 
 

@@ -119,8 +119,8 @@ def _names(item: yaml.Node) -> Iterator[str]:
 
 def _is_outside(file: Path, name: str) -> bool:
     """Whether a parent leads out of a recipe's folder, by its name or through a link."""
-    found, home = Path(f"{file.parent / name.lstrip('/')}.yaml"), file.parent.resolve()
-    outside = os.path.exists(found) and not found.resolve().is_relative_to(home)
+    found, folder = Path(f"{file.parent / name.lstrip('/')}.yaml"), file.parent.resolve()
+    outside = os.path.exists(found) and not found.resolve().is_relative_to(folder)
     return ".." in name.split("/") or outside
 
 
@@ -175,7 +175,7 @@ def _bad_interpolation(file: Path, error: GrammarParseError) -> Diagnostic:
         what=f"`{key}` holds an interpolation that can't be read",
         why=first_line(error),
         fix="write it as ${knobs.NAME}",
-        span=map_sources([file], []).place(key.split(".")),
+        span=map_sources([file], []).span(key.split(".")),
     )
 
 

@@ -16,7 +16,7 @@ from surgery.diagnostics.wording import first_line
 from surgery.storage.file_names import MANIFEST_FILE
 from surgery.storage.folder_kinds import did_you_mean, why_none
 from surgery.storage.json_file import digest, read_object
-from surgery.storage.link import How
+from surgery.storage.link import LinkMethod
 
 FORMAT_VERSION: Final = "1.0"
 
@@ -92,7 +92,7 @@ class ExportedFile(_Data):
     """In hex; None for a file that shares the base's bytes and was not read. The base's
     `fingerprint` stands for it."""
 
-    how: How
+    how: LinkMethod
     """Written anew, copied, or linked to the file it was made of."""
 
     graph: GraphRecord | None = None

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Final
 
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
-from surgery.storage.claim import named_beside
+from surgery.storage.claim import sibling_path
 from surgery.storage.disk_errors import io_errors
 from surgery.storage.inputs import Input, refuse_inputs
 
-_LOOKED_AT: Final = 8192
+_PROBE_BYTES: Final = 8192
 """Bytes of an old file in which a zero byte tells that it is no text."""
 
 
@@ -107,13 +107,13 @@ def replace_bytes(file: Path, content: bytes) -> None:
 
 def _partial(file: Path) -> Path:
     real = Path(os.path.realpath(file))
-    return named_beside(real, f".{{}}.partial-{secrets.token_hex(4)}")
+    return sibling_path(real, f".{{}}.partial-{secrets.token_hex(4)}")
 
 
 def _refuse_binary(file: Path) -> None:
     if not file.is_file():
         return
     with file.open("rb") as stream:
-        if b"\0" in stream.read(_LOOKED_AT):
+        if b"\0" in stream.read(_PROBE_BYTES):
             what = f"`{file}` is there and is no text, so no text is written over it"
             raise SurgeryError(Diagnostic("A301", what, fix="name another file"))

@@ -17,30 +17,32 @@ Content = TypeVar("Content", bound=BaseModel)
 
 def cache_folder() -> Path:
     """Where things are kept: `$SURGERY_CACHE`, or `surgery` in the user's cache folder."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("SURGERY_CACHE") or Path(home) / "surgery")
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("SURGERY_CACHE") or Path(base) / "surgery")
 
 
-def kept(folder: str, key: object, form: type[Content], make: Callable[[], Content]) -> Content:
+def cached(
+    folder: str, key: object, content_type: type[Content], make: Callable[[], Content]
+) -> Content:
     """Return what is kept under a key; make it and keep it, where it isn't or can't be read.
 
     Args:
         folder: inside the cache folder.
         key: what it depends on, as JSON takes it.
-        form: its type.
+        content_type: Pydantic model of the content.
         make: makes it anew.
     """
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     file = cache_folder() / folder / f"{name}.json"
     try:
-        return form.model_validate_json(file.read_bytes())
+        return content_type.model_validate_json(file.read_bytes())
     except (OSError, ValueError):
         content = make()
-    _keep(file, content)
+    _store(file, content)
     return content
 
 
-def _keep(file: Path, content: BaseModel) -> None:
+def _store(file: Path, content: BaseModel) -> None:
     """Write the cache entry whole or not at all; a cache that can't be written is no error."""
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)

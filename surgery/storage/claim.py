@@ -30,7 +30,7 @@ _NO_LOCKS: Final = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _claims: ContextVar[Mapping[Path, bool]] = ContextVar("claims", default=MappingProxyType({}))
 
 
-def named_beside(out: Path, form: str) -> Path:
+def sibling_path(out: Path, form: str) -> Path:
     """Return the place beside `out` that is named after it.
 
     Args:
@@ -66,7 +66,7 @@ def claimed(out: Path) -> Iterator[bool]:
         yield claims[out]
         return
     with _folders_around(out):
-        file = named_beside(out, ".{}.lock")
+        file = sibling_path(out, ".{}.lock")
         descriptor, is_locked = _locked(file, out)
         token = _claims.set({**claims, out: is_locked})
         try:
@@ -101,7 +101,7 @@ def _locked(file: Path, out: Path) -> tuple[int, bool]:
             os.close(descriptor)
         except BlockingIOError as error:
             os.close(descriptor)
-            raise SurgeryError(under_way(out)) from error
+            raise SurgeryError(already_running(out)) from error
         except OSError as error:
             if error.errno in _NO_LOCKS:
                 return descriptor, False
@@ -116,7 +116,7 @@ def _is_at(descriptor: int, file: Path) -> bool:
         return False
 
 
-def under_way(out: Path, left: Path | None = None) -> Diagnostic:
+def already_running(out: Path, left: Path | None = None) -> Diagnostic:
     """What is wrong with beginning a second run.
 
     Args:

@@ -11,7 +11,7 @@ from typing import Final
 
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 
-_NO_ROOM: Final = 1 << 20
+_NEARLY_FULL_BYTES: Final = 1 << 20
 """Free bytes below which a write that failed without a reason met a full disk."""
 
 
@@ -73,33 +73,37 @@ def _number(error: Exception, path: Path) -> int | None:
     """The number of the system's error behind an exception, if a disk is behind it at all."""
     if isinstance(error, OSError):
         return None if isinstance(error, ConnectionError | TimeoutError) else error.errno
-    said = re.search(r"\(os error (\d+)\)", str(error))
-    if type(error).__name__ == "SafetensorError" and said:
-        return int(said[1])
+    match = re.search(r"\(os error (\d+)\)", str(error))
+    if type(error).__name__ == "SafetensorError" and match:
+        return int(match[1])
     if isinstance(error, RuntimeError) and "inline_container.cc" in str(error):  # torch.save
-        return errno.ENOSPC if _free_bytes(path) < _NO_ROOM else errno.EIO
+        return errno.ENOSPC if _free_bytes(path) < _NEARLY_FULL_BYTES else errno.EIO
     return None
 
 
 def _io_diagnostic(number: int, error: Exception, path: Path, needed: int | None) -> Diagnostic:
-    named = getattr(error, "filename", None)
-    place = Path(os.fsdecode(named)) if named else path
+    filename = getattr(error, "filename", None)
+    location = Path(os.fsdecode(filename)) if filename else path
     reason = getattr(error, "strerror", None) or str(error)
     if number in (errno.ENOSPC, errno.EDQUOT):
         return _disk_full(path, needed)
     if number in (errno.EEXIST, errno.ENOTEMPTY):
-        return Diagnostic("A301", f"`{place}` exists already", fix="choose another place")
+        return Diagnostic("A301", f"`{location}` exists already", fix="choose another place")
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
-        what = f"no permission to write `{place}`"
+        what = f"no permission to write `{location}`"
         return Diagnostic("A303", what, reason, "choose an `--out` that you may write to")
-    return Diagnostic("A304", f"`{place}` cannot be written", *_unwritable(number, place, reason))
+    return Diagnostic(
+        "A304", f"`{location}` cannot be written", *_unwritable(number, location, reason)
+    )
 
 
-def _unwritable(number: int, place: Path, reason: str) -> tuple[str, str]:
+def _unwritable(number: int, location: Path, reason: str) -> tuple[str, str]:
     """Why a place cannot be written, and the remedy: the path may be at fault, or the disk."""
-    above = place.absolute().parents
-    absent = [folder for folder in above if not os.path.lexists(folder)]
-    blocking = [folder for folder in above if os.path.exists(folder) and not os.path.isdir(folder)]
+    parents = location.absolute().parents
+    absent = [folder for folder in parents if not os.path.lexists(folder)]
+    blocking = [
+        folder for folder in parents if os.path.exists(folder) and not os.path.isdir(folder)
+    ]
     if number == errno.EISDIR:
         return "it is a folder, and a file is written", "name a file"
     if number == errno.ENOTDIR and blocking:

@@ -55,20 +55,20 @@ def near_paths(typed: str | Path, wanted: Callable[[Path], bool] = is_folder) ->
         wanted: tells what could be meant; folders unless given.
     """
 
-    def there(path: Path) -> bool:
+    def exists(path: Path) -> bool:
         return is_folder(path) or wanted(path)
 
     parts = Path(os.path.expanduser(typed)).parts
-    missing = next((n for n in range(len(parts)) if not there(Path(*parts[: n + 1]))), None)
+    missing = next((n for n in range(len(parts)) if not exists(Path(*parts[: n + 1]))), None)
     if missing is None:
         return []
-    above = Path(*parts[:missing])
+    parent = Path(*parts[:missing])
     try:
-        beside = {f.name.lower(): f.name for f in above.iterdir() if there(f)}
+        siblings = {f.name.lower(): f.name for f in parent.iterdir() if exists(f)}
     except OSError:
         return []
-    close = close_names(parts[missing].lower(), beside, _NEAREST)
-    found = [Path(above, beside[name], *parts[missing + 1 :]) for name in close]
+    close = close_names(parts[missing].lower(), siblings, _NEAREST)
+    found = [Path(parent, siblings[name], *parts[missing + 1 :]) for name in close]
     return [str(path) for path in found if wanted(path)]
 
 

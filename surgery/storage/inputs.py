@@ -74,9 +74,9 @@ def _identities(path: Path) -> list[_Identity]:
     """Of a place and of the folders around it, innermost first; of those that exist."""
     real = Path(os.path.realpath(path))
     found = []
-    for place in (real, *real.parents):
+    for candidate in (real, *real.parents):
         with suppress(OSError):
-            status = os.stat(place)
+            status = os.stat(candidate)
             found.append((status.st_dev, status.st_ino))
     return found
 

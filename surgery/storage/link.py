@@ -10,13 +10,13 @@ import secrets
 from pathlib import Path
 from typing import Final, Literal
 
-How = Literal["reflink", "hard link", "copied", "written"]
+LinkMethod = Literal["reflink", "hard link", "copied", "written"]
 """How a file came to be where it is."""
 
 _FICLONE: Final = 0x40049409
 
 
-def link_file(source: Path, target: Path, *, hard: bool = False) -> How | None:
+def link_file(source: Path, target: Path, *, hard: bool = False) -> LinkMethod | None:
     """Make `target` the same bytes as `source` without writing them.
 
     Args:
@@ -49,10 +49,10 @@ def can_link(source: Path, target: Path, *, hard: bool = False) -> bool:
         hard: as for `link_file`.
     """
     parents = Path(os.path.realpath(target)).parents
-    there = next(parent for parent in parents if os.path.isdir(parent))
-    if hard and os.stat(source).st_dev == os.stat(there).st_dev:
+    existing = next(parent for parent in parents if os.path.isdir(parent))
+    if hard and os.stat(source).st_dev == os.stat(existing).st_dev:
         return True
-    trial = there / f".reflink-{secrets.token_hex(8)}"
+    trial = existing / f".reflink-{secrets.token_hex(8)}"
     found = _reflink(Path(os.path.realpath(source)), trial)
     trial.unlink(missing_ok=True)
     return found

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
-from surgery.storage.claim import claimed, named_beside, under_way
+from surgery.storage.claim import already_running, claimed, sibling_path
 from surgery.storage.disk_errors import io_errors
 from surgery.storage.inputs import Input, refuse_inputs
 
@@ -46,7 +46,7 @@ def staged_folder(
     refuse_inputs(out, inputs)
     out = Path(os.path.realpath(out))
     with io_errors(out), claimed(out) as is_locked:
-        staging = named_beside(out, ".{}.partial")
+        staging = sibling_path(out, ".{}.partial")
         _tidy(out, staging, is_locked)
         refuse_occupied(out, overwrite)
         before = _identity(out)
@@ -101,10 +101,10 @@ def discard(folder: Path) -> None:
 
 def discarded(folder: Path) -> Path:
     """Where a folder lies while `discard` removes it."""
-    return named_beside(folder, ".{}.partial")
+    return sibling_path(folder, ".{}.partial")
 
 
-def kept_beside(staging: Path) -> Path:
+def resume_folder(staging: Path) -> Path:
     """Return the folder in which work is kept from one try to the next, for a folder being made.
 
     Args:
@@ -162,19 +162,19 @@ def _put_in_place(staging: Path, out: Path, before: tuple[int, ...] | None) -> N
     An old `out` steps aside first. While `staging` is there, what stepped aside is still the last
     good one; afterwards it is superseded, and `_tidy` goes by that.
     """
-    aside = named_beside(out, ".{}.replaced")
+    replaced = sibling_path(out, ".{}.replaced")
     if before and out.exists():
-        out.rename(aside)
+        out.rename(replaced)
     try:
-        if aside.exists() and _identity(aside) != before:
+        if replaced.exists() and _identity(replaced) != before:
             raise SurgeryError(_changed(out))
         _rename(staging, out)
     except BaseException:
-        if aside.exists():
-            _give_back(aside, out)
+        if replaced.exists():
+            _restore(replaced, out)
         raise
     _sync(out.parent)
-    shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def _rename(staging: Path, out: Path) -> None:
@@ -187,32 +187,32 @@ def _rename(staging: Path, out: Path) -> None:
         raise
 
 
-def _give_back(aside: Path, out: Path) -> None:
+def _restore(replaced: Path, out: Path) -> None:
     """Rename what stepped aside to `out` again, or to a name beside that which nobody clears."""
     try:
-        aside.rename(out)
+        replaced.rename(out)
     except OSError:
-        aside.rename(named_beside(out, f"{{}}.before-{secrets.token_hex(4)}"))
+        replaced.rename(sibling_path(out, f"{{}}.before-{secrets.token_hex(4)}"))
 
 
 def _tidy(out: Path, staging: Path, is_locked: bool) -> None:
     """Clear what killed processes left: their new folders go, a last good one comes back."""
     if not is_locked:
         if staging.exists():
-            raise SurgeryError(under_way(out, staging))
+            raise SurgeryError(already_running(out, staging))
         return
-    unfinished, stepped_aside = _left(out, "partial"), _left(out, "replaced")
-    for aside in stepped_aside:
+    unfinished, replaced_folders = _leftovers(out, "partial"), _leftovers(out, "replaced")
+    for replaced in replaced_folders:
         if unfinished or not out.exists():
-            _give_back(aside, out)
-    for left in (*unfinished, *stepped_aside):
-        shutil.rmtree(left, ignore_errors=True)
+            _restore(replaced, out)
+    for leftover in (*unfinished, *replaced_folders):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _left(out: Path, role: str) -> list[Path]:
+def _leftovers(out: Path, role: str) -> list[Path]:
     """What killed runs left beside `out`, an older version's with numbers behind the name."""
     new, old = (
-        named_beside(out, f".{{}}.{role}"),
+        sibling_path(out, f".{{}}.{role}"),
         rf"\.{re.escape(out.name)}\.{role}-\d+-[0-9a-f]{{8}}",
     )
     siblings = [*out.parent.iterdir()]

@@ -12,7 +12,7 @@ from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.plan.serialization import first_difference, to_json
 from surgery.recipe.schema import Recipe
 from surgery.storage.atomic_text import replace_text
-from surgery.storage.claim import named_beside
+from surgery.storage.claim import sibling_path
 from surgery.storage.disk_errors import io_errors
 from surgery.storage.inputs import Input, refuse_inputs
 from surgery.storage.staging import (
@@ -40,7 +40,7 @@ _BOARD: Final = "runs"
 def work_folder(out: Path) -> Path:
     """Where the checkpoints and the log of a training are until its adapter is whole."""
     real = Path(os.path.realpath(out))
-    return named_beside(out if Path(os.path.abspath(out)) == real else real, "{}.training")
+    return sibling_path(out if Path(os.path.abspath(out)) == real else real, "{}.training")
 
 
 @contextmanager

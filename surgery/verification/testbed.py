@@ -23,7 +23,7 @@ from surgery.adapter.folder import load_base, read_plan
 from surgery.adapter.side_files import base_home
 from surgery.model.numerics import Difference, Sums, frozen, raw, same_bits
 from surgery.operations.edits import PEFT_PREFIX, AddedTensor, Edit
-from surgery.operations.initial_values import start_of
+from surgery.operations.initial_values import initial_value
 from surgery.paths.path_state import MULTIMODAL, TEXT, PathName
 from surgery.paths.routed_model import RoutedModel
 from surgery.paths.switching import multimodal_path, text_path
@@ -169,7 +169,7 @@ class Bench:
             if tensor.start == "copy":
                 yield name, bases[tensor.copied]
             elif tensor.start != "weights":
-                yield name, torch.from_numpy(start_of(self.plan.recipe.seed, tensor))
+                yield name, torch.from_numpy(initial_value(self.plan.recipe.seed, tensor))
 
 
 def sound_plan(

@@ -16,10 +16,10 @@ from typing import Any, Final
 
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.model.anatomy import Anatomy
-from surgery.model.names.disk_names import Stored
+from surgery.model.names.disk_names import DiskNames
 from surgery.model.names.weight_conversion import NameMap
 from surgery.model.quiet import quiet
-from surgery.model.reader import as_stored, read_anatomy
+from surgery.model.reader import read_anatomy, with_stored_dtypes
 from surgery.model.remote_code import remote_file
 from surgery.model.source import ModelFiles
 from surgery.recipe.schema import Recipe
@@ -120,7 +120,9 @@ class Assembly:
             t.name: StoredTensor(t.name, t.dtype, t.shape, Path(), 0, t.nbytes) for t in tensors
         }
         names = NameMap(memory={name: name for name in held})
-        return as_stored(anatomy, Stored(Checkpoint(Path(), (), held), names, anatomy.tied, _never))
+        return with_stored_dtypes(
+            anatomy, DiskNames(Checkpoint(Path(), (), held), names, anatomy.tied, _never)
+        )
 
 
 def source_of(recipe: Recipe) -> str:

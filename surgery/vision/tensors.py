@@ -12,9 +12,9 @@ import numpy as np
 
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.model.anatomy import Anatomy, Tensor
-from surgery.model.names.disk_names import Stored, read_stored
+from surgery.model.names.disk_names import DiskNames, read_disk_names
 from surgery.model.names.weight_conversion import Conversion
-from surgery.model.reader import not_on_disk
+from surgery.model.reader import missing_weights
 from surgery.model.structure.inspector import DTYPES
 from surgery.operations.initial_values import kaiming_uniform
 from surgery.storage.safetensors.header import StoredTensor
@@ -52,12 +52,12 @@ def assembled_tensors(
 
 def _decoder(parts: Parts) -> list[NewTensor]:
     """The decoder's tensors under their new names, in the order of their bytes on disk."""
-    stored, names = read_stored(parts.text, parts.decoder), parts.new_names()
+    stored, names = read_disk_names(parts.text, parts.decoder), parts.new_names()
     tensors = []
     for old, new in names.items():
         origin = stored.origin(old)
         if origin is None:
-            raise SurgeryError(not_on_disk(parts.decoder, old, stored))
+            raise SurgeryError(missing_weights(parts.decoder, old, stored))
         first = origin.sources[0]
         tensor = NewTensor(new, origin.dtype, origin.shape, stored.source(origin))
         tensors.append((str(first.file), first.offset, tensor))
@@ -67,7 +67,7 @@ def _decoder(parts: Parts) -> list[NewTensor]:
 def _tower(parts: Parts, dtype: str) -> Iterator[NewTensor]:
     conversion = cache(lambda: Conversion(meta_tower(parts.vision)))
     checkpoint = parts.vision.checkpoint()
-    stored = Stored(checkpoint, conversion().map_names(checkpoint.tensors), {}, conversion)
+    stored = DiskNames(checkpoint, conversion().map_names(checkpoint.tensors), {}, conversion)
     for tensor in parts.tower.tensors:
         origin = stored.origin(tensor.name)
         if origin is None:

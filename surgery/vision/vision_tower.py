@@ -13,7 +13,7 @@ from surgery.diagnostics.wording import first_line, named_line
 from surgery.model.anatomy import Tensor
 from surgery.model.source import ModelFiles
 from surgery.model.structure.inspector import tensors_of
-from surgery.storage.cache import kept
+from surgery.storage.cache import cached
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -56,7 +56,7 @@ def read_tower(files: ModelFiles) -> Tower:
     if "auto_map" in files.config():
         raise SurgeryError(_no_tower(files.source, "it runs Python code of its own"))
     key = (_FORMAT, version("transformers"), files.config())
-    return kept("towers", key, Tower, lambda: _look(files))
+    return cached("towers", key, Tower, lambda: _look(files))
 
 
 def meta_tower(files: ModelFiles) -> "PreTrainedModel":

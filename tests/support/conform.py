@@ -169,8 +169,8 @@ def _planned(operation: str, home: Path, anatomy: Anatomy) -> Plan:
 
 def _every_part(anatomy: Anatomy) -> list[str]:
     """LoRA on each part that takes it; on those that there are, to be refused, if none does."""
-    useful = {word for kind in anatomy.kinds for word in kind.words_for_lora()}
-    held = {word for kind in anatomy.kinds for word in kind.words()}
+    useful = {word for kind in anatomy.kinds for word in kind.adaptable_names()}
+    held = {word for kind in anatomy.kinds for word in kind.module_names()}
     parts = [part for part in PARTS_OF_A_BLOCK if part in (useful or held)]
     return [f"operations.adapters.modules=[{','.join(parts)}]"] if parts else []
 

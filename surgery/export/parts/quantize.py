@@ -10,7 +10,7 @@ from surgery.export.file_items import Linked
 from surgery.export.parts.quantizer import Workshop
 from surgery.runtime.manifest import ExportedFile
 from surgery.storage.safetensors.header import Progress
-from surgery.storage.staging import kept_beside
+from surgery.storage.staging import resume_folder
 
 
 @dataclass
@@ -56,7 +56,7 @@ class _Made:
         return sum(item.room(folder) for item in self.floats)
 
     def write(self, folder: Path, progress: Progress | None) -> ExportedFile:
-        work = kept_beside(folder.parent)
+        work = resume_folder(folder.parent)
         files = {file.name: file for file in self.parts.shop.make(work, folder.name)}
         made = work / "made" / folder.name / self.name
         Linked(made, self.name, copy=False, checksum=False, hard=True).write(folder, None)

@@ -23,7 +23,7 @@ from surgery.graphs.block.vision_blocks import find_vision_call, vision_forms
 from surgery.graphs.block.weights import Disk, Weights, fill, settle
 from surgery.graphs.torch_export import name_in_base, to_onnx
 from surgery.model.meta_device import meta_model
-from surgery.model.names.disk_names import read_stored
+from surgery.model.names.disk_names import read_disk_names
 from surgery.model.structure.block_finder import text_config
 from surgery.operations.edits import AddExpert, AddLearner, Edit
 from surgery.plan.planner import Plan
@@ -190,7 +190,7 @@ class Tracer:
         if plan.anatomy.quantization:
             why = f"its weights are packed ({plan.anatomy.quantization})"
             raise SurgeryError(no_weights(plan.anatomy.source, why))
-        return Disk(read_stored(plan.files, plan.anatomy), adapter)
+        return Disk(read_disk_names(plan.files, plan.anatomy), adapter)
 
 
 def _long_enough(added: Sequence[Edit], shape: Shape) -> Shape:

@@ -20,7 +20,7 @@ from surgery.operations.edits import PEFT_PREFIX
 from surgery.storage.file_names import ADAPTER_WEIGHTS
 
 if TYPE_CHECKING:
-    from surgery.model.names.disk_names import Stored
+    from surgery.model.names.disk_names import DiskNames
 
 Weights = Literal["none", "random", "real"]
 _TYPES: Final = {stored: getattr(torch, name) for name, stored in DTYPES.items()}
@@ -37,7 +37,7 @@ class Disk:
             and the text path.
     """
 
-    stored: "Stored"
+    stored: "DiskNames"
     adapter: Path | None = None
 
 
@@ -123,7 +123,7 @@ def _load(block: nn.Module, place: str, disk: Disk) -> None:
         tensor.copy_(changed[full] if full in changed else read_base(full, disk.stored))
 
 
-def read_base(name: str, stored: "Stored") -> torch.Tensor:
+def read_base(name: str, stored: "DiskNames") -> torch.Tensor:
     """Return a tensor of the base, by its full name in memory; an expert's is its matrix's.
 
     Raises:

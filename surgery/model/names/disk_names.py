@@ -16,7 +16,7 @@ from surgery.model.anatomy import Anatomy
 from surgery.model.meta_device import meta_model
 from surgery.model.names.weight_conversion import Conversion, NameMap
 from surgery.model.source import ModelFiles
-from surgery.storage.cache import kept
+from surgery.storage.cache import cached
 from surgery.storage.safetensors.checkpoint import Checkpoint, StoredTensor
 
 if TYPE_CHECKING:
@@ -54,8 +54,8 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
-    """A checkpoint under the names that its tensors have in memory; `read_stored` makes it."""
+class DiskNames:
+    """A checkpoint under the names that its tensors have in memory; `read_disk_names` makes it."""
 
     checkpoint: Checkpoint
     names: NameMap
@@ -92,23 +92,23 @@ class Stored:
         return {name: self.names.memory.get(name) for name in self.checkpoint.tensors}
 
     def _origin(self, name: str) -> Origin | None:
-        held, made = self.checkpoint.tensors, self.names.made.get(name)
+        stored, made = self.checkpoint.tensors, self.names.made.get(name)
         if made is not None:
             parts = self.names.disk[made.layer]
             patterns = tuple(self.names.patterns.get(part, part) for part in parts)
-            sources = tuple(held[part] for part in parts)
+            sources = tuple(stored[part] for part in parts)
             return Origin(name, made.dtype, made.shape, sources, patterns, made.layer)
         first = next(iter(self.names.disk.get(name, ())), None)
         if first is None or first in self.names.patterns:
             return None
-        return Origin(name, held[first].dtype, held[first].shape, (held[first],))
+        return Origin(name, stored[first].dtype, stored[first].shape, (stored[first],))
 
 
-def read_stored(
+def read_disk_names(
     files: ModelFiles,
     anatomy: Anatomy,
     model: "Callable[[], PreTrainedModel] | None" = None,
-) -> Stored:
+) -> DiskNames:
     """Map the names of a checkpoint on disk to those in memory.
 
     No torch is imported where each tensor is on disk under its own name and shape, or where the
@@ -129,13 +129,13 @@ def read_stored(
     if anatomy.quantization:
         names = NameMap(memory={name: name for name in checkpoint.tensors})
     else:
-        names = _own_names(anatomy, checkpoint) or kept(
+        names = _own_names(anatomy, checkpoint) or cached(
             "names",
             _key(files, checkpoint),
             NameMap,
             lambda: conversion().map_names(checkpoint.tensors),
         )
-    return Stored(checkpoint, names, anatomy.tied, conversion)
+    return DiskNames(checkpoint, names, anatomy.tied, conversion)
 
 
 def _convert(conversion: Callable[[], Conversion], origin: Origin) -> bytes:
@@ -162,10 +162,10 @@ def _own_names(anatomy: Anatomy, checkpoint: Checkpoint) -> NameMap | None:
     """
     shapes = {tensor.name: tensor.shape for tensor in anatomy.tensors()}
     shapes |= {alias: shapes[counted] for alias, counted in anatomy.tied.items()}
-    held = [n for n, t in checkpoint.tensors.items() if shapes.get(n) == t.shape]
-    if _counted(held, anatomy) != _counted(shapes, anatomy):
+    stored = [n for n, t in checkpoint.tensors.items() if shapes.get(n) == t.shape]
+    if _counted(stored, anatomy) != _counted(shapes, anatomy):
         return None
-    return NameMap(memory={name: name for name in held})
+    return NameMap(memory={name: name for name in stored})
 
 
 def _counted(names: Iterable[str], anatomy: Anatomy) -> set[str]:

@@ -8,14 +8,14 @@ import os
 from typing import Final
 
 from surgery.model.anatomy import Anatomy, Tensor
-from surgery.model.names.disk_names import Stored
+from surgery.model.names.disk_names import DiskNames
 from surgery.storage.json_file import open_regular
 from surgery.storage.safetensors.header import StoredTensor, read_errors
 
 _CHUNK: Final = 4 << 20
 
 
-def as_transformers_ties(anatomy: Anatomy, stored: Stored) -> Anatomy:
+def as_transformers_ties(anatomy: Anatomy, stored: DiskNames) -> Anatomy:
     """Give the head a tensor of its own where its checkpoint has one that differs.
 
     Args:
@@ -48,20 +48,20 @@ def _own(counted: Tensor, alias: str) -> Tensor:
     return counted.model_copy(update={"name": alias})
 
 
-def _differ(stored: Stored, alias: str, counted: str) -> bool:
+def _differ(stored: DiskNames, alias: str, counted: str) -> bool:
     """Whether both are stored, each under its own name, with other bytes."""
-    held = [
+    tensors = [
         stored.checkpoint.tensors[n[0]] for n in map(stored.names.disk.get, (alias, counted)) if n
     ]
-    if len(held) < 2:
+    if len(tensors) < 2:
         return False
-    first, second = held
+    first, second = tensors
     if (first.dtype, first.shape) != (second.dtype, second.shape):
         return True
-    pieces = range(0, first.nbytes, _CHUNK)
-    return any(_piece(first, at) != _piece(second, at) for at in pieces)
+    offsets = range(0, first.nbytes, _CHUNK)
+    return any(_chunk(first, at) != _chunk(second, at) for at in offsets)
 
 
-def _piece(tensor: StoredTensor, at: int) -> bytes:
+def _chunk(tensor: StoredTensor, at: int) -> bytes:
     with read_errors(tensor.file), open_regular(tensor.file) as stream:
         return os.pread(stream.fileno(), min(_CHUNK, tensor.nbytes - at), tensor.offset + at)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-class Made(BaseModel):
+class ConvertedTensor(BaseModel):
     """A tensor in memory that a converter of transformers makes.
 
     Args:
@@ -54,7 +54,7 @@ class NameMap(BaseModel):
 
     memory: dict[str, str]
     patterns: dict[str, str] = {}
-    made: dict[str, Made] = {}
+    made: dict[str, ConvertedTensor] = {}
     failed: dict[str, str] = {}
 
     @cached_property
@@ -99,9 +99,9 @@ class Conversion:
         patterns: dict[str, str] = {}
         with _needs_conversion():
             for name in sorted(tensors, key=self._order):
-                place, pattern = self._place(name)
-                if place in self._memory:
-                    memory[name] = place
+                renamed, pattern = self._renamed(name)
+                if renamed in self._memory:
+                    memory[name] = renamed
                     patterns |= {} if pattern is None else {name: pattern}
         return self._with_made(NameMap(memory=memory, patterns=patterns), tensors)
 
@@ -122,12 +122,12 @@ class Conversion:
         made = converter.convert(layer, model=self._model, config=self._model.config)
         return {name: t[0] if isinstance(t, list) else t for name, t in made.items()}
 
-    def _place(self, name: str) -> tuple[str, str | None]:
+    def _renamed(self, name: str) -> tuple[str, str | None]:
         prefix = self._model.base_model_prefix
-        place = self._rename(name, self._renamings, self._converters, prefix, self._memory)
-        if place[0] not in self._memory and name in self._memory:
-            place = self._rename(name, [], [], prefix, self._memory)
-        found: tuple[str, str | None] = place
+        renamed = self._rename(name, self._renamings, self._converters, prefix, self._memory)
+        if renamed[0] not in self._memory and name in self._memory:
+            renamed = self._rename(name, [], [], prefix, self._memory)
+        found: tuple[str, str | None] = renamed
         return found
 
     def _converter(self, pattern: str) -> Any:
@@ -135,14 +135,14 @@ class Conversion:
         return deepcopy([c for c in self._converters if pattern in c.source_patterns][-1])
 
     def _with_made(self, names: NameMap, tensors: Mapping[str, StoredTensor]) -> NameMap:
-        made: dict[str, Made] = {}
+        made: dict[str, ConvertedTensor] = {}
         failed: dict[str, str] = {}
         for layer, parts in names.disk.items():
             if parts[0] not in names.patterns:
                 continue
-            pieces = ((n, names.patterns.get(n, n), _on_meta(tensors[n])) for n in parts)
+            sources = ((n, names.patterns.get(n, n), _on_meta(tensors[n])) for n in parts)
             try:
-                found = self.make(layer, pieces)
+                found = self.make(layer, sources)
             except Exception as error:  # converters check nothing: torch does, in its own words
                 failed[layer] = f"{type(error).__name__}: {error}"
                 continue
@@ -157,9 +157,9 @@ def _on_meta(tensor: StoredTensor) -> "torch.Tensor":
     return torch.empty(tensor.shape, dtype=getattr(torch, named[tensor.dtype]), device="meta")
 
 
-def _made(layer: str, tensor: "torch.Tensor") -> Made:
+def _made(layer: str, tensor: "torch.Tensor") -> ConvertedTensor:
     dtype = DTYPES[str(tensor.dtype).removeprefix("torch.")]
-    return Made(layer=layer, dtype=dtype, shape=tuple(tensor.shape))
+    return ConvertedTensor(layer=layer, dtype=dtype, shape=tuple(tensor.shape))
 
 
 @contextmanager

@@ -74,9 +74,9 @@ def _config_above(model: "nn.Module", name: str) -> Any:
     """The config of the innermost module of transformers that holds a module."""
     from transformers import PreTrainedModel
 
-    pieces = name.split(".")
-    above = [".".join(pieces[:end]) for end in range(len(pieces) - 1, -1, -1)]
-    modules = (model.get_submodule(path) for path in above)
+    parts = name.split(".")
+    parents = [".".join(parts[:end]) for end in range(len(parts) - 1, -1, -1)]
+    modules = (model.get_submodule(path) for path in parents)
     return next((m.config for m in modules if isinstance(m, PreTrainedModel)), None)
 
 
@@ -94,15 +94,15 @@ def _is_of_blocks(blocks: "nn.ModuleList") -> bool:
 
 def _parallel(path: str, blocks: "nn.ModuleList", lists: Iterable["Entry"]) -> list[str]:
     """The lists of one length side by side over which a decoder's blocks are spread, if so."""
-    above = path.rpartition(".")[0]
-    beside = [
+    parents = path.rpartition(".")[0]
+    siblings = [
         name
         for name, other in lists
-        if name.rpartition(".")[0] == above
+        if name.rpartition(".")[0] == parents
         and len(other) == len(blocks)
         and list(other.parameters())
     ]
-    return [] if len(beside) == 1 or _is_of_blocks(blocks) else beside
+    return [] if len(siblings) == 1 or _is_of_blocks(blocks) else siblings
 
 
 def _no_blocks(model: "nn.Module", source: str) -> Diagnostic:

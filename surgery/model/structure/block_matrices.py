@@ -83,7 +83,7 @@ def matrices_of(
                 outputs=shape[0],
                 bias=module.bias is not None,
                 is_transposed=not hasattr(module, "in_features"),
-                apart=_apart(name, modules, called, renamed),
+                apart=_skip_reason(name, modules, called, renamed),
             )
         else:
             yield from _bare_router(name, module)
@@ -102,12 +102,12 @@ def _shape_of_linear(module: Any) -> tuple[int, int] | None:
 
 def _part(name: str, modules: "dict[str, nn.Module]") -> str:
     path = ""
-    for piece in name.split("."):
-        path = f"{path}.{piece}" if path else piece
+    for step in name.split("."):
+        path = f"{path}.{step}" if path else step
         of_class = type(modules[path]).__name__ if path != name else ""
         if _BETWEEN.search(of_class):
             return ""
-        found = _first(_CLASSES, of_class) or _first(_NAMES, piece.lower())
+        found = _first(_CLASSES, of_class) or _first(_NAMES, step.lower())
         if found:
             return found
     return ""
@@ -119,9 +119,9 @@ def _first(patterns: dict[str, re.Pattern[str]], text: str) -> str:
 
 def _role(name: str, part: str) -> str:
     own = _LAST.get(part, {})
-    pieces = name.rsplit(".", 2)
-    last = pieces[-1]
-    known = own.get(".".join(pieces[-2:])) or own.get(last)
+    parts = name.rsplit(".", 2)
+    last = parts[-1]
+    known = own.get(".".join(parts[-2:])) or own.get(last)
     if known:
         return known
     roles = (role for role, names in _ROLES.items() if names.fullmatch(last.lower()))
@@ -131,11 +131,11 @@ def _role(name: str, part: str) -> str:
 
 def _in_router(name: str, modules: "dict[str, nn.Module]") -> bool:
     """Whether a module is a router, or inside one."""
-    pieces = name.split(".")
-    paths = [".".join(pieces[: end + 1]) for end in range(len(pieces))]
+    parts = name.split(".")
+    paths = [".".join(parts[: end + 1]) for end in range(len(parts))]
     if any(_ROUTER.search(type(modules[path]).__name__) for path in paths):
         return True
-    return "gate" in pieces[:-1] and _part(name, modules) == "mlp"
+    return "gate" in parts[:-1] and _part(name, modules) == "mlp"
 
 
 def _bare_router(name: str, module: Any) -> Iterator[Matrix]:
@@ -177,15 +177,15 @@ def _packed_experts(name: str, module: Any, part: str) -> Iterator[Matrix]:
         )
 
 
-def _apart(
+def _skip_reason(
     name: str,
     modules: "dict[str, nn.Module]",
     called: Collection[str],
     renamed: Renamed,
 ) -> str:
     """Why PEFT's wrapper would be passed by, or would compute something else."""
-    module, (above, _, own) = modules[name], name.rpartition(".")
-    owner: Any = type(modules[above])
+    module, (parent, _, own) = modules[name], name.rpartition(".")
+    owner: Any = type(modules[parent])
     if own in _read_directly(owner) and own not in called:
         return f"is multiplied by {owner.__name__} itself, at least where its kernels are installed"
     if _computes_otherwise(module):

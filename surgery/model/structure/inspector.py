@@ -35,7 +35,7 @@ DTYPES: Final = {
 }
 
 
-def dissect(model: "nn.Module", source: str) -> Anatomy:
+def inspect_model(model: "nn.Module", source: str) -> Anatomy:
     """Return the anatomy of a transformers model, on any device, the meta device included.
 
     Args:
@@ -98,8 +98,8 @@ def tensors_of(module: "nn.Module") -> Iterator[Tensor]:
     """What `state_dict` holds, without calling it: bitsandbytes repacks its weights in there."""
     for prefix, owner in module.named_modules(remove_duplicate=False):
         buffers = owner._buffers.items()
-        kept = {k: v for k, v in buffers if k not in owner._non_persistent_buffers_set}
-        for name, value in {**owner._parameters, **kept}.items():
+        persistent = {k: v for k, v in buffers if k not in owner._non_persistent_buffers_set}
+        for name, value in {**owner._parameters, **persistent}.items():
             if value is not None:
                 yield Tensor(
                     name=f"{prefix}.{name}" if prefix else name,

@@ -22,7 +22,7 @@ from surgery.npu.qualcomm.toolchain import Toolchain, toolchain
 from surgery.npu.qualcomm.verdict import SCHEMES, Verdict
 from surgery.npu.qualcomm.workers.process import LIMIT, is_late
 from surgery.npu.qualcomm.workers.task import Task
-from surgery.storage.cache import kept
+from surgery.storage.cache import cached
 from surgery.storage.disk_errors import io_errors
 
 Progress = Callable[[str], object]
@@ -95,7 +95,7 @@ class _Proof:
     def of(self, scheme: Scheme) -> Verdict:
         """Return what is kept, or find it out."""
         try:
-            return kept("proofs", self._key(scheme), Verdict, lambda: self._find(scheme))
+            return cached("proofs", self._key(scheme), Verdict, lambda: self._find(scheme))
         except _UnsettledError as unsettled:
             found: Verdict = unsettled.args[0]
             return found

@@ -24,8 +24,8 @@ from surgery.model.anatomy import Anatomy
 from surgery.model.meta_device import meta_model
 from surgery.model.source import ModelFiles
 from surgery.plan.depth.changes import Slot, sources_of
-from surgery.plan.depth.config import Config, counting, with_depth
-from surgery.storage.cache import kept
+from surgery.plan.depth.config import Config, candidate_depth_keys, with_depth
+from surgery.storage.cache import cached
 
 if TYPE_CHECKING:
     from torch import nn
@@ -56,8 +56,8 @@ def read_depth(
     """
     depth = [(slot.source, slot.insert.start if slot.insert else "") for slot in slots]
     key = (_FORMAT, version("transformers"), files.config(), anatomy.source, depth)
-    ask = partial(_asked, files, anatomy, slots, trust_remote_code)
-    verdict = kept("depth", key, _Verdict, ask)
+    ask = partial(_find_verdict, files, anatomy, slots, trust_remote_code)
+    verdict = cached("depth", key, _Verdict, ask)
     if verdict.config is None:
         raise SurgeryError(Diagnostic(*verdict.refusal[:4], key=verdict.refusal[4]))
     return verdict.config
@@ -70,14 +70,22 @@ class _Verdict(BaseModel):
     refusal: tuple[str, str, str, str, str] = ("", "", "", "", "")
 
 
-def _asked(
+def _find_verdict(
     files: ModelFiles, anatomy: Anatomy, slots: Sequence[Slot], trust_remote_code: bool
 ) -> _Verdict:
     try:
         return _Verdict(config=_proved(files, anatomy, slots, trust_remote_code))
     except SurgeryError as error:
-        said = error.diagnostics[0]
-        return _Verdict(refusal=(said.code, said.what, said.why, said.fix, said.key))
+        diagnostic = error.diagnostics[0]
+        return _Verdict(
+            refusal=(
+                diagnostic.code,
+                diagnostic.what,
+                diagnostic.why,
+                diagnostic.fix,
+                diagnostic.key,
+            )
+        )
 
 
 def _proved(
@@ -121,13 +129,13 @@ def difference(
         for name in {**before[source], **after[position]}:
             wanted, found = before[source].get(name), after[position].get(name)
             if wanted != found and not _counts_blocks(name, before, position, found):
-                return _said(name, position, found, source, wanted)
+                return _describe(name, position, found, source, wanted)
     outside = _outside(base, blocks_path), _outside(deeper, blocks_path)
     differ = sorted(dict(outside[0].items() ^ outside[1].items()))
     return f"`{differ[0]}` has another shape in it" if differ else ""
 
 
-def _said(name: str, position: int, found: object, source: int, wanted: object) -> str:
+def _describe(name: str, position: int, found: object, source: int, wanted: object) -> str:
     if found is None:
         return f"block {position} would lack {name}, which block {source} of the base has"
     base = "lacks it" if wanted is None else f"has {wanted}"
@@ -138,27 +146,27 @@ def _candidates(raw: Config, config: Any, slots: Sequence[Slot], count: int) -> 
     text = config.get_text_config(decoder=True)
     fields = text.to_dict()
     alias = text.attribute_map.get("num_hidden_layers", "num_hidden_layers")
-    for keys in counting(fields, alias, count):
+    for keys in candidate_depth_keys(fields, alias, count):
         found = copy.deepcopy(raw)
         inner = found
-        for step in _way_to(text, config, raw):
+        for step in _keys_to(text, config, raw):
             inner = inner.setdefault(step, {})
         inner.update(with_depth(fields, sources_of(slots), count, keys))
         yield found
 
 
-def _way_to(text: Any, config: Any, raw: Mapping[str, Any]) -> tuple[str, ...]:
+def _keys_to(text: Any, config: Any, raw: Mapping[str, Any]) -> tuple[str, ...]:
     """The keys that lead to the text model's fields in a config.json."""
     if text is config:
-        held = raw.get("text_config")  # a composite of which only the text model is built
-        is_part = isinstance(held, dict) and raw.get("model_type") != text.model_type
+        nested = raw.get("text_config")  # a composite of which only the text model is built
+        is_part = isinstance(nested, dict) and raw.get("model_type") != text.model_type
         return ("text_config",) if is_part else ()
     for key in config.sub_configs:
         inner = getattr(config, key, None)
         if inner is text:
             return (key,)
         if inner is not None and inner.get_text_config(decoder=True) is text:
-            return (key, *_way_to(text, inner, raw.get(key, {})))
+            return (key, *_keys_to(text, inner, raw.get(key, {})))
     return ()
 
 
@@ -198,13 +206,13 @@ def _counts_blocks(name: str, blocks: Sequence[Traits], position: int, found: ob
     """
     if not _POSITION.search(name):
         return False
-    points = [(i, t[name]) for i, t in enumerate(blocks) if type(t.get(name)) is int]
-    if not points or type(found) is not int:
+    known = [(i, t[name]) for i, t in enumerate(blocks) if type(t.get(name)) is int]
+    if not known or type(found) is not int:
         return False
-    (first, start), (last, end) = points[0], points[-1]
+    (first, start), (last, end) = known[0], known[-1]
     slope = (end - start) // (last - first) if last > first else 1
-    points.append((position, found))
-    return slope > 0 and all(value == start + slope * (i - first) for i, value in points)
+    known.append((position, found))
+    return slope > 0 and all(value == start + slope * (i - first) for i, value in known)
 
 
 def _outside(model: "nn.Module", blocks_path: str) -> dict[str, tuple[int, ...]]:

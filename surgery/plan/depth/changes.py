@@ -39,14 +39,14 @@ def new_depth(edits: Iterable[Edit], count: int) -> tuple[Slot, ...]:
     """
     edits = list(edits)
     dropped = {edit.block for edit in edits if isinstance(edit, DropBlock)}
-    behind: dict[int, list[Slot]] = {}
+    added_after: dict[int, list[Slot]] = {}
     for edit in edits:
         if isinstance(edit, InsertBlock):
-            behind.setdefault(edit.after, []).append(Slot(edit.block, edit))
+            added_after.setdefault(edit.after, []).append(Slot(edit.block, edit))
     slots: list[Slot] = []
     for block in range(count):
         slots += [Slot(block)] if block not in dropped else []
-        slots += behind.get(block, [])
+        slots += added_after.get(block, [])
     return tuple(slots)
 
 

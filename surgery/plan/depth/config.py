@@ -31,11 +31,11 @@ def with_depth(
     changed: Config = dict.fromkeys(depth_keys, len(sources))
     for key, value in text.items():
         if key not in depth_keys and not _NO_BLOCKS.search(key):
-            changed.update((key, new) for new in _anew(key, value, sources, count))
+            changed.update((key, new) for new in _resized(key, value, sources, count))
     return changed
 
 
-def counting(text: Config, alias: str, count: int) -> list[tuple[str, ...]]:
+def candidate_depth_keys(text: Config, alias: str, count: int) -> list[tuple[str, ...]]:
     """Return the sets of fields that may count the blocks, the likeliest first.
 
     All that could are together the likeliest: BART's decoder has its own count, and its cache takes
@@ -46,12 +46,12 @@ def counting(text: Config, alias: str, count: int) -> list[tuple[str, ...]]:
         alias: what this config calls `num_hidden_layers`.
         count: blocks of the base.
     """
-    alike = [k for k, v in text.items() if v == count and type(v) is int and _COUNTS.search(k)]
-    likely = [key for key in (alias, "decoder_layers") if key in alike]
-    return list(dict.fromkeys([tuple(alike), *((key,) for key in (*likely, *alike)), ()]))
+    candidates = [k for k, v in text.items() if v == count and type(v) is int and _COUNTS.search(k)]
+    likely = [key for key in (alias, "decoder_layers") if key in candidates]
+    return list(dict.fromkeys([tuple(candidates), *((key,) for key in (*likely, *candidates)), ()]))
 
 
-def _anew(key: str, value: Any, sources: Sequence[int], count: int) -> Iterator[Any]:
+def _resized(key: str, value: Any, sources: Sequence[int], count: int) -> Iterator[Any]:
     """The new value of a field that says something of each block; nothing for any other."""
     if isinstance(value, str) and len(value) == count and _PATTERN.search(key):
         yield "".join(value[source] for source in sources)

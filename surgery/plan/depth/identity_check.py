@@ -47,7 +47,7 @@ def refuse_no_identity(deeper: Any, anatomy: Anatomy, slots: Sequence[Slot]) -> 
     _make_up_weights(model)
     blocks = model.get_submodule(anatomy.blocks_path)
     for position, zeros in wanted.items():
-        _silence(blocks[position], zeros)
+        _set_to_zero(blocks[position], zeros)
     try:
         changed = _run(model, blocks, wanted)
     except Exception as error:  # a model may fail in as many ways as there are classes
@@ -77,12 +77,12 @@ def _make_up_weights(model: "nn.Module") -> None:
     for module in model.modules():
         for name, parameter in module._parameters.items():
             if parameter is not None:
-                numbers = torch.randn(sum(parameter.shape) + 1, generator=generator) * _SCALE
-                weights = numbers.as_strided(parameter.shape, [1] * parameter.dim())
+                values = torch.randn(sum(parameter.shape) + 1, generator=generator) * _SCALE
+                weights = values.as_strided(parameter.shape, [1] * parameter.dim())
                 module._parameters[name] = nn.Parameter(weights, requires_grad=False)
 
 
-def _silence(block: "nn.Module", zeros: Iterable[str]) -> None:
+def _set_to_zero(block: "nn.Module", zeros: Iterable[str]) -> None:
     import torch
     from torch import nn
 

@@ -88,12 +88,12 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     tensors: dict[str, StoredTensor] = {}
     for file in filter(os.path.exists, files):
         try:
-            held = read_header(file)
+            stored = read_header(file)
         except SurgeryError as error:
             found += error.diagnostics
             continue
-        found += _disagreements(file, held, listed[file], tensors)
-        tensors.update(held)
+        found += _disagreements(file, stored, listed[file], tensors)
+        tensors.update(stored)
     raise_errors(found)
     return Checkpoint(folder, files, tensors)
 
@@ -120,13 +120,13 @@ def fingerprint(
     """
     tensors = [checkpoint.tensors[name] for name in sorted(checkpoint.tensors)]
     specs = [[tensor.name, tensor.dtype, list(tensor.shape)] for tensor in tensors]
-    whole = ((t.file, t.offset, t.nbytes) for t in tensors)
+    ranges = ((t.file, t.offset, t.nbytes) for t in tensors)
     return {
         "config": _config_hash(checkpoint.folder / "config.json"),
         "tensors": digest(specs),
         "sample": _bytes_hash(_sample_ranges(tensors)),
         "strided": _bytes_hash(_strided_ranges(tensors)),
-        "checksum": _bytes_hash(whole, progress) if checksum else None,
+        "checksum": _bytes_hash(ranges, progress) if checksum else None,
     }
 
 
@@ -193,16 +193,16 @@ def _is_broken(file: Path) -> bool:
 
 def _disagreements(
     file: Path,
-    held: dict[str, StoredTensor],
+    stored: dict[str, StoredTensor],
     expected: set[str],
     before: dict[str, StoredTensor],
 ) -> list[Diagnostic]:
     """Compare one shard with the index, and with the shards read before it."""
     found = []
-    if absent := sorted(expected - held.keys()):
+    if absent := sorted(expected - stored.keys()):
         what = f"`{file}` lacks {some_of(absent)}, which {INDEX_NAME} says it holds"
         found.append(Diagnostic("M208", what, fix="download the index and the shards again"))
-    if twice := sorted(held.keys() & before.keys()):
+    if twice := sorted(stored.keys() & before.keys()):
         what = f"`{file}` holds {some_of(twice)} again, which `{before[twice[0]].file}` holds"
         found.append(Diagnostic("M208", what, fix="keep one of the two and save the index anew"))
     return found
@@ -248,21 +248,21 @@ def _strided_ranges(tensors: Sequence[StoredTensor]) -> Iterator[tuple[Path, int
         if total <= _READ_WHOLE or tensor.nbytes <= blocks * _STRIDED_BLOCK:
             yield tensor.file, tensor.offset, tensor.nbytes
             continue
-        room = tensor.nbytes // blocks
+        stride = tensor.nbytes // blocks
         for block in range(blocks):
             yield (
                 tensor.file,
-                tensor.offset + block * room + (room - _STRIDED_BLOCK) // 2,
+                tensor.offset + block * stride + (stride - _STRIDED_BLOCK) // 2,
                 _STRIDED_BLOCK,
             )
 
 
 def _bytes_hash(ranges: Iterable[tuple[Path, int, int]], progress: Progress | None = None) -> str:
     found = hashlib.sha256()
-    for piece in _read_ranges(ranges):
-        found.update(piece)
+    for chunk in _read_ranges(ranges):
+        found.update(chunk)
         if progress:
-            progress(len(piece))
+            progress(len(chunk))
     return found.hexdigest()
 
 
@@ -281,7 +281,7 @@ def _read_ranges(ranges: Iterable[tuple[Path, int, int]]) -> Iterator[bytes]:
 
 
 def _read_exactly(file: Path, stream: BinaryIO, offset: int, nbytes: int) -> bytes:
-    piece = os.pread(stream.fileno(), nbytes, offset)
-    if len(piece) < nbytes:
-        raise truncated(file, f"it ends {nbytes - len(piece):,} bytes early")
-    return piece
+    chunk = os.pread(stream.fileno(), nbytes, offset)
+    if len(chunk) < nbytes:
+        raise truncated(file, f"it ends {nbytes - len(chunk):,} bytes early")
+    return chunk

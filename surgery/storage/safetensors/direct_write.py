@@ -42,16 +42,18 @@ class Range:
     nbytes: int
 
 
-Piece = bytes | Range | Callable[[], bytes]
+ByteSource = bytes | Range | Callable[[], bytes]
 """Bytes at hand, bytes of a file, or bytes that are made when their turn comes."""
 
 
-def transfer(file: Path, pieces: Iterable[Piece], size: int, progress: Progress | None) -> None:
+def transfer(
+    file: Path, sources: Iterable[ByteSource], size: int, progress: Progress | None
+) -> None:
     """Write `pieces` one after the other to the new file `file`; where that fails, leave no file.
 
     Args:
         file: must not exist; its folder must.
-        pieces: what goes in.
+        sources: Content of the file, in order.
         size: bytes of all pieces.
         progress: told of the bytes of each chunk that is written; they add up to `size`.
 
@@ -65,8 +67,8 @@ def transfer(file: Path, pieces: Iterable[Piece], size: int, progress: Progress 
         try:
             _use_direct(descriptor, True)
             with _ChunkWriter(descriptor, progress) as writer:
-                for piece in pieces:
-                    writer.put(piece)
+                for source in sources:
+                    writer.put(source)
             os.ftruncate(descriptor, size)
             os.fsync(descriptor)
         except BaseException:
@@ -88,7 +90,7 @@ class _ChunkWriter:
         self._descriptor = descriptor
         self._progress = progress
         self._spare = [mmap.mmap(-1, CHUNK_BYTES) for _ in range(WRITERS + 1)]
-        self._under_way: deque[tuple[Future[None], mmap.mmap, int]] = deque()
+        self._pending: deque[tuple[Future[None], mmap.mmap, int]] = deque()
         self._pool = ThreadPoolExecutor(WRITERS)
         self._offset = 0
         self._filled = 0
@@ -100,37 +102,37 @@ class _ChunkWriter:
         with self._pool:
             if kind is None:
                 self._flush()
-                while self._under_way:
+                while self._pending:
                     self._await_chunk()
 
-    def put(self, piece: Piece) -> None:
-        if isinstance(piece, Range):
-            self._put_range(piece)
+    def put(self, source: ByteSource) -> None:
+        if isinstance(source, Range):
+            self._put_range(source)
         else:
-            self._put_bytes(piece if isinstance(piece, bytes) else piece())
+            self._put_bytes(source if isinstance(source, bytes) else source())
 
     def _put_bytes(self, content: bytes) -> None:
         left = memoryview(content)
         while left:
-            room = self._room()
-            n = min(len(room), len(left))
-            room[:n] = left[:n]
+            free = self._free_space()
+            n = min(len(free), len(left))
+            free[:n] = left[:n]
             left = left[n:]
             self._advance(n)
 
-    def _put_range(self, piece: Range) -> None:
+    def _put_range(self, source: Range) -> None:
         done = 0
-        with _opened(piece.file) as source:
-            while done < piece.nbytes:
-                room = self._room()[: piece.nbytes - done]
-                with read_errors(piece.file):
-                    n = os.preadv(source, [room], piece.offset + done)
+        with _opened(source.file) as descriptor:
+            while done < source.nbytes:
+                free = self._free_space()[: source.nbytes - done]
+                with read_errors(source.file):
+                    n = os.preadv(descriptor, [free], source.offset + done)
                 if n == 0:
-                    raise truncated(piece.file, f"it ends {piece.nbytes - done:,} bytes early")
+                    raise truncated(source.file, f"it ends {source.nbytes - done:,} bytes early")
                 done += n
                 self._advance(n)
 
-    def _room(self) -> memoryview:
+    def _free_space(self) -> memoryview:
         """What is left of the chunk that is being gathered, waiting for one where none is spare."""
         if not self._spare:
             self._await_chunk()
@@ -147,12 +149,12 @@ class _ChunkWriter:
         chunk, n = self._spare.pop(), self._filled
         padded = n + -n % ALIGNMENT
         future = self._pool.submit(_write_chunk, self._descriptor, chunk, padded, self._offset)
-        self._under_way.append((future, chunk, n))
+        self._pending.append((future, chunk, n))
         self._offset += n
         self._filled = 0
 
     def _await_chunk(self) -> None:
-        future, chunk, n = self._under_way.popleft()
+        future, chunk, n = self._pending.popleft()
         future.result()
         self._spare.append(chunk)
         if self._progress:

@@ -215,10 +215,10 @@ def truncated(file: Path, why: str) -> SurgeryError:
 
 def unfinished_downloads(folder: Path) -> list[str]:
     """List what huggingface_hub left of downloads that did not end, for `folder` or its cache."""
-    places = [folder, folder / ".cache" / "huggingface" / "download"]
+    folders = [folder, folder / ".cache" / "huggingface" / "download"]
     if folder.parent.name == "snapshots":
-        places.append(folder.parent.parent / "blobs")
-    return sorted(str(file) for place in places for file in place.glob("*.incomplete"))
+        folders.append(folder.parent.parent / "blobs")
+    return sorted(str(file) for place in folders for file in place.glob("*.incomplete"))
 
 
 def _unreadable(file: Path, why: str) -> SurgeryError:

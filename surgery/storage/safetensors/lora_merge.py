@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from surgery.storage.safetensors.header import StoredTensor, read_errors, truncated
-from surgery.storage.safetensors.stream import PIECE_BYTES
+from surgery.storage.safetensors.stream import STREAM_CHUNK_BYTES
 
 _ELEMENTS: Final = 1 << 15
 """Of a tile: it lies in the second-level cache. Up to twice as many cost the same (measured)."""
@@ -61,13 +61,13 @@ def merged(read: Read, dtype: str, make: Callable[[], LowRank]) -> Iterator[byte
     pair, stored_as = make(), numpy_type(dtype)
     rows, columns = pair.left.shape[0], pair.right.shape[1]
     width = columns * stored_as.itemsize
-    tile, chunk = max(1, _ELEMENTS // columns), max(1, PIECE_BYTES // width)
+    tile, chunk = max(1, _ELEMENTS // columns), max(1, STREAM_CHUNK_BYTES // width)
     for first in range(0, rows, chunk):
         last = min(rows, first + chunk)
         raw = bytearray(read(first * width, (last - first) * width))
-        held = np.frombuffer(raw, stored_as).reshape(last - first, columns)
+        values = np.frombuffer(raw, stored_as).reshape(last - first, columns)
         for row in range(0, last - first, tile):
-            part = held[row : row + tile]
+            part = values[row : row + tile]
             left = pair.left[first + row : first + row + len(part)]
             part[...] = left @ pair.right + part.astype(np.float32)
         yield bytes(raw)
@@ -109,21 +109,21 @@ def fp32_values(tensor: StoredTensor) -> NDArray[np.float32]:
         SurgeryError: as `reader`.
     """
     content = reader(tensor)(0, tensor.nbytes)
-    held = np.frombuffer(content, numpy_type(tensor.dtype)).reshape(tensor.shape)
-    return held.astype(np.float32)
+    values = np.frombuffer(content, numpy_type(tensor.dtype)).reshape(tensor.shape)
+    return values.astype(np.float32)
 
 
-def cast(pieces: Iterator[bytes], dtype: str, wanted: str) -> Iterator[bytes]:
+def cast(chunks: Iterator[bytes], dtype: str, wanted: str) -> Iterator[bytes]:
     """Round numbers to another type, to nearest, piece by piece.
 
     Args:
-        pieces: whole numbers of `dtype`.
+        chunks: Whole values of `dtype`.
         dtype: F32, F16 or BF16.
         wanted: one of these.
     """
-    held_as, stored_as = numpy_type(dtype), numpy_type(wanted)
-    for piece in pieces:
-        yield np.frombuffer(piece, held_as).astype(np.float32).astype(stored_as).tobytes()
+    source_type, stored_as = numpy_type(dtype), numpy_type(wanted)
+    for chunk in chunks:
+        yield np.frombuffer(chunk, source_type).astype(np.float32).astype(stored_as).tobytes()
 
 
 def numpy_type(dtype: str) -> "np.dtype[Any]":
@@ -132,5 +132,5 @@ def numpy_type(dtype: str) -> "np.dtype[Any]":
         return np.dtype({"F32": "<f4", "F16": "<f2"}[dtype])
     import ml_dtypes
 
-    held: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
-    return held
+    bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return bfloat16

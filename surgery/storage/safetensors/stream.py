@@ -19,7 +19,7 @@ from surgery.storage.safetensors.direct_write import transfer
 from surgery.storage.safetensors.header import Progress, StoredTensor, read_errors, truncated
 from surgery.storage.safetensors.writer import NewTensor, Spec, file_size, layout
 
-PIECE_BYTES: Final = 1 << 19
+STREAM_CHUNK_BYTES: Final = 1 << 19
 """Bytes of a piece, at most; others between 0.25 and 4 MiB take more CPU time (measured)."""
 
 _AHEAD: Final = 3
@@ -42,27 +42,27 @@ class Streamed:
     """
 
     spec: Spec
-    pieces: Callable[[], Iterator[bytes]]
+    chunks: Callable[[], Iterator[bytes]]
 
 
 def streamed(tensor: NewTensor) -> Streamed:
     """Return a tensor of `surgery.storage.safetensors.writer` as a stream."""
     source = tensor.source
     if isinstance(source, StoredTensor):
-        return Streamed(tensor.spec, partial(stored_pieces, source))
+        return Streamed(tensor.spec, partial(stored_chunks, source))
     return Streamed(tensor.spec, lambda: iter((source(),)))
 
 
-def stored_pieces(tensor: StoredTensor) -> Iterator[bytes]:
+def stored_chunks(tensor: StoredTensor) -> Iterator[bytes]:
     """Read the bytes of a stored tensor.
 
     Raises:
         SurgeryError: M204 where the file ends early, M201 or M207 where it can't be read.
     """
-    return read_pieces(tensor.file, tensor.offset, tensor.nbytes)
+    return read_chunks(tensor.file, tensor.offset, tensor.nbytes)
 
 
-def read_pieces(file: Path, offset: int, nbytes: int) -> Iterator[bytes]:
+def read_chunks(file: Path, offset: int, nbytes: int) -> Iterator[bytes]:
     """Read a range of a file.
 
     Args:
@@ -71,7 +71,7 @@ def read_pieces(file: Path, offset: int, nbytes: int) -> Iterator[bytes]:
         nbytes: how long it is.
 
     Raises:
-        SurgeryError: as `stored_pieces`.
+        SurgeryError: as `stored_chunks`.
     """
     with read_errors(file):
         descriptor = os.open(file, os.O_RDONLY)
@@ -79,11 +79,11 @@ def read_pieces(file: Path, offset: int, nbytes: int) -> Iterator[bytes]:
         end = offset + nbytes
         while offset < end:
             with read_errors(file):
-                piece = os.pread(descriptor, min(PIECE_BYTES, end - offset), offset)
-            if not piece:
+                chunk = os.pread(descriptor, min(STREAM_CHUNK_BYTES, end - offset), offset)
+            if not chunk:
                 raise truncated(file, f"it ends {end - offset:,} bytes early")
-            offset += len(piece)
-            yield piece
+            offset += len(chunk)
+            yield chunk
     finally:
         os.close(descriptor)
 
@@ -110,9 +110,9 @@ def write_streamed(
         SurgeryError: A301 to A304 for the disk, M201, M204 and M207 for what is read.
     """
     plan = layout(tensor.spec for tensor in tensors)
-    streams = (tensors[position].pieces() for position in plan.order)
-    pieces = chain([plan.header], chain.from_iterable(streams))
-    return _write(file, pieces, plan.size, progress)
+    streams = (tensors[position].chunks() for position in plan.order)
+    chunks = chain([plan.header], chain.from_iterable(streams))
+    return _write(file, chunks, plan.size, progress)
 
 
 def copy_streamed(source: Path, file: Path, progress: Progress | None = None) -> str:
@@ -123,7 +123,7 @@ def copy_streamed(source: Path, file: Path, progress: Progress | None = None) ->
     """
     with read_errors(source):
         size = os.stat(source).st_size
-    return _write(file, read_pieces(source, 0, size), size, progress)
+    return _write(file, read_chunks(source, 0, size), size, progress)
 
 
 def hash_file(file: Path, progress: Progress | None = None) -> str:
@@ -133,33 +133,33 @@ def hash_file(file: Path, progress: Progress | None = None) -> str:
         SurgeryError: M201, M204 and M207 where it can't be read.
     """
     digest = hashlib.sha256()
-    for piece in _ahead(read_pieces(file, 0, os.stat(file).st_size)):
-        digest.update(piece)
+    for chunk in _ahead(read_chunks(file, 0, os.stat(file).st_size)):
+        digest.update(chunk)
         if progress:
-            progress(len(piece))
+            progress(len(chunk))
     return digest.hexdigest()
 
 
-def _write(file: Path, pieces: Iterator[bytes], size: int, progress: Progress | None) -> str:
+def _write(file: Path, chunks: Iterator[bytes], size: int, progress: Progress | None) -> str:
     digest = hashlib.sha256()
-    transfer(file, _hashed(_ahead(pieces), digest), size, progress)
+    transfer(file, _hashed(_ahead(chunks), digest), size, progress)
     return digest.hexdigest()
 
 
-def _hashed(pieces: Iterator[bytes], digest: Hash) -> Iterator[bytes]:
+def _hashed(chunks: Iterator[bytes], digest: Hash) -> Iterator[bytes]:
     """Let pieces pass, and hash each in a thread while it is used."""
     with ThreadPoolExecutor(1) as pool:
-        under_way = pool.submit(digest.update, b"")
-        for piece in pieces:
-            under_way.result()
-            under_way = pool.submit(digest.update, piece)
-            yield piece
+        pending = pool.submit(digest.update, b"")
+        for chunk in chunks:
+            pending.result()
+            pending = pool.submit(digest.update, chunk)
+            yield chunk
 
 
-def _ahead(pieces: Iterator[bytes]) -> Iterator[bytes]:
+def _ahead(chunks: Iterator[bytes]) -> Iterator[bytes]:
     """Make each piece in a thread while those before it are used."""
     with ThreadPoolExecutor(1) as pool:
-        waiting = deque(pool.submit(next, pieces, None) for _ in range(_AHEAD))
-        while (piece := waiting.popleft().result()) is not None:
-            waiting.append(pool.submit(next, pieces, None))
-            yield piece
+        waiting = deque(pool.submit(next, chunks, None) for _ in range(_AHEAD))
+        while (chunk := waiting.popleft().result()) is not None:
+            waiting.append(pool.submit(next, chunks, None))
+            yield chunk

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from surgery.storage.safetensors.direct_write import ALIGNMENT, Piece, Range, transfer
+from surgery.storage.safetensors.direct_write import ALIGNMENT, ByteSource, Range, transfer
 from surgery.storage.safetensors.header import (
     DTYPE_BYTES,
     Progress,
@@ -131,8 +131,8 @@ def write_safetensors(
         ValueError: where a function makes more or fewer bytes than its tensor has, and as `layout`.
     """
     plan = layout((tensor.spec for tensor in tensors), metadata)
-    pieces = [plan.header, *_coalesce(tensors[i] for i in plan.order)]
-    transfer(Path(file), pieces, plan.size, progress)
+    sources = [plan.header, *_coalesce(tensors[i] for i in plan.order)]
+    transfer(Path(file), sources, plan.size, progress)
 
 
 def copy_file(source: Path, target: Path, progress: Progress | None = None) -> None:
@@ -146,22 +146,22 @@ def copy_file(source: Path, target: Path, progress: Progress | None = None) -> N
     transfer(Path(target), [Range(Path(source), 0, size)], size, progress)
 
 
-def _coalesce(tensors: Iterable[NewTensor]) -> list[Piece]:
+def _coalesce(tensors: Iterable[NewTensor]) -> list[ByteSource]:
     """Join stored tensors whose bytes follow each other."""
-    pieces: list[Piece] = []
+    sources: list[ByteSource] = []
     for tensor in tensors:
-        source, last = tensor.source, pieces[-1] if pieces else None
+        source, last = tensor.source, sources[-1] if sources else None
         if not isinstance(source, StoredTensor):
-            pieces.append(partial(_make, tensor.name, tensor.nbytes, source))
+            sources.append(partial(_make, tensor.name, tensor.nbytes, source))
         elif isinstance(last, Range) and _end(last) == (source.file, source.offset):
-            pieces[-1] = Range(last.file, last.offset, last.nbytes + source.nbytes)
+            sources[-1] = Range(last.file, last.offset, last.nbytes + source.nbytes)
         else:
-            pieces.append(Range(source.file, source.offset, source.nbytes))
-    return pieces
+            sources.append(Range(source.file, source.offset, source.nbytes))
+    return sources
 
 
-def _end(piece: Range) -> tuple[Path, int]:
-    return piece.file, piece.offset + piece.nbytes
+def _end(range_: Range) -> tuple[Path, int]:
+    return range_.file, range_.offset + range_.nbytes
 
 
 def _make(name: str, nbytes: int, source: Callable[[], bytes]) -> bytes:

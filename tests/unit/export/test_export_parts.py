@@ -29,7 +29,7 @@ from surgery.storage.safetensors.checkpoint import read_checkpoint
 from surgery.storage.safetensors.header import read_header
 from surgery.storage.safetensors.lora_merge import LowRank, low_rank, merged, reader
 from surgery.storage.safetensors.stream import (
-    PIECE_BYTES,
+    STREAM_CHUNK_BYTES,
     copy_streamed,
     hash_file,
     streamed,
@@ -114,7 +114,7 @@ def test_nothing_added_keeps_every_bit(tmp_path: Path) -> None:
 
 
 def test_the_hash_is_the_files_and_the_bytes_are_told(tmp_path: Path) -> None:
-    content = np.random.default_rng(0).bytes(3 * PIECE_BYTES + 5)
+    content = np.random.default_rng(0).bytes(3 * STREAM_CHUNK_BYTES + 5)
     (tmp_path / "a").write_bytes(content)
     told: list[int] = []
     found = copy_streamed(tmp_path / "a", tmp_path / "b", told.append)

@@ -15,7 +15,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.model.anatomy import Anatomy
 from surgery.model.meta_device import auto_class
-from surgery.model.structure.inspector import dissect
+from surgery.model.structure.inspector import inspect_model
 from surgery.operations.block_selector import pick_blocks
 from surgery.plan.planner import Plan, make_plan
 from surgery.recipe.loading import load_recipe
@@ -30,7 +30,7 @@ def built(model_type: str, **changed) -> PreTrainedModel:
 
 
 def anatomy_of(model_type: str, **changed) -> Anatomy:
-    return dissect(built(model_type, **changed), model_type)
+    return inspect_model(built(model_type, **changed), model_type)
 
 
 def lora_plan(anatomy: Anatomy, *modules: str) -> Plan:
@@ -52,7 +52,7 @@ def fault(anatomy: Anatomy, *modules: str) -> str:
 def test_parameters_are_those_of_the_model(model_type):
     model = built(model_type)
     held = {id(p): p.numel() for p in model.parameters()}
-    anatomy = dissect(model, model_type)
+    anatomy = inspect_model(model, model_type)
     assert anatomy.parameters == sum(held.values())
     assert sum(anatomy.sizes.values()) == anatomy.parameters
 
@@ -150,7 +150,7 @@ def test_copies_of_blocks_that_share_get_their_own():
 def test_towers_are_never_taken_for_the_decoder(model_type):
     model = built(model_type)
     text = model.config.get_text_config(decoder=True)
-    anatomy = dissect(model, model_type)
+    anatomy = inspect_model(model, model_type)
     assert anatomy.count == text.num_hidden_layers
     owner = model.get_submodule(anatomy.blocks_path.rpartition(".")[0])
     assert type(getattr(owner, "config", text)) is type(text)
@@ -201,7 +201,7 @@ class _Model(PreTrainedModel):
 
 
 def test_type_never_seen_before_is_read_by_its_structure():
-    anatomy = dissect(_Model(_Config()), "never seen")
+    anatomy = inspect_model(_Model(_Config()), "never seen")
     assert anatomy.blocks_path == "trunk.stages"
-    assert anatomy.block(0).words() == {"attention", "q", "mlp", "up"}
+    assert anatomy.block(0).module_names() == {"attention", "q", "mlp", "up"}
     assert anatomy.parameters == 10 * 8 + 5 * (64 * 65 + 128 * 65) + 3 * (8 * 9 + 16 * 9)

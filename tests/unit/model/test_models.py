@@ -301,7 +301,7 @@ def test_builtin_model_has_an_anatomy(name: str) -> None:
     anatomy = read_anatomy(name)
     assert anatomy.source == name
     assert anatomy.count >= 12
-    assert {"attention", "mlp"} <= anatomy.kinds[0].words()
+    assert {"attention", "mlp"} <= anatomy.kinds[0].module_names()
 
 
 QUANTISED = {

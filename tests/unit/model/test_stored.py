@@ -23,7 +23,7 @@ from surgery import load_adapter, multimodal_path
 from surgery.adapter.folder import write_adapter
 from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.model.fingerprint import identify
-from surgery.model.names.disk_names import Stored, read_stored
+from surgery.model.names.disk_names import DiskNames, read_disk_names
 from surgery.model.reader import read_anatomy
 from surgery.model.source import find_model
 from surgery.plan.planner import plan_recipe
@@ -80,9 +80,9 @@ LAYOUTS: dict[str, Callable[[Path], Path]] = {
 }
 
 
-def read(folder: Path, model: Any = None) -> Stored:
+def read(folder: Path, model: Any = None) -> DiskNames:
     files = find_model(str(folder))
-    return read_stored(files, read_anatomy(files), model)
+    return read_disk_names(files, read_anatomy(files), model)
 
 
 def bytes_of(source: Any) -> bytes:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from surgery.operations.edits import AddedTensor
-from surgery.operations.initial_values import kaiming_uniform, start_of, truncated_normal
+from surgery.operations.initial_values import initial_value, kaiming_uniform, truncated_normal
 
 MODULE = "model.layers.0.self_attn.q_proj"
 SHAPE = (8, 128)
@@ -126,7 +126,7 @@ def test_normal_start_is_normal() -> None:
 
 def test_start_of_a_tensor_is_that_of_its_module() -> None:
     pair = AddedTensor(f"{MODULE}.lora_A.weight", SHAPE, "F32", "kaiming")
-    assert start_of(3, pair).tobytes() == kaiming_uniform(3, MODULE, SHAPE).tobytes()
+    assert initial_value(3, pair).tobytes() == kaiming_uniform(3, MODULE, SHAPE).tobytes()
     learner = AddedTensor(f"{LEARNER}.weight", SHAPE, "F32", "normal")
-    assert start_of(3, learner).tobytes() == truncated_normal(3, LEARNER, SHAPE).tobytes()
-    assert not start_of(3, AddedTensor("x.bias", (2,), "F32", "zeros")).any()
+    assert initial_value(3, learner).tobytes() == truncated_normal(3, LEARNER, SHAPE).tobytes()
+    assert not initial_value(3, AddedTensor("x.bias", (2,), "F32", "zeros")).any()

@@ -18,7 +18,7 @@ from surgery.model.anatomy import Anatomy
 from surgery.model.numerics import frozen
 from surgery.model.reader import read_anatomy
 from surgery.plan.depth.changes import new_depth, sources_of
-from surgery.plan.depth.config import counting, with_depth
+from surgery.plan.depth.config import candidate_depth_keys, with_depth
 from surgery.plan.planner import Plan, make_plan, plan_recipe
 from surgery.recipe.loading import load_recipe
 from surgery.recipe.schema import Recipe
@@ -293,7 +293,7 @@ def test_a_norm_behind_the_sum_can_not_start_as_an_identity(tmp_path: Path) -> N
 
 def test_only_whole_numbers_count_blocks() -> None:
     text = {"num_hidden_layers": 1, "share_layers": True, "layer_scale": 1.0, "n_layer": 1}
-    assert counting(text, "num_hidden_layers", 1) == [
+    assert candidate_depth_keys(text, "num_hidden_layers", 1) == [
         ("num_hidden_layers", "n_layer"),
         ("num_hidden_layers",),
         ("n_layer",),

@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from surgery.diagnostics.diagnostic import EXIT_ENVIRONMENT, SurgeryError
-from surgery.storage.claim import claimed, named_beside
+from surgery.storage.claim import claimed, sibling_path
 from surgery.storage.disk_errors import check_free_space, io_errors
 from surgery.storage.inputs import Input, refuse_inputs
 from surgery.storage.safetensors import direct_write as transfer
@@ -535,7 +535,7 @@ def test_who_has_a_claim_may_claim_the_same_again(tmp_path):
 
 def test_beside_the_root_there_is_nothing():
     with pytest.raises(SurgeryError, match="A301"):
-        named_beside(Path("/"), ".{}.lock")
+        sibling_path(Path("/"), ".{}.lock")
 
 
 # --- outputs that would harm what is read ---------------------------------------------------------

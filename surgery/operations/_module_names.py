@@ -8,12 +8,12 @@ from surgery.model.anatomy import PARTS_OF_A_BLOCK, ROLES, Anatomy, BlockKind, M
 Reason = Callable[[BlockKind, Matrix], str]
 
 
-def apart(kind: BlockKind, matrix: Matrix) -> str:
+def skip_reason(kind: BlockKind, matrix: Matrix) -> str:
     """Why nothing at all can be put beside a matrix; empty where something can."""
     return matrix.apart
 
 
-def refuse_unknown(words: Sequence[str], anatomy: Anatomy, blocks: Sequence[int]) -> None:
+def refuse_unknown(names: Sequence[str], anatomy: Anatomy, blocks: Sequence[int]) -> None:
     """Refuse words that mean no matrix of the picked blocks, or only such that can't be wrapped.
 
     A part (attention, mlp, mixer) whose matrices are all left out is no error where another word
@@ -23,26 +23,26 @@ def refuse_unknown(words: Sequence[str], anatomy: Anatomy, blocks: Sequence[int]
         SurgeryError: P203.
     """
     kinds = _kinds(anatomy, blocks)
-    held = {word for kind in kinds for word in kind.words()}
-    missing = [word for word in words if kinds and word not in held]
+    known = {name for kind in kinds for name in kind.module_names()}
+    missing = [name for name in names if kinds and name not in known]
     if missing:
-        raise SurgeryError(_no_such_modules(missing, held, anatomy))
-    useful = {word for kind in kinds for word in kind.words_for_lora()}
-    useless = [word for word in words if kinds and word not in useful]
-    roles = [word for word in useless if word not in PARTS_OF_A_BLOCK]
-    if roles or (useless and len(useless) == len(words)):
+        raise SurgeryError(_no_such_modules(missing, known, anatomy))
+    useful = {name for kind in kinds for name in kind.adaptable_names()}
+    useless = [name for name in names if kinds and name not in useful]
+    roles = [name for name in useless if name not in PARTS_OF_A_BLOCK]
+    if roles or (useless and len(useless) == len(names)):
         wanted = tuple(roles or useless)
-        first = next(m for kind in kinds for m in kind.matrices if m.is_meant(wanted))
-        raise SurgeryError(_only_apart(wanted, first, useful, anatomy))
+        first = next(m for kind in kinds for m in kind.matrices if m.is_named(wanted))
+        raise SurgeryError(_only_skipped(wanted, first, useful, anatomy))
 
 
 def left_out(
-    words: tuple[str, ...], anatomy: Anatomy, blocks: Sequence[int], why: Reason = apart
+    names: tuple[str, ...], anatomy: Anatomy, blocks: Sequence[int], why: Reason = skip_reason
 ) -> list[Diagnostic]:
     """One note on the matrices that the words mean and that nothing is put beside.
 
     Args:
-        words: of `modules`.
+        names: Value of `modules`.
         anatomy: the model.
         blocks: the picked positions.
         why: from a kind and a matrix of it to the reason; empty for a matrix that isn't left out.
@@ -51,7 +51,7 @@ def left_out(
         matrix.name: reason
         for kind in _kinds(anatomy, blocks)
         for matrix in kind.matrices
-        if matrix.is_meant(words) and (reason := why(kind, matrix))
+        if matrix.is_named(names) and (reason := why(kind, matrix))
     }
     return [_left_out(found, anatomy)] if found else []
 
@@ -60,28 +60,28 @@ def _kinds(anatomy: Anatomy, blocks: Sequence[int]) -> list[BlockKind]:
     return list(dict.fromkeys(anatomy.block(block) for block in blocks))
 
 
-def _in_order(words: set[str]) -> str:
+def _in_order(names: set[str]) -> str:
     order = [*PARTS_OF_A_BLOCK, *ROLES]
-    known = sorted(words, key=lambda w: (order.index(w) if w in order else len(order), w))
+    known = sorted(names, key=lambda w: (order.index(w) if w in order else len(order), w))
     return ", ".join(known)
 
 
-def _no_such_modules(missing: list[str], held: set[str], anatomy: Anatomy) -> Diagnostic:
+def _no_such_modules(missing: list[str], known: set[str], anatomy: Anatomy) -> Diagnostic:
     return Diagnostic(
         code="P203",
         what=f"the picked blocks of {anatomy.source} have no {' and no '.join(missing)}",
-        why=f"a {anatomy.model_type} block here has: {_in_order(held) or 'no matrices'}",
+        why=f"a {anatomy.model_type} block here has: {_in_order(known) or 'no matrices'}",
         fix="name some of those in `modules`",
         key="modules",
     )
 
 
-def _only_apart(
-    words: Sequence[str], matrix: Matrix, useful: set[str], anatomy: Anatomy
+def _only_skipped(
+    names: Sequence[str], matrix: Matrix, useful: set[str], anatomy: Anatomy
 ) -> Diagnostic:
     return Diagnostic(
         code="P203",
-        what=f"nothing can be put beside {' and '.join(words)} of {anatomy.source}",
+        what=f"nothing can be put beside {' and '.join(names)} of {anatomy.source}",
         why=f"`{matrix.name}` {matrix.apart}",
         fix=f"name others in `modules`: {_in_order(useful)}"
         if useful
