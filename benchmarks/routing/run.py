@@ -25,7 +25,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from surgery import apply_plan, load_recipe, make_plan, read_anatomy
 from surgery.layers.expert import ExpertMatrix
-from surgery.verification.testbed import share
+from surgery.verification.context import share_tensors
 
 HERE = Path(__file__).parent.resolve()
 TOKENS, IMAGE = 1024, 3
@@ -96,7 +96,7 @@ def make_contenders(blocks: int, dtype: torch.dtype) -> tuple[dict[str, Any], Ma
     anatomy, made, first = read_anatomy(base), {}, {}
     for form in FORMS:
         options = [f"operations.experts.{o}" for o in (f"form={form}", f"image_token_id={IMAGE}")]
-        model: Any = share(base)
+        model: Any = share_tensors(base)
         model = apply_plan(make_plan(load_recipe("cogvlm_full", options), anatomy), model)
         for name, module in model.named_modules():
             if isinstance(module, ExpertMatrix):
@@ -105,8 +105,8 @@ def make_contenders(blocks: int, dtype: torch.dtype) -> tuple[dict[str, Any], Ma
         made[form] = model
     copies = {name.removeprefix("base_model.model."): m for name, m in first.items()}
     masks = Masks()
-    made[PLAIN] = with_copies(share(base), copies)
-    made[COGVLM] = as_cogvlm(share(base), with_copies(share(base), copies), masks)
+    made[PLAIN] = with_copies(share_tensors(base), copies)
+    made[COGVLM] = as_cogvlm(share_tensors(base), with_copies(share_tensors(base), copies), masks)
     for model in made.values():
         model.enable_input_require_grads()  # else a prompt of text alone has no backward
     return made, masks

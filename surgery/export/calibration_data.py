@@ -11,7 +11,7 @@ from typing import Any, Final
 from surgery.data.encoder import Encoder, Row
 from surgery.data.file_reader import DataFile
 from surgery.data.rows import Rows
-from surgery.data.samples.images import picture
+from surgery.data.samples.images import draw_image
 from surgery.data.samples.texts import CALIBRATION, SENTENCES
 from surgery.recipe.training_schema import Source
 
@@ -50,7 +50,7 @@ def _pictured(processor: Any, length: int) -> list[Row]:
     rows = []
     for number, (sentence, width) in enumerate(zip(SENTENCES, _WIDTHS, strict=True)):
         made = processor(
-            images=[picture(number, side, width * side)],
+            images=[draw_image(number, side, width * side)],
             text=[processor.image_token + sentence],
             return_tensors="pt",
         )

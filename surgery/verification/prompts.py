@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import torch
 
-from surgery.data.samples.images import picture
+from surgery.data.samples.images import draw_image
 from surgery.data.samples.texts import SENTENCES
 
 _TOKEN: Final = re.compile(r"token_(id|index)s?$")
@@ -25,49 +25,52 @@ class Prompts:
         mask: (rows, tokens), 1 for a real token.
         pad: the id that fills up.
         source: where they are from: `tokenizer` or `random ids`.
-        images: bool (rows, tokens), tokens that a model with parts for image tokens is told to take
-            for them: those of the pictures; without pictures some in every row, at random places
-            unless all rows must be alike.
-        pictures: for a model that sees, of each row the pixels of its pictures (tiles, channels,
-            height, width), perhaps none; else empty.
-        token: the id that stands for an image, where there are pictures.
+        image_mask: bool (rows, tokens), True at image tokens: those of the images; without images
+            some in every row, at random positions unless all rows must have the same.
+        pixel_values: of a multimodal model, the tiles of each row (tiles, channels, height, width),
+            perhaps none; else empty.
+        token: id of an image token; None without images.
     """
 
     ids: torch.Tensor
     mask: torch.Tensor
     pad: int
     source: str
-    images: torch.Tensor
-    pictures: tuple[torch.Tensor, ...] = ()
+    image_mask: torch.Tensor
+    pixel_values: tuple[torch.Tensor, ...] = ()
     token: int | None = None
 
     @property
     def inputs(self) -> dict[str, torch.Tensor]:
         """As a model takes them."""
         text = {"input_ids": self.ids, "attention_mask": self.mask}
-        seen = [picture for picture in self.pictures if len(picture)]
-        return {**text, "pixel_values": torch.cat(seen)} if seen else text
+        pixels = [picture for picture in self.pixel_values if len(picture)]
+        return {**text, "pixel_values": torch.cat(pixels)} if pixels else text
 
     def take(self, rows: Sequence[int] | None) -> "Prompts":
         """Some of the rows, as wide as all of them; all of them for None."""
         if rows is None:
             return self
         index = list(rows)
-        ids, mask, images = (t[index] for t in (self.ids, self.mask, self.images))
-        pictures = tuple(self.pictures[row] for row in index) if self.pictures else ()
-        return replace(self, ids=ids, mask=mask, images=images, pictures=pictures)
+        ids, mask, image_mask = (t[index] for t in (self.ids, self.mask, self.image_mask))
+        pixel_values = tuple(self.pixel_values[row] for row in index) if self.pixel_values else ()
+        return replace(self, ids=ids, mask=mask, image_mask=image_mask, pixel_values=pixel_values)
 
     def alone(self, row: int) -> "Prompts":
         """One row without its padding."""
         real = self.mask[row].bool()
-        ids, mask, images = (t[row][real][None] for t in (self.ids, self.mask, self.images))
+        ids, mask, image_mask = (t[row][real][None] for t in (self.ids, self.mask, self.image_mask))
         return replace(
-            self, ids=ids, mask=mask, images=images, pictures=self.pictures[row : row + 1]
+            self,
+            ids=ids,
+            mask=mask,
+            image_mask=image_mask,
+            pixel_values=self.pixel_values[row : row + 1],
         )
 
     def without_images(self) -> "Prompts":
         """The same prompts, whose tokens parts for image tokens take for text, all of them."""
-        return replace(self, images=torch.zeros_like(self.images))
+        return replace(self, image_mask=torch.zeros_like(self.image_mask))
 
     def generation(self, tokens: int, *, use_cache: bool = True) -> Any:
         """The configuration that continues them greedily by exactly so many tokens."""
@@ -85,30 +88,30 @@ class Prompts:
 
 
 def make_prompts(
-    folder: Path, model: Any, *, alike: bool = False, trust_remote_code: bool = False
+    folder: Path, model: Any, *, same_positions: bool = False, trust_remote_code: bool = False
 ) -> Prompts:
     """Tokenize the sentences, or draw ids of the vocabulary that have no meaning of their own.
 
     Args:
         folder: of the base, perhaps with a tokenizer.
         model: the base, for its vocabulary.
-        alike: whether image tokens must have the same places in every row.
+        same_positions: whether image tokens must have the same positions in every row.
         trust_remote_code: whether the tokenizer may run code of its own.
     """
-    seen = None if alike else _with_pictures(folder, model)
-    if seen is not None:
-        return seen
+    with_images = None if same_positions else _with_images(folder, model)
+    if with_images is not None:
+        return with_images
     size = _vocabulary(model)
     pad = model.generation_config.pad_token_id
     pad = pad if isinstance(pad, int) and 0 <= pad < size else 0
     rows = _tokenized(folder, trust_remote_code)
     if rows and max(map(max, rows)) < size:
-        return _batch(rows, pad, "tokenizer", alike)
+        return _batch(rows, pad, "tokenizer", same_positions)
     plain = torch.tensor(sorted({*range(size)} - _special(model.config)) or [0])
     generator = torch.Generator().manual_seed(0)
     picks = (torch.randint(len(plain), (length,), generator=generator) for length in _LENGTHS)
     drawn = [plain[pick].tolist() for pick in picks]
-    return _batch(drawn, pad, "random ids", alike)
+    return _batch(drawn, pad, "random ids", same_positions)
 
 
 def _vocabulary(model: Any) -> int:
@@ -141,7 +144,7 @@ def _tokenized(folder: Path, trust_remote_code: bool) -> list[list[int]]:
     return rows if is_real else []
 
 
-def _with_pictures(folder: Path, model: Any) -> Prompts | None:
+def _with_images(folder: Path, model: Any) -> Prompts | None:
     """The sentences, two of them behind a picture; None where no processor makes it one tensor."""
     from transformers import AutoProcessor
 
@@ -150,7 +153,9 @@ def _with_pictures(folder: Path, model: Any) -> Prompts | None:
         return None
     try:
         processor: Any = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
-        made = [_pictured(processor, row, sentence) for row, sentence in enumerate(SENTENCES)]
+        made = [
+            _encode_with_image(processor, row, sentence) for row, sentence in enumerate(SENTENCES)
+        ]
     except Exception:  # none there, or one that takes other things: text does as well
         return None
     if any((token in ids) != bool(len(pixels)) for ids, pixels in made):
@@ -159,39 +164,39 @@ def _with_pictures(folder: Path, model: Any) -> Prompts | None:
     rows = [ids[: ids.count(token) + length] for (ids, _), length in lengths]
     pad = processor.tokenizer.pad_token_id
     batch = _batch(rows, 0 if pad is None else pad, "processor", False)
-    pictures = tuple(pixels for _, pixels in made)
-    return replace(batch, images=batch.ids == token, pictures=pictures, token=token)
+    pixel_values = tuple(pixels for _, pixels in made)
+    return replace(batch, image_mask=batch.ids == token, pixel_values=pixel_values, token=token)
 
 
-def _pictured(processor: Any, row: int, sentence: str) -> tuple[list[int], torch.Tensor]:
+def _encode_with_image(processor: Any, row: int, sentence: str) -> tuple[list[int], torch.Tensor]:
     """Ids of one sentence, every other one behind a drawn picture, and the picture's pixels."""
     size = processor.image_processor.size
     shape = (size["height"], size["width"])
     if row % 2:
         return processor(text=[sentence])["input_ids"][0], torch.zeros(0, 3, *shape)
-    drawn = picture(row, *shape)
-    made = processor(images=[drawn], text=[processor.image_token + sentence], return_tensors="pt")
+    image = draw_image(row, *shape)
+    made = processor(images=[image], text=[processor.image_token + sentence], return_tensors="pt")
     known = {"input_ids", "attention_mask", "pixel_values"}
     if set(made) != known or made["pixel_values"].dim() != 4:
         raise ValueError("another kind of processor")
     return made["input_ids"][0].tolist(), made["pixel_values"]
 
 
-def _batch(rows: list[list[int]], pad: int, source: str, alike: bool) -> Prompts:
+def _batch(rows: list[list[int]], pad: int, source: str, same_positions: bool) -> Prompts:
     width = max(map(len, rows))
     ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows])
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
-    lengths = [min(map(len, rows))] * len(rows) if alike else [len(row) for row in rows]
-    return Prompts(ids, mask, pad, source, _images(lengths, width, alike))
+    lengths = [min(map(len, rows))] * len(rows) if same_positions else [len(row) for row in rows]
+    return Prompts(ids, mask, pad, source, _image_mask(lengths, width, same_positions))
 
 
-def _images(lengths: list[int], width: int, alike: bool) -> torch.Tensor:
+def _image_mask(lengths: list[int], width: int, same_positions: bool) -> torch.Tensor:
     """A run of two image tokens or more in the last so many tokens of each row, text around it."""
     generator = torch.Generator().manual_seed(0)
-    images = torch.zeros(len(lengths), width, dtype=torch.bool)
+    image_mask = torch.zeros(len(lengths), width, dtype=torch.bool)
     for row, length in enumerate(lengths):
-        spare = 0 if alike else max(length - 4, 0)
+        spare = 0 if same_positions else max(length - 4, 0)
         skipped, longer = torch.randint(spare // 2 + 1, (2,), generator=generator).tolist()
         start = width - length + 1 + skipped
-        images[row, start : min(start + 2 + longer, width)] = True
-    return images
+        image_mask[row, start : min(start + 2 + longer, width)] = True
+    return image_mask

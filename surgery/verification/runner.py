@@ -21,14 +21,14 @@ from surgery.model.quiet import quiet
 from surgery.plan.planner import Plan
 from surgery.plan.serialization import FORMAT_VERSION
 from surgery.plugins import classes_in
-from surgery.verification.testbed import Bench, open_bench, sound_plan
+from surgery.verification.context import VerificationContext, checked_plan, open_context
 
 _SMALL: Final = 30_000_000  # parameters
 
 State = Literal["passed", "failed", "skipped"]
 Number = bool | int | float | str
 Progress = Callable[[str], object]
-"""Told the name of each step when it begins."""
+"""Callback with the name of each step when it begins."""
 
 
 @dataclass(frozen=True)
@@ -110,24 +110,24 @@ class Check(ABC):
         return type(self).__module__.rpartition(".")[2]
 
     @abstractmethod
-    def run(self, bench: Bench) -> Outcome:
+    def run(self, context: VerificationContext) -> Outcome:
         """Look, and say what was found.
 
         Args:
-            bench: the model; weights, gradients and modes may be changed, for they are put back
-                afterwards. Hooks must be removed.
+            context: an adapter on its base; weights, gradients and modes may be changed and are
+                restored afterwards. Hooks must be removed.
         """
 
-    def judge(self, faults: Sequence[str], good: str, **measured: Number) -> Outcome:
-        """Return the outcome: failed with the faults, or passed with `good`.
+    def judge(self, failures: Sequence[str], success: str, **measured: Number) -> Outcome:
+        """Return the outcome: failed with the failures, or passed with `success`.
 
         Args:
-            faults: half-sentences that say what is wrong; none if nothing is.
-            good: a sentence without a full stop.
-            measured: the numbers behind it.
+            failures: clauses that say what is wrong; empty if nothing is.
+            success: a sentence without a full stop.
+            measured: values that the outcome rests on.
         """
-        state: State = "failed" if faults else "passed"
-        return Outcome(self.name, state, "; ".join(faults) or good, measured)
+        state: State = "failed" if failures else "passed"
+        return Outcome(self.name, state, "; ".join(failures) or success, measured)
 
     def skip(self, why: str) -> Outcome:
         """Return the outcome of a check that doesn't apply."""
@@ -158,30 +158,30 @@ def verify_adapter(
     Raises:
         SurgeryError: A401 and A402 for a wrong base or folder, M for files that can't be read.
     """
-    tell = progress or (lambda step: None)
-    tell("load")
-    plan = sound_plan(Path(folder), base=base, trust_remote_code=trust_remote_code)
+    progress = progress or (lambda step: None)
+    progress("load")
+    plan = checked_plan(Path(folder), base=base, trust_remote_code=trust_remote_code)
     with _threads_for(plan):
-        bench = open_bench(plan, Path(folder), trust_remote_code=trust_remote_code)
-        outcomes = tuple(run_checks(bench, tell))
+        context = open_context(plan, Path(folder), trust_remote_code=trust_remote_code)
+        outcomes = tuple(run_checks(context, progress))
     return Verification(str(folder), plan.anatomy.source, plan.recipe.name, outcomes)
 
 
 def run_checks(
-    bench: Bench, tell: Progress = str, checks: Iterable[Check] | None = None
+    context: VerificationContext, progress: Progress = str, checks: Iterable[Check] | None = None
 ) -> Iterator[Outcome]:
-    """Yield the outcome of each check; every bit of the bench is put back after each.
+    """Yield the outcome of each check; every tensor of the context is restored after each.
 
     Args:
-        bench: an adapter on its base.
-        tell: told the name of each check when it begins.
-        checks: which to run; all that are known unless given.
+        context: an adapter on its base.
+        progress: callback with the name of each check when it begins.
+        checks: which to run; all known checks by default.
     """
     for check in known_checks() if checks is None else checks:
-        tell(check.name)
+        progress(check.name)
         started = time.perf_counter()
-        outcome = _run(check, bench)
-        bench.restore()
+        outcome = _run(check, context)
+        context.restore()
         yield replace(outcome, seconds=time.perf_counter() - started)
 
 
@@ -196,11 +196,11 @@ def _threads_for(plan: Plan) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _run(check: Check, bench: Bench) -> Outcome:
-    if check.needs_paths and bench.plan.in_place:
+def _run(check: Check, context: VerificationContext) -> Outcome:
+    if check.needs_paths and context.plan.in_place:
         return check.skip("the base itself changes, its text path is the stored original")
     try:
-        return check.run(bench)
+        return check.run(context)
     except Exception as error:  # a model that can't run at all has failed the check too
         if isinstance(error, SurgeryError) and error.exit_code == EXIT_ENVIRONMENT:
             raise  # a full disk says nothing of the adapter

@@ -29,8 +29,8 @@ from surgery.plan.planner import Plan, make_plan, plan_recipe
 from surgery.recipe.loading import load_recipe
 from surgery.storage.file_names import ADAPTER_WEIGHTS
 from surgery.verification import prompts
+from surgery.verification.context import forward_logits, generate_greedily
 from surgery.verification.runner import verify_adapter
-from surgery.verification.testbed import answer, generate_greedily
 
 RECIPES: Final = Path(__file__).parent / "recipes"
 OPERATIONS: Final = tuple(file.stem for file in sorted(RECIPES.glob("*.yaml")))
@@ -130,7 +130,7 @@ def _does_not_run(home: Path) -> str:
     try:
         model: Any = load_base(str(home)).eval()
         batch = prompts.make_prompts(home, model)
-        answer(model, batch)
+        forward_logits(model, batch)
         generate_greedily(model, batch)
         generate_greedily(model, batch, use_cache=False)
     except Exception as error:

@@ -12,8 +12,8 @@ from surgery.adapter.folder import load_base
 from surgery.model.numerics import Difference
 from surgery.operations.edits import InsertBlock
 from surgery.plan.planner import Plan
+from surgery.verification.context import forward_logits, sums_of
 from surgery.verification.prompts import make_prompts
-from surgery.verification.testbed import answer, sums_of
 
 
 def difference_from_repeated(plan: Plan, folder: str) -> Difference | None:
@@ -32,7 +32,7 @@ def difference_from_repeated(plan: Plan, folder: str) -> Difference | None:
     blocks = base.get_submodule(plan.anatomy.blocks_path)
     for edit in added:
         _run_again(blocks[edit.block])
-    wanted, found = answer(base, prompts), answer(load_base(folder).eval(), prompts)
+    wanted, found = forward_logits(base, prompts), forward_logits(load_base(folder).eval(), prompts)
     return sums_of(plan, base).compare(found, wanted)
 
 

@@ -11,7 +11,7 @@ _GRAIN: Final = 12
 """Standard deviation of the noise on each pixel, of 255."""
 
 
-def picture(number: int, height: int, width: int) -> Any:
+def draw_image(number: int, height: int, width: int) -> Any:
     """Draw a picture with slopes, waves, edges, black, white, and some noise.
 
     Args:

@@ -9,8 +9,8 @@ from torch import nn
 
 from surgery.paths.path_state import MULTIMODAL, TEXT
 from surgery.storage.file_names import ADAPTER
+from surgery.verification.context import VerificationContext
 from surgery.verification.runner import Check, Outcome
-from surgery.verification.testbed import Bench
 
 _Run = tuple[int, str]
 
@@ -25,45 +25,47 @@ class BlocksExecuted(Check):
     prompts have none.
     """
 
-    def run(self, bench: Bench) -> Outcome:
+    def run(self, context: VerificationContext) -> Outcome:
         """Count with forward hooks; see `Check.run`."""
-        faults, measured = [], {}
-        copied = {edit.block for edit in bench.plan.swaps()}
-        running = _without_image(bench)
-        for path in bench.paths:
+        failures, measured = [], {}
+        copied = {edit.block for edit in context.plan.swaps()}
+        running = _without_image(context)
+        for path in context.paths:
             swapped = copied if path == MULTIMODAL else set()
             wanted = [(i, "copy" if i in swapped else "original") for i in running]
             ran: list[_Run] = []
             pairs: list[int] = []
             experts: list[int] = []
-            with _watched(bench, ran, pairs, experts):
-                bench.logits(path)
-            faults += _faults(path, ran, wanted)
+            with _watched(context, ran, pairs, experts):
+                context.logits(path)
+            failures += _failures(path, ran, wanted)
             if path == TEXT and pairs:
-                faults.append(f"LoRA ran on {len(pairs)} matrices along the text path")
-            if path == MULTIMODAL and bench.plan.loras() and not pairs:
-                faults.append("no LoRA ran along the multimodal path")
-            faults += _expert_faults(bench, path, experts)
+                failures.append(f"LoRA ran on {len(pairs)} matrices along the text path")
+            if path == MULTIMODAL and context.plan.loras() and not pairs:
+                failures.append("no LoRA ran along the multimodal path")
+            failures += _expert_failures(context, path, experts)
             measured[f"{path}_blocks"] = len(ran)
             measured[f"{path}_lora"] = len(pairs)
-        good = f"all {len(running)} blocks run once and in order"
-        if len(running) < len(bench.plan.depth):
-            good += f", {len(bench.plan.depth) - len(running)} run beside images alone"
+        success = f"all {len(running)} blocks run once and in order"
+        if len(running) < len(context.plan.depth):
+            success += f", {len(context.plan.depth) - len(running)} run beside images alone"
         if copied:
-            good += f", copies in the place of {len(copied)} of them on the multimodal path alone"
-        if bench.plan.experts():
-            good += f", experts in {len(bench.plan.experts())} of them there alone"
-        return self.judge(faults, good, copies=len(copied), **measured)
+            success += (
+                f", copies in the place of {len(copied)} of them on the multimodal path alone"
+            )
+        if context.plan.experts():
+            success += f", experts in {len(context.plan.experts())} of them there alone"
+        return self.judge(failures, success, copies=len(copied), **measured)
 
 
-def _without_image(bench: Bench) -> list[int]:
+def _without_image(context: VerificationContext) -> list[int]:
     """The blocks that run on text, as Mllama's config tells."""
-    config: Any = bench.decoder.config
+    config: Any = context.decoder.config
     seeing = getattr(config.get_text_config(decoder=True), "cross_attention_layers", None) or ()
-    return [block for block in range(len(bench.plan.depth)) if block not in seeing]
+    return [block for block in range(len(context.plan.depth)) if block not in seeing]
 
 
-def _faults(path: str, ran: list[_Run], wanted: list[_Run]) -> list[str]:
+def _failures(path: str, ran: list[_Run], wanted: list[_Run]) -> list[str]:
     if ran == wanted:
         return []
     if len(ran) != len(wanted):
@@ -72,9 +74,9 @@ def _faults(path: str, ran: list[_Run], wanted: list[_Run]) -> list[str]:
     return [f"on the {path} path the {found} of block {i} ran instead of the {kind} of block {j}"]
 
 
-def _expert_faults(bench: Bench, path: str, ran: list[int]) -> list[str]:
+def _expert_failures(context: VerificationContext, path: str, ran: list[int]) -> list[str]:
     """Image tokens are in the prompts, so that every expert has to run along one path alone."""
-    added = bench.plan.experts() if path == MULTIMODAL else []
+    added = context.plan.experts() if path == MULTIMODAL else []
     wanted = [edit.block for edit in added for _ in edit.matrices]
     if sorted(ran) == wanted:
         return []
@@ -82,10 +84,12 @@ def _expert_faults(bench: Bench, path: str, ran: list[int]) -> list[str]:
 
 
 @contextmanager
-def _watched(bench: Bench, ran: list[_Run], pairs: list[int], experts: list[int]) -> Iterator[None]:
+def _watched(
+    context: VerificationContext, ran: list[_Run], pairs: list[int], experts: list[int]
+) -> Iterator[None]:
     """Note each block, low-rank pair and expert that runs; the hooks are removed afterwards."""
-    decoder: Any = bench.decoder
-    blocks = decoder.get_submodule(bench.plan.anatomy.blocks_path)
+    decoder: Any = context.decoder
+    blocks = decoder.get_submodule(context.plan.anatomy.blocks_path)
     watched: list[tuple[nn.Module, list[Any], Any]] = []
     for index, block in enumerate(blocks.children()):
         wrapped = hasattr(block, "original_module")
@@ -93,10 +97,10 @@ def _watched(bench: Bench, ran: list[_Run], pairs: list[int], experts: list[int]
         watched.append((original, ran, (index, "original")))
         if wrapped:
             watched.append((block.modules_to_save[ADAPTER], ran, (index, "copy")))
-    for edit in bench.plan.loras():
+    for edit in context.plan.loras():
         pair = decoder.get_submodule(edit.path).lora_A[ADAPTER]
         watched.append((pair, pairs, edit.block))
-    for added in bench.plan.experts():
+    for added in context.plan.experts():
         matrices = (decoder.get_submodule(path).expert[ADAPTER] for path in added.matrices)
         watched += [(matrix, experts, added.block) for matrix in matrices]
     handles = [

@@ -4,9 +4,9 @@ from typing import Any
 
 from surgery.adapter.folder import load_base
 from surgery.model.numerics import Difference
+from surgery.verification.context import NEW_TOKENS, VerificationContext, generate_greedily
 from surgery.verification.prompts import Prompts
 from surgery.verification.runner import Check, Outcome
-from surgery.verification.testbed import NEW_TOKENS, Bench, generate_greedily
 
 
 class CachedGeneration(Check):
@@ -20,54 +20,54 @@ class CachedGeneration(Check):
     asked of the adapter, and the outcome says so.
     """
 
-    def run(self, bench: Bench) -> Outcome:
+    def run(self, context: VerificationContext) -> Outcome:
         """Generate twice on each path and compare; see `Check.run`."""
-        bench.shake()
-        faults: list[str] = []
+        context.perturb()
+        failures: list[str] = []
         uncertain: list[str] = []
         worst, ties = Difference(0.0, 0.0), 0
-        batches = {"one prompt": bench.prompts.alone(0), "a left-padded batch": bench.prompts}
-        for path in bench.paths:
+        batches = {"one prompt": context.prompts.alone(0), "a left-padded batch": context.prompts}
+        for path in context.paths:
             for batch, prompts in batches.items():
-                with bench.on(path):
-                    found, tied = _compare(bench, bench.model, prompts)
-                worst, ties = max(worst, found, key=lambda seen: seen.largest), ties + tied
-                if not found.is_rounding and _base_differs(bench, prompts):
+                with context.on(path):
+                    found, tied = _compare(context, context.model, prompts)
+                worst, ties = max(worst, found, key=lambda each: each.largest), ties + tied
+                if not found.is_rounding and _base_differs(context, prompts):
                     uncertain.append(batch)
                 elif not found.is_rounding:
-                    faults.append(
+                    failures.append(
                         f"on the {path} path, {batch}: logits with and without the cache differ "
                         f"by {found}"
                     )
-        good = f"{NEW_TOKENS} tokens with the cache are those without, {len(bench.paths)} path"
-        good += "s" if len(bench.paths) > 1 else ""
+        success = f"{NEW_TOKENS} tokens with the cache are those without, {len(context.paths)} path"
+        success += "s" if len(context.paths) > 1 else ""
         if uncertain:
             names = " and ".join(dict.fromkeys(uncertain))
-            good = f"not told for {names}: the base itself differs with its cache and without"
+            success = f"not told for {names}: the base itself differs with its cache and without"
         measured = {
             "largest_difference": worst.largest,
             "tolerance": worst.explained,
             "ties": ties,
         }
-        return self.judge(faults, good, **measured)
+        return self.judge(failures, success, **measured)
 
 
-def _base_differs(bench: Bench, prompts: Prompts) -> bool:
+def _base_differs(context: VerificationContext, prompts: Prompts) -> bool:
     """Whether the untouched base fails in the same way."""
-    base = bench.untouched
+    base = context.untouched
     if base is None:
-        assert bench.plan.files is not None
-        home = str(bench.plan.files.folder)
-        base = load_base(home, trust_remote_code=bench.trust_remote_code).eval()
-    return not _compare(bench, base, prompts)[0].is_rounding
+        assert context.plan.files is not None
+        base_folder = str(context.plan.files.folder)
+        base = load_base(base_folder, trust_remote_code=context.trust_remote_code).eval()
+    return not _compare(context, base, prompts)[0].is_rounding
 
 
-def _compare(bench: Bench, model: Any, prompts: Prompts) -> tuple[Difference, int]:
+def _compare(context: VerificationContext, model: Any, prompts: Prompts) -> tuple[Difference, int]:
     """The greatest difference of logits up to where tokens part, and how many rows part."""
     cached, logits = generate_greedily(model, prompts)
     plain, wanted = generate_greedily(model, prompts, use_cache=False)
     parted = (cached != plain).int().cumsum(dim=1)
     # a token is chosen by the logits of its own step, so the step where they part still compares
     comparable = parted.cumsum(dim=1) <= 1
-    found = bench.sums.compare(logits[comparable], wanted[comparable])
+    found = context.sums.compare(logits[comparable], wanted[comparable])
     return found, int((parted[:, -1] > 0).sum())

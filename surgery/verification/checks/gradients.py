@@ -11,9 +11,9 @@ from torch import nn
 from surgery.adapter.apply import trainable_parameters
 from surgery.paths.path_state import MULTIMODAL
 from surgery.storage.file_names import ADAPTER
+from surgery.verification.context import VerificationContext, base_name, inputs_of, tensor_digests
 from surgery.verification.prompts import Prompts
 from surgery.verification.runner import Check, Outcome
-from surgery.verification.testbed import Bench, base_name, digests, inputs_of
 
 _STEPS: Final = 2
 _RATE: Final = 1e-2
@@ -29,42 +29,46 @@ class Gradients(Check):
     steps of AdamW every other parameter and buffer has the bits it had.
     """
 
-    def run(self, bench: Bench) -> Outcome:
+    def run(self, context: VerificationContext) -> Outcome:
         """Train two steps on the prompts; see `Check.run`."""
-        bench.shake()
-        planned = {name for name, _ in trainable_parameters(bench.plan, bench.model)}
-        before = digests(bench.model)
+        context.perturb()
+        planned = {name for name, _ in trainable_parameters(context.plan, context.model)}
+        before = tensor_digests(context.model)
         optimizer = torch.optim.AdamW(
-            [p for p in bench.model.parameters() if p.requires_grad], lr=_RATE, foreach=False
+            [p for p in context.model.parameters() if p.requires_grad], lr=_RATE, foreach=False
         )
-        _backward(bench)
-        named = dict(bench.model.named_parameters())
+        _backward(context)
+        named = dict(context.model.named_parameters())
         got = {name for name, p in named.items() if p.grad is not None}
-        unused = _unused(bench, planned - got)
-        faults = _faults(planned - unused, got)
+        unused = _unused(context, planned - got)
+        failures = _failures(planned - unused, got)
         zero = [n for n in planned if named[n].grad is not None and not named[n].grad.any()]
         optimizer.step()
         for _ in range(_STEPS - 1):
             optimizer.zero_grad()
-            _backward(bench)
+            _backward(context)
             optimizer.step()
-        after = digests(bench.model)
+        after = tensor_digests(context.model)
         changed = {name for name, bits in after.items() if bits != before[name]}
-        others = sorted(changed - planned - set(_aliases(bench, planned)))
+        others = sorted(changed - planned - set(_aliases(context, planned)))
         if others:
-            faults.append(f"{len(others)} tensors that don't train have changed, {others[0]} first")
+            failures.append(
+                f"{len(others)} tensors that don't train have changed, {others[0]} first"
+            )
         if not changed & planned:
-            faults.append("no parameter that trains has changed")
-        good = f"the {len(planned)} planned parameters get gradients, and no other tensor changes"
+            failures.append("no parameter that trains has changed")
+        success = (
+            f"the {len(planned)} planned parameters get gradients, and no other tensor changes"
+        )
         if unused:
-            good += f"; {len(unused)} belong to what the base itself doesn't use here"
+            success += f"; {len(unused)} belong to what the base itself doesn't use here"
         measured = {"zero_gradients": len(zero), "changed": len(changed & planned)}
-        return self.judge(faults, good, planned=len(planned), tensors=len(after), **measured)
+        return self.judge(failures, success, planned=len(planned), tensors=len(after), **measured)
 
 
-def _backward(bench: Bench) -> None:
-    with bench.on(MULTIMODAL):
-        _loss(bench.model, bench.prompts).backward()  # type: ignore[no-untyped-call]
+def _backward(context: VerificationContext) -> None:
+    with context.on(MULTIMODAL):
+        _loss(context.model, context.prompts).backward()  # type: ignore[no-untyped-call]
 
 
 def _loss(model: Any, prompts: Prompts) -> torch.Tensor:
@@ -77,23 +81,23 @@ def _loss(model: Any, prompts: Prompts) -> torch.Tensor:
     return loss
 
 
-def _unused(bench: Bench, names: set[str]) -> set[str]:
+def _unused(context: VerificationContext, names: set[str]) -> set[str]:
     """Those of the planned parameters whose originals take no part in the loss of the base."""
     if not names:
         return set()
-    base = bench.model if bench.plan.is_plain else bench.untouched
+    base = context.model if context.plan.is_plain else context.untouched
     if base is None:  # trains in place beside what was added: nothing to compare with
         return set()
-    held = dict(base.named_parameters())
-    trains = {name: p.requires_grad for name, p in held.items()}
+    tensors = dict(base.named_parameters())
+    trains = {name: p.requires_grad for name, p in tensors.items()}
     base.requires_grad_(True)
     with _called(base) as called:
-        loss = _loss(base, bench.prompts)
-    found = torch.autograd.grad(loss, list(held.values()), allow_unused=True)
-    for name, parameter in held.items():
+        loss = _loss(base, context.prompts)
+    found = torch.autograd.grad(loss, list(tensors.values()), allow_unused=True)
+    for name, parameter in tensors.items():
         parameter.requires_grad_(trains[name])
-    without = {name for name, gradient in zip(held, found, strict=True) if gradient is None}
-    tied = bench.plan.anatomy.tied
+    without = {name for name, gradient in zip(tensors, found, strict=True) if gradient is None}
+    tied = context.plan.anatomy.tied
     shared = {*tied, *tied.values()}
 
     def is_unused(original: str) -> bool:
@@ -126,18 +130,18 @@ def _original(name: str) -> str:
     return base_name(_COPY.sub(".", name)) or name
 
 
-def _faults(planned: set[str], got: set[str]) -> list[str]:
-    faults = []
+def _failures(planned: set[str], got: set[str]) -> list[str]:
+    failures = []
     without, surplus = sorted(planned - got), sorted(got - planned)
     if without:
-        faults.append(f"{len(without)} planned parameters get no gradient, {without[0]} first")
+        failures.append(f"{len(without)} planned parameters get no gradient, {without[0]} first")
     if surplus:
-        faults.append(f"{len(surplus)} other parameters get a gradient, {surplus[0]} first")
-    return faults
+        failures.append(f"{len(surplus)} other parameters get a gradient, {surplus[0]} first")
+    return failures
 
 
-def _aliases(bench: Bench, planned: set[str]) -> list[str]:
+def _aliases(context: VerificationContext, planned: set[str]) -> list[str]:
     """Other names of planned parameters that are shared, as tied embeddings are."""
-    named = list(bench.model.named_parameters(remove_duplicate=False))
+    named = list(context.model.named_parameters(remove_duplicate=False))
     ids = {id(parameter) for name, parameter in named if name in planned}
     return [name for name, parameter in named if id(parameter) in ids]

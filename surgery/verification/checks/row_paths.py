@@ -7,9 +7,15 @@ import torch
 
 from surgery.model.numerics import frozen
 from surgery.paths.path_state import MULTIMODAL, TEXT, PathName
+from surgery.verification.context import (
+    NEW_TOKENS,
+    VerificationContext,
+    forward_logits,
+    generate_greedily,
+    inputs_of,
+)
 from surgery.verification.prompts import Prompts
 from surgery.verification.runner import Check, Outcome
-from surgery.verification.testbed import NEW_TOKENS, Bench, answer, generate_greedily, inputs_of
 
 _BOTH: Final[tuple[PathName, ...]] = (TEXT, MULTIMODAL)
 
@@ -24,38 +30,42 @@ class RowPaths(Check):
 
     needs_paths = True
 
-    def run(self, bench: Bench) -> Outcome:
+    def run(self, context: VerificationContext) -> Outcome:
         """Run the prompts on alternating paths, both ways round; see `Check.run`."""
-        bench.shake()
-        rows = len(bench.prompts.ids)
-        faults: list[str] = []
+        context.perturb()
+        rows = len(context.prompts.ids)
+        failures: list[str] = []
         for turn in (0, 1):
-            faults += _faults(bench, [_BOTH[(row + turn) % 2] for row in range(rows)])
-        if torch.equal(bench.logits(TEXT), bench.logits(MULTIMODAL)):
-            faults.append("both paths give the same logits, so that rows can't be told apart")
-        good = f"each of {rows} rows in a mixed batch gets the logits and tokens of its own path"
-        return self.judge(list(dict.fromkeys(faults)), good, rows=rows)
+            failures += _failures(context, [_BOTH[(row + turn) % 2] for row in range(rows)])
+        if torch.equal(context.logits(TEXT), context.logits(MULTIMODAL)):
+            failures.append("both paths give the same logits, so that rows can't be told apart")
+        success = f"each of {rows} rows in a mixed batch gets the logits and tokens of its own path"
+        return self.judge(list(dict.fromkeys(failures)), success, rows=rows)
 
 
-def _faults(bench: Bench, paths: Sequence[PathName]) -> list[str]:
-    prompts, inputs = bench.prompts, inputs_of(bench.model, bench.prompts)
+def _failures(context: VerificationContext, paths: Sequence[PathName]) -> list[str]:
+    prompts, inputs = context.prompts, inputs_of(context.model, context.prompts)
     config = prompts.generation(NEW_TOKENS)
-    with frozen(bench.model):
-        logits = bench.model(**inputs, paths=paths, use_cache=False).logits
-        tokens = bench.model.generate(**inputs, paths=paths, generation_config=config)
+    with frozen(context.model):
+        logits = context.model(**inputs, paths=paths, use_cache=False).logits
+        tokens = context.model.generate(**inputs, paths=paths, generation_config=config)
     tokens = tokens[:, prompts.ids.shape[1] :]
-    faults = []
+    failures = []
     for path in dict.fromkeys(paths):
         rows = [row for row, asked in enumerate(paths) if asked == path]
-        expected, continued = _alone(bench, path, prompts.take(rows))
+        expected, continued = _alone(context, path, prompts.take(rows))
         if not torch.equal(logits[rows][prompts.mask[rows].bool()], expected):
-            faults.append(f"in a mixed batch, rows on the {path} path get other logits than alone")
+            failures.append(
+                f"in a mixed batch, rows on the {path} path get other logits than alone"
+            )
         if not torch.equal(tokens[rows], continued):
-            faults.append(f"in a mixed batch, rows on the {path} path generate other tokens")
-    return faults
+            failures.append(f"in a mixed batch, rows on the {path} path generate other tokens")
+    return failures
 
 
-def _alone(bench: Bench, path: PathName, part: Prompts) -> tuple[torch.Tensor, torch.Tensor]:
+def _alone(
+    context: VerificationContext, path: PathName, part: Prompts
+) -> tuple[torch.Tensor, torch.Tensor]:
     """What a batch of these rows alone gives; on the text path, what the base itself gives."""
-    model = bench.untouched if path == TEXT else bench.model
-    return answer(model, part), generate_greedily(model, part)[0]
+    model = context.untouched if path == TEXT else context.model
+    return forward_logits(model, part), generate_greedily(model, part)[0]

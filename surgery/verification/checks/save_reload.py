@@ -12,8 +12,13 @@ from surgery.adapter.side_files import base_home
 from surgery.adapter.weights_layout import check_weights
 from surgery.model.numerics import Difference, largest_difference
 from surgery.paths.path_state import MULTIMODAL
+from surgery.verification.context import (
+    VerificationContext,
+    forward_logits,
+    share_tensors,
+    tensor_digests,
+)
 from surgery.verification.runner import Check, Outcome
-from surgery.verification.testbed import Bench, answer, digests, share
 
 
 class SaveReload(Check):
@@ -27,70 +32,73 @@ class SaveReload(Check):
     must not open there, because it would open without them.
     """
 
-    def run(self, bench: Bench) -> Outcome:
+    def run(self, context: VerificationContext) -> Outcome:
         """Save, open, compare; see `Check.run`."""
-        bench.shake()
-        expected, bits = bench.logits(MULTIMODAL), digests(bench.model)
+        context.perturb()
+        expected, bits = context.logits(MULTIMODAL), tensor_digests(context.model)
         with tempfile.TemporaryDirectory(prefix="surgery-") as temporary:
             folder = Path(temporary) / "adapter"
-            save_adapter(bench.plan, bench.model, folder)
-            check_weights(bench.plan, folder, trust_remote_code=bench.trust_remote_code)
+            save_adapter(context.plan, context.model, folder)
+            check_weights(context.plan, folder, trust_remote_code=context.trust_remote_code)
             size = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
-            faults, found = _reopened(bench, folder, expected, bits)
-            if bench.plan.is_routed:
-                faults += _not_in_plain_peft(bench, folder)
-            elif not bench.plan.in_place:
-                others, plain = _in_plain_peft(bench, folder, expected)
-                faults, found = faults + others, max(found, plain, key=lambda seen: seen.largest)
+            failures, found = _reopened(context, folder, expected, bits)
+            if context.plan.is_routed:
+                failures += _not_in_plain_peft(context, folder)
+            elif not context.plan.in_place:
+                others, plain = _in_plain_peft(context, folder, expected)
+                failures, found = (
+                    failures + others,
+                    max(found, plain, key=lambda each: each.largest),
+                )
         same = "bit for bit" if found.is_zero else f"up to rounding ({found})"
-        good = f"all {len(bits)} tensors come back to the bit, and the logits {same}"
-        if bench.plan.is_routed:
-            good += "; plain peft refuses the folder, whose parts it would drop"
-        elif not bench.plan.in_place:
-            good += ", also in plain peft"
+        success = f"all {len(bits)} tensors come back to the bit, and the logits {same}"
+        if context.plan.is_routed:
+            success += "; plain peft refuses the folder, whose parts it would drop"
+        elif not context.plan.in_place:
+            success += ", also in plain peft"
         measured = {"tensors": len(bits), "bytes": size, "largest_difference": found.largest}
-        return self.judge(faults, good, **measured)
+        return self.judge(failures, success, **measured)
 
 
 def _reopened(
-    bench: Bench, folder: Path, expected: torch.Tensor, bits: dict[str, str]
+    context: VerificationContext, folder: Path, expected: torch.Tensor, bits: dict[str, str]
 ) -> tuple[list[str], Difference]:
-    if bench.plan.in_place:
-        trained = str(base_home(bench.plan, folder))
-        base = load_base(trained, trust_remote_code=bench.trust_remote_code)
+    if context.plan.in_place:
+        trained = str(base_home(context.plan, folder))
+        base = load_base(trained, trust_remote_code=context.trust_remote_code)
     else:
-        base = share(bench.untouched)
-    model: Any = open_adapter(bench.plan, base, folder, trainable=False).eval()
-    held = digests(model)
-    differ = [name for name in {**bits, **held} if bits.get(name) != held.get(name)]
-    faults = [f"{len(differ)} tensors come back otherwise, {differ[0]} first"] if differ else []
-    found = bench.sums.compare(answer(model, bench.prompts), expected)
+        base = share_tensors(context.untouched)
+    model: Any = open_adapter(context.plan, base, folder, trainable=False).eval()
+    tensors = tensor_digests(model)
+    differ = [name for name in {**bits, **tensors} if bits.get(name) != tensors.get(name)]
+    failures = [f"{len(differ)} tensors come back otherwise, {differ[0]} first"] if differ else []
+    found = context.sums.compare(forward_logits(model, context.prompts), expected)
     if not found.is_rounding:
-        faults.append(f"the reopened adapter gives other logits, by {found}")
-    return faults, found
+        failures.append(f"the reopened adapter gives other logits, by {found}")
+    return failures, found
 
 
-def _not_in_plain_peft(bench: Bench, folder: Path) -> list[str]:
+def _not_in_plain_peft(context: VerificationContext, folder: Path) -> list[str]:
     from peft import PeftModel
 
-    base = bench.decoder if bench.untouched is None else bench.untouched
+    base = context.decoder if context.untouched is None else context.untouched
     try:
-        PeftModel.from_pretrained(share(base), str(folder))
+        PeftModel.from_pretrained(share_tensors(base), str(folder))
     except Exception:  # whichever error it makes of a type that it doesn't know
         return []
     return ["plain peft opens the folder, without its parts for image tokens"]
 
 
 def _in_plain_peft(
-    bench: Bench, folder: Path, expected: torch.Tensor
+    context: VerificationContext, folder: Path, expected: torch.Tensor
 ) -> tuple[list[str], Difference]:
     from peft import PeftModel
 
-    model = PeftModel.from_pretrained(share(bench.untouched), str(folder)).eval()
-    found = bench.sums.compare(answer(model, bench.prompts), expected)
-    faults = [] if found.is_rounding else [f"plain peft gives other logits, by {found}"]
+    model = PeftModel.from_pretrained(share_tensors(context.untouched), str(folder)).eval()
+    found = context.sums.compare(forward_logits(model, context.prompts), expected)
+    failures = [] if found.is_rounding else [f"plain peft gives other logits, by {found}"]
     with model.disable_adapter():
-        text = answer(model, bench.prompts)
-    if largest_difference(text, bench.reference.logits):
-        faults.append("plain peft with the adapter disabled is not the base")
-    return faults, found
+        text = forward_logits(model, context.prompts)
+    if largest_difference(text, context.reference.logits):
+        failures.append("plain peft with the adapter disabled is not the base")
+    return failures, found

@@ -6,8 +6,13 @@ from surgery.adapter.apply import trainable_parameters
 from surgery.model.numerics import Difference
 from surgery.paths.path_state import MULTIMODAL, TEXT
 from surgery.plan.depth.changes import new_names
+from surgery.verification.context import (
+    VerificationContext,
+    base_name,
+    named_tensors,
+    tensor_digests,
+)
 from surgery.verification.runner import Check, Outcome
-from surgery.verification.testbed import Bench, base_name, digests, named_tensors
 
 
 class StartEquality(Check):
@@ -22,89 +27,95 @@ class StartEquality(Check):
     compared with the stored original instead.
     """
 
-    def run(self, bench: Bench) -> Outcome:
+    def run(self, context: VerificationContext) -> Outcome:
         """Set all to its start and compare; see `Check.run`."""
-        if bench.plan.changes_depth:
-            return self._depth(bench)
-        if bench.plan.in_place:
-            return self._in_place(bench)
-        if any(t.start == "weights" for edit in bench.plan.edits for t in edit.tensors):
+        if context.plan.changes_depth:
+            return self._depth(context)
+        if context.plan.in_place:
+            return self._in_place(context)
+        if any(t.start == "weights" for edit in context.plan.edits for t in edit.tensors):
             return self.skip(
                 "the start is computed from the base's weights, and can't be made anew"
             )
-        bench.start_over()
-        at_start = bench.is_at_start()
-        faults: list[str] = []
+        context.reset_to_start()
+        at_start = context.is_at_start()
+        failures: list[str] = []
         found: dict[str, Difference] = {
-            path: bench.difference(bench.logits(path, images=False)) for path in bench.paths
+            path: context.difference(context.logits(path, images=False)) for path in context.paths
         }
-        if bench.plan.experts() and bench.plan.experts()[0].rule.positions == "plain":
-            found["images"] = bench.difference(bench.logits(MULTIMODAL))
-        for path, seen in found.items():
-            if not (seen.is_zero if path == TEXT else seen.is_rounding):
-                faults.append(_differs(_named(path), seen))
+        if context.plan.experts() and context.plan.experts()[0].rule.positions == "plain":
+            found["images"] = context.difference(context.logits(MULTIMODAL))
+        for path, difference in found.items():
+            if not (difference.is_zero if path == TEXT else difference.is_rounding):
+                failures.append(_differs(_named(path), difference))
         state = "is at its start" if at_start else "is trained, and was set back to its start"
-        good = f"both paths give the base's logits bit for bit; the stored adapter {state}"
-        rounded = [path for path, seen in found.items() if not seen.is_zero]
+        success = f"both paths give the base's logits bit for bit; the stored adapter {state}"
+        rounded = [path for path, difference in found.items() if not difference.is_zero]
         if rounded:
             names = " and ".join(f"{_named(path)} up to rounding" for path in rounded)
-            good = good.replace(" bit;", f" bit, {names};")
-        measured = {path: seen.largest for path, seen in found.items()}
-        return self.judge(faults, good, stored_at_start=at_start, **measured)
+            success = success.replace(" bit;", f" bit, {names};")
+        measured = {path: difference.largest for path, difference in found.items()}
+        return self.judge(failures, success, stored_at_start=at_start, **measured)
 
-    def _in_place(self, bench: Bench) -> Outcome:
+    def _in_place(self, context: VerificationContext) -> Outcome:
         """Compare with the stored original, tensor by tensor."""
-        wanted, planned = bench.reference.digests, set(bench.plan.trains.base)
-        found = {base_name(name): bits for name, bits in digests(bench.model).items()}
-        aliases = bench.plan.anatomy.tied
+        wanted, planned = context.reference.digests, set(context.plan.trains.base)
+        found = {base_name(name): bits for name, bits in tensor_digests(context.model).items()}
+        aliases = context.plan.anatomy.tied
         differ = [name for name, bits in wanted.items() if found.get(name) != bits]
         frozen = [name for name in differ if aliases.get(name, name) not in planned]
-        faults = (
+        failures = (
             [f"{len(frozen)} frozen tensors differ from the stored original, {frozen[0]} first"]
             if frozen
             else []
         )
-        good = f"{len(differ)} of {len(wanted)} tensors were trained, all of them planned"
+        success = f"{len(differ)} of {len(wanted)} tensors were trained, all of them planned"
         if not differ:
-            seen = bench.difference(bench.logits(TEXT))
-            faults += [] if seen.is_rounding else [_differs("the folder", seen)]
-            good = "the folder is at its start, its logits are the stored original's "
-            good += "bit for bit" if seen.is_zero else f"up to rounding ({seen})"
-        return self.judge(faults, good, stored_at_start=not differ, tensors_changed=len(differ))
+            difference = context.difference(context.logits(TEXT))
+            failures += [] if difference.is_rounding else [_differs("the folder", difference)]
+            success = "the folder is at its start, its logits are the stored original's "
+            success += "bit for bit" if difference.is_zero else f"up to rounding ({difference})"
+        return self.judge(
+            failures, success, stored_at_start=not differ, tensors_changed=len(differ)
+        )
 
-    def _depth(self, bench: Bench) -> Outcome:
+    def _depth(self, context: VerificationContext) -> Outcome:
         """Compare each block with the one of the stored original that it comes from."""
-        differ = list(_differing_from_origin(bench))
-        trained = {name for name, _ in trainable_parameters(bench.plan, bench.model)}
+        differ = list(_differing_from_origin(context))
+        trained = {name for name, _ in trainable_parameters(context.plan, context.model)}
         frozen = [name for name in differ if name not in trained]
-        faults = (
+        failures = (
             [f"{len(frozen)} frozen tensors differ from the stored original, {frozen[0]} first"]
             if frozen
             else []
         )
-        added = [slot.insert for slot in bench.plan.depth if slot.insert]
-        is_identity = not bench.plan.removed and all(e.start == "identity" for e in added)
-        good = f"{len(differ)} tensors were trained, all of them planned"
+        added = [slot.insert for slot in context.plan.depth if slot.insert]
+        is_identity = not context.plan.removed and all(e.start == "identity" for e in added)
+        success = f"{len(differ)} tensors were trained, all of them planned"
         if not differ:
-            good = "each block is the stored original's"
+            success = "each block is the stored original's"
         if is_identity and not differ:
-            seen = bench.difference(bench.logits(TEXT))
-            faults += [] if seen.is_rounding else [_differs("the deeper model", seen)]
-            good += ", and so are the logits, "
-            good += "bit for bit" if seen.is_zero else f"up to rounding ({seen})"
-        return self.judge(faults, good, stored_at_start=not differ, tensors_changed=len(differ))
+            difference = context.difference(context.logits(TEXT))
+            failures += [] if difference.is_rounding else [_differs("the deeper model", difference)]
+            success += ", and so are the logits, "
+            success += "bit for bit" if difference.is_zero else f"up to rounding ({difference})"
+        return self.judge(
+            failures, success, stored_at_start=not differ, tensors_changed=len(differ)
+        )
 
 
-def _differing_from_origin(bench: Bench) -> Iterator[str]:
+def _differing_from_origin(context: VerificationContext) -> Iterator[str]:
     """Names of tensors that are no longer what the plan makes of the original."""
-    found, path = digests(bench.model), bench.plan.anatomy.blocks_path
-    held, wanted = named_tensors(bench.model), bench.reference.digests
+    found, path = tensor_digests(context.model), context.plan.anatomy.blocks_path
+    tensors, wanted = named_tensors(context.model), context.reference.digests
     outside = (name for name in found if not name.startswith(f"{path}."))
     yield from (name for name in outside if found[name] != wanted[name])
-    for slot, source, own in new_names(bench.plan.depth, path):
+    for slot, source, own in new_names(context.plan.depth, path):
         for name in (name for name in found if name.startswith(own)):
             origin = f"{source}{name.removeprefix(own)}"
-            same = not held[name].any() if origin in slot.zeros else found[name] == wanted[origin]
+            same = (
+                not tensors[name].any() if origin in slot.zeros else found[name] == wanted[origin]
+            )
             if not same:
                 yield name
 
@@ -113,5 +124,5 @@ def _named(path: str) -> str:
     return {"images": f"the {MULTIMODAL} path with image tokens"}.get(path, f"the {path} path")
 
 
-def _differs(what: str, seen: Difference) -> str:
-    return f"{what} differs from the base in logits by {seen}"
+def _differs(what: str, difference: Difference) -> str:
+    return f"{what} differs from the base in logits by {difference}"

@@ -4,8 +4,13 @@ import torch
 
 from surgery.model.numerics import largest_difference
 from surgery.paths.path_state import MULTIMODAL, TEXT
+from surgery.verification.context import (
+    VerificationContext,
+    base_name,
+    generate_greedily,
+    tensor_digests,
+)
 from surgery.verification.runner import Check, Outcome
-from surgery.verification.testbed import Bench, base_name, digests, generate_greedily
 
 
 class TextPath(Check):
@@ -18,29 +23,29 @@ class TextPath(Check):
 
     needs_paths = True
 
-    def run(self, bench: Bench) -> Outcome:
+    def run(self, context: VerificationContext) -> Outcome:
         """Compare as stored and as changed at random; see `Check.run`."""
-        faults = self._against_base(bench, "as stored")
-        bench.shake()
-        faults += self._against_base(bench, "after random changes")
-        change = largest_difference(bench.logits(MULTIMODAL), bench.reference.logits)
+        failures = self._against_base(context, "as stored")
+        context.perturb()
+        failures += self._against_base(context, "after random changes")
+        change = largest_difference(context.logits(MULTIMODAL), context.reference.logits)
         if not change:
-            faults.append("the multimodal path ignores random changes of all that was added")
-        found = {base_name(name): bits for name, bits in digests(bench.model).items()}
-        wanted = bench.reference.digests
+            failures.append("the multimodal path ignores random changes of all that was added")
+        found = {base_name(name): bits for name, bits in tensor_digests(context.model).items()}
+        wanted = context.reference.digests
         touched = [name for name, bits in wanted.items() if found.get(name) != bits]
         if touched:
-            faults.append(f"{len(touched)} tensors of the base have changed, {touched[0]} first")
-        good = "logits, generated tokens and every tensor of the base are unchanged to the bit"
-        return self.judge(faults, good, tensors=len(wanted), multimodal_difference=change)
+            failures.append(f"{len(touched)} tensors of the base have changed, {touched[0]} first")
+        success = "logits, generated tokens and every tensor of the base are unchanged to the bit"
+        return self.judge(failures, success, tensors=len(wanted), multimodal_difference=change)
 
-    def _against_base(self, bench: Bench, when: str) -> list[str]:
-        faults = []
-        difference = largest_difference(bench.logits(TEXT), bench.reference.logits)
+    def _against_base(self, context: VerificationContext, when: str) -> list[str]:
+        failures = []
+        difference = largest_difference(context.logits(TEXT), context.reference.logits)
         if difference:
-            faults.append(f"{when}, logits differ from the base's by {difference:.3g}")
-        with bench.on(TEXT):
-            tokens, _ = generate_greedily(bench.model, bench.prompts)
-        if not torch.equal(tokens, bench.reference.tokens):
-            faults.append(f"{when}, other tokens are generated than by the base")
-        return faults
+            failures.append(f"{when}, logits differ from the base's by {difference:.3g}")
+        with context.on(TEXT):
+            tokens, _ = generate_greedily(context.model, context.prompts)
+        if not torch.equal(tokens, context.reference.tokens):
+            failures.append(f"{when}, other tokens are generated than by the base")
+        return failures

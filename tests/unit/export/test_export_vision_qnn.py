@@ -13,7 +13,7 @@ from tiny import moved, shallow
 
 from surgery.adapter.apply import apply_plan
 from surgery.adapter.folder import load_adapter, load_base, save_adapter
-from surgery.data.samples.images import picture
+from surgery.data.samples.images import draw_image
 from surgery.data.samples.texts import CALIBRATION
 from surgery.data.vocabulary import load_processor
 from surgery.export.calibration import Calibration
@@ -86,7 +86,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     files = []
     for number, (height, width) in enumerate([(40, 90), (57, 31)]):
         files.append(folder / f"{number}.png")
-        Image.fromarray(picture(100 + number, height, width)).save(files[-1])
+        Image.fromarray(draw_image(100 + number, height, width)).save(files[-1])
     return files
 
 

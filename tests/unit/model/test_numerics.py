@@ -17,17 +17,22 @@ from surgery.model.numerics import Sums, frozen, same_bits
 from surgery.model.quiet import quiet
 from surgery.plan.planner import plan_recipe
 from surgery.recipe.loading import load_recipe
+from surgery.verification.context import (
+    VerificationContext,
+    checked_plan,
+    forward_logits,
+    open_context,
+)
 from surgery.verification.prompts import Prompts
 from surgery.verification.runner import Outcome, known_checks, run_checks
-from surgery.verification.testbed import Bench, answer, open_bench, sound_plan
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CHECKS = {check.name: check for check in known_checks()}
 SMALL = Sums(torch.float32, blocks=4, width=64)
 
 
-def outcome(bench: Bench, name: str) -> Outcome:
-    return next(iter(run_checks(bench, checks=[CHECKS[name]])))
+def outcome(context: VerificationContext, name: str) -> Outcome:
+    return next(iter(run_checks(context, checks=[CHECKS[name]])))
 
 
 def written(
@@ -44,9 +49,9 @@ def written(
     return folder / "adapter"
 
 
-def on_bench(folder: Path) -> Bench:
+def opened_context(folder: Path) -> VerificationContext:
     with quiet():
-        return open_bench(sound_plan(folder), folder)
+        return open_context(checked_plan(folder), folder)
 
 
 @pytest.fixture(scope="module")
@@ -74,17 +79,17 @@ def test_bits_tell_what_equality_does_not() -> None:
 
 
 def test_one_ulp_in_the_base_is_seen(copied: Path) -> None:
-    bench = on_bench(copied)
-    one_ulp(bench.model.get_base_model().model.embed_tokens.weight)
-    assert "1 tensors of the base have changed" in outcome(bench, "text_path").what
+    context = opened_context(copied)
+    one_ulp(context.model.get_base_model().model.embed_tokens.weight)
+    assert "1 tensors of the base have changed" in outcome(context, "text_path").what
 
 
 def test_one_ulp_in_a_copy_is_no_start(copied: Path) -> None:
-    bench = on_bench(copied)
-    assert bench.is_at_start()
-    name = next(n for n in bench.changeable() if n.endswith("mlp.up_proj.weight"))
-    one_ulp(bench._stored[name])
-    assert not bench.is_at_start()
+    context = opened_context(copied)
+    assert context.is_at_start()
+    name = next(n for n in context.changeable() if n.endswith("mlp.up_proj.weight"))
+    one_ulp(context._stored[name])
+    assert not context.is_at_start()
 
 
 def test_one_ulp_in_what_was_saved_is_seen(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,22 +103,22 @@ def test_one_ulp_in_what_was_saved_is_seen(copied: Path, monkeypatch: pytest.Mon
         return tensors
 
     monkeypatch.setattr(peft_model, "get_peft_model_state_dict", off)
-    assert "1 tensors come back otherwise" in outcome(on_bench(copied), "save_reload").what
+    assert "1 tensors come back otherwise" in outcome(opened_context(copied), "save_reload").what
 
 
 @pytest.mark.parametrize("recipe", ["insert", "in_place"])
 def test_one_ulp_in_a_frozen_tensor_of_a_trained_base_is_seen(recipe: str, tmp_path: Path) -> None:
     if recipe == "insert":
-        bench = on_bench(written(tmp_path, "llama", "insert"))
+        context = opened_context(written(tmp_path, "llama", "insert"))
     else:
         save_tiny("llama", tmp_path / "base")
         words = [f"model={tmp_path / 'base'}", "train=[blocks]"]
         plan = plan_recipe(load_recipe("full_finetune", words), weights=True)
         write_adapter(plan, tmp_path / "adapter")
-        bench = on_bench(tmp_path / "adapter")
-    assert outcome(bench, "start_equality").passed
-    one_ulp(bench.model.get_input_embeddings().weight)
-    assert "1 frozen tensors differ" in outcome(bench, "start_equality").what
+        context = opened_context(tmp_path / "adapter")
+    assert outcome(context, "start_equality").passed
+    one_ulp(context.model.get_input_embeddings().weight)
+    assert "1 frozen tensors differ" in outcome(context, "start_equality").what
 
 
 # --- rounding -------------------------------------------------------------------------------------
@@ -151,13 +156,13 @@ def test_rounding_explains_another_order_of_every_sum() -> None:
 
 
 def test_rounding_follows_the_weights_where_logits_are_finer(tmp_path: Path) -> None:
-    bench = on_bench(
+    context = opened_context(
         written(
             tmp_path, "mamba", "lora", "operations.adapters.modules=[mixer]", dtype=torch.bfloat16
         )
     )
-    assert bench.reference.logits.dtype == torch.float32
-    assert bench.sums.dtype == torch.bfloat16
+    assert context.reference.logits.dtype == torch.float32
+    assert context.sums.dtype == torch.bfloat16
 
 
 def test_frozen_puts_flags_back() -> None:
@@ -192,8 +197,8 @@ def test_an_answer_does_not_depend_on_what_trains(processor: Any) -> None:
     prompts = Prompts(ids, torch.ones_like(ids), 0, "zeros", ids.bool())
     model = Strided()
     with processor():
-        trains = answer(model, prompts)
-        assert torch.equal(trains, answer(model.requires_grad_(False), prompts))
+        trains = forward_logits(model, prompts)
+        assert torch.equal(trains, forward_logits(model.requires_grad_(False), prompts))
 
 
 def test_an_image_changes_nothing_where_only_rounding_differs() -> None:
@@ -222,7 +227,7 @@ def test_checks_hold_on_a_processor_that_rounds_by_every_condition(
 ) -> None:
     folder = written(tmp_path, model_type, recipe)
     with other_processor(), quiet():
-        outcomes = {o.check: o for o in run_checks(on_bench(folder))}
+        outcomes = {o.check: o for o in run_checks(opened_context(folder))}
     assert {o.check: o.what for o in outcomes.values() if o.state == "failed"} == {}
 
 
@@ -233,20 +238,21 @@ def test_checks_hold_on_a_processor_that_rounds_by_every_condition(
 def test_an_outcome_says_whether_logits_are_the_same_by_bits_or_by_rounding(
     copied: Path, monkeypatch: pytest.MonkeyPatch, drift: float, state: str, said: str
 ) -> None:
-    bench = on_bench(copied)
+    context = opened_context(copied)
     monkeypatch.setattr(
-        "surgery.verification.checks.save_reload.answer", lambda *args: answer(*args) * (1 + drift)
+        "surgery.verification.checks.save_reload.forward_logits",
+        lambda *args: forward_logits(*args) * (1 + drift),
     )
     if drift:
         monkeypatch.setattr(
             "surgery.verification.checks.save_reload.largest_difference", lambda *args: 0.0
         )
-    found = outcome(bench, "save_reload")
+    found = outcome(context, "save_reload")
     assert (found.state, said in found.what) == (state, True), found.what
 
 
 def test_a_broken_scale_is_no_rounding(copied: Path) -> None:
-    bench = on_bench(copied)
-    block = bench.model.get_base_model().model.layers[0]
+    context = opened_context(copied)
+    block = context.model.get_base_model().model.layers[0]
     block.modules_to_save["default"].post_attention_layernorm.variance_epsilon *= 1.5
-    assert outcome(bench, "start_equality").state == "failed"
+    assert outcome(context, "start_equality").state == "failed"

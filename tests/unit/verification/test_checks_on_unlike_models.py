@@ -14,8 +14,8 @@ from surgery.model.quiet import quiet
 from surgery.paths.switching import text_path
 from surgery.plan.planner import plan_recipe
 from surgery.recipe.loading import load_recipe
+from surgery.verification.context import VerificationContext, checked_plan, open_context
 from surgery.verification.runner import Outcome, known_checks, run_checks
-from surgery.verification.testbed import Bench, open_bench, sound_plan
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +27,9 @@ def _calm():
     torch.set_num_threads(threads)
 
 
-def opened(folder: Path, model_type: str, recipe: str, *overrides: str, **changed) -> Bench:
+def opened(
+    folder: Path, model_type: str, recipe: str, *overrides: str, **changed
+) -> VerificationContext:
     """An adapter of a recipe on a tiny model of a type."""
     config = tiny_config(model_type)
     for name, value in changed.items():
@@ -37,12 +39,12 @@ def opened(folder: Path, model_type: str, recipe: str, *overrides: str, **change
     words = [f"model={folder / 'base'}", *overrides]
     plan = plan_recipe(load_recipe(RECIPES / f"{recipe}.yaml", words), weights=True)
     write_adapter(plan, folder / "adapter")
-    return open_bench(sound_plan(folder / "adapter"), folder / "adapter")
+    return open_context(checked_plan(folder / "adapter"), folder / "adapter")
 
 
-def run(name: str, bench: Bench) -> Outcome:
+def run(name: str, context: VerificationContext) -> Outcome:
     (check,) = [check for check in known_checks() if check.name == name]
-    (outcome,) = run_checks(bench, checks=[check])
+    (outcome,) = run_checks(context, checks=[check])
     return outcome
 
 
@@ -56,10 +58,10 @@ def test_attention_to_an_absent_encoder_needs_no_gradients(tmp_path, recipe):
 
 def test_lora_that_is_passed_by_still_fails(tmp_path):
     words = ["operations.adapters.modules=[attention,mlp]"]
-    bench = opened(tmp_path, "llama", "lora", *words)
-    layer = bench.decoder.get_submodule("model.layers.1.mlp.up_proj")
+    context = opened(tmp_path, "llama", "lora", *words)
+    layer = context.decoder.get_submodule("model.layers.1.mlp.up_proj")
     layer.forward = layer.base_layer.forward
-    outcome = run("gradients", bench)
+    outcome = run("gradients", context)
     assert outcome.state == "failed"
     assert "2 planned parameters get no gradient" in outcome.what
 
@@ -71,13 +73,13 @@ def test_base_that_differs_with_its_cache_is_said_to(tmp_path):
 
 
 def test_constants_in_buffers_are_not_shaken(tmp_path):
-    bench = opened(tmp_path, "minimax", "duplicate")
-    buffers = {n: b.clone() for n, b in bench.model.named_buffers() if "modules_to_save" in n}
-    bench.shake()
+    context = opened(tmp_path, "minimax", "duplicate")
+    buffers = {n: b.clone() for n, b in context.model.named_buffers() if "modules_to_save" in n}
+    context.perturb()
     assert buffers
-    after = dict(bench.model.named_buffers())
+    after = dict(context.model.named_buffers())
     assert all(torch.equal(before, after[name]) for name, before in buffers.items())
-    assert run("cached_generation", bench).passed
+    assert run("cached_generation", context).passed
 
 
 def test_blocks_that_look_at_images_run_beside_images_alone(tmp_path):

@@ -18,8 +18,14 @@ from surgery.plugins import modules_in
 from surgery.recipe import loading as compose
 from surgery.storage.file_names import ADAPTER
 from surgery.verification.checks.cached_generation import CachedGeneration
+from surgery.verification.context import (
+    VerificationContext,
+    checked_plan,
+    forward_logits,
+    open_context,
+    tensor_digests,
+)
 from surgery.verification.runner import Check, Outcome, known_checks, run_checks, verify_adapter
-from surgery.verification.testbed import Bench, answer, digests, open_bench, sound_plan
 
 SIZES = {
     "vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4,
@@ -75,38 +81,38 @@ def adapter(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def bench(adapter: Path) -> Bench:
-    """A bench of its own for each test, to be sabotaged."""
-    return on_bench(adapter)
+def context(adapter: Path) -> VerificationContext:
+    """A context of its own for each test, to be broken."""
+    return opened_context(adapter)
 
 
-def on_bench(folder: Path) -> Bench:
-    """Put an adapter on the bench."""
-    return open_bench(sound_plan(folder), folder)
+def opened_context(folder: Path) -> VerificationContext:
+    """Load an adapter onto its base."""
+    return open_context(checked_plan(folder), folder)
 
 
-def run(name: str, bench: Bench) -> Outcome:
+def run(name: str, context: VerificationContext) -> Outcome:
     """Run one check as `verify` does, exceptions and all."""
-    outcomes = {outcome.check: outcome for outcome in run_checks(bench, checks=[CHECKS[name]])}
+    outcomes = {outcome.check: outcome for outcome in run_checks(context, checks=[CHECKS[name]])}
     return outcomes[name]
 
 
-def copied_block(bench: Bench) -> Any:
+def copied_block(context: VerificationContext) -> Any:
     """The wrapper of the one copied block."""
-    decoder: Any = bench.decoder
+    decoder: Any = context.decoder
     return decoder.model.layers[3]
 
 
 class OnFullDisk(Check):
     """A check that writes where nothing more fits."""
 
-    def run(self, bench: Bench) -> Outcome:
+    def run(self, context: VerificationContext) -> Outcome:
         raise SurgeryError(Diagnostic("A302", "the disk is full"))
 
 
-def test_a_full_disk_is_no_fault_of_the_adapter(bench: Bench) -> None:
+def test_a_full_disk_is_no_fault_of_the_adapter(context: VerificationContext) -> None:
     with pytest.raises(SurgeryError) as caught:
-        list(run_checks(bench, checks=[OnFullDisk()]))
+        list(run_checks(context, checks=[OnFullDisk()]))
     assert caught.value.diagnostics[0].code == "A302"
 
 
@@ -139,9 +145,11 @@ def test_every_check_passes_in_bfloat16(tmp_path: Path) -> None:
     assert failed == {}
 
 
-def test_a_trained_adapter_passes_and_is_said_to_be_trained(bench: Bench, tmp_path: Path) -> None:
-    bench.shake()
-    save_adapter(bench.plan, bench.model, tmp_path / "trained")
+def test_a_trained_adapter_passes_and_is_said_to_be_trained(
+    context: VerificationContext, tmp_path: Path
+) -> None:
+    context.perturb()
+    save_adapter(context.plan, context.model, tmp_path / "trained")
     verification = verify_adapter(tmp_path / "trained")
     start = next(o for o in verification.outcomes if o.check == "start_equality")
     assert verification.passed
@@ -149,14 +157,14 @@ def test_a_trained_adapter_passes_and_is_said_to_be_trained(bench: Bench, tmp_pa
     assert "trained" in start.what
 
 
-def test_the_checks_leave_every_bit_and_every_flag_as_it_was(bench: Bench) -> None:
-    before = digests(bench.model)
-    flags = [p.requires_grad for p in bench.model.parameters()]
-    assert all(outcome.passed for outcome in run_checks(bench))
-    assert digests(bench.model) == before
-    assert [p.requires_grad for p in bench.model.parameters()] == flags
-    assert all(p.grad is None for p in bench.model.parameters())
-    assert torch.equal(answer(bench.untouched, bench.prompts), bench.reference.logits)
+def test_the_checks_leave_every_bit_and_every_flag_as_it_was(context: VerificationContext) -> None:
+    before = tensor_digests(context.model)
+    flags = [p.requires_grad for p in context.model.parameters()]
+    assert all(outcome.passed for outcome in run_checks(context))
+    assert tensor_digests(context.model) == before
+    assert [p.requires_grad for p in context.model.parameters()] == flags
+    assert all(p.grad is None for p in context.model.parameters())
+    assert torch.equal(forward_logits(context.untouched, context.prompts), context.reference.logits)
 
 
 def test_each_check_is_one_file_with_its_page() -> None:
@@ -203,84 +211,90 @@ def test_in_place_only_planned_tensors_may_differ_from_the_original(
 ) -> None:
     out = make_adapter(base, tmp_path / "out", "full_finetune", "train=[blocks]")
     overwrite(out, tensor)
-    outcome = run("start_equality", on_bench(out))
+    outcome = run("start_equality", opened_context(out))
     assert outcome.state == state
     assert outcome.measured["stored_at_start"] is False
 
 
 def test_in_place_gradients_fails_when_a_frozen_tensor_trains(finetuned: Path) -> None:
-    bench = on_bench(finetuned)
-    bench.model.get_input_embeddings().weight.requires_grad_(True)
-    assert run("gradients", bench).state == "failed"
+    context = opened_context(finetuned)
+    context.model.get_input_embeddings().weight.requires_grad_(True)
+    assert run("gradients", context).state == "failed"
 
 
 # -- sabotage -------------------------------------------------------------------------------------
 
 
-def test_start_equality_fails_when_the_base_was_overwritten(bench: Bench) -> None:
-    copied_block(bench).original_module.mlp.up_proj.weight.data[0, 0] += 1
-    outcome = run("start_equality", bench)
+def test_start_equality_fails_when_the_base_was_overwritten(context: VerificationContext) -> None:
+    copied_block(context).original_module.mlp.up_proj.weight.data[0, 0] += 1
+    outcome = run("start_equality", context)
     assert outcome.state == "failed"
     assert "text path" in outcome.what
 
 
-def test_start_equality_fails_when_a_copy_is_built_otherwise(bench: Bench) -> None:
-    copied_block(bench).modules_to_save[ADAPTER].input_layernorm.variance_epsilon = 0.1
-    outcome = run("start_equality", bench)
+def test_start_equality_fails_when_a_copy_is_built_otherwise(context: VerificationContext) -> None:
+    copied_block(context).modules_to_save[ADAPTER].input_layernorm.variance_epsilon = 0.1
+    outcome = run("start_equality", context)
     assert outcome.state == "failed"
     assert "multimodal path" in outcome.what
     assert "text path" not in outcome.what
-    assert run("text_path", bench).passed
+    assert run("text_path", context).passed
 
 
-def test_text_path_fails_when_an_original_was_overwritten(bench: Bench) -> None:
-    copied_block(bench).original_module.mlp.up_proj.weight.data[0, 0] += 1
-    assert "as stored" in run("text_path", bench).what
+def test_text_path_fails_when_an_original_was_overwritten(context: VerificationContext) -> None:
+    copied_block(context).original_module.mlp.up_proj.weight.data[0, 0] += 1
+    assert "as stored" in run("text_path", context).what
 
 
-def test_text_path_fails_when_a_tensor_that_no_prompt_reaches_was_overwritten(bench: Bench) -> None:
-    used = {*bench.prompts.ids.flatten().tolist(), *bench.reference.tokens.flatten().tolist()}
+def test_text_path_fails_when_a_tensor_that_no_prompt_reaches_was_overwritten(
+    context: VerificationContext,
+) -> None:
+    used = {*context.prompts.ids.flatten().tolist(), *context.reference.tokens.flatten().tolist()}
     unused = next(token for token in range(3, 64) if token not in used)
-    decoder: Any = bench.decoder
+    decoder: Any = context.decoder
     decoder.model.embed_tokens.weight.data[unused] += 1e-3
-    what = run("text_path", bench).what
+    what = run("text_path", context).what
     assert what == "1 tensors of the base have changed, model.embed_tokens.weight first"
 
 
-def test_text_path_fails_when_a_copy_shares_its_originals_parameter(bench: Bench) -> None:
-    wrapper = copied_block(bench)
+def test_text_path_fails_when_a_copy_shares_its_originals_parameter(
+    context: VerificationContext,
+) -> None:
+    wrapper = copied_block(context)
     wrapper.modules_to_save[ADAPTER].mlp.up_proj.weight = wrapper.original_module.mlp.up_proj.weight
-    outcome = run("text_path", bench)
+    outcome = run("text_path", context)
     assert outcome.state == "failed"
     assert "after random changes" in outcome.what
 
 
 def test_text_path_fails_when_the_multimodal_path_is_dead(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    context: VerificationContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(SwitchedLayer, "disable_adapters", True)
-    assert "ignores random changes" in run("text_path", bench).what
+    assert "ignores random changes" in run("text_path", context).what
 
 
 def test_text_path_fails_when_the_switch_is_stuck(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    context: VerificationContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Switch, "path", MULTIMODAL)
-    assert "after random changes" in run("text_path", bench).what
+    assert "after random changes" in run("text_path", context).what
 
 
-def test_cached_generation_fails_when_two_blocks_share_a_cache_slot(bench: Bench) -> None:
-    copied_block(bench).modules_to_save[ADAPTER].self_attn.layer_idx = 0
-    outcome = run("cached_generation", bench)
+def test_cached_generation_fails_when_two_blocks_share_a_cache_slot(
+    context: VerificationContext,
+) -> None:
+    copied_block(context).modules_to_save[ADAPTER].self_attn.layer_idx = 0
+    outcome = run("cached_generation", context)
     assert outcome.state == "failed"
     assert "multimodal path" in outcome.what or "ended in" in outcome.what
 
 
 def test_cached_generation_fails_when_positions_restart_with_the_cache(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    context: VerificationContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decoder: Any = bench.decoder
-    attention = copied_block(bench).modules_to_save[ADAPTER].self_attn
+    decoder: Any = context.decoder
+    attention = copied_block(context).modules_to_save[ADAPTER].self_attn
     honest = attention.forward
 
     def restarting(hidden_states: Any, position_embeddings: Any, **kwargs: Any) -> Any:
@@ -289,76 +303,80 @@ def test_cached_generation_fails_when_positions_restart_with_the_cache(
         return honest(hidden_states=hidden_states, position_embeddings=turned, **kwargs)
 
     monkeypatch.setattr(attention, "forward", restarting)
-    outcome = run("cached_generation", bench)
+    outcome = run("cached_generation", context)
     assert outcome.state == "failed"
     assert "text path" not in outcome.what
 
 
 def test_cached_generation_takes_a_tie_for_a_tie(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    context: VerificationContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     logits = torch.zeros(4, 16, 8)
     answers = iter([torch.zeros(4, 16, dtype=int), torch.ones(4, 16, dtype=int)] * 4)
-    name = f"{CachedGeneration.__module__}.generate"
+    name = f"{CachedGeneration.__module__}.generate_greedily"
     monkeypatch.setattr(name, lambda *args, **kwargs: (next(answers), logits))
-    outcome = run("cached_generation", bench)
+    outcome = run("cached_generation", context)
     assert outcome.passed
     assert outcome.measured["ties"] == 16
 
 
-def test_blocks_executed_fails_when_the_config_tells_fewer_blocks(bench: Bench) -> None:
-    bench.decoder.config.num_hidden_layers = 3  # type: ignore[union-attr]
-    assert "3 blocks ran, and the plan has 4" in run("blocks_executed", bench).what
+def test_blocks_executed_fails_when_the_config_tells_fewer_blocks(
+    context: VerificationContext,
+) -> None:
+    context.decoder.config.num_hidden_layers = 3  # type: ignore[union-attr]
+    assert "3 blocks ran, and the plan has 4" in run("blocks_executed", context).what
 
 
 def test_blocks_executed_fails_when_copies_run_along_the_text_path(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    context: VerificationContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Switch, "path", MULTIMODAL)
-    what = run("blocks_executed", bench).what
+    what = run("blocks_executed", context).what
     assert "the copy of block 3 ran instead of the original" in what
     assert "LoRA ran on 21 matrices along the text path" in what
 
 
-def test_blocks_executed_fails_when_blocks_are_out_of_order(bench: Bench) -> None:
-    decoder: Any = bench.decoder
+def test_blocks_executed_fails_when_blocks_are_out_of_order(context: VerificationContext) -> None:
+    decoder: Any = context.decoder
     layers = decoder.model.layers
     order = [layers[i] for i in (0, 2, 1, 3)]
     layers.__class__ = type("Other", (torch.nn.ModuleList,), {"__getitem__": lambda _, i: order[i]})
-    what = run("blocks_executed", bench).what
+    what = run("blocks_executed", context).what
     assert "the original of block 2 ran instead of the original of block 1" in what
 
 
-def test_blocks_executed_leaves_no_hooks(bench: Bench) -> None:
+def test_blocks_executed_leaves_no_hooks(context: VerificationContext) -> None:
     def hooks() -> int:
-        return sum(len(module._forward_hooks) for module in bench.model.modules())
+        return sum(len(module._forward_hooks) for module in context.model.modules())
 
     before = hooks()
-    run("blocks_executed", bench)
+    run("blocks_executed", context)
     assert hooks() == before
 
 
-def test_gradients_fails_when_another_parameter_trains(bench: Bench) -> None:
-    copied_block(bench).original_module.mlp.up_proj.weight.requires_grad_(True)
-    bench.decoder.get_parameter("model.norm.weight").requires_grad_(True)
-    outcome = run("gradients", bench)
+def test_gradients_fails_when_another_parameter_trains(context: VerificationContext) -> None:
+    copied_block(context).original_module.mlp.up_proj.weight.requires_grad_(True)
+    context.decoder.get_parameter("model.norm.weight").requires_grad_(True)
+    outcome = run("gradients", context)
     assert "other parameters get a gradient" in outcome.what
     assert "model.norm.weight" in outcome.what
 
 
-def test_gradients_fails_when_a_planned_parameter_is_frozen(bench: Bench) -> None:
-    copied_block(bench).modules_to_save[ADAPTER].mlp.up_proj.weight.requires_grad_(False)
-    assert "1 planned parameters get no gradient" in run("gradients", bench).what
+def test_gradients_fails_when_a_planned_parameter_is_frozen(context: VerificationContext) -> None:
+    copied_block(context).modules_to_save[ADAPTER].mlp.up_proj.weight.requires_grad_(False)
+    assert "1 planned parameters get no gradient" in run("gradients", context).what
 
 
-def test_gradients_fails_when_a_forward_pass_writes_to_the_base(bench: Bench) -> None:
-    norm = bench.decoder.get_submodule("model.norm")
+def test_gradients_fails_when_a_forward_pass_writes_to_the_base(
+    context: VerificationContext,
+) -> None:
+    norm = context.decoder.get_submodule("model.norm")
 
     def drift(module: Any, args: Any) -> None:
         module.weight.data += 0.01
 
     handle = norm.register_forward_pre_hook(drift)
-    outcome = run("gradients", bench)
+    outcome = run("gradients", context)
     handle.remove()
     assert "don't train have changed" in outcome.what
 
@@ -374,25 +392,25 @@ def saves(change: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_save_reload_fails_when_a_tensor_is_not_saved(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    context: VerificationContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saves(lambda tensors: dict(list(tensors.items())[1:]), monkeypatch)
-    outcome = run("save_reload", bench)
+    outcome = run("save_reload", context)
     assert outcome.state == "failed"
     assert "A402" in outcome.what
 
 
 def test_save_reload_fails_when_a_tensor_is_rounded(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    context: VerificationContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saves(lambda tensors: {n: t.bfloat16().float() for n, t in tensors.items()}, monkeypatch)
-    outcome = run("save_reload", bench)
+    outcome = run("save_reload", context)
     assert "tensors come back otherwise" in outcome.what
     assert "plain peft gives other logits" in outcome.what
 
 
 def test_save_reload_fails_when_the_config_tells_another_scale(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    context: VerificationContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from surgery.adapter import save
 
@@ -405,30 +423,30 @@ def test_save_reload_fails_when_the_config_tells_another_scale(
         return files
 
     monkeypatch.setattr(save, "side_files", twice)
-    outcome = run("save_reload", bench)
+    outcome = run("save_reload", context)
     assert "the reopened adapter gives other logits" in outcome.what
     assert "plain peft gives other logits" in outcome.what
 
 
 def test_row_paths_fails_when_all_rows_take_one_path(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    context: VerificationContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rows, "use_path", lambda *args: contextlib.nullcontext())
-    what = run("row_paths", bench).what
+    what = run("row_paths", context).what
     assert "rows on the text path get other logits" in what
     assert "rows on the multimodal path" not in what
 
 
 def test_row_paths_fails_when_rows_are_put_back_in_another_order(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    context: VerificationContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rows, "_scatter", lambda places, values: torch.cat(values))
-    assert run("row_paths", bench).state == "failed"
+    assert run("row_paths", context).state == "failed"
 
 
-def test_a_model_that_can_not_run_fails_with_its_reason(bench: Bench) -> None:
-    copied_block(bench).modules_to_save[ADAPTER].forward = lambda *args: None
-    outcomes = list(run_checks(bench, checks=[CHECKS["blocks_executed"]]))
+def test_a_model_that_can_not_run_fails_with_its_reason(context: VerificationContext) -> None:
+    copied_block(context).modules_to_save[ADAPTER].forward = lambda *args: None
+    outcomes = list(run_checks(context, checks=[CHECKS["blocks_executed"]]))
     assert outcomes[0].state == "failed"
     assert "TypeError" in outcomes[0].what
 

@@ -51,7 +51,7 @@ class Reference:
 
 
 @dataclass
-class Bench:
+class VerificationContext:
     """One adapter on its base.
 
     Args:
@@ -97,9 +97,9 @@ class Bench:
 
     def changeable(self) -> dict[str, torch.Tensor]:
         """What may change without the text path noticing: all that the plan adds, or trains."""
-        held = named_tensors(self.model)
+        tensors = named_tensors(self.model)
         in_place = dict(trainable_parameters(self.plan, self.model)) if self.plan.in_place else {}
-        return in_place | {name: held[name] for _, _, name in self._added()}
+        return in_place | {name: tensors[name] for _, _, name in self._added()}
 
     @contextmanager
     def on(self, path: PathName) -> Iterator[None]:
@@ -116,14 +116,14 @@ class Bench:
         """Logits (real tokens, vocabulary) of the prompts, or of some rows; perhaps all as text."""
         prompts = self.prompts if images else self.prompts.without_images()
         with self.on(path):
-            return answer(self.model, prompts.take(rows))
+            return forward_logits(self.model, prompts.take(rows))
 
     def difference(self, found: torch.Tensor) -> Difference:
         """How far logits lie from those of the untouched base."""
         return self.sums.compare(found, self.reference.logits)
 
     @torch.no_grad()
-    def shake(self, seed: int = 1) -> None:
+    def perturb(self, seed: int = 1) -> None:
         """Change every parameter that may change at random, as training would, and then some.
 
         Buffers stay: constants that must fit one another, such as a linear attention's decays.
@@ -136,15 +136,15 @@ class Bench:
                 tensor.add_((noise * scale).to(tensor))
 
     @torch.no_grad()
-    def start_over(self) -> None:
+    def reset_to_start(self) -> None:
         """Set all that the plan adds to its start: copies as their originals, B zero."""
-        held = named_tensors(self.model)
-        for name, start in self._starts():
-            held[name].copy_(start)
+        tensors = named_tensors(self.model)
+        for name, start in self._initial_tensors():
+            tensors[name].copy_(start)
 
     def is_at_start(self) -> bool:
         """Whether the folder holds what `surgery apply` wrote, to the bit."""
-        pairs = ((self._stored[name], start) for name, start in self._starts())
+        pairs = ((self._stored[name], start) for name, start in self._initial_tensors())
         return all(same_bits(stored, start.to(stored.dtype)) for stored, start in pairs)
 
     @torch.no_grad()
@@ -163,7 +163,7 @@ class Bench:
             for tensor in edit.tensors:
                 yield edit, tensor, name_in_memory(edit, tensor.name)
 
-    def _starts(self) -> Iterator[tuple[str, torch.Tensor]]:
+    def _initial_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         bases = {base_name(name): tensor for name, tensor in named_tensors(self.model).items()}
         for _, tensor, name in self._added():
             if tensor.start == "copy":
@@ -172,7 +172,7 @@ class Bench:
                 yield name, torch.from_numpy(initial_value(self.plan.recipe.seed, tensor))
 
 
-def sound_plan(
+def checked_plan(
     folder: Path, *, base: str | os.PathLike[str] | None = None, trust_remote_code: bool = False
 ) -> Plan:
     """Read the plan of an adapter folder, after checking its base and the headers of its weights.
@@ -184,7 +184,9 @@ def sound_plan(
     return plan
 
 
-def open_bench(plan: Plan, folder: Path, *, trust_remote_code: bool = False) -> Bench:
+def open_context(
+    plan: Plan, folder: Path, *, trust_remote_code: bool = False
+) -> VerificationContext:
     """Load the base, let it answer, and put the adapter on it.
 
     Args:
@@ -193,20 +195,24 @@ def open_bench(plan: Plan, folder: Path, *, trust_remote_code: bool = False) -> 
         trust_remote_code: whether the base may run code of its own.
     """
     assert plan.files is not None
-    home = plan.files.folder
-    model: Any = load_base(str(home), trust_remote_code=trust_remote_code).eval()
-    alike = any(edit.rule.form == "segments" for edit in plan.experts())
-    prompts = make_prompts(home, model, alike=alike, trust_remote_code=trust_remote_code)
-    reference = Reference(
-        answer(model, prompts), generate_greedily(model, prompts)[0], digests(model)
+    base_folder = plan.files.folder
+    model: Any = load_base(str(base_folder), trust_remote_code=trust_remote_code).eval()
+    same_positions = any(edit.rule.form == "segments" for edit in plan.experts())
+    prompts = make_prompts(
+        base_folder, model, same_positions=same_positions, trust_remote_code=trust_remote_code
     )
-    twin = None if plan.in_place else share(model)
+    reference = Reference(
+        forward_logits(model, prompts), generate_greedily(model, prompts)[0], tensor_digests(model)
+    )
+    untouched = None if plan.in_place else share_tensors(model)
     if plan.in_place:
         del model
         trained = str(base_home(plan, folder))
         model = load_base(trained, trust_remote_code=trust_remote_code)
     model = open_adapter(plan, model, folder, trainable=True).eval()
-    return Bench(plan, folder, model, twin, prompts, reference, trust_remote_code)
+    return VerificationContext(
+        plan, folder, model, untouched, prompts, reference, trust_remote_code
+    )
 
 
 def sums_of(plan: Plan, model: nn.Module) -> Sums:
@@ -219,17 +225,17 @@ def sums_of(plan: Plan, model: nn.Module) -> Sums:
     shapes = (tensor.shape for kind in plan.anatomy.kinds for tensor in kind.tensors)
     width = max((size for shape in shapes for size in shape), default=1)
     types = {p.dtype for p in model.parameters() if p.is_floating_point()}
-    coarsest = max(types, key=lambda kind: torch.finfo(kind).eps)
+    coarsest = max(types, key=lambda dtype: torch.finfo(dtype).eps)
     return Sums(coarsest, len(plan.depth), width)
 
 
 def inputs_of(model: Any, prompts: Prompts) -> dict[str, torch.Tensor]:
     """What a model is called with: a mask of image tokens too, where it has parts for them."""
     is_routed = isinstance(model, RoutedModel)
-    return {**prompts.inputs, **({"image_mask": prompts.images} if is_routed else {})}
+    return {**prompts.inputs, **({"image_mask": prompts.image_mask} if is_routed else {})}
 
 
-def answer(model: Any, prompts: Prompts) -> torch.Tensor:
+def forward_logits(model: Any, prompts: Prompts) -> torch.Tensor:
     """Logits (real tokens, vocabulary) of a batch, padding left out."""
     with frozen(model):
         output = model(**inputs_of(model, prompts), use_cache=False)
@@ -252,7 +258,7 @@ def generate_greedily(
     return output.sequences[:, prompts.ids.shape[1] :], torch.stack(output.logits, dim=1)
 
 
-def share(model: Any) -> Any:
+def share_tensors(model: Any) -> Any:
     """Return a second module tree over the very same tensors."""
     tensors = (*model.parameters(), *model.buffers())
     return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
@@ -264,7 +270,7 @@ def named_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     return {**dict(parameters), **dict(model.named_buffers(remove_duplicate=False))}
 
 
-def digests(model: nn.Module) -> dict[str, str]:
+def tensor_digests(model: nn.Module) -> dict[str, str]:
     """Sha256 of the bits of every parameter and buffer, by name."""
     tensors = named_tensors(model)
     distinct = {id(tensor): tensor for tensor in tensors.values()}
