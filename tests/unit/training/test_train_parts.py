@@ -613,15 +613,15 @@ def test_stage_settings_read_back_from_a_plan() -> None:
 
 
 MOMENTS = {
-    "nothing is trained": ("training_log.replace_text", "log.csv"),
-    "a checkpoint is half written": ("trainer.save_file", ""),
-    "a checkpoint is whole": ("trainer.rotate_checkpoints", ""),
-    "a stage is done": ("train.save_into", ""),
-    "the adapter is half written": ("train.take_log", ""),
-    "the adapter is whole, beside its place": ("staging._rename", "a"),
-    "the adapter is in its place": ("train.close_work", ""),
-    "the checkpoints are gone": ("work.discard", "a.training"),
-    "only the log is left": ("staging.shutil.rmtree", ".a.training.partial"),
+    "nothing is trained": ("training.log.replace_text", "log.csv"),
+    "a checkpoint is half written": ("training.trainer.save_file", ""),
+    "a checkpoint is whole": ("training.trainer.rotate_checkpoints", ""),
+    "a stage is done": ("training.train.save_into", ""),
+    "the adapter is half written": ("training.train.take_log", ""),
+    "the adapter is whole, beside its place": ("storage.staging._rename", "a"),
+    "the adapter is in its place": ("training.train.close_work", ""),
+    "the checkpoints are gone": ("training.run_folder.discard", "a.training"),
+    "only the log is left": ("storage.staging.shutil.rmtree", ".a.training.partial"),
 }
 """What is about to be called when the signal falls, and the name of a path that it is given."""
 
@@ -651,10 +651,12 @@ def test_a_kill_at_any_moment_can_be_gone_on_from(
     place, name = MOMENTS[moment]
     process = os.fork()
     if not process:
-        where = f"surgery.{place}"
-        monkeypatch.setattr(where, killing(pkgutil.resolve_name(where), name))
-        train(talker, out, *words)
-        os._exit(1)
+        try:
+            where = f"surgery.{place}"
+            monkeypatch.setattr(where, killing(pkgutil.resolve_name(where), name))
+            train(talker, out, *words)
+        finally:
+            os._exit(1)
     assert os.waitpid(process, 0)[1] == signal.SIGKILL
     with pytest.raises(SurgeryError, match="T107"):
         train(talker, out, *words, "seed=5", resume=True)
