@@ -1,6 +1,7 @@
 """The docs' site: every page is in the menu under its own title, and every entry is a page."""
 
 import re
+import runpy
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any
 
 import pytest
 import yaml
+
+from surgery.lint.code_pages import all_pages
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -67,10 +70,29 @@ def test_every_entry_of_the_menu_is_a_page_under_its_own_title() -> None:
     assert len({*titles}) == len(titles)
 
 
-@pytest.mark.parametrize("page", [*PAGES, "../README.md", "../CONTRIBUTING.md"])
+CODES = [f"../surgery/diagnostics/pages/{code}.md" for code in all_pages()]
+
+
+@pytest.mark.parametrize("page", [*PAGES, "../README.md", "../CONTRIBUTING.md", *CODES])
 def test_every_link_leads_to_a_file(page: str) -> None:
     there = (DOCS / page).parent
     assert [link for link in links(page) if not (there / link).exists()] == []
+
+
+@pytest.mark.parametrize(
+    ("page", "on_site"),
+    [
+        ("index.md", "errors/P204.md"),
+        ("how-to/depth.md", "../errors/P204.md"),
+        ("reference/study/report.md", "../../errors/P204.md"),
+        ("errors/index.md", "P204.md"),
+    ],
+)
+def test_links_to_the_pages_of_codes_stay_on_the_site(page: str, on_site: str) -> None:
+    site_links = runpy.run_path(str(DOCS / "hooks.py"))["site_links"]
+    up = "../" * (page.count("/") + 1)
+    text = f"([P204]({up}surgery/diagnostics/pages/P204.md)), [other]({up}README.md)"
+    assert site_links(text, page) == f"([P204]({on_site})), [other]({up}README.md)"
 
 
 def test_first_page_has_install_picture_steps_and_every_how_to() -> None:
