@@ -1,4 +1,4 @@
-"""Write one text file so that it is either the old one or the new one, never half of it.
+"""Write one file so that it is either the old one or the new one, never half of it.
 
 Source: rename(2), which within one folder is atomic.
 """
@@ -7,7 +7,8 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -20,17 +21,20 @@ _PROBE_BYTES: Final = 8192
 """Bytes of an old file in which a zero byte tells that it is no text."""
 
 
-def replace_text(file: Path, text: str, *, inputs: Iterable[Input] = ()) -> None:
+def replace_text(
+    file: Path, text: str, *, inputs: Iterable[Input] = (), expected: str | None = None
+) -> None:
     """Write a file, line ends as they are in the text; an old one keeps its permissions.
 
     Args:
         file: what to write; its folder must be there. A device or a pipe takes the text as it is.
         text: all of it.
         inputs: what is read to make it.
+        expected: what the file holds now; None replaces whatever it does.
 
     Raises:
         SurgeryError: A301 for an old file that is no text, A302 to A304 for the disk, A306 where it
-            would harm what is read.
+            would harm what is read, A308 where it holds something else than is expected.
     """
     refuse_inputs(file, inputs)
     with io_errors(file):
@@ -38,7 +42,8 @@ def replace_text(file: Path, text: str, *, inputs: Iterable[Input] = ()) -> None
             file.write_bytes(text.encode(errors="backslashreplace"))
             return
         _refuse_binary(file)
-        replace_bytes(file, text.encode(errors="backslashreplace"))
+        content = text.encode(errors="backslashreplace")
+        replace_bytes(file, content, expected=None if expected is None else expected.encode())
 
 
 def try_text(file: Path, *, inputs: Iterable[Input] = ()) -> None:
@@ -82,21 +87,36 @@ def create_text(file: Path, text: str) -> None:
             raise
 
 
-def replace_bytes(file: Path, content: bytes) -> None:
-    """Write a file whole, or leave the old one.
+def replace_bytes(file: Path, content: bytes, *, expected: bytes | None = None) -> None:
+    """Write a file whole, or leave the old one; see `replaced`."""
+    with replaced(file, expected=expected) as partial, partial.open("xb") as stream:
+        stream.write(content)
+
+
+@contextmanager
+def replaced(file: Path, *, expected: bytes | None = None) -> Iterator[Path]:
+    """Yield a path to write; when the body ends, what is there takes the file's place at once.
+
+    Where the body raises, the file stays as it was.
+
+    Args:
+        file: need not exist; of a link, what it leads to is replaced.
+        expected: what the file holds now; None replaces whatever it does.
 
     Raises:
-        OSError: where the disk doesn't let it.
+        OSError: where the disk doesn't let it, naming `file`.
+        SurgeryError: A308 where it holds something else than is expected.
     """
     file = Path(os.path.realpath(file))
     partial = _partial(file)
     try:
-        with partial.open("xb") as stream:
-            stream.write(content)
-            stream.flush()
+        yield partial
+        with partial.open("rb") as stream:
             os.fsync(stream.fileno())
         if file.exists():
             shutil.copymode(file, partial)
+        if expected is not None and not (file.exists() and file.read_bytes() == expected):
+            raise SurgeryError(_changed_meanwhile(file))
         partial.replace(file)
     except OSError as error:
         error.filename = str(file)
@@ -117,3 +137,12 @@ def _refuse_binary(file: Path) -> None:
         if b"\0" in stream.read(_PROBE_BYTES):
             what = f"`{file}` is there and is no text, so no text is written over it"
             raise SurgeryError(Diagnostic("A301", what, fix="name another file"))
+
+
+def _changed_meanwhile(file: Path) -> Diagnostic:
+    return Diagnostic(
+        code="A308",
+        what=f"`{file}` was changed while its successor was made, and is not replaced",
+        why="what was written there in the meantime would be lost",
+        fix="run it again",
+    )

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PrinterCallback, Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
+from surgery.storage.atomic_text import replaced
 from surgery.training.distributed import (
     is_sharded,
     load_optimizer_state,
@@ -80,9 +81,8 @@ class StageTrainer(Trainer):  # type: ignore[misc]
         trained = {n: whole(p) for n, p in self.model.named_parameters() if n in self._rates}
         if self.args.should_save:
             file.parent.mkdir(parents=True, exist_ok=True)
-            partial = file.with_name(f".{file.name}.partial")
-            save_file({name: t.contiguous().cpu() for name, t in trained.items()}, partial)
-            partial.replace(file)
+            with replaced(file) as written:
+                save_file({name: t.contiguous().cpu() for name, t in trained.items()}, written)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         self.save_trained(Path(output_dir or self.args.output_dir) / TRAINED)

@@ -7,7 +7,6 @@ asked for the same.
 """
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from surgery.runtime.cpu_engine import OnCpu
 from surgery.runtime.decode_loop import LORA, LORA_FILE, TOKENIZER
 from surgery.runtime.manifest import ExportedFile, PartRecord, PathName
 from surgery.runtime.prompt_chunk import Features
+from surgery.storage.atomic_text import replace_bytes, replace_text
 from surgery.storage.disk_errors import io_errors
 from surgery.storage.file_names import ADAPTER_WEIGHTS, PLAN_FILE
 from surgery.storage.safetensors.stream import hash_file
@@ -78,7 +78,7 @@ class Workshop:
             calibration = self._begun(work)
             done = work / "made" / f"{part}.json"
             if not done.is_file():
-                _write(done, _FILES.dump_json(self._made(work, part, calibration)).decode())
+                replace_bytes(done, _FILES.dump_json(self._made(work, part, calibration)))
                 _forget(work / "float", part)
                 calibration.passed(part)
             return _FILES.validate_json(done.read_bytes())
@@ -93,7 +93,7 @@ class Workshop:
             except SurgeryError:
                 shutil.rmtree(work, ignore_errors=True)
                 raise
-            _write(asked, self._asked)
+            replace_text(asked, self._asked)
         return self._calibration(work)
 
     def _begin(self, work: Path) -> None:
@@ -170,7 +170,7 @@ class Workshop:
             record = PartRecord(
                 kind=part.kind, dtype=part.dtype, quantisation="none", bytes=0, files=files
             )
-            _write(noted, record.model_dump_json())
+            replace_text(noted, record.model_dump_json())
         found = PartRecord.model_validate_json(noted.read_bytes())
         _clear(folder / name, found)
         return found
@@ -215,9 +215,3 @@ def _clear(folder: Path, record: PartRecord) -> None:
 def _forget(floats: Path, part: str) -> None:
     _record_file(floats, part).unlink(missing_ok=True)
     shutil.rmtree(floats / part, ignore_errors=True)
-
-
-def _write(file: Path, text: str) -> None:
-    partial = file.with_name(f"{file.name}.partial")
-    partial.write_text(text)
-    os.replace(partial, file)

@@ -17,7 +17,8 @@ _MARK = "="
 def write_arrays(file: Path, arrays: Arrays) -> None:
     """Write them into an npz file, whatever their names are."""
     marked: dict[str, Any] = {f"{_MARK}{name}": array for name, array in arrays.items()}
-    np.savez(file, **marked)
+    with file.open("wb") as stream:  # under its own name, whatever that ends in
+        np.savez(stream, **marked)
 
 
 def read_arrays(file: Path) -> Arrays:

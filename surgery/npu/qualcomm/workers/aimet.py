@@ -22,6 +22,7 @@ from aimet_onnx import QuantizationSimModel, apply_seq_mse
 from onnx import TensorProto, helper, numpy_helper
 
 from surgery.npu.qualcomm.arrays import Arrays, read_arrays, write_arrays
+from surgery.storage.atomic_text import replaced
 
 _WEIGHTS: Final = {"w8a16": "int8", "w4a16": "int4"}
 _MOST: Final = 1 << 25
@@ -44,9 +45,8 @@ def main(model: str, scheme: str, samples: str, scales: str) -> None:
         name: _scales(numpy_helper.to_array(matrices[name]), rows[factor], _WEIGHTS[scheme])
         for name, factor in products.items()
     }
-    partial = Path(f"{scales}.partial.npz")
-    write_arrays(partial, found)
-    partial.rename(scales)
+    with replaced(Path(scales)) as partial:
+        write_arrays(partial, found)
 
 
 def _rows(model: Path, names: list[str], samples: Iterable[Arrays]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from surgery.diagnostics.wording import first_line
 from surgery.npu.qualcomm.arrays import read_arrays, write_arrays
 from surgery.npu.qualcomm.workers.process import peak_bytes
 from surgery.npu.qualcomm.workers.task import Compiled, Refused, Task
+from surgery.storage.atomic_text import replace_text
 
 PROVIDER: Final = "QNNExecutionProvider"
 """The name under which its library is registered with onnxruntime."""
@@ -45,15 +46,10 @@ def main(folders: list[str]) -> None:
             os.dup2(log.fileno(), sys.stderr.fileno())
             answer = _compile(task)
             if answer.accepted and task.feeds.is_file():
-                _write(answer, task.compiled)
+                replace_text(task.compiled, answer.model_dump_json())
                 answer = _run(task, answer)
-        _write(answer.model_copy(update={"peak_bytes": peak_bytes()}), task.answer)
-
-
-def _write(answer: Compiled, file: Path) -> None:
-    partial = file.with_suffix(".partial")
-    partial.write_text(answer.model_dump_json())
-    partial.replace(file)
+        answer = answer.model_copy(update={"peak_bytes": peak_bytes()})
+        replace_text(task.answer, answer.model_dump_json())
 
 
 def _compile(task: Task) -> Compiled:
