@@ -22,6 +22,7 @@ class Finding(Diagnostic):
         subject: what was linted: a recipe's name, a folder or a file.
         module: full name of the module or graph node that is meant, where there is one.
         allowed: the recipe's reason for living with it; its severity is then `note`.
+        edit: the recipe's key, dotted, and its new value as YAML, where one setting is the remedy.
     """
 
     rule: str = ""
@@ -31,6 +32,7 @@ class Finding(Diagnostic):
     subject: str = ""
     module: str = ""
     allowed: str = ""
+    edit: tuple[str, str] | None = None
 
     def __str__(self) -> str:
         lines = [Diagnostic.__str__(self)]

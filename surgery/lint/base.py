@@ -78,6 +78,7 @@ class Rule(ABC):
         module: str = "",
         severity: Severity | None = None,
         fact: Fact[Any] | None = None,
+        edit: tuple[str, str] | None = None,
     ) -> Finding:
         """Return a finding of this rule; see `Finding` for the fields.
 
@@ -90,6 +91,7 @@ class Rule(ABC):
             module: full name of the module or node.
             severity: where it is not the rule's own.
             fact: of the target, where its evidence is what the finding stands on.
+            edit: key and value, where one setting is the remedy; `--fix` writes it.
         """
         source = f"{fact.source}, {fact.date}" if fact else self.known_by
         return Finding(
@@ -104,6 +106,7 @@ class Rule(ABC):
             evidence=fact.evidence if fact else self.evidence,
             known_by=source,
             module=module,
+            edit=edit,
         )
 
 

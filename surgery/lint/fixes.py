@@ -1,7 +1,7 @@
-"""Mechanical fixes: where a finding names the key that mends it, that key is written or printed.
+"""Mechanical fixes: where one setting is a finding's remedy, it is written or printed.
 
-By convention the `fix` of such a finding holds the key and its value in backticks, as in
-`operations.experts.form: blend`. A recipe file is changed at that one place; its comments stay.
+A recipe file is changed at that one place, byte by byte. A round trip through ruamel.yaml would
+reformat the rest: `{op: expert,   form: gather}`, `~`, CRLF, a folded text, a long list.
 """
 
 import re
@@ -18,11 +18,11 @@ from surgery.lint.subject import Subject
 from surgery.recipe.loading import load_recipe
 from surgery.recipe.recipe_file import recipes_folder
 from surgery.recipe.schema import Recipe
+from surgery.recipe.source_map import compose_yaml
 from surgery.storage.atomic_text import replace_text
 from surgery.storage.disk_errors import io_errors
 from surgery.storage.yaml_text import load_yaml
 
-_SETTING: Final = re.compile(r"`(operations(?:\.[\w-]+){2,})(?:: |=)([^`\s]+)`")
 _KNOB: Final = re.compile(r"\$\{knobs\.([\w-]+)\}")
 
 
@@ -43,13 +43,9 @@ class Fix:
 
 
 def fixes_of(findings: Iterable[Finding]) -> list[Fix]:
-    """The fixes that findings name, each key once; what is allowed stays."""
-    found = (
-        match
-        for finding in findings
-        if not finding.allowed and (match := _SETTING.search(finding.fix))
-    )
-    return list({match[1]: Fix(match[1], match[2]) for match in found}.values())
+    """The edits of findings, each key once; what is allowed stays."""
+    edits = dict(f.edit for f in findings if f.edit and not f.allowed)
+    return [Fix(key, value) for key, value in edits.items()]
 
 
 def mend(subject: Subject, fixes: Iterable[Fix]) -> list[Fix]:
@@ -60,7 +56,7 @@ def mend(subject: Subject, fixes: Iterable[Fix]) -> list[Fix]:
         fixes: of its findings.
 
     Raises:
-        SurgeryError: A303 or A304, where the disk doesn't let it.
+        SurgeryError: as `write_fix`.
     """
     if subject.kind != "recipe" or subject.file is None:
         return []
@@ -80,7 +76,8 @@ def write_fix(file: Path, overrides: Iterable[str], fix: Fix) -> bool:
         Whether the file is changed, so that it now says so.
 
     Raises:
-        SurgeryError: A303 or A304, where the disk doesn't let it.
+        SurgeryError: A303 or A304, where the disk doesn't let it; A308 where somebody else writes
+            the file in the meantime.
     """
     file = file.resolve()
     if file.is_relative_to(recipes_folder().resolve()):
@@ -90,10 +87,10 @@ def write_fix(file: Path, overrides: Iterable[str], fix: Fix) -> bool:
     changed = _changed(text, file, load_recipe(file, list(overrides)), fix)
     if changed is None:
         return False
-    replace_text(file, changed)
+    replace_text(file, changed, expected=text)
     if _says(file, fix):
         return True
-    replace_text(file, text)
+    replace_text(file, text, expected=changed)
     return False
 
 
@@ -137,7 +134,7 @@ def _at_span(text: str, span: Span, value: str) -> str:
 def _in_mapping(text: str, fix: Fix) -> str | None:
     """Write a key that is not there behind the first one of its mapping, if that is in the file."""
     *around, name = fix.key.split(".")
-    mapping = yaml.compose(text, Loader=yaml.SafeLoader)
+    mapping = compose_yaml(text)
     for step in around:
         mapping = _inside(mapping, step)
     if not isinstance(mapping, yaml.MappingNode) or not mapping.value:

@@ -7,12 +7,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from sarif_kit.validate import validation_errors
 
 from surgery.cli import main
+from surgery.lint import fixes
 from surgery.recipe.recipe_file import packaged_recipes
 
 ROOT = Path(__file__).parents[2]
@@ -264,6 +266,33 @@ def test_fix_leaves_packaged_recipes_and_overrides_alone(surgery: Surgery, tmp_p
     file.write_text(MINE)
     surgery("lint", str(file), "operations.experts.form=gather", "--fix")
     assert file.read_text() == MINE
+
+
+def test_fix_loses_nothing_that_an_editor_writes_meanwhile(
+    surgery: Surgery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(MINE)
+    replace = fixes.replace_text
+
+    def edited_before(*args: Any, **kwargs: Any) -> None:
+        file.write_text(f"{MINE}seed: 5\n")
+        replace(*args, **kwargs)
+
+    monkeypatch.setattr(fixes, "replace_text", edited_before)
+    code, _, err = surgery("lint", str(file), "--fix")
+    assert code == 3
+    assert "A308" in err
+    assert file.read_text() == f"{MINE}seed: 5\n"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_fix_keeps_bytes_that_it_need_not_change(surgery: Surgery, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    before = MINE.replace("op: expert", "op:  expert").replace("\n", "\r\n") + "# end: ~  "
+    file.write_bytes(before.encode())
+    assert surgery("lint", str(file), "--fix")[0] == 0
+    assert file.read_bytes() == before.replace("gather", "blend").encode()
 
 
 def test_the_printed_override_is_the_fix(surgery: Surgery) -> None:

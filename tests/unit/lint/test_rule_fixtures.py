@@ -23,7 +23,7 @@ CASES = [
 ]
 KNOWN = {
     *("recipe", "overrides", "model", "config", "target", "context", "scheme"),
-    *("finds", "says", "why", "fix", "key", "module", "evidence"),
+    *("finds", "says", "why", "fix", "edit", "key", "module", "evidence"),
 }
 
 
@@ -68,6 +68,7 @@ def test_case(name, case, kind, tmp_path):
         assert case.get("says", "") in finding.what
         assert case.get("why", "") in finding.why
         assert case.get("fix", "") in finding.fix
+        assert case.get("edit", []) == list(finding.edit or [])
         assert case.get("key", finding.key) == finding.key
         assert case.get("module", finding.module) == finding.module
         assert case.get("evidence", finding.evidence) == finding.evidence

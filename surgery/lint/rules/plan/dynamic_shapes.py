@@ -43,13 +43,15 @@ class DynamicShapes(PlanRule):
         experts = subject.plan.experts()
         open_ones = [e for e in experts if e.rule.form == "segments" and not e.rule.runs]
         for operation in dict.fromkeys(edit.operation for edit in open_ones):
+            form = f"operations.{operation}.form"
             yield self.finding(
                 target,
                 f"`{operation}` cuts prompts into segments and doesn't say where images stand",
                 why="a graph has one layout, so that each needs a graph of its own",
                 fix=f"set `operations.{operation}.runs` to [start, end] of each image, such as "
-                f"[[1, 197]], or use `operations.{operation}.form: blend`",
+                f"[[1, 197]], or use `{form}: blend`",
                 key=f"operations.{operation}.runs",
+                edit=(form, "blend"),
             )
         recipe = subject.plan.recipe
         if recipe.vision and recipe.tiles > 1:

@@ -44,10 +44,12 @@ class LoraRank(PlanRule):
         }
         for operation, rank in over.items():
             assert limit is not None
+            key = f"operations.{operation}.rank"
             yield self.finding(
                 target,
                 f"`{operation}` has rank {rank}, and pairs up to {limit.value} are switched here",
-                fix=f"set `operations.{operation}.rank: {limit.value}`",
-                key=f"operations.{operation}.rank",
+                fix=f"set `{key}: {limit.value}`",
+                key=key,
                 fact=limit,
+                edit=(key, str(limit.value)),
             )

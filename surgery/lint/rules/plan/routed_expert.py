@@ -57,4 +57,5 @@ class RoutedExpert(PlanRule):
                 key=form,
                 module=edits[0].matrices[0],
                 fact=target.operators.table,
+                edit=(form, "blend"),
             )
