@@ -15,9 +15,9 @@ from surgery.plan.planner import Plan
 from surgery.storage.file_names import ADAPTER_WEIGHTS, BASE_FOLDER, PLAN_FILE
 from surgery.storage.json_file import digest
 from surgery.storage.safetensors.checkpoint import read_checkpoint
+from surgery.storage.safetensors.dtypes import FLOATS
 from surgery.storage.safetensors.header import StoredTensor, read_header
 
-_FLOATS: Final = ("F64", "F32", "F16", "BF16")
 _SAVED_FIRST: Final = ("U64", "I64", "F64", "F32", "U32", "I32", "BF16", "F16", "U16", "I16")
 """The order of types in which safetensors' own `save_file` writes (safetensors 0.8)."""
 
@@ -65,7 +65,7 @@ def check_weights(
         raise SurgeryError(_surplus_weights(folder, surplus))
     headers = dict(_headers(plan, folder))
     packed = [] if plan.is_plain or plan.in_place else headers[ADAPTER_WEIGHTS]
-    if odd := next((t for t in packed if t.dtype not in _FLOATS), None):
+    if odd := next((t for t in packed if t.dtype not in ("F64", *FLOATS)), None):
         raise SurgeryError(_other_layout(folder, f"`{odd.name}` is stored as {odd.dtype}"))
     found = weights_layout(plan, folder) if recorded else {}
     if recorded and recorded.get("tensors") != found["tensors"]:

@@ -15,6 +15,7 @@ from surgery.model.anatomy import Anatomy
 from surgery.model.names.disk_names import DiskNames, read_disk_names
 from surgery.model.source import ModelFiles
 from surgery.storage.safetensors.checkpoint import Progress, fingerprint
+from surgery.storage.safetensors.dtypes import FLOATS, numpy_type
 from surgery.storage.safetensors.header import StoredTensor
 
 if TYPE_CHECKING:
@@ -150,16 +151,13 @@ def _probe(anatomy: Anatomy, stored: DiskNames) -> dict[str, Any] | None:
 def _first_values(tensor: StoredTensor) -> list[float] | None:
     import numpy as np
 
-    width = {"BF16": 2, "F16": 2, "F32": 4}.get(tensor.dtype)
-    if width is None:
+    if tensor.dtype not in FLOATS:
         return None
+    stored_as = numpy_type(tensor.dtype)
     with tensor.file.open("rb") as stream:
         stream.seek(tensor.offset)
-        raw = stream.read(min(_PROBED * width, tensor.nbytes))
-    if tensor.dtype == "BF16":
-        wide = np.frombuffer(raw, "<u2").astype("<u4") << 16
-        return [float(value) for value in wide.view("<f4")]
-    return [float(v) for v in np.frombuffer(raw, "<f2" if tensor.dtype == "F16" else "<f4")]
+        raw = stream.read(min(_PROBED * stored_as.itemsize, tensor.nbytes))
+    return [float(value) for value in np.frombuffer(raw, stored_as)]
 
 
 def _bad_fingerprint(file: Path, key: str) -> Diagnostic:

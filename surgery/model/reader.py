@@ -19,6 +19,7 @@ from surgery.model.names.untied_embeddings import as_transformers_ties
 from surgery.model.source import ModelFiles, find_model
 from surgery.model.structure.inspector import inspect_model
 from surgery.storage.cache import cache_folder, cached
+from surgery.storage.safetensors.dtypes import FLOATS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["cache_folder", "read_anatomy"]
 
 _FORMAT: Final = "2"
-_FLOATS: Final = ("F32", "F16", "BF16")
 
 
 def read_anatomy(
@@ -93,7 +93,7 @@ def _stored(anatomy: Anatomy, tensor: Tensor, prefix: str, stored: DiskNames) ->
         raise SurgeryError(missing_weights(anatomy, name, stored))
     if found.shape != tensor.shape:
         raise SurgeryError(_other_shape(anatomy, name, tensor.shape, found.shape))
-    if tensor.is_parameter and found.dtype not in _FLOATS:
+    if tensor.is_parameter and found.dtype not in FLOATS:
         raise SurgeryError(_other_dtype(anatomy, name, found.dtype))
     return tensor.model_copy(update={"dtype": found.dtype})
 
@@ -133,7 +133,7 @@ def _other_dtype(anatomy: Anatomy, name: str, found: str) -> Diagnostic:
     return Diagnostic(
         code="M109",
         what=f"`{name}` of `{anatomy.source}` is stored as {found}",
-        why=f"weights are copied and trained as {', '.join(_FLOATS)}, and the config names no "
+        why=f"weights are copied and trained as {', '.join(FLOATS)}, and the config names no "
         "quantisation method",
         fix="name a checkpoint in bf16, fp16 or fp32",
         key="model",

@@ -11,7 +11,7 @@ from surgery.operations.edits import AddedTensor
 from surgery.plan.planner import Plan
 from surgery.plan.planner import PlannedStage as Trained
 from surgery.recipe.training_schema import Stage
-from surgery.storage.safetensors.header import DTYPE_BYTES
+from surgery.storage.safetensors.dtypes import DTYPE_BYTES
 
 _FP32: Final = 4
 _MOMENTS: Final = 2

@@ -6,7 +6,7 @@ as loading both in one type would.
 
 from collections.abc import Callable, Iterator
 from functools import cache, partial
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
@@ -15,8 +15,8 @@ from surgery.model.anatomy import Anatomy, Tensor
 from surgery.model.names.disk_names import DiskNames, read_disk_names
 from surgery.model.names.weight_conversion import Conversion
 from surgery.model.reader import missing_weights
-from surgery.model.structure.inspector import DTYPES
 from surgery.operations.initial_values import kaiming_uniform
+from surgery.storage.safetensors.dtypes import HEADER_NAMES, TORCH_NAMES
 from surgery.storage.safetensors.header import StoredTensor
 from surgery.storage.safetensors.writer import NewTensor
 from surgery.vision.components import VISION, Parts
@@ -24,7 +24,6 @@ from surgery.vision.projector import PATH
 from surgery.vision.vision_tower import meta_tower
 
 _Source = StoredTensor | Callable[[], bytes]
-_NAMES: Final = {stored: name for name, stored in DTYPES.items()}
 
 
 def assembled_tensors(
@@ -41,7 +40,7 @@ def assembled_tensors(
     Raises:
         SurgeryError: M107, where a checkpoint isn't whole; M201 to M208 for its files.
     """
-    stored_as = DTYPES[dtype or "float32"]
+    stored_as = HEADER_NAMES[dtype or "float32"]
     yield from _decoder(parts)
     yield from _tower(parts, stored_as)
     for tensor in assembled.outside:
@@ -105,8 +104,8 @@ def _as_type(content: bytes, dtype: str, wanted: str) -> bytes:
         return content
     import torch
 
-    held = torch.frombuffer(bytearray(content), dtype=getattr(torch, _NAMES[dtype]))
-    raw: Any = held.to(getattr(torch, _NAMES[wanted])).view(torch.uint8).numpy()
+    held = torch.frombuffer(bytearray(content), dtype=getattr(torch, TORCH_NAMES[dtype]))
+    raw: Any = held.to(getattr(torch, TORCH_NAMES[wanted])).view(torch.uint8).numpy()
     made: bytes = raw.tobytes()
     return made
 

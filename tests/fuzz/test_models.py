@@ -18,7 +18,7 @@ from surgery.model.source import find_model
 from surgery.plan.planner import plan_recipe
 from surgery.recipe.loading import load_recipe
 from surgery.recipe.recipe_file import packaged_recipes
-from surgery.storage.safetensors.header import DTYPE_BYTES
+from surgery.storage.safetensors.dtypes import DTYPE_BYTES
 
 _NARROW = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
 LLAVA = LlavaConfig(

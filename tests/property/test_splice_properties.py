@@ -17,12 +17,12 @@ from safetensors.torch import load_file
 from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.storage.safetensors import direct_write as transfer
 from surgery.storage.safetensors.checkpoint import (
-    DTYPE_BYTES,
     INDEX_NAME,
     fingerprint,
     read_checkpoint,
     read_header,
 )
+from surgery.storage.safetensors.dtypes import DTYPE_BYTES
 from surgery.storage.safetensors.writer import NewTensor, copy_file, file_size, write_safetensors
 
 DTYPES = ["BF16", "F16", "F32", "F64", "I64", "I32", "I16", "I8", "U8", "BOOL", "F8_E4M3"]

@@ -15,15 +15,14 @@ from torch import nn
 from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.graphs.block.expert_nodes import stored_name
 from surgery.graphs.block.trace_errors import no_weights
-from surgery.model.structure.inspector import DTYPES
 from surgery.operations.edits import PEFT_PREFIX
 from surgery.storage.file_names import ADAPTER_WEIGHTS
+from surgery.storage.safetensors.dtypes import TORCH_NAMES
 
 if TYPE_CHECKING:
     from surgery.model.names.disk_names import DiskNames
 
 Weights = Literal["none", "random", "real"]
-_TYPES: Final = {stored: getattr(torch, name) for name, stored in DTYPES.items()}
 _SPREAD: Final = 0.02
 
 
@@ -141,7 +140,8 @@ def read_base(name: str, stored: "DiskNames") -> torch.Tensor:
 
 
 def _of_bytes(content: bytes, dtype: str, shape: tuple[int, ...]) -> torch.Tensor:
-    return torch.frombuffer(bytearray(content), dtype=_TYPES[dtype]).view(shape)
+    held_as = getattr(torch, TORCH_NAMES[dtype])
+    return torch.frombuffer(bytearray(content), dtype=held_as).view(shape)
 
 
 def _of_adapter(folder: Path, place: str) -> Iterator[tuple[str, torch.Tensor]]:

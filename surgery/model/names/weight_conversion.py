@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict
 
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
-from surgery.model.structure.inspector import DTYPES
+from surgery.storage.safetensors.dtypes import HEADER_NAMES, TORCH_NAMES
 from surgery.storage.safetensors.header import StoredTensor
 
 if TYPE_CHECKING:
@@ -153,12 +153,12 @@ class Conversion:
 def _on_meta(tensor: StoredTensor) -> "torch.Tensor":
     import torch
 
-    named = {stored: name for name, stored in DTYPES.items()}
-    return torch.empty(tensor.shape, dtype=getattr(torch, named[tensor.dtype]), device="meta")
+    dtype = getattr(torch, TORCH_NAMES[tensor.dtype])
+    return torch.empty(tensor.shape, dtype=dtype, device="meta")
 
 
 def _made(layer: str, tensor: "torch.Tensor") -> ConvertedTensor:
-    dtype = DTYPES[str(tensor.dtype).removeprefix("torch.")]
+    dtype = HEADER_NAMES[str(tensor.dtype).removeprefix("torch.")]
     return ConvertedTensor(layer=layer, dtype=dtype, shape=tuple(tensor.shape))
 
 

@@ -11,6 +11,7 @@ from surgery.model.structure.block_matrices import Renamed, matrices_of
 from surgery.model.structure.family import Family, read_family
 from surgery.model.structure.peft_renames import renamed_by_peft
 from surgery.model.structure.unsupported_operations import refusals_of
+from surgery.storage.safetensors.dtypes import HEADER_NAMES
 
 if TYPE_CHECKING:
     from torch import nn
@@ -18,20 +19,6 @@ if TYPE_CHECKING:
 _TOWERS: Final = {
     "vision": re.compile(r"vision|visual|image_enc|\bvit\b|patch_embed"),
     "projector": re.compile(r"projector|connector|merger|aligner|multi_modal|modality_proj"),
-}
-DTYPES: Final = {
-    "float64": "F64",
-    "float32": "F32",
-    "float16": "F16",
-    "bfloat16": "BF16",
-    "float8_e4m3fn": "F8_E4M3",
-    "float8_e5m2": "F8_E5M2",
-    "int64": "I64",
-    "int32": "I32",
-    "int16": "I16",
-    "int8": "I8",
-    "uint8": "U8",
-    "bool": "BOOL",
 }
 
 
@@ -111,7 +98,7 @@ def tensors_of(module: "nn.Module") -> Iterator[Tensor]:
 
 def _dtype_name(dtype: object) -> str:
     name = str(dtype).removeprefix("torch.")
-    return DTYPES.get(name, name.upper())
+    return HEADER_NAMES.get(name, name.upper())
 
 
 def _kind(block: "nn.Module", called: Collection[str], renamed: Renamed) -> BlockKind:

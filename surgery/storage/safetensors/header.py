@@ -15,13 +15,7 @@ from typing import Any, Final
 
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.storage.json_file import open_regular
-
-DTYPE_BYTES: Final[dict[str, int | float]] = {
-    "BOOL": 1, "U8": 1, "I8": 1, "U16": 2, "I16": 2, "U32": 4, "I32": 4, "U64": 8, "I64": 8,
-    "F4": 0.5, "F6_E2M3": 0.75, "F6_E3M2": 0.75, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
-    "F8_E4M3FNUZ": 1, "F8_E5M2FNUZ": 1, "F16": 2, "BF16": 2, "F32": 4, "F64": 8, "C64": 8,
-}  # fmt: skip
-"""Bytes of one element, by the name that a safetensors header uses."""
+from surgery.storage.safetensors.dtypes import DTYPE_BYTES
 
 _KEYS: Final = {"dtype", "shape", "data_offsets"}
 HEADER_LIMIT: Final = 100_000_000

@@ -7,11 +7,12 @@ in, as PEFT 0.21 does it with LoRA in fp32. Nothing but a few rows is in memory.
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from surgery.storage.safetensors.dtypes import numpy_type
 from surgery.storage.safetensors.header import StoredTensor, read_errors, truncated
 from surgery.storage.safetensors.stream import STREAM_CHUNK_BYTES
 
@@ -124,13 +125,3 @@ def cast(chunks: Iterator[bytes], dtype: str, wanted: str) -> Iterator[bytes]:
     source_type, stored_as = numpy_type(dtype), numpy_type(wanted)
     for chunk in chunks:
         yield np.frombuffer(chunk, source_type).astype(np.float32).astype(stored_as).tobytes()
-
-
-def numpy_type(dtype: str) -> "np.dtype[Any]":
-    """Numpy's type for a safetensors name: F32, F16 or BF16."""
-    if dtype != "BF16":
-        return np.dtype({"F32": "<f4", "F16": "<f2"}[dtype])
-    import ml_dtypes
-
-    bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
-    return bfloat16

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Final
 
 from surgery.storage.safetensors.direct_write import ALIGNMENT, ByteSource, Range, transfer
+from surgery.storage.safetensors.dtypes import DTYPE_BYTES
 from surgery.storage.safetensors.header import (
-    DTYPE_BYTES,
     Progress,
     StoredTensor,
     read_errors,

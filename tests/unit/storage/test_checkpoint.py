@@ -6,18 +6,19 @@ import struct
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from safetensors.torch import save_file
 
 from surgery.diagnostics.diagnostic import EXIT_ENVIRONMENT, SurgeryError
 from surgery.storage.safetensors.checkpoint import (
-    DTYPE_BYTES,
     INDEX_NAME,
     WEIGHTS_NAME,
     fingerprint,
     read_checkpoint,
     read_header,
 )
+from surgery.storage.safetensors.dtypes import DTYPE_BYTES, FLOATS, TORCH_NAMES, numpy_type
 
 TENSORS = {
     "a.weight": torch.arange(12, dtype=torch.bfloat16).reshape(3, 4),
@@ -25,6 +26,13 @@ TENSORS = {
     "c.bias": torch.tensor(7, dtype=torch.int64),
     "d.empty": torch.zeros(0, 5),
 }
+
+
+def test_dtypes_are_those_of_safetensors_and_torch() -> None:
+    held = {name: getattr(torch, known) for name, known in TORCH_NAMES.items()}
+    assert safetensors.torch._TYPES.items() <= held.items()
+    assert {name: kind.itemsize for name, kind in held.items()}.items() <= DTYPE_BYTES.items()
+    assert {name: numpy_type(name).itemsize for name in FLOATS}.items() <= DTYPE_BYTES.items()
 
 
 def save_single(folder: Path, tensors=TENSORS) -> Path:
