@@ -9,6 +9,7 @@ from typing import Any
 from surgery.data.base import RecordLocation
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.diagnostics.wording import first_line
+from surgery.storage.escape import escapes
 from surgery.storage.json_file import open_regular
 
 
@@ -59,8 +60,7 @@ def beneath(images: Path, file: str, place: RecordLocation) -> Path:
         SurgeryError: D105 for a path that leads out of the folder; links in it may.
     """
     folder = os.path.abspath(images)
-    found = os.path.normpath(os.path.join(folder, file))
-    if os.path.commonpath((folder, found)) != folder:
+    if escapes(os.path.relpath(os.path.join(folder, file), folder)):
         raise SurgeryError(_outside(place, file, images))
     return images / file
 

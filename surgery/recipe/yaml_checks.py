@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -14,6 +13,7 @@ from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 from surgery.diagnostics.diagnostic import Diagnostic, Span
 from surgery.diagnostics.wording import first_line
 from surgery.recipe.source_map import compose_yaml, map_sources, shown_path, span_of_node
+from surgery.storage.escape import escapes
 from surgery.storage.yaml_text import load_yaml
 
 _SELF: Final = "_self_"
@@ -119,9 +119,8 @@ def _names(item: yaml.Node) -> Iterator[str]:
 
 def _is_outside(file: Path, name: str) -> bool:
     """Whether a parent leads out of a recipe's folder, by its name or through a link."""
-    found, folder = Path(f"{file.parent / name.lstrip('/')}.yaml"), file.parent.resolve()
-    outside = os.path.exists(found) and not found.resolve().is_relative_to(folder)
-    return ".." in name.split("/") or outside
+    inside = name.lstrip("/")
+    return escapes(inside) or escapes(f"{inside}.yaml", file.parent)
 
 
 def leads_out(name: str, span: Span | None) -> Diagnostic:

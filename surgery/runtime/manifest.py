@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.diagnostics.distribution import own_version
 from surgery.diagnostics.wording import first_line
+from surgery.storage.escape import escapes
 from surgery.storage.file_names import MANIFEST_FILE
 from surgery.storage.folder_kinds import did_you_mean, why_none
 from surgery.storage.json_file import digest, read_object
@@ -213,7 +214,7 @@ def _refuse_changed(manifest: Manifest, content: dict[str, Any], folder: Path) -
     files = [(part, file.name) for part, record in manifest.parts.items() for file in record.files]
     used = [name for names in manifest.paths.values() for name in names]
     for name in (*manifest.parts, *used, *(file for _, file in files), manifest.plan.name):
-        if not _is_inside(name):
+        if not PurePath(name).parts or escapes(name):
             raise SurgeryError(_leads_out(folder, name))
     for path in get_args(PathName):
         names = manifest.paths.get(path, ())
@@ -223,12 +224,6 @@ def _refuse_changed(manifest: Manifest, content: dict[str, Any], folder: Path) -
             raise SurgeryError(_names_nothing(folder, path, f"the unknown part `{unknown}`"))
     if manifest.sha256 is not None and manifest.sha256 != _digest(content):
         raise SurgeryError(_was_edited(folder))
-
-
-def _is_inside(name: str) -> bool:
-    """Whether a name stays in the folder that it is relative to."""
-    parts = PurePath(name).parts
-    return bool(parts) and not PurePath(name).is_absolute() and ".." not in parts
 
 
 def _digest(content: dict[str, Any]) -> str:

@@ -1,12 +1,13 @@
 """Whether the weights of an ONNX graph are where it says, without reading them."""
 
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnx_ir import AttributeType, ExternalTensor, TensorProtoTensor
 
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError, some_of
+from surgery.storage.escape import escapes
 
 if TYPE_CHECKING:
     from onnx_ir import Model, TensorProtocol
@@ -26,7 +27,7 @@ def refuse_missing(model: "Model", path: Path) -> None:
     outside: dict[str, list[str]] = {}
     faults: dict[str, list[str]] = {}
     for tensor in _stored(model):
-        if isinstance(tensor, ExternalTensor) and _is_outside(str(tensor.location)):
+        if isinstance(tensor, ExternalTensor) and escapes(str(tensor.location)):
             outside.setdefault(str(tensor.location), []).append(tensor.name or "")
         elif fault := _fault(tensor):
             faults.setdefault(fault, []).append(tensor.name or "")
@@ -49,12 +50,6 @@ def _stored(model: "Model") -> "Iterator[TensorProtocol]":
         for attribute in node.attributes.values():
             if attribute.type == AttributeType.TENSOR and not attribute.is_ref():
                 yield attribute.as_tensor()
-
-
-def _is_outside(location: str) -> bool:
-    """Whether a path leads out of the folder, on any system."""
-    kinds = (PurePosixPath(location), PureWindowsPath(location))
-    return any(path.anchor or ".." in path.parts for path in kinds)
 
 
 def _fault(tensor: "TensorProtocol") -> str:

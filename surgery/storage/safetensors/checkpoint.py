@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError, raise_errors, some_of
+from surgery.storage.escape import escapes
 from surgery.storage.json_file import digest, open_regular, read_regular
 from surgery.storage.safetensors.header import (
-    DTYPE_BYTES,
     Progress,
     StoredTensor,
     read_errors,
@@ -26,7 +26,6 @@ from surgery.storage.safetensors.header import (
 )
 
 __all__ = [
-    "DTYPE_BYTES",
     "Checkpoint",
     "Progress",
     "StoredTensor",
@@ -171,7 +170,7 @@ def _weight_map(index: Any) -> dict[str, Any]:
 
 
 def _inside(shard: Any) -> str:
-    if not isinstance(shard, str) or Path(shard).is_absolute() or ".." in Path(shard).parts:
+    if not isinstance(shard, str) or escapes(shard):
         raise ValueError(f"the shard {shard!r} lies outside the folder")
     return shard
 

@@ -39,5 +39,5 @@ def numpy_type(dtype: str) -> "np.dtype[Any]":
     import numpy as np
 
     types: dict[str, Any] = {"F32": "<f4", "F16": "<f2", "BF16": ml_dtypes.bfloat16}
-    held: np.dtype[Any] = np.dtype(types[dtype])
-    return held
+    found: np.dtype[Any] = np.dtype(types[dtype])
+    return found

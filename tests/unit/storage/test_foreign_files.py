@@ -20,6 +20,7 @@ from surgery.model.reader import read_anatomy
 from surgery.plan.planner import plan_recipe
 from surgery.recipe.loading import load_recipe
 from surgery.recipe.training_schema import Source
+from surgery.storage.escape import escapes
 from surgery.training.train import train_recipe
 from tests.tiny import save_tiny, shallow, tiny_model
 
@@ -91,6 +92,48 @@ def test_a_model_that_is_a_pipe_is_refused_and_not_waited_for(tmp_path, name):
     (home / name).unlink()
     os.mkfifo(home / name)
     assert set(codes(read_anatomy, str(home))) <= {"M101", "M104", "M207"}
+
+
+@pytest.mark.parametrize(
+    ("name", "by_name", "by_links"),
+    [
+        ("in.txt", False, False),
+        ("./sub/in.txt", False, False),
+        ("not there", False, False),
+        ("", False, False),
+        ("...", False, False),
+        ("..in", False, False),
+        ("SUB/in.txt", False, False),
+        ("a\0b", False, False),
+        ("n" * 300, False, False),
+        ("..", True, True),
+        ("sub/../in.txt", True, True),
+        ("sub/../../own/in.txt", True, True),
+        ("../own/in.txt", True, True),
+        ("../OWN/in.txt", True, True),
+        ("/etc/hostname", True, True),
+        ("//host/share", True, True),
+        ("C:\\in.txt", True, True),
+        ("c:in.txt", True, True),
+        ("..\\in.txt", True, True),
+        ("inner", False, False),
+        ("to nothing", False, False),
+        ("outer", False, True),
+        ("away/out.txt", False, True),
+    ],
+)
+def test_what_escapes_a_folder(tmp_path, name, by_name, by_links):
+    own = tmp_path / "own"
+    (own / "sub").mkdir(parents=True)
+    for file in (own / "in.txt", own / "sub" / "in.txt", tmp_path / "out.txt"):
+        file.write_text("")
+    (own / "inner").symlink_to("sub/in.txt")
+    (own / "outer").symlink_to(tmp_path / "out.txt")
+    (own / "away").symlink_to(tmp_path)
+    (own / "to nothing").symlink_to(tmp_path / "nothing")
+    (tmp_path / "link").symlink_to(own)
+    assert escapes(name) is by_name
+    assert escapes(name, own) is escapes(name, tmp_path / "link") is by_links
 
 
 def talk(folder: Path, image: str) -> Path:
