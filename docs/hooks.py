@@ -1,4 +1,4 @@
-"""What MkDocs adds as it builds the site: the pages of codes, which lie in the package.
+"""What MkDocs adds as it builds the site: the pages of codes, which the package holds.
 
 Pages link to them there, so that the links lead somewhere in the repository as well.
 """
