@@ -117,23 +117,23 @@ def _add_parts(plan: Plan, model: "nn.Module") -> None:
 def _route_images(plan: Plan, peft_model: Any, decoder: str) -> None:
     if not plan.experts():
         return
-    from surgery.layers.routing import watch
+    from surgery.layers.routing import register_routing
 
     first, base = plan.experts()[0], peft_model.get_base_model()
     expert, token = base.get_submodule(first.matrices[0]), _image_token(first.rule, base)
-    watch(base, base.get_submodule(decoder), expert, first.rule, token)
+    register_routing(base, base.get_submodule(decoder), expert, first.rule, token)
 
 
 def _follow_sequences(plan: Plan, peft_model: Any, decoder: str) -> None:
     if not plan.learners():
         return
-    from surgery.layers.sequence_cache import follow
+    from surgery.layers.sequence_cache import register_sequence
 
     first, base = plan.learners()[0], peft_model.get_base_model()
     blocks = base.get_submodule(plan.anatomy.blocks_path)
     learner = base.get_submodule(first.path).learner
     token = _image_token(first.rule, base)
-    follow(base, base.get_submodule(decoder), blocks, learner, first.rule, token)
+    register_sequence(base, base.get_submodule(decoder), blocks, learner, first.rule, token)
 
 
 def _image_token(rule: RoutingRule, base: Any) -> int | None:

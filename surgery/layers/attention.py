@@ -15,12 +15,12 @@ _CHUNK: Final = 256
 """Queries whose weights are held at once, for all heads."""
 
 
-class Recorder(TorchFunctionMode):
+class AttentionRecorder(TorchFunctionMode):
     """While it is entered, remembers the last call of PyTorch's attention in this thread."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._seen: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+        self._last_call: tuple[tuple[Any, ...], dict[str, Any]] | None = None
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -28,7 +28,7 @@ class Recorder(TorchFunctionMode):
         """Let every function do its work; see `TorchFunctionMode`."""
         kwargs = kwargs or {}
         if func is functional.scaled_dot_product_attention:
-            self._seen = args, kwargs
+            self._last_call = args, kwargs
         return func(*args, **kwargs)
 
     def rows(self, tokens: int, weights: torch.Tensor | None) -> torch.Tensor:
@@ -43,9 +43,9 @@ class Recorder(TorchFunctionMode):
         """
         if weights is not None:
             return weights.to(_wide(weights)).sum(dim=1)
-        if self._seen is None:
+        if self._last_call is None:
             raise SurgeryError(_hidden_attention())
-        args, kwargs = self._seen
+        args, kwargs = self._last_call
         return _summed(tokens, *args, **kwargs)
 
 
@@ -104,13 +104,13 @@ def attend(
         v_BGSC: values.
         mask_BTS: bool, True where a token may look.
     """
-    sees_BT = mask_BTS.any(dim=-1)
-    mask = (mask_BTS | ~sees_BT[..., None]).unsqueeze(1)
+    attends_BT = mask_BTS.any(dim=-1)
+    mask = (mask_BTS | ~attends_BT[..., None]).unsqueeze(1)
     is_grouped = k_BGSC.shape[1] != q_BHTC.shape[1]
     out = functional.scaled_dot_product_attention(
         q_BHTC, k_BGSC, v_BGSC, attn_mask=mask, enable_gqa=is_grouped
     )
-    return out.transpose(1, 2).flatten(2).masked_fill(~sees_BT[..., None], 0)
+    return out.transpose(1, 2).flatten(2).masked_fill(~attends_BT[..., None], 0)
 
 
 def rotate(x_BHTC: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
@@ -122,11 +122,11 @@ def rotate(x_BHTC: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor]) -> tor
 
     Source: RoFormer (arXiv 2104.09864), in the order of halves that Llama has.
     """
-    cos, sin = (angle.unsqueeze(1).to(x_BHTC.dtype) for angle in rope)
-    turned, kept = x_BHTC[..., : cos.shape[-1]], x_BHTC[..., cos.shape[-1] :]
-    first, second = turned.chunk(2, dim=-1)
-    turned = turned * cos + torch.cat((-second, first), dim=-1) * sin
-    return torch.cat((turned, kept), dim=-1)
+    cos, sin = (part.unsqueeze(1).to(x_BHTC.dtype) for part in rope)
+    rotated, passed = x_BHTC[..., : cos.shape[-1]], x_BHTC[..., cos.shape[-1] :]
+    first, second = rotated.chunk(2, dim=-1)
+    rotated = rotated * cos + torch.cat((-second, first), dim=-1) * sin
+    return torch.cat((rotated, passed), dim=-1)
 
 
 def _hidden_attention() -> Diagnostic:

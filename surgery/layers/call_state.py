@@ -17,7 +17,7 @@ import torch
 T = TypeVar("T")
 
 
-class Held(Generic[T]):
+class CallState(Generic[T]):
     """A value for each model, None outside of its calls.
 
     Args:
@@ -36,20 +36,20 @@ class Held(Generic[T]):
             values = self._values.get()
             if switch in values:
                 return values[switch]
-        value: T | None = switch.held.get(self.name)
+        value: T | None = switch.call_values.get(self.name)
         return value
 
     def write(self, switch: Any, value: T | None) -> None:
         """Set the value of a model for this call; None takes it away."""
         if switch.fixed is not None:
-            switch.held[self.name] = value
+            switch.call_values[self.name] = value
         if switch.fixed is None or not torch.compiler.is_compiling():
-            others = {key: held for key, held in self._values.get().items() if key is not switch}
+            others = {key: other for key, other in self._values.get().items() if key is not switch}
             mine = {} if value is None else {switch: value}
             self._values.set(MappingProxyType({**others, **mine}))
 
     @contextmanager
-    def hold(self, switch: Any, value: T | None) -> Iterator[None]:
+    def scope(self, switch: Any, value: T | None) -> Iterator[None]:
         """Set the value for a while; not to be traced."""
         before = self.read(switch)
         self.write(switch, value)

@@ -14,9 +14,9 @@ from typing import Any, Final
 import torch
 
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
-from surgery.layers.call_state import Held
+from surgery.layers.call_state import CallState
 
-LAG: Final = Held[torch.Tensor]("lag")
+LAG: Final = CallState[torch.Tensor]("lag")
 """How far each token's position (B, T) is behind its place in the row."""
 
 _ON_CACHE: Final = "_surgery_lag"

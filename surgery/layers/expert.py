@@ -110,21 +110,21 @@ def add_experts(model: nn.Module, matrices: Sequence[str], adapter_name: str) ->
 
 def gather(routing: Routing, base: _Linear, expert: _Linear, x_BTD: torch.Tensor) -> torch.Tensor:
     """Each matrix on its own tokens, taken by index and put back."""
-    text, image = _part(routing, x_BTD)
-    done = base(text).flatten(0, 1), expert(image).flatten(0, 1)
-    out = _PutBack.apply(*done, routing.text, routing.image)
+    text, image = _split_tokens(routing, x_BTD)
+    outputs = base(text).flatten(0, 1), expert(image).flatten(0, 1)
+    out = _MergeTokens.apply(*outputs, routing.text, routing.image)
     return out.view(*x_BTD.shape[:-1], -1)  # type: ignore[no-any-return]
 
 
 def segments(routing: Routing, base: _Linear, expert: _Linear, x_BTD: torch.Tensor) -> torch.Tensor:
     """Static slices: all text slices through the base at once, all image slices likewise."""
-    text, image = _part(routing, x_BTD)
+    text, image = _split_tokens(routing, x_BTD)
     kinds = [is_image for _, _, is_image in routing.runs]
-    done = {
+    outputs = {
         kind: list(out.split(_sizes(routing, kind), dim=1))
         for kind, out in ((False, base(text)), (True, expert(image)))
     }
-    return torch.cat([done[kind].pop(0) for kind in kinds], dim=1)
+    return torch.cat([outputs[kind].pop(0) for kind in kinds], dim=1)
 
 
 def blend(routing: Routing, base: _Linear, expert: _Linear, x_BTD: torch.Tensor) -> torch.Tensor:
@@ -141,7 +141,7 @@ def image(routing: Routing, base: _Linear, expert: _Linear, x_BTD: torch.Tensor)
 FORMS: Final = {"gather": gather, "segments": segments, "blend": blend, "image": image}
 
 
-class _TakeApart(torch.autograd.Function):
+class _SplitTokens(torch.autograd.Function):
     """The rows of each kind. Backward puts them back, where that of an index would add them up."""
 
     @staticmethod
@@ -154,18 +154,18 @@ class _TakeApart(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
-        return _PutBack.apply(*gradients, *ctx.saved_tensors), None, None
+        return _MergeTokens.apply(*gradients, *ctx.saved_tensors), None, None
 
 
-class _PutBack(torch.autograd.Function):
+class _MergeTokens(torch.autograd.Function):
     """The rows of both kinds in one tensor, each written once; the opposite of `_TakeApart`."""
 
     @staticmethod
     def forward(
-        done: torch.Tensor, seen: torch.Tensor, text: torch.Tensor, image: torch.Tensor
+        text_rows: torch.Tensor, image_rows: torch.Tensor, text: torch.Tensor, image: torch.Tensor
     ) -> torch.Tensor:
-        out = done.new_empty(len(text) + len(image), done.shape[-1])
-        return out.index_copy_(0, text, done).index_copy_(0, image, seen)
+        out = text_rows.new_empty(len(text) + len(image), text_rows.shape[-1])
+        return out.index_copy_(0, text, text_rows).index_copy_(0, image, image_rows)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -173,18 +173,18 @@ class _PutBack(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
-        return *_TakeApart.apply(gradients[0], *ctx.saved_tensors), None, None
+        return *_SplitTokens.apply(gradients[0], *ctx.saved_tensors), None, None
 
 
-def _part(routing: Routing, x_BTD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _split_tokens(routing: Routing, x_BTD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The text and the image tokens; done once where several matrices are given the same."""
     compiling = torch.compiler.is_compiling()
-    for given, text, image in () if compiling else tuple(routing.parted):
+    for given, text, image in () if compiling else tuple(routing.last_split):
         if given is x_BTD and text.requires_grad == (x_BTD.requires_grad and _records()):
             return text, image
     text, image = (_by_index if routing.form == "gather" else _by_slice)(routing, x_BTD)
     if not compiling:
-        routing.parted[:] = [(x_BTD, text, image)]
+        routing.last_split[:] = [(x_BTD, text, image)]
     return text, image
 
 
@@ -193,7 +193,7 @@ def _records() -> bool:
 
 
 def _by_index(routing: Routing, x_BTD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    text, image = _TakeApart.apply(x_BTD.flatten(0, 1), routing.text, routing.image)
+    text, image = _SplitTokens.apply(x_BTD.flatten(0, 1), routing.text, routing.image)
     return text.unsqueeze(0), image.unsqueeze(0)
 
 

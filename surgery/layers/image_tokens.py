@@ -12,12 +12,12 @@ from typing import Any, Final
 import torch
 
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
-from surgery.layers.call_state import Held
+from surgery.layers.call_state import CallState
 from surgery.operations.edits import RoutingRule
 
 
 @dataclass(frozen=True)
-class GivenImages:
+class ImageMask:
     """What the caller said.
 
     Args:
@@ -30,8 +30,8 @@ class GivenImages:
     is_prompt: bool = False
 
 
-GIVEN: Final = Held[GivenImages]("images")
-IDS: Final = Held[torch.Tensor]("ids")
+CALLER_MASK: Final = CallState[ImageMask]("images")
+INPUT_IDS: Final = CallState[torch.Tensor]("ids")
 """Token ids that a model around the decoder was called with."""
 
 
@@ -64,7 +64,7 @@ def image_tokens(
             that isn't laid out as the rule's runs say.
     """
     rows, tokens = shape
-    given = GIVEN.read(switch)
+    given = CALLER_MASK.read(switch)
     if given is not None:
         return _slice(given, rows, tokens, cached)
     ids = _ids(switch, ids, (rows, tokens))
@@ -129,7 +129,7 @@ def sample_starts(positions: Any, mask: torch.Tensor) -> torch.Tensor | None:
 
 def _ids(switch: Any, ids: torch.Tensor | None, shape: tuple[int, int]) -> torch.Tensor | None:
     """The call's own ids, or those that a model around it was called with."""
-    outer = IDS.read(switch) if ids is None else ids
+    outer = INPUT_IDS.read(switch) if ids is None else ids
     return outer if outer is not None and tuple(outer.shape) == shape else None
 
 
@@ -147,8 +147,8 @@ def _by_layout(
     return mask
 
 
-def _slice(given: GivenImages, rows: int, tokens: int, cached: int) -> torch.Tensor:
-    mask, wanted = given.mask, (rows, tokens)
+def _slice(given: ImageMask, rows: int, tokens: int, cached: int) -> torch.Tensor:
+    mask, expected = given.mask, (rows, tokens)
     if given.is_prompt:
         repeats = rows // max(mask.shape[0], 1)
         mask = mask.repeat_interleave(repeats, dim=0) if repeats > 1 else mask
@@ -156,8 +156,8 @@ def _slice(given: GivenImages, rows: int, tokens: int, cached: int) -> torch.Ten
         mask = torch.nn.functional.pad(part, (0, tokens - part.shape[1]))
     elif cached and tuple(mask.shape) == (rows, cached + tokens):
         mask = mask[:, cached:]
-    if tuple(mask.shape) != wanted:
-        raise SurgeryError(bad_mask(tuple(given.mask.shape), wanted))
+    if tuple(mask.shape) != expected:
+        raise SurgeryError(bad_mask(tuple(given.mask.shape), expected))
     return mask
 
 
@@ -172,11 +172,11 @@ def _no_way_to_know() -> Diagnostic:
     )
 
 
-def bad_mask(found: tuple[int, ...], wanted: tuple[int, ...]) -> Diagnostic:
+def bad_mask(found: tuple[int, ...], expected: tuple[int, ...]) -> Diagnostic:
     """What is wrong with a mask of another shape than the tokens."""
     return Diagnostic(
         code="A411",
-        what=f"`image_mask` has the shape {list(found)} for tokens of shape {list(wanted)}",
+        what=f"`image_mask` has the shape {list(found)} for tokens of shape {list(expected)}",
         why="it says of each token whether it is an image token",
         fix="give it one row for each row and one column for each token",
     )

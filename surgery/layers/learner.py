@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
-from surgery.layers.attention import Recorder
+from surgery.layers.attention import AttentionRecorder
 from surgery.layers.class_mixin import reduce_mixin, with_mixin
 from surgery.layers.low_rank_attention import MixedAttention, Rope
 from surgery.layers.peft_wrapper import TrainedPart
-from surgery.layers.sequence_cache import Sequence, sequence_of
+from surgery.layers.sequence_cache import SequenceState, sequence_of
 from surgery.operations.edits import AddLearner
 
 
@@ -49,21 +49,25 @@ class BlockLearners(TrainedPart):
             self.learner[adapter_name] = MixedAttention(self.edit, self.width, kwargs["device"])
 
     @property
-    def is_live(self) -> bool:
+    def is_active(self) -> bool:
         """Whether learners take part in this call."""
         return not self.disable_adapters
 
     def _forward_wrapped(
-        self, h_BTD: torch.Tensor, rows_BTS: torch.Tensor | None, rope: Rope, sequence: Sequence
+        self,
+        h_BTD: torch.Tensor,
+        rows_BTS: torch.Tensor | None,
+        rope: Rope,
+        sequence: SequenceState,
     ) -> torch.Tensor:
         """What is added to the attention's output, (B, T, D); rows are for the router."""
         mixture: Any = self.learner[self.active_adapters[0]]
         new = mixture.keys_and_values(sequence, rope)
-        known = sequence.remember(self.layer, *new)
+        known = sequence.append_keys_values(self.layer, *new)
         mixed: torch.Tensor = mixture.textual(h_BTD, known, sequence.text, rope)
         if sequence.image is not None and rows_BTS is not None:
             image = mixture.visual(h_BTD, known, sequence.image, rope)
-            weights = mixture.weigh(rows_BTS, sequence).to(h_BTD.dtype)
+            weights = mixture.router_weights(rows_BTS, sequence).to(h_BTD.dtype)
             both = self.edit.factor * (weights[..., :1] * image + weights[..., 1:] * mixed)
             mixed = torch.where(sequence.image.any(dim=-1, keepdim=True), both, mixed)
         return mixed
@@ -87,7 +91,7 @@ class LearnerAttention:
         sequence = sequence_of(learner._switch) if isinstance(learner, BlockLearners) else None
         if sequence is None:
             return super().forward(*args, **kwargs)  # type: ignore[misc]
-        with Recorder() as recorder:
+        with AttentionRecorder() as recorder:
             output = super().forward(*args, **kwargs)  # type: ignore[misc]
         own, *rest = output if isinstance(output, tuple) else (output,)
         residual_BTD = sequence.residuals.pop(learner.edit.block)

@@ -11,14 +11,14 @@ import torch
 from torch import nn
 
 from surgery.layers.attention import attend, rotate
-from surgery.layers.sequence_cache import Sequence
+from surgery.layers.sequence_cache import SequenceState
 from surgery.operations.edits import AddLearner
 
 Rope = tuple[torch.Tensor, torch.Tensor]
 """Cosine and sine of each token's position, (B or 1, T, turned dimensions of a head)."""
 
 
-class Pair(nn.Module):
+class LowRankLinear(nn.Module):
     """B A x, computed in fp32 and returned in the type of x; both start at zero here.
 
     Args:
@@ -51,10 +51,10 @@ class LowRankAttention(nn.Module):
     def __init__(self, edit: AddLearner, width: int, device: torch.device) -> None:
         super().__init__()
         self.width = width
-        self.q = Pair(edit.hidden, edit.hidden, edit.rank, device)
-        self.k = Pair(edit.hidden, edit.kv, edit.rank, device)
-        self.v = Pair(edit.hidden, edit.kv, edit.rank, device)
-        self.o = Pair(edit.hidden, edit.hidden, edit.rank, device)
+        self.q = LowRankLinear(edit.hidden, edit.hidden, edit.rank, device)
+        self.k = LowRankLinear(edit.hidden, edit.kv, edit.rank, device)
+        self.v = LowRankLinear(edit.hidden, edit.kv, edit.rank, device)
+        self.o = LowRankLinear(edit.hidden, edit.hidden, edit.rank, device)
 
     def keys_and_values(self, x_BTD: torch.Tensor, rope: Rope) -> torch.Tensor:
         """Keys, turned by position, above values: (2, B, G, T, C)."""
@@ -77,7 +77,7 @@ class LowRankAttention(nn.Module):
         heads: torch.Tensor = x_BTD.unflatten(2, (-1, self.width)).transpose(1, 2)
         return heads
 
-    def _reduced(self, x_BTD: torch.Tensor, pair: Pair) -> torch.Tensor:
+    def _reduced(self, x_BTD: torch.Tensor, pair: LowRankLinear) -> torch.Tensor:
         """Heads of x plus a pair; where they are grouped, the mean of each group's heads of x."""
         added: torch.Tensor = pair(x_BTD)
         groups = added.shape[2] // self.width
@@ -100,7 +100,7 @@ class MixedAttention(nn.Module):
         self.textual = LowRankAttention(edit, width, device)
         self.router = _zero_linear(edit.columns, 2, device, bias=True)
 
-    def keys_and_values(self, sequence: Sequence, rope: Rope) -> torch.Tensor:
+    def keys_and_values(self, sequence: SequenceState, rope: Rope) -> torch.Tensor:
         """Those of this call's tokens (2, B, G, T, C): image tokens by one, text by the other."""
         assert sequence.inputs is not None
         text: torch.Tensor = self.textual.keys_and_values(sequence.inputs, rope)
@@ -109,7 +109,7 @@ class MixedAttention(nn.Module):
         image = self.visual.keys_and_values(sequence.inputs, rope)
         return torch.where(sequence.is_image[:, None, :, None], image, text)
 
-    def weigh(self, rows_BTS: torch.Tensor, sequence: Sequence) -> torch.Tensor:
+    def router_weights(self, rows_BTS: torch.Tensor, sequence: SequenceState) -> torch.Tensor:
         """Two weights for each token (B, T, 2), the first for the visual attention.
 
         A column is a token's place among the real tokens of its row, so padding moves nothing.
@@ -119,9 +119,9 @@ class MixedAttention(nn.Module):
             sequence: of this call.
         """
         weight, columns = self.router.weight, self.router.in_features
-        seen = rows_BTS.shape[2]
-        begin = max(sequence.length - seen, 0)
-        column_BS = torch.arange(begin, begin + seen, device=weight.device)[None]
+        width = rows_BTS.shape[2]
+        begin = max(sequence.length - width, 0)
+        column_BS = torch.arange(begin, begin + width, device=weight.device)[None]
         column_BS = column_BS - sequence.first.to(weight.device)[:, None]
         is_read = (column_BS >= 0) & (column_BS < columns)
         read = weight[:, column_BS.clamp(0, columns - 1)].masked_fill(~is_read, 0)

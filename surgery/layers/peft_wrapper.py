@@ -20,8 +20,8 @@ class TrainedPart(AuxiliaryTrainingWrapper):
     @property
     def parts(self) -> nn.ModuleDict:
         """The parts by the name of their adapter."""
-        held: nn.ModuleDict = getattr(self, self.adapter_layer_names[0])
-        return held
+        parts: nn.ModuleDict = getattr(self, self.adapter_layer_names[0])
+        return parts
 
     def merge_refusal(self) -> Diagnostic:
         """Why the part can't be merged into the base."""
@@ -40,9 +40,9 @@ class TrainedPart(AuxiliaryTrainingWrapper):
         """The name on disk of each of the part's tensors to its name in memory."""
         if adapter_name not in self.parts:
             return {}
-        home = f"{self.adapter_layer_names[0]}.{adapter_name}"
+        prefix = f"{self.adapter_layer_names[0]}.{adapter_name}"
         names = self.parts[adapter_name].state_dict()
-        return {f"{self.saved_prefix}{name}": f"{home}.{name}" for name in names}
+        return {f"{self.saved_prefix}{name}": f"{prefix}.{name}" for name in names}
 
     def unload_and_optionally_merge_module(self, merge: bool, **kwargs: Any) -> nn.Module:
         """Return what was wrapped; merging is refused.

@@ -11,11 +11,11 @@ from typing import Any, Final
 import torch
 
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
-from surgery.layers.call_state import Held
+from surgery.layers.call_state import CallState
 from surgery.layers.cogvlm_positions import LAG, begin_lag, remember_lag, share_positions
 from surgery.layers.image_tokens import (
-    GIVEN,
-    IDS,
+    CALLER_MASK,
+    INPUT_IDS,
     apply_boundary,
     cached_tokens,
     image_tokens,
@@ -37,8 +37,8 @@ class Routing:
         text: positions of the text tokens in the flattened batch; for gather.
         image: positions of the image tokens; for gather. Together they are 0 to N - 1.
         runs: the same runs in every row; for segments.
-        parted: what the last matrix was given, and its text and image tokens, because the
-            matrices q, k and v are given the same.
+        last_split: the last matrix's input with its text and image tokens, since q, k and v have
+            the same input.
     """
 
     form: str
@@ -46,22 +46,24 @@ class Routing:
     text: torch.Tensor | None = None
     image: torch.Tensor | None = None
     runs: tuple[Run, ...] = ()
-    parted: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = field(
+    last_split: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = field(
         default_factory=list, repr=False
     )
 
 
 IMAGE_ONLY: Final = Routing("image")
 TEXT_ONLY: Final = None
-_ROUTING: Final = Held[Routing]("routing")
+_ROUTING: Final = CallState[Routing]("routing")
 
 routing_of = _ROUTING.read
 """The routing of the call that a model is in; None where no token is an image's."""
 set_routing = _ROUTING.write
 
 
-def watch(base: Any, decoder: Any, expert: Any, rule: RoutingRule, token: int | None) -> None:
-    """Let a decoder work out its routing at the beginning of each call, before any compute.
+def register_routing(
+    base: Any, decoder: Any, expert: Any, rule: RoutingRule, token: int | None
+) -> None:
+    """Hook a decoder so that it works out its routing at the beginning of each call.
 
     Args:
         base: the whole model, which may have the ids where the decoder has only embeddings.
@@ -70,7 +72,7 @@ def watch(base: Any, decoder: Any, expert: Any, rule: RoutingRule, token: int | 
         rule: how tokens are routed.
         token: the id of an image token: the rule's, or the model config's.
     """
-    note_ids(base, decoder, expert)
+    register_input_ids(base, decoder, expert)
     if rule.positions == "cogvlm":
         share_positions(decoder, expert._switch)
     begin = functools.partial(_begin, expert, rule, token)
@@ -78,8 +80,8 @@ def watch(base: Any, decoder: Any, expert: Any, rule: RoutingRule, token: int | 
     decoder.register_forward_hook(functools.partial(_end, expert), always_call=True)
 
 
-def note_ids(base: Any, decoder: Any, part: Any) -> None:
-    """Let a model remember the ids of each call for its decoder, which may get embeddings alone.
+def register_input_ids(base: Any, decoder: Any, part: Any) -> None:
+    """Hook a model so that its decoder, which may get embeddings alone, can read the call's ids.
 
     Args:
         base: the whole model.
@@ -103,11 +105,11 @@ def find_runs(mask: torch.Tensor) -> tuple[Run, ...]:
 
 
 def _note_ids(expert: Any, base: Any, args: Any, kwargs: Any) -> None:
-    IDS.write(expert._switch, kwargs.get("input_ids", args[0] if args else None))
+    INPUT_IDS.write(expert._switch, kwargs.get("input_ids", args[0] if args else None))
 
 
 def _forget_ids(expert: Any, base: Any, args: Any, output: Any) -> None:
-    IDS.write(expert._switch, None)
+    INPUT_IDS.write(expert._switch, None)
 
 
 def _begin(
@@ -125,7 +127,7 @@ def _begin(
     if rule.positions == "cogvlm":
         begin_lag(switch, raw, starts, kwargs.get("past_key_values"), cached)
     mask = apply_boundary(raw, rule.boundary, starts)
-    static = bool(rule.runs) and torch.compiler.is_compiling() and GIVEN.read(switch) is None
+    static = bool(rule.runs) and torch.compiler.is_compiling() and CALLER_MASK.read(switch) is None
     if rule.form == "segments":
         runs = _planned_runs(rule, tokens.shape[1], cached) if static else _found_runs(mask)
         set_routing(switch, _segments(runs))
@@ -142,7 +144,7 @@ def _end(expert: Any, decoder: Any, args: Any, output: Any) -> None:
 def _forget(switch: Any) -> None:
     routing = routing_of(switch)
     if routing is not None:
-        routing.parted.clear()
+        routing.last_split.clear()
     set_routing(switch, None)
     LAG.write(switch, None)
 

@@ -10,9 +10,9 @@ from typing import Any, Final
 import torch
 
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
-from surgery.layers.call_state import Held
+from surgery.layers.call_state import CallState
 from surgery.layers.image_tokens import cached_tokens, image_tokens
-from surgery.layers.routing import note_ids
+from surgery.layers.routing import register_input_ids
 from surgery.operations.edits import RoutingRule
 
 PADDING: Final = 0
@@ -21,7 +21,7 @@ IMAGE_TOKEN: Final = 2
 
 
 @dataclass
-class Sequence:
+class SequenceState:
     """One call, and what its cache holds of the calls before it.
 
     Args:
@@ -46,7 +46,7 @@ class Sequence:
     residuals: dict[int, torch.Tensor] = field(default_factory=dict)
     sums: dict[int, torch.Tensor] = field(default_factory=dict)
 
-    def remember(
+    def append_keys_values(
         self, layer: int, keys: torch.Tensor, values: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Add keys and values (B, heads, T, width) to those so far, and return all of them."""
@@ -56,16 +56,16 @@ class Sequence:
         return known
 
 
-_SEQUENCE: Final = Held[Sequence]("sequence")
+_SEQUENCE: Final = CallState[SequenceState]("sequence")
 
 sequence_of = _SEQUENCE.read
 """The sequence of the call that a model is in; None along the text path."""
 
 
-def follow(
+def register_sequence(
     base: Any, decoder: Any, blocks: Any, learner: Any, rule: RoutingRule, token: int | None
 ) -> None:
-    """Let a decoder work out its sequence at the beginning of each call.
+    """Hook a decoder so that it works out its sequence at the beginning of each call.
 
     Args:
         base: the whole model, which may have the ids where the decoder has only embeddings.
@@ -75,7 +75,7 @@ def follow(
         rule: how image tokens are found.
         token: the id of an image token: the rule's, or the model config's.
     """
-    note_ids(base, decoder, learner)
+    register_input_ids(base, decoder, learner)
     begin = functools.partial(_begin, learner, rule, token, len(blocks))
     decoder.register_forward_pre_hook(begin, with_kwargs=True)
     take = functools.partial(_take_inputs, learner)
@@ -92,7 +92,7 @@ def _begin(
     args: Any,
     kwargs: Any,
 ) -> Any:
-    if not learner.is_live:
+    if not learner.is_active:
         _SEQUENCE.write(learner._switch, None)
         return None
     ids = kwargs.get("input_ids", args[0] if args else None)
@@ -108,7 +108,7 @@ def _begin(
     return args, kwargs
 
 
-def _sequence(kinds_BT: torch.Tensor, cache: Any, layer: int, cached: int) -> Sequence:
+def _sequence(kinds_BT: torch.Tensor, cache: Any, layer: int, cached: int) -> SequenceState:
     """Look at the kinds of this call's tokens beside those so far, which the cache remembers."""
     kinds_BS = kinds_BT
     if cache is not None:
@@ -120,7 +120,7 @@ def _sequence(kinds_BT: torch.Tensor, cache: Any, layer: int, cached: int) -> Se
     earlier = kinds_BS.new_ones(tokens, length, dtype=torch.bool).tril(length - tokens)
     is_image_BS = kinds_BS == IMAGE_TOKEN
     is_image_BT = is_image_BS[:, length - tokens :]
-    return Sequence(
+    return SequenceState(
         first=(kinds_BS != PADDING).int().argmax(dim=1),
         length=length,
         text=(kinds_BS == TEXT_TOKEN)[:, None] & earlier,

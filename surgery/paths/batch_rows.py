@@ -61,7 +61,7 @@ def forward_rows(
     _refuse_other_rows(caches, paths)
     outputs, owners = [], tile_owners(model, kwargs)
     for path, rows in groups:
-        arguments = _take(kwargs, rows, len(paths), owners)
+        arguments = _select_rows(kwargs, rows, len(paths), owners)
         if caches is not None:
             arguments["past_key_values"] = caches[path]
         with use_path(model._switch, path):
@@ -81,14 +81,14 @@ def generate_rows(
         SurgeryError: A407, if `paths` doesn't fit, or for what can't be put back together.
     """
     kwargs = _named(args, kwargs)
-    for word in ("streamer", "return_dict_in_generate", "past_key_values"):
-        if kwargs.get(word):
-            raise SurgeryError(_not_with_paths(word))
+    for name in ("streamer", "return_dict_in_generate", "past_key_values"):
+        if kwargs.get(name):
+            raise SurgeryError(_not_with_paths(name))
     groups = list(_groups(model, paths, _rows(kwargs, paths)))
     outputs, owners = [], tile_owners(model, kwargs)
     for path, rows in groups:
         with use_path(model._switch, path):
-            outputs.append(model.generate(**_take(kwargs, rows, len(paths), owners)))
+            outputs.append(model.generate(**_select_rows(kwargs, rows, len(paths), owners)))
     length = max(output.shape[1] for output in outputs)
     fill = _padding_token(model, kwargs)
     padded = [torch.nn.functional.pad(o, (0, length - o.shape[1]), value=fill) for o in outputs]
@@ -147,7 +147,7 @@ def tile_owners(model: Any, kwargs: Mapping[str, Any]) -> torch.Tensor | None:
     return torch.arange(len(ids)).repeat_interleave(tokens // each)
 
 
-def _take(
+def _select_rows(
     kwargs: dict[str, Any], rows: torch.Tensor, count: int, owners: torch.Tensor | None
 ) -> dict[str, Any]:
     def part(name: str, value: Any) -> Any:
@@ -203,8 +203,8 @@ def _join_loss(
 ) -> torch.Tensor:
     if kwargs.get("num_items_in_batch") is not None:
         return torch.stack(losses).sum()
-    labelled = (kwargs["labels"][:, 1:] != -100).sum(dim=1)
-    counts = torch.stack([labelled[r.to(labelled.device)].sum() for r in rows])
+    labeled = (kwargs["labels"][:, 1:] != -100).sum(dim=1)
+    counts = torch.stack([labeled[r.to(labeled.device)].sum() for r in rows])
     used = [loss * n for loss, n in zip(losses, counts, strict=True) if n > 0]
     return torch.stack(used).sum() / counts.sum() if used else torch.stack(losses).mean()
 
@@ -212,8 +212,8 @@ def _join_loss(
 def _scatter(rows: list[torch.Tensor], values: list[torch.Tensor]) -> torch.Tensor:
     """Put the rows of each group back where they came from; a row may have given several."""
     repeats = values[0].shape[0] // len(rows[0])
-    places = [(r[:, None] * repeats + torch.arange(repeats)).flatten() for r in rows]
-    order = torch.cat(places).argsort().to(values[0].device)
+    positions = [(r[:, None] * repeats + torch.arange(repeats)).flatten() for r in rows]
+    order = torch.cat(positions).argsort().to(values[0].device)
     return torch.cat(values)[order]
 
 

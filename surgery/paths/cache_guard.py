@@ -17,7 +17,7 @@ _CACHES: Final = ("past_key_values", "cache_params")
 """What decoders call their cache; Mamba's is the second."""
 
 
-def guard_calls(decoder: Any, layer: SwitchedLayer) -> None:
+def register_path_hooks(decoder: Any, layer: SwitchedLayer) -> None:
     """Hook a decoder; hooks of an adapter that was on this base before are taken off.
 
     Args:
@@ -28,7 +28,7 @@ def guard_calls(decoder: Any, layer: SwitchedLayer) -> None:
         earlier.remove()
     decoder._surgery_hooks = (
         decoder.register_forward_pre_hook(partial(_check_cache, layer), with_kwargs=True),
-        decoder.register_forward_pre_hook(partial(_carry_path, layer)),
+        decoder.register_forward_pre_hook(partial(_keep_path_in_checkpoints, layer)),
         decoder.register_forward_hook(partial(_mark_cache, layer)),
     )
 
@@ -61,7 +61,7 @@ def _is_filled(cache: Any) -> bool:
         return True
 
 
-def _carry_path(layer: SwitchedLayer, decoder: Any, args: Any) -> None:
+def _keep_path_in_checkpoints(layer: SwitchedLayer, decoder: Any, args: Any) -> None:
     """Wrap the checkpoint function of each block, which transformers may set at any time."""
     if not decoder.training:
         return

@@ -33,7 +33,7 @@ class Switch:
         """False where the base trains in place beside added parts."""
         self.fixed: PathName | None = None
         """The only path, where `fix_path` fixed it."""
-        self.held: dict[str, Any] = {}
+        self.call_values: dict[str, Any] = {}
         """What a traced call reads instead of a context."""
 
     @property

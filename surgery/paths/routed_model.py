@@ -11,7 +11,7 @@ import torch
 
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.layers.class_mixin import reduce_mixin
-from surgery.layers.image_tokens import GIVEN, GivenImages, check_mask
+from surgery.layers.image_tokens import CALLER_MASK, ImageMask, check_mask
 from surgery.paths.path_state import PathName
 from surgery.paths.switching import SwitchedModel
 from surgery.storage.file_names import ADAPTER_CONFIG, ROUTED_TYPE
@@ -39,7 +39,7 @@ class RoutedModel(SwitchedModel):
         mask = self._take_mask(kwargs)
         if mask is None:
             return super().forward(*args, **kwargs)
-        with self._told(mask, args, kwargs, is_prompt=False):
+        with self._with_mask(mask, args, kwargs, is_prompt=False):
             return super().forward(*args, **kwargs)
 
     def generate(self, *args: Any, paths: Sequence[PathName] | None = None, **kwargs: Any) -> Any:
@@ -50,7 +50,7 @@ class RoutedModel(SwitchedModel):
         """
         if paths is not None:
             return super().generate(*args, paths=paths, **kwargs)
-        with self._told(self._take_mask(kwargs), args, kwargs, is_prompt=True):
+        with self._with_mask(self._take_mask(kwargs), args, kwargs, is_prompt=True):
             return super().generate(*args, **kwargs)
 
     def merge_and_unload(self, *args: Any, **kwargs: Any) -> Any:
@@ -79,7 +79,7 @@ class RoutedModel(SwitchedModel):
             mask = types == 1
         return None if mask is None else mask.bool()
 
-    def _told(
+    def _with_mask(
         self, mask: torch.Tensor | None, args: Any, kwargs: dict[str, Any], *, is_prompt: bool
     ) -> AbstractContextManager[None]:
         if mask is None or self._switch.path == "text":
@@ -87,7 +87,7 @@ class RoutedModel(SwitchedModel):
         names = ("input_ids", "inputs", "inputs_embeds")
         tokens = next((kwargs[n] for n in names if kwargs.get(n) is not None), *args[:1] or (None,))
         check_mask(mask, None if tokens is None else tokens.shape[:2])
-        return GIVEN.hold(self._switch, GivenImages(mask, is_prompt))
+        return CALLER_MASK.scope(self._switch, ImageMask(mask, is_prompt))
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         return reduce_mixin(RoutedModel, self)

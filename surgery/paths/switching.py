@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.layers.class_mixin import reduce_mixin, with_mixin
-from surgery.paths.cache_guard import guard_calls
+from surgery.paths.cache_guard import register_path_hooks
 from surgery.paths.path_state import (
     MULTIMODAL,
     TEXT,
@@ -143,7 +143,7 @@ def make_switchable(peft_model: Any, decoder_path: str, mixin: type | None = Non
     peft_model.__class__ = with_mixin(mixin or SwitchedModel, type(peft_model))
     peft_model._switch = switch
     decoder = peft_model.get_base_model().get_submodule(decoder_path)
-    guard_calls(decoder, layers[0])
+    register_path_hooks(decoder, layers[0])
     return switch
 
 

@@ -202,7 +202,12 @@ def _run(check: Check, context: VerificationContext) -> Outcome:
     try:
         return check.run(context)
     except Exception as error:  # a model that can't run at all has failed the check too
-        if isinstance(error, SurgeryError) and not error.diagnostics[0].code.startswith("A4"):
-            if error.exit_code == EXIT_ENVIRONMENT:
-                raise  # a full disk says nothing of the adapter
+        if isinstance(error, SurgeryError) and _is_environments(error):
+            raise  # a full disk says nothing of the adapter
         return check.judge([f"it ended in {named_line(error)}"], "")
+
+
+def _is_environments(error: SurgeryError) -> bool:
+    """Whether the environment is at fault, and not the adapter, whose codes begin with A4."""
+    is_adapters = error.diagnostics[0].code.startswith("A4")
+    return error.exit_code == EXIT_ENVIRONMENT and not is_adapters

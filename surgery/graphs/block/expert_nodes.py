@@ -13,8 +13,8 @@ from torch import nn
 
 from surgery.layers.class_mixin import with_mixin
 from surgery.layers.expert import ExpertMatrix, add_experts
-from surgery.layers.image_tokens import GIVEN, GivenImages
-from surgery.layers.routing import watch
+from surgery.layers.image_tokens import CALLER_MASK, ImageMask
+from surgery.layers.routing import register_routing
 from surgery.operations.edits import AddExpert, RoutingRule
 from surgery.paths.path_state import MULTIMODAL, Switch, SwitchedLayer
 from surgery.storage.file_names import ADAPTER
@@ -54,7 +54,7 @@ def route(step: nn.Module, block: nn.Module, rule: RoutingRule) -> None:
         block: with experts.
         rule: the recipe's. Shared positions are the caller's, in the angles that come in.
     """
-    watch(step, step, next(_experts(block)), replace(rule, positions="plain"), None)
+    register_routing(step, step, next(_experts(block)), replace(rule, positions="plain"), None)
 
 
 def takes_mask(rule: RoutingRule) -> bool:
@@ -68,11 +68,11 @@ def told(switch: Switch | None, mask: torch.Tensor | None) -> Iterator[None]:
     if switch is None or mask is None:
         yield
         return
-    GIVEN.write(switch, GivenImages(mask))
+    CALLER_MASK.write(switch, ImageMask(mask))
     try:
         yield
     finally:
-        GIVEN.write(switch, None)
+        CALLER_MASK.write(switch, None)
 
 
 def stored_name(name: str) -> str:
