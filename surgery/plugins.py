@@ -1,4 +1,4 @@
-"""Find what lies in a folder of the package: one file adds one thing, and no list names them."""
+"""Find the plug-ins of a package folder: one file adds one thing, and no list names them."""
 
 import importlib
 import inspect
@@ -10,21 +10,21 @@ T = TypeVar("T")
 
 
 def names_in(package: str) -> list[str]:
-    """The names of the modules in a package folder and in folders of it, sorted; none is imported.
+    """The names of the modules in a package and its subpackages, sorted; none is imported.
 
-    A name that begins with an underscore is what the others share, and is left out.
+    Names that begin with an underscore are shared helpers and are left out.
 
     Args:
-        package: dotted name, such as `surgery.operations`.
+        package: Dotted name, such as `surgery.operations`.
     """
     return sorted(_module_paths(package))
 
 
 def modules_in(package: str) -> list[ModuleType]:
-    """Import every module of a package folder, in the order of `names_in`.
+    """Import every module of a package, in the order of `names_in`.
 
     Args:
-        package: dotted name, such as `surgery.operations`.
+        package: Dotted name, such as `surgery.operations`.
     """
     return [importlib.import_module(path) for _, path in sorted(_module_paths(package).items())]
 
@@ -44,7 +44,7 @@ def classes_in(package: str, base: type[T]) -> list[type[T]]:
 
 
 def _module_paths(package: str) -> dict[str, str]:
-    """The dotted name of each module by its own."""
+    """From the last part of each module's name to its dotted name."""
     folder = importlib.import_module(package)
     paths: dict[str, str] = {}
     for module in pkgutil.iter_modules(folder.__path__):

@@ -1,1 +1,1 @@
-"""What is wrong, in one type: `Diagnostic`, its codes, exit codes, and how sentences are made."""
+"""Errors, warnings and notes as one type, `Diagnostic`, with codes, exit codes and wording."""

@@ -1,11 +1,11 @@
-"""What `surgery` says when something is wrong: one type for errors, conflicts and findings.
+"""One type for errors, plan conflicts and lint findings.
 
 A stage collects all its diagnostics and raises them together in one `SurgeryError`, so that a user
-mends a recipe in one go. The first letter of a code names its family, and the family gives the
-exit code: R recipe, P plan, T training and D data are what the user wrote (2), M model, A adapter
-files and X the toolchain and its graphs are the environment (3), V is a verification and L a lint
-that answered "no" (1). A file that is named and is missing or can't be read is the environment,
-whoever names it: a data file and an image as well as a model and an adapter.
+fixes a recipe in one go. The first letter of a code names its family, and the family gives the
+exit code: R recipe, P plan, T training and D data are user input (2); M model, A adapter files and
+X the toolchain and its graphs are the environment (3); V is a failed verification and L a failed
+lint (1). A file that is missing or can't be read is the environment, wherever it is named: a data
+file or an image as well as a model or an adapter.
 """
 
 from collections.abc import Iterable, Sequence
@@ -31,21 +31,21 @@ _EXIT_BY_FAMILY: Final = {
 }
 
 _EXIT_BY_CODE: Final = dict.fromkeys(("D101", "D105", "D106", "R133"), EXIT_ENVIRONMENT)
-"""Files that are missing or can't be read, in families of what the user wrote."""
+"""Files that are missing or can't be read, in families of user input."""
 
 Severity = Literal["error", "warning", "note"]
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A place in a file or in a command-line override.
+    """A position in a file or in a command-line override.
 
     Args:
-        file: the path as the user would type it, or `<override 3>`.
-        line: 1-based.
-        column: 1-based.
-        text: the whole line, for the excerpt.
-        width: characters to underline, at least 1.
+        file: Path as the user would type it, or `<override 3>`.
+        line: Line number, from 1.
+        column: Column number, from 1.
+        text: The complete line, for the excerpt.
+        width: Number of characters to underline, at least 1.
     """
 
     file: str
@@ -58,11 +58,11 @@ class Span:
         return f"{self.file}:{self.line}:{self.column}"
 
     def marked(self) -> str:
-        """The characters that are meant, as they are written."""
+        """The underlined characters."""
         return self.text[self.column - 1 : self.column - 1 + self.width]
 
     def excerpt(self) -> str:
-        """The line and a row of carets under the part that is meant."""
+        """The line and a row of carets under the marked characters."""
         gutter = f"{self.line:>5} | "
         blank = " " * (len(gutter) - 2) + "| "
         return f"{gutter}{self.text}\n{blank}{' ' * (self.column - 1)}{'^' * max(1, self.width)}"
@@ -70,17 +70,17 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Diagnostic:
-    """One thing to tell the user.
+    """One message to the user.
 
     Args:
-        code: a letter and three digits; `surgery explain CODE` prints its page.
-        what: one sentence without a full stop.
-        why: the reason, where `what` doesn't show it.
-        fix: the remedy.
-        span: the place, where there is one.
-        severity: only errors stop a command.
-        key: dotted name of the recipe's key that is meant, such as `operations.copies.blocks`;
-            the recipe turns it into `span`.
+        code: A letter and three digits; `surgery explain CODE` prints its page.
+        what: One sentence without a full stop.
+        why: The reason, where `what` doesn't show it.
+        fix: How to fix it.
+        span: The position in a file or override; None where there is none.
+        severity: `error`, `warning` or `note`; only errors stop a command.
+        key: Dotted name of a recipe key, such as `operations.copies.blocks`, which the recipe
+            turns into `span`.
     """
 
     code: str
@@ -106,10 +106,10 @@ class Diagnostic:
 
 
 class SurgeryError(Exception):
-    """One or more diagnostics that stop the work.
+    """One or more diagnostics that stop a command.
 
     Args:
-        diagnostics: at least one; the exit code is that of the first error.
+        diagnostics: At least one; the exit code is that of the first.
     """
 
     def __init__(self, diagnostics: Diagnostic | Iterable[Diagnostic]) -> None:
@@ -134,10 +134,10 @@ def some_of(names: Sequence[str], shown: int = 3) -> str:
 
 
 def raise_errors(diagnostics: Iterable[Diagnostic]) -> None:
-    """Raise all of `diagnostics` together if any of them is an error.
+    """Raise the errors among `diagnostics` together.
 
     Raises:
-        SurgeryError: with the errors alone.
+        SurgeryError: If any of them is an error; it has the errors alone.
     """
     errors = [diagnostic for diagnostic in diagnostics if diagnostic.severity == "error"]
     if errors:

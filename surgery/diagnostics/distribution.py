@@ -1,4 +1,4 @@
-"""What pip calls this package: the import is `surgery`, a name that is another project's there."""
+"""The name of this package on PyPI, where `surgery` belongs to another project."""
 
 from importlib.metadata import version
 from typing import Final
@@ -12,5 +12,5 @@ def own_version() -> str:
 
 
 def install_line(extra: str) -> str:
-    """The command that installs an extra of this package, as a remedy."""
+    """The command that installs an extra of this package, for a diagnostic's `fix`."""
     return f"pip install '{DISTRIBUTION}[{extra}]'"

@@ -1,4 +1,4 @@
-"""What lint says: a diagnostic that also tells how it is known, and on which device it holds."""
+"""A lint finding: a diagnostic with its evidence and the device that it applies to."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,23 +6,23 @@ from typing import Literal
 from surgery.diagnostics.diagnostic import Diagnostic
 
 Evidence = Literal["proved", "table", "doc", "report"]
-"""How a finding is known: the vendor's compiler said so when it was run; a published operator table
-says so; the vendor's documentation does; or users report it."""
+"""The source of a finding: the vendor's compiler when it was run, a published operator table, the
+vendor's documentation, or users' reports."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding(Diagnostic):
-    """One thing that lint found.
+    """One problem that lint found.
 
     Args:
-        rule: name of the rule, as `allow` takes it.
-        target: name of the device it holds for.
-        evidence: how it is known.
-        known_by: what is behind the evidence: a toolchain with its version, or a page, with a date.
-        subject: what was linted: a recipe's name, a folder or a file.
-        module: full name of the module or graph node that is meant, where there is one.
-        allowed: the recipe's reason for living with it; its severity is then `note`.
-        edit: the recipe's key, dotted, and its new value as YAML, where one setting is the remedy.
+        rule: Name of the rule, as `allow` takes it.
+        target: Name of the device that it applies to.
+        evidence: Kind of source, see `Evidence`.
+        known_by: The source itself: a toolchain with its version, or a page, with a date.
+        subject: What was linted: a recipe's name, a folder or a file.
+        module: Full name of the module or graph node, where there is one.
+        allowed: The recipe's reason to accept it; its severity is then `note`.
+        edit: Dotted key of the recipe and its new value as YAML, where one setting is the fix.
     """
 
     rule: str = ""

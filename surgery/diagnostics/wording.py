@@ -1,13 +1,13 @@
-"""Parts of sentences that many share: what an error says, what was meant instead, how many."""
+"""Phrases that many messages share: an error's first line, similar names, counted nouns."""
 
 import difflib
 from collections.abc import Iterable
 
 
 def first_line(error: object) -> str:
-    """The first line of what an error says; its type's name where it says nothing.
+    """The first line of an error's message; its type's name where the message is empty.
 
-    Of what the operating system refuses, its reason alone: the path stands in the sentence around.
+    Of an `OSError` the reason alone, since the path is in the sentence around it.
     """
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
@@ -15,7 +15,7 @@ def first_line(error: object) -> str:
 
 
 def named_line(error: BaseException) -> str:
-    """The name of an error's type, and the first line of what it says, if it says anything."""
+    """The name of an error's type, and the first line of its message, if there is one."""
     name, text = type(error).__name__, first_line(error)
     return text if text == name else f"{name}: {text}"
 
@@ -31,14 +31,14 @@ def close_names(name: str, known: Iterable[str], most: int = 1) -> list[str]:
 
     Args:
         name: Name as it was typed.
-        known: names that could be meant.
-        most: how many are returned.
+        known: Names to compare with.
+        most: Largest number of names to return.
     """
     return difflib.get_close_matches(name, list(known), most)
 
 
 def suggest(name: str, known: Iterable[str], most: int = 1) -> str:
-    """The question whether a known name was meant; empty where none is near.
+    """`did you mean …?` with the most similar known names; empty where none is similar.
 
     Args: as `close_names`.
     """
@@ -49,14 +49,14 @@ def counted(count: int, noun: str, plural: str = "") -> str:
     """A number with its noun, such as `1 block` and `2,000 blocks`.
 
     Args:
-        count: 0 or more.
-        noun: the singular.
-        plural: where it isn't the singular with an s.
+        count: A number from 0.
+        noun: The singular.
+        plural: The plural; by default the singular with an s.
     """
     return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A remedy: the nearest known name, or all of them."""
+    """A fix that names the most similar known name, or all of them."""
     names = list(known)
     return suggest(name, names) or f"known are {', '.join(names)}"

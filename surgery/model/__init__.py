@@ -1,1 +1,1 @@
-"""A model before surgery: found, read as an `Anatomy`, fingerprinted, loaded."""
+"""The base model: find its files, read its `Anatomy`, fingerprint it, load it."""

@@ -1,7 +1,7 @@
-"""The map of one decoder: where its blocks are, which matrices play which role, what is tied.
+"""The structure of one decoder: its blocks, the roles of their matrices, tied tensors.
 
-Plain data, so that plans, lint and tests work on it without weights and without torch. Blocks that
-look alike share one `BlockKind`, which keeps the map of an 80-block model as small as one block's.
+Plain data, so that plans, lint and tests work on it without weights and without torch. Identical
+blocks share one `BlockKind`, which keeps the anatomy of 80 blocks as small as that of one.
 """
 
 import math
@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 PARTS_OF_A_BLOCK: Final = ("attention", "mlp", "mixer")
 ROLES: Final = ("q", "k", "v", "o", "gate", "up", "down", "qkv", "gate_up", "router")
 PARTS: Final = ("decoder", "blocks", "embeddings", "norm", "head", "vision", "projector")
-"""The names of parts that a recipe's `train` and `freeze` take."""
+"""Names of the model's parts, as a recipe's `train` and `freeze` take them."""
 
 
 class _Data(BaseModel):
@@ -26,10 +26,10 @@ class Tensor(_Data):
     """A tensor of the base.
 
     Args:
-        name: full, or relative to its block inside a `BlockKind`.
-        shape: as torch prints it.
-        dtype: a safetensors name, such as `BF16`.
-        is_parameter: False for a persistent buffer.
+        name: Full name, or relative to its block inside a `BlockKind`.
+        shape: Dimensions, as in torch.
+        dtype: A safetensors dtype, such as `BF16`.
+        is_parameter: False for a persistent buffer; True by default.
     """
 
     name: str
@@ -39,24 +39,25 @@ class Tensor(_Data):
 
     @property
     def size(self) -> int:
-        """Parameters in it; 0 for a buffer."""
+        """Number of parameters; 0 for a buffer."""
         return math.prod(self.shape) if self.is_parameter else 0
 
 
 class Matrix(_Data):
-    """A linear map inside a block, or one of each of its experts.
+    """A linear map inside a block, or the stacked ones of all its experts.
 
     Args:
-        name: module name relative to the block, such as `self_attn.q_proj`; a parameter's where
-            all experts' matrices are one parameter of three dimensions.
-        role: one of `ROLES`, or the module's own last name where it plays none of them.
+        name: Module name relative to the block, such as `self_attn.q_proj`; a parameter's name
+            where the matrices of all experts are one parameter of three dimensions.
+        role: One of `ROLES`, or the last part of the module's name where none fits.
         part: `attention`, `mlp`, `mixer`, or empty.
-        inputs: width of what goes in.
-        outputs: width of what comes out.
-        bias: whether it adds a bias.
-        is_transposed: weight stored as (inputs, outputs), GPT-2's Conv1D.
-        experts: how many experts have such a matrix in one parameter; 0 for a matrix of its own.
-        apart: why nothing can be put beside it, as half a sentence; empty where something can.
+        inputs: Input features.
+        outputs: Output features.
+        bias: Whether it has a bias.
+        is_transposed: Whether the weight is stored as (inputs, outputs), as GPT-2's Conv1D.
+        experts: Number of experts stacked in one parameter; 0 for a single matrix.
+        apart: Why it can't be wrapped by LoRA or an expert, as a predicate such as `is a router`;
+            empty where it can.
     """
 
     name: str
@@ -70,18 +71,21 @@ class Matrix(_Data):
     apart: str = ""
 
     def is_named(self, names: tuple[str, ...]) -> bool:
-        """Whether one of the words means this matrix; a router is only meant by its role."""
+        """Whether one of the names, a role or a part, means this matrix.
+
+        A router is meant by its role alone.
+        """
         return self.role in names or (self.role != "router" and self.part in names)
 
     def takes_lora(self, names: tuple[str, ...]) -> bool:
-        """Whether one of the words means this matrix, and something can be put beside it."""
+        """Whether one of the names means this matrix, and LoRA can wrap it."""
         return not self.apart and self.is_named(names)
 
 
 class BlockKind(_Data):
-    """What all blocks of one kind have: tensors and matrices, named relative to the block.
+    """The tensors and matrices of identical blocks, named relative to the block.
 
-    Blocks of one kind have the same class, and tensors of the same names, shapes and types.
+    Blocks of one kind have the same class, and tensors of the same names, shapes and dtypes.
     """
 
     class_name: str
@@ -89,12 +93,12 @@ class BlockKind(_Data):
     matrices: tuple[Matrix, ...]
 
     def module_names(self) -> set[str]:
-        """Every word that means at least one matrix."""
+        """Every name, a part or a role, that means at least one matrix."""
         parts = {m.part for m in self.matrices if m.part and m.role != "router"}
         return parts | {m.role for m in self.matrices}
 
     def adaptable_names(self) -> set[str]:
-        """Every word that means at least one matrix that something can be put beside."""
+        """Every name that means at least one matrix that LoRA can wrap."""
         return {
             word
             for word in self.module_names()
@@ -108,22 +112,21 @@ class BlockKind(_Data):
 
 
 class Anatomy(_Data):
-    """The map of one model.
+    """The structure of one model.
 
     Args:
-        source: what the user calls the model.
-        model_type: from its config.
-        class_name: the transformers class.
-        blocks_path: module name of the list of blocks, such as `model.layers`.
-        kinds: the distinct kinds of block.
-        sequence: for each block, the position of its kind in `kinds`.
-        outside: tensors outside the blocks, under full names, each shared one once.
-        parts: for each part, the full names of the tensors in it (blocks left out).
-        tied: alias of a shared tensor to the name under which it is counted; both may be inside
-            blocks, where blocks share parameters.
-        quantization: the method that packed the weights, or empty.
-        refusals: word of an operation to the reason why it can't be done right on this model, as
-            half a sentence.
+        source: Name of the model, as the user gave it.
+        model_type: Value from its config.
+        class_name: Name of the transformers class.
+        blocks_path: Module name of the list of blocks, such as `model.layers`.
+        kinds: The distinct kinds of block.
+        sequence: For each block, the index of its kind in `kinds`.
+        outside: Tensors outside the blocks, under full names, each shared one once.
+        parts: From each part to the full names of its tensors (blocks left out).
+        tied: From the alias of a shared tensor to the name under which it is counted; both may be
+            in blocks, where blocks share parameters.
+        quantization: Name of the quantization method; empty for float weights.
+        refusals: From the name of an unsupported operation to the reason, as a clause.
     """
 
     source: str
@@ -146,7 +149,7 @@ class Anatomy(_Data):
 
     @property
     def count(self) -> int:
-        """How many blocks there are."""
+        """Number of blocks."""
         return len(self.sequence)
 
     def block(self, index: int) -> BlockKind:
@@ -163,7 +166,7 @@ class Anatomy(_Data):
         return tuple(i for i, kind in enumerate(self.sequence) if having[kind])
 
     def sharing(self) -> dict[int, int]:
-        """Blocks that share parameters with an earlier one, and the first that they share with."""
+        """From each block that shares parameters with an earlier one to the first such block."""
         shared: dict[int, int] = {}
         for alias, counted in self.tied.items():
             block, first = self._block_of(alias), self._block_of(counted)
@@ -177,7 +180,7 @@ class Anatomy(_Data):
         return int(position) if name.startswith(prefix) and position.isdigit() else None
 
     def tensors(self) -> Iterator[Tensor]:
-        """Every tensor under its full name: outside, then block by block; a shared one once."""
+        """Every tensor under its full name: outside, then block by block; shared ones once."""
         yield from self.outside
         for index in range(self.count):
             path = self.block_path(index)
@@ -194,14 +197,14 @@ class Anatomy(_Data):
 
     @cached_property
     def sizes(self) -> dict[str, int]:
-        """Parameters of every tensor that has any, by full name; shared ones once."""
+        """Number of parameters of each tensor, by full name; no buffers, shared ones once."""
         return {tensor.name: tensor.size for tensor in self.tensors() if tensor.is_parameter}
 
     def by_block(self, names: Iterable[str]) -> Counter[int]:
-        """Parameters of some of the tensors, by the block that they are in; those outside left out.
+        """Sum of parameters by block; those outside the blocks are left out.
 
         Args:
-            names: full names of parameters.
+            names: Full names of parameters.
         """
         counts: Counter[int] = Counter()
         for name in names:
@@ -219,7 +222,7 @@ class Anatomy(_Data):
         """Full names of the parameters in a part; empty where the model has no such part.
 
         Args:
-            part: one of `PARTS`.
+            part: One of `PARTS`.
         """
         if part == "blocks":
             return [name for name in self.sizes if name.startswith(f"{self.blocks_path}.")]

@@ -1,8 +1,9 @@
-"""Whether a base is the one that an adapter was made for.
+"""Check that a base is the one that an adapter was made for.
 
 Plain PEFT opens an adapter on any base of the right shapes. The folder therefore records the base's
-config, the names, types and shapes of its tensors, a sample of every tensor's bytes, on request all
-bytes, and the first numbers of one matrix, which a user without `surgery` can compare in one line.
+config, the names, dtypes and shapes of its tensors, a sample of every tensor's bytes, on request
+all bytes, and the first values of one matrix, which a user without `surgery` can compare in one
+line.
 """
 
 from pathlib import Path
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 _PROBED: Final = 4
 UNWRITTEN: Final = {"tensors": "0" * 64, "order": "0" * 64}
-"""Stands for the layout of an adapter's weights before there are any, and is as long."""
+"""Placeholder, of the same length, for the layout of an adapter's weights before they exist."""
 _Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 _DIFFERENCES: Final = {
     "config": "its config.json differs",
@@ -45,7 +46,7 @@ class _Layout(BaseModel):
 
 
 class _Fingerprint(BaseModel):
-    """What a base is known by; `strided` since there is more than one sample."""
+    """The recorded fingerprint of a base; `strided` is absent in older ones."""
 
     model_config = ConfigDict(strict=True)
 
@@ -65,15 +66,15 @@ def identify(
     checksum: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any] | None:
-    """Return the fingerprint of a base, or None where its weights are not here.
+    """Return the fingerprint of a base, or None where its weights are not on this disk.
 
     Its key `adapter` is for `weights_layout` of the adapter that is written.
 
     Args:
-        files: where the base is.
-        anatomy: its map.
-        checksum: whether to read every byte.
-        progress: told of the bytes read for the checksum.
+        files: Files of the base.
+        anatomy: Anatomy of the base.
+        checksum: Whether to read every byte; False by default.
+        progress: Progress callback for the bytes read for the checksum.
     """
     if not files.has_weights:
         return None
@@ -83,11 +84,11 @@ def identify(
 
 
 def refuse_bad_fingerprint(found: object, file: Path) -> None:
-    """Refuse what plan.json says of its base where no base could be known by it.
+    """Refuse a fingerprint in plan.json that is malformed.
 
     Args:
-        found: what stands there.
-        file: that plan.json.
+        found: The recorded fingerprint.
+        file: Path of that plan.json.
 
     Raises:
         SurgeryError: A422.
@@ -103,12 +104,12 @@ def refuse_other_base(recorded: dict[str, Any], found: dict[str, Any] | None, so
     """Compare two fingerprints.
 
     Args:
-        recorded: what the adapter's plan.json holds.
-        found: of the base at hand; None where it has no weights.
-        source: what to call that base.
+        recorded: Fingerprint in the adapter's plan.json.
+        found: Fingerprint of the given base; None where it has no weights.
+        source: Name of that base, for the message.
 
     Raises:
-        SurgeryError: A401, if they differ in anything that both know.
+        SurgeryError: A401, if they differ under a key that both have.
     """
     for key, difference in _DIFFERENCES.items():
         if found and recorded.get(key) and found.get(key) and recorded[key] != found[key]:
@@ -116,10 +117,10 @@ def refuse_other_base(recorded: dict[str, Any], found: dict[str, Any] | None, so
 
 
 def refuse_other_model(recorded: dict[str, Any] | None, model: "nn.Module", source: str) -> None:
-    """Compare a model in memory with a fingerprint by the numbers that it records of one matrix.
+    """Compare a model in memory with a fingerprint by the recorded values of one matrix.
 
     Raises:
-        SurgeryError: A401, if the numbers differ by more than the model's precision.
+        SurgeryError: A401, if the values differ by more than the model's precision.
     """
     probe = (recorded or {}).get("probe")
     if not probe:
@@ -135,9 +136,9 @@ def refuse_other_model(recorded: dict[str, Any] | None, model: "nn.Module", sour
 
 
 def _probe(anatomy: Anatomy, stored: DiskNames) -> dict[str, Any] | None:
-    """The first matrix of the last block that is stored as it is in memory, by its name there.
+    """Name and first values of the first matrix of the last block that is stored unconverted.
 
-    A fine-tune of any kind has most likely moved it.
+    A fine-tune of any kind has most likely changed it.
     """
     last = anatomy.count - 1
     matrices = (t.name for t in anatomy.block(last).tensors if len(t.shape) > 1)

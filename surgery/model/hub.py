@@ -1,7 +1,7 @@
-"""Models from the Hugging Face hub: known at once whether it answers, and no retries where not.
+"""Models from the Hugging Face hub, without retries where it doesn't answer.
 
-The hub's client tries six times over half a minute where there is no network, so it is asked only
-once a first request was answered; else its cache alone is.
+The hub's client tries six times over half a minute where there is no network, so it is used only
+after a first request was answered; otherwise only its cache is.
 """
 
 from pathlib import Path
@@ -28,7 +28,7 @@ def is_hub_id(source: str) -> bool:
 
 
 def is_cached(source: str, revision: str | None) -> bool:
-    """Whether a hub id's config was downloaded before."""
+    """Whether the config of a hub id is in the hub's cache."""
     from huggingface_hub import try_to_load_from_cache
 
     return isinstance(try_to_load_from_cache(source, "config.json", revision=revision), str)
@@ -38,10 +38,10 @@ def from_hub(source: str, *, revision: str | None, weights: bool, alternative: s
     """Return the folder of a hub id's files, downloading what isn't cached.
 
     Args:
-        source: the hub id.
-        revision: branch, tag or commit.
-        weights: whether weights are needed too; without, it costs one small file.
-        alternative: Where else to look, as a remedy; may be empty.
+        source: Hub id.
+        revision: Branch, tag or commit; None for the default branch.
+        weights: Whether to download weights too; otherwise only config.json.
+        alternative: Another model to suggest as a fix; may be empty.
 
     Raises:
         SurgeryError: M103, within seconds where the hub doesn't answer.

@@ -1,4 +1,4 @@
-"""Load a base from disk, whichever class of transformers it is."""
+"""Load a base from disk by the right auto class of transformers."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 def load_base(folder: str, *, trust_remote_code: bool = False) -> "PreTrainedModel":
-    """Load a model from safetensors, in the type that its tensors have on disk.
+    """Load a model from safetensors, in the dtype that its tensors have on disk.
 
-    A model that sees is loaded whole, with its towers.
+    A multimodal model is loaded complete, with its vision tower.
     """
     from transformers import AutoConfig
 

@@ -1,4 +1,4 @@
-"""A model without weights, from its config alone, on torch's meta device."""
+"""Build a model without weights, from its config alone, on torch's meta device."""
 
 import re
 from importlib.metadata import version
@@ -18,11 +18,11 @@ _MOST_MODULES: Final = 20_000
 
 
 def meta_model(files: ModelFiles, trust_remote_code: bool = False) -> "PreTrainedModel":
-    """Build a model from its config alone, on the meta device; a quantised one unpacked.
+    """Build a model from its config alone, on the meta device; a quantized one unpacked.
 
     Args:
-        files: where the config is.
-        trust_remote_code: whether the model may run Python code of its own.
+        files: Files of the model.
+        trust_remote_code: Whether the model may run its own Python code; False by default.
 
     Raises:
         SurgeryError: M104 and M105, where it can't be built.
@@ -45,7 +45,7 @@ def meta_model(files: ModelFiles, trust_remote_code: bool = False) -> "PreTraine
 
 
 def _refuse_endless(content: dict[str, Any]) -> None:
-    """Refuse a count of modules with which building would not end, however deep it stands."""
+    """Refuse a count of modules with which building would not end, at any depth of the config."""
     for name, value in content.items():
         if isinstance(value, dict):
             _refuse_endless(value)
@@ -54,11 +54,11 @@ def _refuse_endless(content: dict[str, Any]) -> None:
 
 
 def refuse_remote_code(files: ModelFiles, trust_remote_code: bool) -> None:
-    """Refuse a model that runs code of its own; asked of each run, whatever is cached of it.
+    """Refuse remote code; checked on each run, whatever is cached.
 
     Args:
-        files: where the config is.
-        trust_remote_code: whether it may.
+        files: Files of the model.
+        trust_remote_code: Whether the model may run its own Python code.
 
     Raises:
         SurgeryError: M105; M104 for a config that can't be read.
@@ -70,9 +70,9 @@ def refuse_remote_code(files: ModelFiles, trust_remote_code: bool) -> None:
 
 
 def _decoder_of_a_composite(config: Any) -> Any:
-    """MusicGen's and its like: the decoder that transformers names, on its own part of the config.
+    """The decoder of a composite such as MusicGen, built from its part of the config.
 
-    None for all others, of which the auto class takes the right part itself.
+    None for all others, for which the auto class takes the right part itself.
     """
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
@@ -98,7 +98,7 @@ def _config(files: ModelFiles, trust_remote_code: bool) -> Any:
 
 
 def auto_class(config: Any) -> Any:
-    """The auto class of transformers that loads a decoder with all that belongs to it."""
+    """The auto class of transformers that loads a decoder together with its vision tower."""
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
     from transformers.models.auto import modeling_auto as auto
 
@@ -113,7 +113,7 @@ def auto_class(config: Any) -> Any:
 
 
 def needs_remote_code(source: str, file: str) -> Diagnostic:
-    """What is wrong with a model whose `file` names code that the user hasn't allowed."""
+    """The diagnostic for a model whose `file` names code that the user hasn't allowed."""
     return Diagnostic(
         code="M105",
         what=f"`{source}` runs Python code of its own",

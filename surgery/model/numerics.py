@@ -1,10 +1,10 @@
-"""What counts as the same: stored tensors by their bits, computed numbers by bits or by rounding.
+"""Equality of tensors: stored ones bit for bit, computed ones bit for bit or up to rounding.
 
-A kernel sums in an order that depends on more than its numbers: the processor, the count of threads
-and rows, the strides of its input, where a matrix lies in memory (a weight mapped from a file is
-rarely at a multiple of 64 bytes, its copy always is), and whether a weight requires gradients, for
-which torch folds a batch of matrices into one. Under the same conditions the results have the same
-bits. Under others only rounding may lie between them, and how much that is stands here, once.
+A kernel's order of summation depends on more than its values: the processor, the number of threads
+and rows, the strides of its input, the address of a matrix in memory (a weight mapped from a file
+is rarely at a multiple of 64 bytes, its copy always is), and whether a weight requires gradients,
+for which torch folds a batch of matrices into one. Under the same conditions the results have the
+same bits. Under others they may differ by rounding, and this module says by how much.
 
 Source: N. J. Higham and T. Mary, "A New Approach to Probabilistic Rounding Error Analysis", SIAM J.
 Sci. Comput. 41(5), 2019: a sum of n products errs by about sqrt(n) unit roundoffs.
@@ -20,16 +20,16 @@ import torch
 from torch import nn
 
 _SAFETY: Final = 4
-"""Covers that both computations err, and that norms and softmax amplify what reaches them."""
+"""Factor for the error of both computations, and for what norms and softmax amplify."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How far two computations of the same logits lie apart.
+    """The difference of two computations of the same logits.
 
     Args:
-        largest: absolute; 0 exactly where all values are equal, inf beside a NaN.
-        explained: as much of it as rounding explains.
+        largest: Largest absolute difference; 0 exactly where all values are equal, inf for a NaN.
+        explained: Largest absolute difference that rounding explains.
     """
 
     largest: float
@@ -46,7 +46,7 @@ class Difference:
         return self.largest <= self.explained
 
     def __str__(self) -> str:
-        """`bit for bit`, or how far apart."""
+        """`bit for bit`, or the difference."""
         if self.is_zero:
             return "bit for bit"
         return f"{self.largest:.3g}, where rounding explains {self.explained:.3g}"
@@ -54,15 +54,15 @@ class Difference:
 
 @dataclass(frozen=True)
 class Sums:
-    """What decides how far rounding takes the logits of a decoder apart.
+    """The sizes of a decoder that determine the rounding error of its logits.
 
-    Each of a block's two sums on the residual stream, and the head, rounds once to the type and
+    Each of a block's two sums on the residual stream, and the head, rounds once to the dtype and
     sums `width` products in fp32. The errors of 2 x blocks + 1 such steps are independent.
 
     Args:
-        dtype: the coarsest that the decoder computes in.
-        blocks: how many it has.
-        width: the longest sum, which is the largest dimension inside a block.
+        dtype: Coarsest dtype that the decoder computes in.
+        blocks: Number of blocks.
+        width: Number of terms of the longest sum, which is the largest dimension inside a block.
     """
 
     dtype: torch.dtype
@@ -71,25 +71,25 @@ class Sums:
 
     @property
     def rounding(self) -> float:
-        """How far apart, relative to the largest logit."""
+        """Rounding error relative to the largest logit."""
         unit, wide = (torch.finfo(kind).eps / 2 for kind in (self.dtype, torch.float32))
         return _SAFETY * math.sqrt(2 * self.blocks + 1) * (unit + wide * math.sqrt(self.width))
 
     def compare(self, found: torch.Tensor, wanted: torch.Tensor) -> Difference:
-        """Return how far two computations of the same logits lie apart; shapes must be equal."""
+        """Return the difference of two computations of the same logits, of equal shape."""
         scale = float(wanted.float().abs().max()) if wanted.numel() else 0.0
         return Difference(largest_difference(found, wanted), self.rounding * scale)
 
 
 def largest_difference(first: torch.Tensor, second: torch.Tensor) -> float:
-    """Return the largest absolute difference; 0 exactly where all are equal, inf beside a NaN."""
+    """Return the largest absolute difference; 0 exactly where all are equal, inf for a NaN."""
     if torch.equal(first, second):
         return 0.0
     return float((first.float() - second.float()).abs().nan_to_num(nan=torch.inf).max())
 
 
 def same_bits(first: torch.Tensor, second: torch.Tensor) -> bool:
-    """Whether two tensors have the same type, shape and bits; a NaN is itself, -0 is not 0."""
+    """Whether two tensors have the same dtype, shape and bits; NaN equals NaN, -0 is not 0."""
     same_type = first.dtype == second.dtype and first.shape == second.shape
     return same_type and torch.equal(raw(first), raw(second))
 
@@ -101,12 +101,12 @@ def raw(tensor: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def frozen(*models: nn.Module) -> Iterator[None]:
-    """Let models compute under one condition: without gradients, and no weight requires any.
+    """Run models without gradients and with `requires_grad` off for every parameter.
 
     `torch.no_grad` alone is not enough: torch chooses the kernel by the weight's own flag.
 
     Args:
-        models: their parameters' flags are put back afterwards.
+        models: Models whose flags are restored afterwards.
     """
     parameters = [p for model in models for p in model.parameters() if p.requires_grad]
     for parameter in parameters:

@@ -1,4 +1,4 @@
-"""Keep the chatter of transformers and peft from a user's terminal while our own code runs."""
+"""Silence the output of transformers and peft while our own code runs."""
 
 import threading
 import warnings
@@ -13,10 +13,10 @@ _inside = 0
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence progress bars, log lines below errors, and warnings; all as before afterwards.
+    """Silence progress bars, log lines below errors, and warnings; restored afterwards.
 
-    Also a decorator. What is silenced belongs to the process: the first to come in silences it, the
-    last to go out, in whichever thread, puts it back. Imports transformers.
+    Also a decorator. The settings belong to the process: the first caller to enter changes them,
+    the last to leave, in any thread, restores them. Imports transformers.
     """
     global _inside  # noqa: PLW0603
     with _LOCK:

@@ -1,8 +1,8 @@
-"""From a model's name to its anatomy: config on the meta device once, a cache after that.
+"""From a model's name to its anatomy: built on the meta device once, cached afterwards.
 
-The first reading of a config imports torch and builds the model without weights. The result is kept
-under the config's hash, so that every later plan answers without torch. Weights, where there are
-any, are then asked for what only they know: the type of each tensor.
+The first reading of a config imports torch and builds the model without weights. The result is
+cached under the config's hash, so that every later plan does without torch. The headers of the
+weights, where there are any, then give what only they have: the dtype of each tensor.
 """
 
 import os
@@ -35,12 +35,12 @@ def read_anatomy(
     revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> Anatomy:
-    """Return the anatomy of a model; no weight is loaded.
+    """Return the anatomy of a model; no weights are loaded.
 
     Args:
         model: `builtin/NAME`, a folder, a hub id, or a transformers model in memory.
-        revision: a branch, tag or commit of a hub id.
-        trust_remote_code: whether a model may run Python code of its own.
+        revision: Branch, tag or commit of a hub id; None for the default branch.
+        trust_remote_code: Whether the model may run its own Python code; False by default.
 
     Raises:
         SurgeryError: M101 to M110, where the model is missing, unreadable or no decoder.
@@ -65,10 +65,14 @@ def _cached(files: ModelFiles, build: "Callable[[], PreTrainedModel]") -> Anatom
 
 
 def with_stored_dtypes(anatomy: Anatomy, stored: DiskNames) -> Anatomy:
-    """Give each tensor the type it has on disk, after checking that the shapes agree.
+    """Give each tensor the dtype it has on disk, after checking that the shapes agree.
+
+    Args:
+        anatomy: Anatomy by the config alone.
+        stored: The checkpoint under the names in memory.
 
     Raises:
-        SurgeryError: M107 to M109, where the checkpoint isn't this model's.
+        SurgeryError: M107 to M109, where the checkpoint doesn't fit the config.
     """
     if anatomy.quantization:
         return anatomy
@@ -99,7 +103,7 @@ def _stored(anatomy: Anatomy, tensor: Tensor, prefix: str, stored: DiskNames) ->
 
 
 def missing_weights(anatomy: Anatomy, name: str, stored: DiskNames) -> Diagnostic:
-    """What is wrong with a checkpoint that lacks what makes the tensor in memory `name`."""
+    """The diagnostic for a checkpoint that lacks the tensor in memory `name`."""
     parameters = (t.name for t in anatomy.tensors() if t.is_parameter and t.name != name)
     others = sum(stored.origin(parameter) is None for parameter in parameters)
     failed = stored.names.failed.get(name)

@@ -1,7 +1,7 @@
-"""What `model:` names: a built-in model, a folder, or a hub id; and the files behind it.
+"""Find the files of what `model:` names: a built-in model, a folder, or a hub id.
 
-No torch here. Weights are read only from safetensors; a folder with a config and no weights is a
-shape, which is enough to inspect, plan and lint.
+No torch here. Weights are read only from safetensors; a folder with a config and no weights is
+enough to inspect, plan and lint.
 """
 
 import os
@@ -25,9 +25,9 @@ class ModelFiles:
     """A model on this disk.
 
     Args:
-        source: what the user calls it; a folder as an absolute path.
-        folder: where its files are.
-        revision: the hub's branch, tag or commit, if one was asked for.
+        source: Name of the model as the user gave it; a folder as an absolute path.
+        folder: Folder with its files.
+        revision: Branch, tag or commit on the hub; None for the default branch.
     """
 
     source: str
@@ -36,7 +36,7 @@ class ModelFiles:
 
     @property
     def has_weights(self) -> bool:
-        """Whether there is anything but a config; a half-downloaded folder counts as weights."""
+        """Whether the folder has weights; partly downloaded ones count."""
         suffixes = (".safetensors", ".safetensors.index.json", ".bin", ".incomplete")
         return any(file.name.endswith(suffixes) for file in self.folder.iterdir())
 
@@ -55,7 +55,7 @@ class ModelFiles:
         """The headers of its weights.
 
         Raises:
-            SurgeryError: M102 for a shape without weights; see `read_checkpoint` for the rest.
+            SurgeryError: M102 for a config without weights; see `read_checkpoint` for the rest.
         """
         if not self.has_weights:
             raise SurgeryError(_no_weights(self.source))
@@ -63,12 +63,12 @@ class ModelFiles:
 
 
 def builtin_names() -> list[str]:
-    """The names of the built-in decoders, `builtin/` in front."""
+    """The names of the built-in decoders, with the prefix `builtin/`."""
     return sorted({*_builtin_names()} - {*builtin_towers()})
 
 
 def builtin_towers() -> list[str]:
-    """The names of the built-in vision towers, `builtin/` in front."""
+    """The names of the built-in vision towers, with the prefix `builtin/`."""
     return [name for name in _builtin_names() if "image_size" in _builtin(name).config()]
 
 
@@ -79,12 +79,12 @@ def _builtin_names() -> list[str]:
 def find_model(
     source: str | os.PathLike[str], *, revision: str | None = None, weights: bool = False
 ) -> ModelFiles:
-    """Find a model's files, downloading from the hub what isn't here.
+    """Find a model's files, downloading from the hub what isn't on this disk.
 
     Args:
         source: `builtin/NAME`, a folder, or a hub id such as `Qwen/Qwen2.5-3B`.
-        revision: a branch, tag or commit of a hub id.
-        weights: whether weights are needed too; without, a hub id costs one small file.
+        revision: Branch, tag or commit of a hub id; None for the default branch.
+        weights: Whether to download weights too; False by default, which fetches one small file.
 
     Raises:
         SurgeryError: M101 where there is no such model, M103 where the hub doesn't answer.
@@ -104,7 +104,7 @@ def find_model(
 
 
 def _is_on_hub(source: str, folder: Path, revision: str | None) -> bool:
-    """Whether a name is a hub id, and not a folder here that is misspelled."""
+    """Whether a name is a hub id, and not the misspelled path of a local folder."""
     is_path = source.count("/") > 1 or source.startswith((".", "~", "/")) or "\\" in source
     if is_path or os.path.exists(folder) or not is_hub_id(source):
         return False
@@ -120,7 +120,7 @@ def _builtin(source: str) -> ModelFiles:
 
 
 def _instead(source: str) -> str:
-    """Where else a model may be: a folder that is named alike, or the built-in one of its shape."""
+    """Alternatives to suggest: a folder with a similar name, or the built-in model of its shape."""
     suggestions = [did_you_mean(source)]
     name = source.rpartition("/")[2].lower()
     for alternative in _builtin_names():

@@ -1,4 +1,4 @@
-"""How many ids a tokenizer gives, by its files alone."""
+"""The number of ids of a tokenizer, from its files alone."""
 
 from pathlib import Path
 from typing import Any, Final
@@ -18,13 +18,13 @@ class _Ids(BaseModel):
 
 
 def token_ids(folder: Path) -> int:
-    """Return the largest id of a model's tokenizer plus one; 0 where its files don't say.
+    """Return the largest id of a model's tokenizer plus one; 0 where its files don't tell.
 
-    A large tokenizer takes a tenth of a second to read, so that the answer is cached by the file's
-    size and time.
+    A large tokenizer takes a tenth of a second to read, so the result is cached by the file's
+    size and modification time.
 
     Args:
-        folder: of the model.
+        folder: Folder of the model.
     """
     file = folder / _FILE
     try:
@@ -36,7 +36,7 @@ def token_ids(folder: Path) -> int:
 
 
 def ids_without_rows(source: str, ids: int, rows: int, severity: Severity = "error") -> Diagnostic:
-    """What is wrong with a tokenizer of more ids than the embedding has rows."""
+    """The diagnostic for a tokenizer with more ids than the embedding has rows."""
     return Diagnostic(
         code="M112",
         what=f"the tokenizer of `{source}` gives ids up to {ids - 1:,}, and its embedding has "

@@ -1,1 +1,1 @@
-"""The operations of a recipe, one file each."""
+"""The operations of a recipe, one file each, and the edits that they return."""

@@ -1,4 +1,4 @@
-"""Which matrices a word of `modules` means, and which of them nothing can be put beside."""
+"""The matrices that the names in `modules` mean, and those of them that can't be wrapped."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,15 +9,15 @@ Reason = Callable[[BlockKind, Matrix], str]
 
 
 def skip_reason(kind: BlockKind, matrix: Matrix) -> str:
-    """Why nothing at all can be put beside a matrix; empty where something can."""
+    """Why a matrix can't be wrapped at all; empty where it can."""
     return matrix.apart
 
 
 def refuse_unknown(names: Sequence[str], anatomy: Anatomy, blocks: Sequence[int]) -> None:
-    """Refuse words that mean no matrix of the picked blocks, or only such that can't be wrapped.
+    """Refuse names that mean no matrix of the picked blocks, or only ones that can't be wrapped.
 
-    A part (attention, mlp, mixer) whose matrices are all left out is no error where another word
-    means one that isn't: the plan says what is left out.
+    A part (attention, mlp, mixer) whose matrices are all left out is no error where another name
+    means one that isn't: a note of the plan lists what is left out.
 
     Raises:
         SurgeryError: P203.
@@ -39,13 +39,13 @@ def refuse_unknown(names: Sequence[str], anatomy: Anatomy, blocks: Sequence[int]
 def left_out(
     names: tuple[str, ...], anatomy: Anatomy, blocks: Sequence[int], why: Reason = skip_reason
 ) -> list[Diagnostic]:
-    """One note on the matrices that the words mean and that nothing is put beside.
+    """One note on the matrices that the names mean and that are left out.
 
     Args:
         names: Value of `modules`.
-        anatomy: the model.
-        blocks: the picked positions.
-        why: from a kind and a matrix of it to the reason; empty for a matrix that isn't left out.
+        anatomy: Anatomy of the base.
+        blocks: Indices of the picked blocks.
+        why: From a kind and a matrix of it to the reason; empty for a matrix that isn't left out.
     """
     found = {
         matrix.name: reason
@@ -102,5 +102,5 @@ def _left_out(reasons: dict[str, str], anatomy: Anatomy) -> Diagnostic:
 
 
 def _first_of_each(reasons: dict[str, str]) -> dict[str, str]:
-    """For each reason, the first name that it is given for."""
+    """From each reason to the first name with it."""
     return {reason: name for name, reason in reversed(reasons.items())}

@@ -1,4 +1,4 @@
-"""Refuse what copies weights of a quantised base."""
+"""Refuse operations that copy weights of a quantized base."""
 
 from typing import Final
 
@@ -11,13 +11,13 @@ TRAINED_IN_FULL: Final = "a copy is trained in full, and packed integers have no
 def refuse_quantized(
     anatomy: Anatomy, action: str, *, why: str = TRAINED_IN_FULL, fix: str
 ) -> None:
-    """Refuse a base whose weights are quantised.
+    """Refuse a base whose weights are quantized.
 
     Args:
-        anatomy: the model.
+        anatomy: Anatomy of the base.
         action: What can't be done, such as "`duplicate` can't copy blocks".
-        why: the reason.
-        fix: what to do, behind naming the unquantised checkpoint.
+        why: The reason; by default that a copy is trained in full.
+        fix: An alternative to naming the unquantized checkpoint; may be empty.
 
     Raises:
         SurgeryError: P206.

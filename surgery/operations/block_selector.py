@@ -1,10 +1,10 @@
-"""Words that pick decoder blocks: `skip 1/4`, `every 4 from 0`, `4-11`, `[0, 5, -1]`.
+"""Selectors of decoder blocks: `skip 1/4`, `every 4 from 0`, `4-11`, `[0, 5, -1]`.
 
-`of WORD` behind any of the words leaves only the blocks that have such matrices, and shares are
-counted among those: `skip 1/4 of attention`. Positions are the base's own, from 0. `skip n/d` picks
-block i where floor((i+1)n/d) > floor(i*n/d): the last block of each group, as OpenFlamingo places
-its cross-attention ((i+1) % k == 0), because GenieBlue (arXiv 2503.06019) cites that idea and
-doesn't print its own indices.
+`of NAME` after any of them but the indices keeps only the blocks that have such matrices, and
+fractions count among those: `skip 1/4 of attention`. Indices are the base's own, from 0. `skip n/d`
+picks block i where floor((i+1)n/d) > floor(i*n/d): the last block of each group, as OpenFlamingo
+places its cross-attention ((i+1) % k == 0), because GenieBlue (arXiv 2503.06019) cites that idea
+and doesn't print its own indices.
 """
 
 import re
@@ -18,7 +18,7 @@ REST: Final = "rest"
 _OF: Final = re.compile(r"(.+?) of ([A-Za-z0-9_]+)")
 _Picker = Callable[[re.Match[str], int], range | list[int]]
 BlocksWith = Callable[[str], Sequence[int]]
-"""The ascending positions of the blocks that have what a word names."""
+"""From the name of a part or role to the ascending indices of the blocks that have it."""
 
 
 def _share(match: re.Match[str], count: int) -> int:
@@ -49,11 +49,11 @@ GRAMMAR: Final = (
     f"{', '.join(_PICKERS)}, {REST}, any of them with `of WORD` behind it, "
     "or positions such as [0, 5, -1]"
 )
-"""What a selector may be, in one line."""
+"""All forms of a selector, in one line."""
 
 
 def _pattern(expression: str) -> re.Pattern[str]:
-    """Take each single letter for a number; nine digits are more than any model has blocks."""
+    """Match a number for each single letter; nine digits are more than any model has blocks."""
     return re.compile(re.sub(r"\b[a-z]\b", r"(?P<\g<0>>[0-9]{1,9})", expression))
 
 
@@ -96,10 +96,13 @@ def _quoted(selector: object) -> str:
 
 
 def read_selector(selector: object) -> object:
-    """Return what a recipe says as a selector, spaces evened out, whatever the model.
+    """Validate a selector, independent of the model, and normalize its spaces.
+
+    Args:
+        selector: Value of `blocks` in a recipe.
 
     Raises:
-        PydanticCustomError: of type `selector`, which pydantic reports with its place.
+        PydanticCustomError: Of type `selector`, which pydantic reports with its location.
     """
     if isinstance(selector, list):
         selector = tuple(selector)
@@ -118,7 +121,7 @@ Blocks = Annotated[
 
 
 def _split(selector: str) -> tuple[str, str]:
-    """Return the words that pick, and the word behind `of`, empty where there is none."""
+    """Split at `of`; the second part is empty where there is none."""
     found = _OF.fullmatch(selector)
     return (found[1], found[2]) if found else (selector, "")
 
@@ -131,16 +134,16 @@ def is_rest(selector: str | tuple[int, ...]) -> bool:
 def pick_blocks(
     selector: str | tuple[int, ...], count: int, blocks_with: BlocksWith | None = None
 ) -> tuple[int, ...]:
-    """Return the positions that a selector picks, ascending; for `rest`, all it may pick among.
+    """Return the indices that a selector picks, ascending; for `rest`, all candidates.
 
     Args:
-        selector: the words, or positions where -1 is the last block.
-        count: how many blocks the model has.
+        selector: Selector in text form, or indices, where -1 is the last block.
+        count: Number of blocks of the model.
         blocks_with: From the name after `of` to the blocks that have such matrices.
 
     Raises:
-        IndexError: with a sentence, if a named position is not in the model.
-        LookupError: with a sentence, if no block has what `of` names.
+        IndexError: If a given index is not in the model.
+        LookupError: If no block has what `of` names.
     """
     if isinstance(selector, tuple):
         return _in_model(selector, count)

@@ -1,4 +1,4 @@
-"""Leave blocks out of the depth."""
+"""Remove blocks from the depth."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -10,13 +10,13 @@ from surgery.operations.edits import DropBlock, Edit
 
 
 class Drop(Operation):
-    """Leave the picked blocks out; what is left is written as a plain checkpoint.
+    """Remove the picked blocks; the result is written as a plain checkpoint.
 
     Source: ShortGPT (arXiv 2403.03853), section 3.
     """
 
     op: Literal["drop"] = "drop"
-    """Leave blocks out."""
+    """Remove blocks."""
 
     def plan(self, name: str, anatomy: Anatomy, blocks: Sequence[int]) -> list[Edit]:
         """Return one edit for each block; see `Operation.plan`."""

@@ -1,4 +1,4 @@
-"""Copy whole blocks; the copies are trained and take their block's place on the multimodal path."""
+"""Copy complete blocks; the copies are trained and replace their block on the multimodal path."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -17,7 +17,7 @@ class Duplicate(Operation):
     """
 
     op: Literal["duplicate"] = "duplicate"
-    """Copy whole blocks and swap the copies in along the multimodal path."""
+    """Copy complete blocks and swap the copies in on the multimodal path."""
 
     def plan(self, name: str, anatomy: Anatomy, blocks: Sequence[int]) -> list[Edit]:
         """Return one edit for each block; see `Operation.plan`."""
@@ -27,7 +27,7 @@ class Duplicate(Operation):
         return [_swap(name, anatomy, block) for block in blocks]
 
     def notes(self, anatomy: Anatomy, blocks: Sequence[int]) -> list[Diagnostic]:
-        """Say which copies get their own of what is shared; see `Operation.notes`."""
+        """Note the copies whose parameters are shared in the base; see `Operation.notes`."""
         sharing = anatomy.sharing()
         shared = [block for block in blocks if block in {*sharing, *sharing.values()}]
         return [_has_its_own(anatomy, shared)] if shared else []

@@ -1,6 +1,6 @@
-"""The closed set of edits: plain data that operations yield and only `apply` carries out.
+"""The closed set of edits: plain data that operations return and only `apply` executes.
 
-A name here is the name that PEFT saves under, without its `base_model.model.` in front.
+Tensor names are those that PEFT saves under, without the prefix `base_model.model.`.
 """
 
 import math
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 PEFT_PREFIX: Final = "base_model.model."
-"""What `peft` puts before every tensor name in an adapter file."""
+"""Prefix of every tensor name in an adapter file of PEFT."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,13 +16,13 @@ class AddedTensor:
     """A tensor that an edit adds.
 
     Args:
-        name: in the adapter, without `PEFT_PREFIX`.
-        shape: in elements, as torch prints it.
-        dtype: a safetensors name, such as `BF16`.
-        start: `copy` (of a base tensor), `kaiming`, `normal`, `zeros`, or `weights` where the start
-            is computed from the base's weights (DoRA, PiSSA).
-        is_parameter: False for a buffer, which is copied and never counted.
-        source: the base tensor that is copied, where it has another name.
+        name: Name in the adapter, without `PEFT_PREFIX`.
+        shape: Dimensions, as in torch.
+        dtype: A safetensors dtype, such as `BF16`.
+        start: Initialization: `copy` (of a base tensor), `kaiming`, `normal`, `zeros`, or `weights`
+            where it is computed from the base's weights (DoRA, PiSSA).
+        is_parameter: False for a buffer, which is copied and never counted; True by default.
+        source: Name of the copied base tensor, where it differs from `name`.
     """
 
     name: str
@@ -39,20 +39,20 @@ class AddedTensor:
 
     @property
     def size(self) -> int:
-        """Parameters in it; 0 for a buffer."""
+        """Number of parameters; 0 for a buffer."""
         return math.prod(self.shape) if self.is_parameter else 0
 
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """One primitive change to one place.
+    """One primitive change to one module.
 
     Args:
-        operation: the name that the recipe gives to the operation.
-        op: which kind of operation it is.
-        block: position of the block in the base; -1 outside of the blocks.
-        path: full module name of what is changed.
-        tensors: all that it adds.
+        operation: Name of the operation in the recipe.
+        op: Kind of the operation, such as `lora`.
+        block: Index of the block in the base; -1 outside the blocks.
+        path: Full name of the changed module.
+        tensors: All tensors that it adds.
     """
 
     operation: str
@@ -63,18 +63,18 @@ class Edit:
 
     @property
     def parameters(self) -> int:
-        """Parameters added."""
+        """Number of added parameters."""
         return sum(tensor.size for tensor in self.tensors)
 
 
 @dataclass(frozen=True, slots=True)
 class SwapBlock(Edit):
-    """A copy of a whole block that takes the block's place along the multimodal path."""
+    """A copy of a complete block that replaces it on the multimodal path."""
 
 
 @dataclass(frozen=True, slots=True)
 class SwapPart(Edit):
-    """A copy of a vision tower or projector that trains and takes its place as a copied block does.
+    """A trained copy of a vision tower or projector, swapped in as a copied block is.
 
     `operation` is the part's name, `path` the module's.
     """
@@ -82,11 +82,11 @@ class SwapPart(Edit):
 
 @dataclass(frozen=True, slots=True)
 class InsertBlock(Edit):
-    """A copy of a block that is added to the depth; its tensors bear the original's names.
+    """A copy of a block that is added to the depth; its tensors have the original's names.
 
     Args:
-        after: position in the base of the block behind which it stands, and behind what earlier
-            edits put there.
+        after: Index in the base of the block after which it is inserted, following what earlier
+            edits inserted there.
         start: `copy`, or `identity` where all that writes to the residual stream is zero.
     """
 
@@ -96,10 +96,10 @@ class InsertBlock(Edit):
 
 @dataclass(frozen=True, slots=True)
 class DropBlock(Edit):
-    """A block of the base that is left out.
+    """A block of the base that is removed.
 
     Args:
-        removed: its parameters.
+        removed: Its number of parameters.
     """
 
     removed: int
@@ -107,12 +107,12 @@ class DropBlock(Edit):
 
 @dataclass(frozen=True, slots=True)
 class AddLora(Edit):
-    """A low-rank pair beside one matrix.
+    """A LoRA pair on one matrix.
 
     Args:
-        rank: columns of B and rows of A.
-        alpha: the numerator of the scale alpha / rank.
-        options: further fields of PEFT's LoraConfig, sorted by name.
+        rank: Columns of B and rows of A.
+        alpha: Numerator of the scale alpha / rank.
+        options: Further fields of PEFT's LoraConfig, sorted by name.
     """
 
     rank: int
@@ -128,15 +128,15 @@ class AddLora(Edit):
 
 @dataclass(frozen=True, slots=True)
 class RoutingRule:
-    """How the image tokens of a call are found and routed; one rule serves a whole model.
+    """How the image tokens of a call are found and routed; one rule applies to the whole model.
 
     Args:
-        form: `gather`, `segments` or `blend`; they give the same result.
-        image_token_id: the id that stands for an image token, or None where the model's config or
-            the caller's mask tells.
+        form: `gather`, `segments` or `blend`, which give the same result; `gather` by default.
+        image_token_id: Token id of an image token; None to take it from the model's config or the
+            caller's mask.
         boundary: `plain`, or `cogvlm`: an image token only where the next one is too.
         positions: `plain`, or `cogvlm`: the patches of an image share one position.
-        runs: (start, end) of each run of image tokens where the layout is known beforehand.
+        runs: (start, end) of each run of image tokens, where the layout is static.
     """
 
     form: str = "gather"
@@ -148,11 +148,11 @@ class RoutingRule:
 
 @dataclass(frozen=True, slots=True)
 class AddExpert(Edit):
-    """Copies of a block's matrices that take the image tokens.
+    """Copies of a block's matrices for the image tokens.
 
     Args:
-        matrices: full module names.
-        rule: how tokens are routed.
+        matrices: Full module names.
+        rule: How tokens are routed.
     """
 
     matrices: tuple[str, ...]
@@ -161,18 +161,18 @@ class AddExpert(Edit):
 
 @dataclass(frozen=True, slots=True)
 class AddLearner(Edit):
-    """A visual and a textual low-rank attention beside a block's own, and their router.
+    """A visual and a textual low-rank attention, parallel to a block's own, and their router.
 
     `path` is the block's attention.
 
     Args:
-        rank: of each of the four pairs of both.
-        hidden: width of the block's hidden state, of queries and of what is added to it.
-        kv: width of keys and values.
-        columns: inputs of the router.
-        factor: how many times their mixture is added; the textual one alone is added once.
-        norms: the block's norm before attention and the one before its MLP, as full module names.
-        rule: how image tokens are found.
+        rank: Rank of each of the four pairs of both.
+        hidden: Width of the block's hidden state, which is also that of queries and outputs.
+        kv: Width of keys and values.
+        columns: Inputs of the router, in tokens.
+        factor: How many times their mixture is added; the textual one alone is added once.
+        norms: Full module names of the block's norm before attention and the one before its MLP.
+        rule: How image tokens are found.
     """
 
     rank: int

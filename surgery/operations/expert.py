@@ -36,8 +36,8 @@ class Expert(Operation):
     that is known beforehand. blend: both are computed and mixed, at twice the compute."""
 
     image_token_id: Annotated[int, Field(ge=0)] | None = None
-    """The id that stands for an image token. Without it the model's config tells, or the caller's
-    `image_mask` or `token_type_ids`."""
+    """Token id of an image token. Unless given, it is taken from the model's config, or from the
+    caller's `image_mask` or `token_type_ids`."""
 
     boundary: Literal["plain", "cogvlm"] = "plain"
     """plain: every image token. cogvlm: only where the next token is an image token as well."""
@@ -57,7 +57,7 @@ class Expert(Operation):
         return [self._expert(name, anatomy, block) for block in blocks]
 
     def notes(self, anatomy: Anatomy, blocks: Sequence[int]) -> list[Diagnostic]:
-        """Say which matrices are left out, and why; see `Operation.notes`."""
+        """Note the matrices that are left out, and why; see `Operation.notes`."""
         return left_out(self.modules, anatomy, blocks, _skip_reason)
 
     def _expert(self, name: str, anatomy: Anatomy, block: int) -> AddExpert:
@@ -90,7 +90,7 @@ class Expert(Operation):
 
 
 def _skip_reason(kind: BlockKind, matrix: Matrix) -> str:
-    """Why a matrix can't tell image tokens from others; empty where it can."""
+    """Why a matrix can't be routed by image token; empty where it can."""
     routed = {m.name.partition(".")[0] for m in kind.matrices if m.experts}
     if not matrix.apart and matrix.name.partition(".")[0] in routed:
         return "stands beside routed experts, which take tokens out of their order"

@@ -1,6 +1,6 @@
-"""How added weights start: the same numbers from disk and in memory, on every machine.
+"""Initial values of added weights: the same on disk and in memory, on every machine.
 
-The bits come from Philox, a counter-based generator whose raw stream NumPy keeps stable between
+The bits come from Philox, a counter-based generator whose raw stream NumPy guarantees between
 versions (NEP 19), keyed by the recipe's seed and the module's name.
 """
 
@@ -23,11 +23,11 @@ _ENDS: Final = (".lora_A.weight", ".weight")
 
 
 def kaiming_uniform(seed: int, module: str, shape: tuple[int, int]) -> NDArray[np.float32]:
-    """Return the start of A, uniform in +-1/sqrt(inputs), as torch's `kaiming_uniform_(a=sqrt(5))`.
+    """Initialize LoRA A, uniform in +-1/sqrt(inputs), as torch's `kaiming_uniform_(a=sqrt(5))`.
 
     Args:
-        seed: the recipe's.
-        module: full name of the adapted module, such as `model.layers.0.self_attn.q_proj`.
+        seed: Seed of the recipe.
+        module: Full name of the adapted module, such as `model.layers.0.self_attn.q_proj`.
         shape: (rank, inputs).
     """
     raw = _raw(seed, module, math.prod(shape))
@@ -38,15 +38,15 @@ def kaiming_uniform(seed: int, module: str, shape: tuple[int, int]) -> NDArray[n
 
 
 def truncated_normal(seed: int, module: str, shape: tuple[int, int]) -> NDArray[np.float32]:
-    """Return the start of a learner's A, normal with a standard deviation of 0.02.
+    """Initialize a learner's A, normal with a standard deviation of 0.02.
 
-    Each number is one of 65,536 equally likely quantiles, the middles of as many slices, so that
-    only integers are drawn and no machine's logarithm can make a difference. That cuts the tails
-    at 4.3 deviations; torch's `trunc_normal_(std=0.02)` cuts at +-2, which is 100 deviations.
+    Each value is one of 65,536 equally likely quantiles, the middles of as many slices, so that
+    only integers are drawn and no machine's logarithm makes a difference. That truncates the tails
+    at 4.3 deviations; torch's `trunc_normal_(std=0.02)` truncates at +-2, which is 100 deviations.
 
     Args:
-        seed: the recipe's.
-        module: full name of the matrix, such as `model.layers.0.self_attn.learner.visual.q.A`.
+        seed: Seed of the recipe.
+        module: Full name of the matrix, such as `model.layers.0.self_attn.learner.visual.q.A`.
         shape: (rank, inputs).
     """
     count = math.prod(shape)
@@ -56,11 +56,11 @@ def truncated_normal(seed: int, module: str, shape: tuple[int, int]) -> NDArray[
 
 
 def initial_value(seed: int, tensor: AddedTensor) -> NDArray[np.float32]:
-    """Return the numbers that a tensor starts with, where it starts without the base's weights.
+    """Return the initial value of a tensor that doesn't depend on the base's weights.
 
     Args:
-        seed: the recipe's.
-        tensor: its `start` is `zeros`, `kaiming` or `normal`.
+        seed: Seed of the recipe.
+        tensor: Tensor whose `start` is `zeros`, `kaiming` or `normal`.
     """
     if tensor.start == "zeros":
         return np.zeros(tensor.shape, np.float32)

@@ -33,33 +33,33 @@ _PACKED: Final = (
 _End = Annotated[int, Field(ge=0)] | Annotated[str, Field(pattern=r"^\d{1,9}/[1-9]\d{0,8}$")]
 _Range = Annotated[tuple[_End, _End], Field(strict=False)]
 Ranges = Annotated[tuple[_Range, ...], Field(strict=False), BeforeValidator(_one_model)]
-"""The pydantic type of `ranges`: pairs of whole numbers, or of shares such as `3/4`."""
+"""The pydantic type of `ranges`: pairs of integers, or of fractions such as `3/4`."""
 
 
 class Insert(Operation):
     """Make the decoder deeper with copies of its own blocks; the result is a plain checkpoint.
 
-    With `blocks`, a copy stands behind each picked block, as in LLaMA-Pro (arXiv 2401.02415,
-    section 3.2). With `ranges`, the new depth is the given ranges one after the other, as in SOLAR
-    (arXiv 2312.15166, section 2) and in mergekit's passthrough.
+    With `blocks`, a copy follows each picked block, as in LLaMA-Pro (arXiv 2401.02415, section
+    3.2). With `ranges`, the new depth is the concatenation of the given ranges, as in SOLAR (arXiv
+    2312.15166, section 2) and in mergekit's passthrough.
     """
 
     op: Literal["insert"] = "insert"
     """Add copies of blocks to the depth."""
 
     blocks: Blocks = "none"
-    """The blocks behind each of which a copy stands; or give `ranges`."""
+    """The blocks that are each followed by a copy; or give `ranges`."""
 
     ranges: Ranges = ()
-    """[start, end] pairs, half-open as in mergekit; a share such as 3/4 counts in blocks of the
-    base. The first time that a block appears it is the base's, afterwards a copy."""
+    """[start, end] pairs, half-open as in mergekit; a fraction such as 3/4 is of the base's blocks.
+    The first occurrence of a block is the base's own, later ones are copies."""
 
     times: Annotated[int, Field(ge=1)] = 1
-    """How many copies stand behind each picked block."""
+    """Number of copies after each picked block."""
 
     start: Literal["copy", "identity"] = "copy"
-    """copy: as the original. identity: all that writes to the residual stream is zero, so that the
-    deeper model starts as the base."""
+    """copy: the original's weights. identity: all that writes to the residual stream is zero, so
+    that the deeper model starts as the base."""
 
     @model_validator(mode="after")
     def _blocks_or_ranges(self) -> Self:
@@ -97,7 +97,7 @@ class Insert(Operation):
 
 
 def _sources(ranges: Ranges, anatomy: Anatomy) -> list[int]:
-    """The base's positions in the order of the new depth."""
+    """Indices of the base's blocks in the order of the new depth."""
     sources: list[int] = []
     for start, end in ranges:
         first, last = (_position(edge, anatomy.count) for edge in (start, end))
@@ -115,7 +115,7 @@ def _position(edge: int | str, count: int) -> int:
 
 
 def _copies(sources: list[int], anatomy: Anatomy) -> list[tuple[int, int]]:
-    """(source, the block of the base behind which it stands) of each repeated block."""
+    """(source, index of the base's block that it follows) of each repeated block."""
     own = list(dict.fromkeys(sources))
     if own != list(range(anatomy.count)):
         raise SurgeryError(_not_all_in_order(own, anatomy))

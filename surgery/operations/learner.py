@@ -1,4 +1,4 @@
-"""Learners: a visual and a textual low-rank attention beside that of a block."""
+"""Learners: a visual and a textual low-rank attention, parallel to that of a block."""
 
 from collections.abc import Sequence
 from typing import Annotated, Final, Literal
@@ -15,11 +15,12 @@ _KINDS: Final = ("visual", "textual")
 
 
 class Learner(Operation):
-    """Put a visual and a textual learner beside the attention of each picked block.
+    """Add a visual and a textual learner in parallel to the attention of each picked block.
 
-    Both read the hidden state after the residual, look at the prompt's image or text embeddings,
-    and are mixed by a router that reads the block's own attention weights. A is normal with a
-    standard deviation of 0.02, B is zero, so that they add exactly zero at the start; all fp32.
+    Both take queries from the hidden state after the residual, keys and values from the prompt's
+    image or text embeddings, and are mixed by a router that reads the block's own attention
+    weights. A is normal with a standard deviation of 0.02, B is zero, so that they add exactly zero
+    at the start; all are fp32.
 
     Source: Wings (arXiv 2406.03496), its released code, and decision 0006.
     """
@@ -35,20 +36,20 @@ class Learner(Operation):
     keys and values as the block has, each the mean of its group's plus the pair."""
 
     columns: Annotated[int, Field(ge=1)] = 4096
-    """Tokens whose attention weights the router reads; those behind are ignored."""
+    """Number of tokens whose attention weights the router reads; later ones are ignored."""
 
     doubled: bool = False
     """Add the mixture of both learners twice, as the released code does; a textual learner alone,
-    before a row's first image, is added once. Who sees whom stays causal, so released weights don't
+    before a row's first image, is added once. Attention stays causal, so released weights don't
     give the released outputs (decision 0006)."""
 
     llm: Literal["full", "frozen"] = "frozen"
-    """full: where this operation stands in `train`, the decoder trains in place beside it, as
-    released, and the text path is the stored original. frozen: it stays as it is."""
+    """full: where `train` names this operation, the decoder trains in place too, as released, and
+    the text path is the stored original. frozen: the decoder stays as it is."""
 
     image_token_id: Annotated[int, Field(ge=0)] | None = None
-    """The id that stands for an image token. Without it the model's config tells, or the caller's
-    `image_mask` or `token_type_ids`."""
+    """Token id of an image token. Unless given, it is taken from the model's config, or from the
+    caller's `image_mask` or `token_type_ids`."""
 
     @property
     def companions(self) -> tuple[str, ...]:
@@ -113,7 +114,7 @@ def _output(kind: BlockKind) -> Matrix:
 
 
 def _unsupported_reason(kind: BlockKind) -> str:
-    """Why learners have no place in such a block; empty where they have."""
+    """Why learners don't fit such a block; empty where they do."""
     attention = [m for m in kind.matrices if m.part == "attention" and m.role == "o"]
     if len(attention) != 1:
         return f"it has {len(attention)} attentions with an output matrix, and not one"

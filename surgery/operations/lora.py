@@ -1,4 +1,4 @@
-"""Low-rank adapters beside the matrices of blocks."""
+"""Low-rank adapters on the matrices of blocks."""
 
 from collections.abc import Sequence
 from typing import Annotated, Literal
@@ -22,10 +22,11 @@ class PeftOptions(Strict):
     """Scale by alpha / sqrt(rank) instead of alpha / rank (arXiv 2312.03732)."""
 
     use_dora: bool = False
-    """Learn a magnitude for each output too (arXiv 2402.09353); only in memory."""
+    """Learn a magnitude for each output too (arXiv 2402.09353); only when applied in memory."""
 
     init_lora_weights: bool | Literal["gaussian", "pissa", "olora", "orthogonal"] = True
-    """How A and B start. True is Kaiming-uniform A and zero B; the words only work in memory."""
+    """Initialization of A and B. true: Kaiming-uniform A and zero B; the others only work when
+    applied in memory."""
 
     def changed(self) -> tuple[tuple[str, object], ...]:
         """The options that differ from PEFT's defaults, sorted by name."""
@@ -33,24 +34,24 @@ class PeftOptions(Strict):
 
 
 class Lora(Operation):
-    """Put a low-rank pair beside each named matrix of the picked blocks (arXiv 2106.09685).
+    """Add LoRA to each named matrix of the picked blocks (arXiv 2106.09685).
 
     A is Kaiming-uniform from a generator that is seeded by the recipe's seed and the module's name,
-    B is zero, both fp32. Source of the defaults: GenieBlue, section 3.2, footnote 2.
+    B is zero, both are fp32. Source of the defaults: GenieBlue, section 3.2, footnote 2.
     """
 
     op: Literal["lora"] = "lora"
-    """Put low-rank adapters beside matrices."""
+    """Add low-rank adapters to matrices."""
 
     modules: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] = ("attention", "mlp")
     """Which matrices: attention, mlp, mixer, or one role such as q, k, v, o, gate, up, down.
-    Routers only by their role; experts that are packed into one parameter get none."""
+    Routers only by their role; experts that are stacked in one parameter get none."""
 
     rank: Annotated[int, Field(ge=1)] = 8
-    """Rank of the pair."""
+    """Rank of A and B."""
 
     alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    """Numerator of the scale alpha / rank; 2 x rank unless given (the paper doesn't say)."""
+    """Numerator of the scale alpha / rank; 2 x rank unless given (the paper doesn't state it)."""
 
     peft: PeftOptions = PeftOptions()
     """Further fields of PEFT's LoraConfig."""
@@ -70,7 +71,7 @@ class Lora(Operation):
         return [self._pair(name, anatomy.block_path(block), block, m) for block, m in chosen]
 
     def notes(self, anatomy: Anatomy, blocks: Sequence[int]) -> list[Diagnostic]:
-        """Say which matrices are left out, and why; see `Operation.notes`."""
+        """Note the matrices that are left out, and why; see `Operation.notes`."""
         return left_out(self.modules, anatomy, blocks)
 
     def _pair(self, name: str, path: str, block: int, matrix: Matrix) -> AddLora:

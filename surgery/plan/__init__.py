@@ -1,1 +1,1 @@
-"""A plan: what a recipe means for one model, to the byte, before anything is done."""
+"""A plan: the edits of a recipe on one model, with exact counts, before anything is executed."""

@@ -1,4 +1,4 @@
-"""What can't stand together in one plan, and would otherwise fail in silence."""
+"""Edits that are incompatible in one plan, and would otherwise fail silently."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,11 +18,11 @@ from surgery.operations.edits import (
 
 
 def conflicts(edits: Sequence[Edit], in_place: bool) -> list[Diagnostic]:
-    """Everything that speaks against carrying out the edits together.
+    """All conflicts among the edits of a plan.
 
     Args:
-        edits: all edits of a plan.
-        in_place: whether base weights train.
+        edits: All edits of the plan.
+        in_place: Whether base weights train in place.
     """
     if not edits and not in_place:
         return [_does_nothing()]
@@ -48,11 +48,11 @@ def conflicts(edits: Sequence[Edit], in_place: bool) -> list[Diagnostic]:
 
 
 def quantized_in_place(anatomy: Anatomy, trained: Iterable[frozenset[str]]) -> Iterator[Diagnostic]:
-    """What speaks against training quantised weights of the base.
+    """The error for training quantized weights of the base, if any train.
 
     Args:
-        anatomy: the model.
-        trained: names of the base's tensors that train, for each stage.
+        anatomy: Anatomy of the base.
+        trained: For each stage, the names of the base tensors that train.
     """
     names = frozenset[str]().union(*trained) if anatomy.quantization else frozenset()
     packed = (
@@ -73,7 +73,7 @@ def quantized_in_place(anatomy: Anatomy, trained: Iterable[frozenset[str]]) -> I
 
 
 def _twice(edits: Sequence[Edit], kind: type[Edit], what: str, why: str) -> Iterator[Diagnostic]:
-    """One place that two operations want for an edit of the same kind."""
+    """The conflict of two operations with an edit of the same kind on the same module, if any."""
     chosen = [edit for edit in edits if isinstance(edit, kind)]
     counts = Counter(edit.path for edit in chosen)
     twice = [path for path, count in counts.items() if count > 1]

@@ -1,4 +1,4 @@
-"""What two plans on one model do differently."""
+"""The difference of two plans on one model."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from surgery.plan.serialization import FORMAT_VERSION
 
 
 def changed_blocks(plan: Plan) -> dict[int, str]:
-    """What a plan does to each block that it touches, in a few words."""
+    """A summary of a plan's changes to each changed block."""
     changes: dict[int, dict[str, int]] = {}
     for edit in (edit for edit in plan.edits if edit.block >= 0):
         counts = changes.setdefault(edit.block, {})

@@ -1,4 +1,4 @@
-"""Recipe x anatomy: which blocks each operation picks, and the edits that it means there."""
+"""Recipe x anatomy: the blocks that each operation picks, and its edits there."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -17,9 +17,9 @@ def planned_edits(
     """Yield the edits of every operation, in the recipe's order.
 
     Args:
-        recipe: what to do.
-        anatomy: the model.
-        diagnostics: Takes notes and errors, with `key` relative to the recipe.
+        recipe: Recipe with the operations.
+        anatomy: Anatomy of the base.
+        diagnostics: List to which notes and errors are appended, with keys of the recipe.
     """
     blocks = _blocks(recipe, anatomy, diagnostics)
     for name, operation in recipe.operations.items():
@@ -37,7 +37,7 @@ def planned_edits(
 def _blocks(
     recipe: Recipe, anatomy: Anatomy, diagnostics: list[Diagnostic]
 ) -> dict[str, tuple[int, ...]]:
-    """The positions of each operation; `rest` is what no other operation picks."""
+    """The blocks of each operation; `rest` is what no other operation picks."""
     picked: dict[str, tuple[int, ...]] = {}
     for name, operation in recipe.operations.items():
         if not is_rest(operation.blocks):
@@ -53,7 +53,7 @@ def _blocks(
 def _picked(
     name: str, operation: Operation, anatomy: Anatomy, diagnostics: list[Diagnostic]
 ) -> tuple[int, ...]:
-    """The positions of one operation; for `rest`, all that it may pick among."""
+    """The blocks of one operation; for `rest`, all candidates."""
     key = f"operations.{name}.blocks"
     try:
         blocks = pick_blocks(operation.blocks, anatomy.count, anatomy.blocks_with)

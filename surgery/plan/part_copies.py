@@ -1,4 +1,4 @@
-"""Parts outside the decoder that train beside it: copied, so that the base stays as it is.
+"""Trained parts outside the decoder: copied, so that the base stays as it is.
 
 Where the decoder trains in place as well, they train in place with it.
 """
@@ -19,12 +19,12 @@ def part_copies(
     """Return a copy of each module of vision tower and projector that trains in some stage.
 
     Args:
-        anatomy: the model.
-        edits: what the operations yielded.
-        chosen: who trains, stage by stage.
+        anatomy: Anatomy of the base.
+        edits: Edits of the operations.
+        chosen: Selection of trained tensors of each stage.
 
     Returns:
-        Nothing where the decoder trains in place, gets another depth, or is packed.
+        The copies; none where the decoder trains in place, changes its depth, or is quantized.
     """
     base = {name for selection in chosen for name in selection.base}
     outside = {name for part in _PARTS for name in anatomy.names_in(part)}
@@ -35,11 +35,11 @@ def part_copies(
 
 
 def in_copies(selection: Selection, copies: Sequence[SwapPart]) -> Selection:
-    """Let the copies train instead of the base's own tensors.
+    """Replace the base's tensors in a selection by those of their copies.
 
     Args:
-        selection: who trains in a stage.
-        copies: what `part_copies` returned.
+        selection: Selection of trained tensors of a stage.
+        copies: Copies from `part_copies`.
     """
     owners = {tensor.name: copy.operation for copy in copies for tensor in copy.tensors}
     moved = {(owners[name], name) for name in selection.base if name in owners}
@@ -62,7 +62,7 @@ def _copies(anatomy: Anatomy, part: str, trained: set[str]) -> Iterator[SwapPart
 
 
 def _outermost(name: str, others: Collection[str]) -> str:
-    """The outermost module around a tensor that holds none of the others; empty without one."""
+    """The outermost module around a tensor without any of the others in it; empty if none."""
     parts = name.split(".")
     paths = (".".join(parts[:end]) for end in range(1, len(parts)))
     return next((p for p in paths if not any(o.startswith(f"{p}.") for o in others)), "")

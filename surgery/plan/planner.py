@@ -1,4 +1,4 @@
-"""Recipe x anatomy: the ordered edits, who trains, and exact counts. No weight is touched."""
+"""Recipe x anatomy: the ordered edits, the trained tensors, exact counts. No weights are loaded."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -34,7 +34,7 @@ from surgery.vision.assemble import Assembly, assemble, prepare, source_of
 
 @dataclass(frozen=True)
 class PlannedStage:
-    """What trains in one stage; `name` is empty where the recipe has no stages."""
+    """The trained tensors of one stage; `name` is empty where the recipe has no stages."""
 
     name: str
     selection: Selection
@@ -42,16 +42,17 @@ class PlannedStage:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a recipe means on one model.
+    """The edits of a recipe on one model.
 
     Args:
-        recipe: after its overrides.
-        anatomy: the model.
-        edits: in the order in which they are applied.
-        stages: who trains when; the last one's counts are the plan's.
-        notes: diagnostics that don't stop anything.
-        files: where the model is, or None for a model that is only in memory.
-        assembly: what the model is still to be made of, where the recipe names `vision`.
+        recipe: Recipe after its overrides.
+        anatomy: Anatomy of the base.
+        edits: Edits in the order in which they are applied.
+        stages: Trained tensors of each stage; the last one's counts are the plan's.
+        notes: Warnings and notes.
+        files: Files of the base; None for a model that is only in memory.
+        assembly: Components that the base is still to be assembled from, where the recipe names
+            `vision`; else None.
     """
 
     recipe: Recipe
@@ -70,7 +71,7 @@ class Plan:
         )
 
     def inputs(self) -> Iterator[Input]:
-        """What is read to carry it out, as far as it is on this disk."""
+        """The files and folders on this disk that applying it reads."""
         yield from self.recipe.inputs()
         if self.files:
             yield Input(self.files.folder, "the base")
@@ -79,7 +80,7 @@ class Plan:
 
     @property
     def trains(self) -> Selection:
-        """Who trains in the last stage."""
+        """The trained tensors of the last stage."""
         return self.stages[-1].selection
 
     @property
@@ -96,7 +97,7 @@ class Plan:
 
     @property
     def is_plain(self) -> bool:
-        """Whether nothing is added beside the base, so that a plain checkpoint is saved."""
+        """Whether the result is a plain checkpoint instead of an adapter."""
         return self.changes_depth or not self.edits
 
     @property
@@ -106,22 +107,22 @@ class Plan:
 
     @cached_property
     def depth(self) -> tuple[Slot, ...]:
-        """The blocks in the order in which they run; the base's own where no edit changes it."""
+        """The blocks in their order of execution; the base's own where no edit changes it."""
         return new_depth(self.edits, self.anatomy.count)
 
     @cached_property
     def result(self) -> Anatomy:
-        """The map of the plain checkpoint that a new depth means; else the base's own."""
+        """The anatomy of the plain checkpoint with the new depth; else the base's own."""
         return new_anatomy(self.anatomy, self.depth) if self.changes_depth else self.anatomy
 
     @property
     def is_routed(self) -> bool:
-        """Whether parts of the model need to know which tokens are image tokens."""
+        """Whether parts of the model depend on which tokens are image tokens."""
         return bool(self.experts() or self.learners())
 
     @property
     def base(self) -> int:
-        """Parameters of the model as it is, shared ones counted once."""
+        """Parameters of the base, shared ones counted once."""
         return self.anatomy.parameters
 
     @property
@@ -131,12 +132,12 @@ class Plan:
 
     @property
     def removed(self) -> int:
-        """Parameters of the blocks that are left out."""
+        """Parameters of the dropped blocks."""
         return sum(edit.removed for edit in self.edits if isinstance(edit, DropBlock))
 
     @property
     def total(self) -> int:
-        """Parameters of the model that comes of it."""
+        """Parameters of the resulting model."""
         return self.base + self.added - self.removed
 
     @property
@@ -150,7 +151,7 @@ class Plan:
         return base + sum(self.trainable_of(edit, stage) for edit in self.edits)
 
     def trainable_of(self, edit: Edit, stage: PlannedStage | None = None) -> int:
-        """Parameters of one edit that train in a stage, the last unless named."""
+        """Parameters of one edit that train in a stage; in the last by default."""
         added = (stage or self.stages[-1]).selection.added
         return sum(t.size for t in edit.tensors if (edit.operation, t.name) in added)
 
@@ -184,7 +185,7 @@ class Plan:
         return sorted(found, key=lambda edit: edit.block)
 
     def loras(self) -> list[AddLora]:
-        """The low-rank pairs."""
+        """The LoRA pairs."""
         return [edit for edit in self.edits if isinstance(edit, AddLora)]
 
 
@@ -198,10 +199,10 @@ def plan_recipe(
     """Find the model that a recipe names, read its anatomy and plan the recipe on it.
 
     Args:
-        recipe: what to do; one that names `vision` is planned on the model that it assembles.
-        weights: whether the weights must be here too, as `apply` needs them.
-        trust_remote_code: whether the model may run code of its own.
-        assembled: where the assembled model is, once it is written.
+        recipe: Recipe; one that names `vision` is planned on the model that it assembles.
+        weights: Whether the weights are required too, as by `apply`; False by default.
+        trust_remote_code: Whether the model may run its own Python code; False by default.
+        assembled: Folder of the assembled model, once it is written.
 
     Raises:
         SurgeryError: M for the model, P for the plan.
@@ -257,7 +258,7 @@ def make_plan(recipe: Recipe, anatomy: Anatomy) -> Plan:
     """Plan a recipe on an anatomy.
 
     Raises:
-        SurgeryError: P201 to P211, all conflicts at once.
+        SurgeryError: P201 to P211, all conflicts together.
     """
     found: list[Diagnostic] = []
     edits = tuple(planned_edits(recipe, anatomy, found))

@@ -1,7 +1,7 @@
-"""Which tensors train: from a recipe's `train` and `freeze` words to exact names.
+"""Which tensors train: from a recipe's `train` and `freeze` to exact names.
 
-A tensor of the base is known by its full name; a tensor that an operation adds is known by the
-operation's name and the tensor's, because a copy bears its original's name.
+A tensor of the base is identified by its full name; a tensor that an operation adds by the
+operation's name and the tensor's, because a copy has its original's name.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,10 +23,10 @@ Added = tuple[str, str]
 
 @dataclass(frozen=True)
 class Selection:
-    """What trains.
+    """A set of trained tensors.
 
     Args:
-        base: full names of base tensors, trained in place.
+        base: Full names of base tensors, trained in place.
         added: (operation, tensor name) of tensors that operations add.
     """
 
@@ -44,12 +44,12 @@ class Selection:
 
 
 class Matcher:
-    """Matches words of `train` and `freeze` against one model and its edits.
+    """Matches the patterns in `train` and `freeze` against one model and its edits.
 
     Args:
-        anatomy: the model.
-        edits: what the operations yielded.
-        operations: all operations by name, those without edits too.
+        anatomy: Anatomy of the base.
+        edits: Edits of the operations.
+        operations: All operations by name, those without edits too.
     """
 
     def __init__(
@@ -64,18 +64,18 @@ class Matcher:
         self.dropped: Final = Selection(
             frozenset(n for n in anatomy.sizes if n.startswith(dropped))
         )
-        """What no longer exists to train."""
+        """Tensors of dropped blocks, which can't train."""
         for edit in edits:
             names = [tensor.name for tensor in edit.tensors if tensor.is_parameter]
             self._added[edit.operation] += names
 
     def select(self, patterns: Sequence[str], key: str) -> tuple[Selection, list[Diagnostic]]:
-        """Return what the words mean together, and what is to be said of those that match nothing.
+        """Return the union of the patterns, and diagnostics for those that match nothing.
 
         Args:
             patterns: Operation names, parts, globs, or OPERATION:glob.
-            key: the recipe's key that holds them, for the diagnostics. What trains beside an
-                operation is not frozen with it.
+            key: Key of the patterns in the recipe, for the diagnostics. Under `freeze`, an
+                operation's `companions` are not included.
         """
         matches = [self._match(pattern) for pattern in patterns]
         if key != "freeze":

@@ -1,6 +1,6 @@
-"""A plan as text for machines: what `plan --format json` prints, `--out` saves, adapters hold.
+"""A plan as JSON: what `plan --format json` prints, `--out` saves, and adapters contain.
 
-It is one document wherever it appears, and `apply plan.json` makes it anew and compares.
+The document is the same everywhere, and `apply plan.json` makes it again and compares.
 """
 
 import json
@@ -25,10 +25,10 @@ def plan_document(
     """Return a plan as plain data; the keys are the same for every recipe.
 
     Args:
-        plan: what to show.
-        adapter_bytes: size of the weight files, headers included.
-        written_bytes: size of all that applying the plan writes.
-        fingerprint: of the base, or None where its weights are not here.
+        plan: Plan to serialize.
+        adapter_bytes: Size of the weight files in bytes, headers included.
+        written_bytes: Size in bytes of all that applying the plan writes.
+        fingerprint: Fingerprint of the base; None where its weights are not on this disk.
     """
     return {
         "format_version": FORMAT_VERSION,
@@ -66,7 +66,7 @@ def edit_documents(plan: Plan) -> list[dict[str, Any]]:
 
 
 def depth_document(plan: Plan) -> list[Any] | None:
-    """The blocks of a new depth by the numbers of their sources; None where the depth stays."""
+    """The blocks of a new depth by the indices of their sources; None where it is unchanged."""
     return list(sources_of(plan.depth)) if plan.changes_depth else None
 
 
@@ -85,7 +85,7 @@ def _counts(plan: Plan) -> dict[str, Any]:
 def diagnostic_document(diagnostic: Diagnostic) -> dict[str, str]:
     """Return a diagnostic as plain data.
 
-    It names the recipe's key and no file, so that a plan that is read back says the same.
+    It has the recipe's key and no file, so that it is the same for a plan that is read back.
     """
     names = ("code", "severity", "what", "why", "fix", "key")
     return {name: getattr(diagnostic, name) for name in names}
@@ -98,7 +98,7 @@ def to_json(document: dict[str, Any]) -> str:
 
 
 def recipe_of(text: str, file: str) -> Recipe:
-    """Read the recipe back out of the text of a saved plan; else as `recipe_in`."""
+    """Read the recipe from the text of a saved plan; otherwise as `recipe_in`."""
     try:
         document = object_of(text)
     except ValueError as error:
@@ -107,11 +107,11 @@ def recipe_of(text: str, file: str) -> Recipe:
 
 
 def recipe_in(document: Mapping[str, Any], file: str) -> Recipe:
-    """Read the recipe back out of a plan's document.
+    """Read the recipe from a plan's document.
 
     Args:
-        document: the content of plan.json.
-        file: what to call it.
+        document: Content of plan.json.
+        file: Name of the file, for the message.
 
     Raises:
         SurgeryError: P210, where it is no plan of this version.
@@ -127,7 +127,7 @@ def recipe_in(document: Mapping[str, Any], file: str) -> Recipe:
 
 
 def first_difference(saved: Any, rebuilt: Any, path: str = "") -> str | None:
-    """Name the first key at which two documents differ, or None."""
+    """Return the first key at which two documents differ, or None."""
     if isinstance(saved, dict) and isinstance(rebuilt, dict):
         keys = dict.fromkeys((*saved, *rebuilt))
         pairs = ((f"{path}.{key}", saved.get(key), rebuilt.get(key)) for key in keys)

@@ -1,11 +1,11 @@
-"""A plan in one line: what is added, what trains, what stays frozen."""
+"""A plan in one line: added, trained and frozen parameters."""
 
 from surgery.diagnostics.wording import counted
 from surgery.plan.planner import Plan
 
 
 def summary_line(plan: Plan) -> str:
-    """Return the last line of `surgery plan`, such as the model card repeats."""
+    """Return the last line of `surgery plan`, which the model card repeats."""
     removed = f"{plan.removed:,} removed, " if plan.removed else ""
     return (
         f"Plan: {_changes(plan)}. +{plan.added:,} parameters added, {removed}"

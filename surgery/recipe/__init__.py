@@ -1,1 +1,1 @@
-"""A recipe: its schema, its composition by Hydra, overrides, and what is refused in it."""
+"""A recipe: its schema, its composition by Hydra, overrides, and forbidden content."""

@@ -1,7 +1,7 @@
-"""Variables of the environment in a recipe: read only where that was asked for, and never written.
+"""Environment variables in a recipe: read only on request, and never written.
 
-A recipe may say `${oc.env:NAME}`, as OmegaConf lets it. What it resolves to may be a secret, and a
-recipe is written into plan.json, recipe.yaml and the model card, which are shared.
+A recipe may contain OmegaConf's `${oc.env:NAME}`. Its value may be a secret, and a recipe is
+written into plan.json, recipe.yaml and the model card, which are shared.
 """
 
 import json
@@ -20,17 +20,17 @@ from surgery.recipe.source_map import Key
 
 _RESOLVER: Final = "oc.env"
 _NUMBER: Final = re.compile(r"[-+.\deE]{1,8}")
-"""Text that a recipe shows anyway, since numbers are written as they are."""
+"""Values that are not hidden, since numbers are written as they are."""
 
 
 @dataclass
 class Reader:
-    """Stands for OmegaConf's `oc.env` for a while.
+    """Temporary replacement of OmegaConf's resolver `oc.env`.
 
     Args:
-        allowed: whether variables are read; else asking for one is an error.
-        names: of the variables that were asked for.
-        texts: by what was read that is no number, how it may be shown.
+        allowed: Whether variables may be read; otherwise reading one is an error.
+        names: Names of the variables that were read.
+        texts: From each value that isn't a number to the interpolation to show instead.
     """
 
     allowed: bool
@@ -39,11 +39,11 @@ class Reader:
 
     @property
     def is_refused(self) -> bool:
-        """Whether a variable was asked for that must not be read."""
+        """Whether a variable was read though that isn't allowed."""
         return bool(self.names) and not self.allowed
 
     def __call__(self, *arguments: Any) -> Any:
-        """Return what OmegaConf's own resolver does, and remember the name."""
+        """Return the result of OmegaConf's own resolver, and record the name."""
         self.names.append(str(arguments[0]))
         if not self.allowed:
             raise ValueError("variables of the environment are read only with `--allow-env`")
@@ -53,7 +53,7 @@ class Reader:
         return value
 
     def hide(self, diagnostic: Diagnostic) -> Diagnostic:
-        """A diagnostic that may be written or printed anywhere: with names in place of values."""
+        """Replace values by interpolations in a diagnostic, so that it may be printed anywhere."""
         texts = {key: getattr(diagnostic, key) for key in ("what", "why", "fix")}
         for value in sorted(self.texts, key=len, reverse=True):
             for written in dict.fromkeys((value, repr(value)[1:-1], json.dumps(value)[1:-1])):
@@ -63,7 +63,7 @@ class Reader:
 
 @contextmanager
 def reading(*, allowed: bool) -> Iterator[Reader]:
-    """Watch which variables are read while recipes are composed, and hide them in errors."""
+    """Record which variables are read while recipes are composed, and hide them in errors."""
     reader = Reader(allowed)
     OmegaConf.register_new_resolver(_RESOLVER, reader, replace=True)
     try:
@@ -75,11 +75,11 @@ def reading(*, allowed: bool) -> Iterator[Reader]:
 
 
 def read_by(config: Any, reader: Reader) -> dict[Key, str]:
-    """Each value of a composed recipe that the environment decides, as it is written.
+    """From each value of a composed recipe that depends on the environment to its source text.
 
     Args:
-        config: OmegaConf's.
-        reader: in whose place it is resolved again, value by value.
+        config: Composed OmegaConf config.
+        reader: Active reader, with which each value is resolved again.
     """
     found: dict[Key, str] = {}
     for path, node, key in _written(config, ()):
@@ -95,7 +95,7 @@ def read_by(config: Any, reader: Reader) -> dict[Key, str]:
 
 
 def _written(node: Any, path: Key) -> Iterator[tuple[Key, Any, Any]]:
-    """The path of every interpolation, and where it stands."""
+    """The path of every interpolation, with its parent node and key."""
     keys = range(len(node)) if OmegaConf.is_list(node) else list(node)
     for key in keys:
         if OmegaConf.is_interpolation(node, key):
@@ -105,7 +105,7 @@ def _written(node: Any, path: Key) -> Iterator[tuple[Key, Any, Any]]:
 
 
 def with_written(content: dict[str, Any], written: dict[Key, str]) -> dict[str, Any]:
-    """Put the text of interpolations back into plain data, in place of what they resolve to."""
+    """Replace resolved values in plain data by the text of their interpolations."""
     for path, text in written.items():
         inside: Any = content
         for step in path[:-1]:

@@ -1,4 +1,4 @@
-"""Turn the errors of pydantic, OmegaConf and Hydra into diagnostics with a place."""
+"""Turn the errors of pydantic, OmegaConf and Hydra into diagnostics with a location."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,7 +35,7 @@ _OWN_FIXES: Final = {
     "reason": "write who decided it and why, such as `measured on our phone, 2026-11-20`",
     "named": "name it: `data: {sight: {file: talk.jsonl, images: photos}}`",
 }
-_TYPES: Final = {  # what is wanted, by pydantic's names of errors; braces take its context
+_TYPES: Final = {  # the expected value, by pydantic's names of errors; braces take its context
     "literal_error": "{expected}",
     "greater_than_equal": "at least {ge}",
     "greater_than": "more than {gt}",
@@ -59,7 +59,13 @@ _TYPES: Final = {  # what is wanted, by pydantic's names of errors; braces take 
 def from_pydantic(
     error: ValidationError, data: Mapping[str, Any], sources: SourceMap
 ) -> list[Diagnostic]:
-    """One diagnostic for each key that the schema refuses; a union's branches count as one."""
+    """One diagnostic for each invalid key; the branches of a union count as one.
+
+    Args:
+        error: Error of pydantic.
+        data: The validated data.
+        sources: Where each key was written.
+    """
     by_location: dict[Loc, list[Any]] = {}
     for item in error.errors(include_url=False):
         loc = _in_data(item["loc"], data, missing=item["type"] == "missing")
@@ -73,13 +79,19 @@ def from_pydantic(
 
 
 def _is_other_branch(loc: Loc, items: list[Any], by_location: Iterable[Loc]) -> bool:
-    """Whether a union only adds that a value isn't of another type, whose own faults are told."""
+    """Whether all errors come from a union's other branches, where one branch has its own."""
     inside = any(other[: len(loc)] == loc and len(other) > len(loc) for other in by_location)
     return inside and all(item["type"] in _TYPES for item in items)
 
 
 def from_hydra(error: Exception, sources: SourceMap, names: Iterable[str]) -> Diagnostic:
-    """The diagnostic for an error of Hydra or OmegaConf while composing."""
+    """The diagnostic for an error of Hydra or OmegaConf while composing.
+
+    Args:
+        error: The error.
+        sources: Where each key was written.
+        names: Names of the packaged recipes.
+    """
     reason = first_line(error)
     if isinstance(error, MissingConfigException):
         return _missing_parent(str(error.missing_cfg_file), sources, names)
@@ -114,7 +126,7 @@ def _unresolved(error: OmegaConfBaseException, reason: str, sources: SourceMap) 
 
 
 def _in_data(loc: Loc, data: Any, *, missing: bool) -> Loc:
-    """Leave out what pydantic adds to a location: tags and branches of unions."""
+    """Remove the tags and branches of unions that pydantic adds to a location."""
     path: list[str | int] = []
     at = data
     for position, step in enumerate(loc):
@@ -155,7 +167,7 @@ def _refused(loc: Loc, items: list[Any], data: Mapping[str, Any], sources: Sourc
 
 
 def _refused_by_us(loc: Loc, item: Any, sources: SourceMap) -> Diagnostic:
-    """What one of our own checks says of a value, or of a key."""
+    """The diagnostic for an error of one of our own validators."""
     kind, context = item["type"], item["ctx"]
     path = context["key"].split(".") if "key" in context else loc
     known = context.get("known")
@@ -192,7 +204,7 @@ def _wrong_value(loc: Loc, items: list[Any], sources: SourceMap) -> Diagnostic:
 
 
 def _remedy(kinds: list[str], found: object, should: str, span: Span | None) -> str:
-    """Show how the value is written rightly, where that follows from how it is written."""
+    """The corrected value, where it follows from the written one; else the expected type."""
     if found is None:
         return f"write {should}, or take the key out"
     if "string_type" in kinds and isinstance(found, (bool, int, float)):
@@ -214,7 +226,7 @@ def _shown(value: object) -> str:
 
 
 def _fields_at(loc: Loc, data: Mapping[str, Any]) -> Sequence[str]:
-    """The keys that the schema knows at a place."""
+    """The keys of the schema at a location."""
     match loc:
         case ():
             return [name for name in Recipe.model_fields if name != "name"]

@@ -1,4 +1,4 @@
-"""What no recipe may hold, whatever the schema says: ways to run code, and text that breaks."""
+"""Content that no recipe may have, independent of the schema: code imports and broken text."""
 
 import re
 from collections.abc import Mapping
@@ -21,11 +21,11 @@ _NOT_IN_A_FILE: Final = {
 
 
 def forbidden(data: Mapping[str, Any], sources: SourceMap) -> list[Diagnostic]:
-    """Everything in what was composed that may not be there.
+    """One diagnostic for each forbidden key or value.
 
     Args:
-        data: what was composed; an override may have written a whole mapping.
-        sources: where each key was written, those that lost to a later one too.
+        data: The composed recipe; an override may have written a complete mapping.
+        sources: Where each key was written, overridden keys included.
     """
     keys = (key for key in _NOT_IN_A_FILE if (key,) in sources.keys)
     misplaced = [_not_in_a_file(key, sources) for key in keys]
@@ -33,7 +33,7 @@ def forbidden(data: Mapping[str, Any], sources: SourceMap) -> list[Diagnostic]:
 
 
 def _code_imports(data: Mapping[str, Any], sources: SourceMap) -> list[Diagnostic]:
-    """Refuse every key by which Hydra would import code, wherever it was written."""
+    """Refuse every key by which Hydra would import code, at any depth."""
     found = dict.fromkeys([*sources.keys, *(path for path, _ in keys_within(data))])
     return [
         Diagnostic(
@@ -49,7 +49,7 @@ def _code_imports(data: Mapping[str, Any], sources: SourceMap) -> list[Diagnosti
 
 
 def _broken_texts(data: Mapping[str, Any], sources: SourceMap) -> list[Diagnostic]:
-    """Refuse text that can't be written: half a character, as of bytes that are not UTF-8."""
+    """Refuse text with a lone surrogate, as from bytes that are not UTF-8: it can't be written."""
     within = list(keys_within(data))
     texts = [(path[:-1], path[-1]) for path, _ in within]
     texts += [(path, value) for path, value in within if isinstance(value, str)]

@@ -1,4 +1,4 @@
-"""Values in the grammar of Hydra's overrides: read, quoted, and written from Python's."""
+"""Values in the grammar of Hydra's overrides: parse, quote, and convert from Python."""
 
 import re
 from collections.abc import Mapping
@@ -12,16 +12,16 @@ from hydra.errors import HydraException
 from surgery.diagnostics.wording import first_line
 
 MOST_VALUES: Final = 10_000
-"""How many values a sweep takes for one key."""
+"""Largest number of values of a sweep for one key."""
 
 _QUOTED: Final = ("'", '"', "[", "{", "$")
 
 
 def read_value(typed: str) -> tuple[str, tuple[str, ...]]:
-    """Return a value in Hydra's words, and those of each value where it names several to sweep.
+    """Return a value in Hydra's grammar, and each of the choices of a sweep; empty for one value.
 
     Raises:
-        ValueError: with the reason, where it can't be read.
+        ValueError: With the reason, where it can't be parsed.
     """
     parsed = _parse(typed)
     choices = _choices(parsed) if parsed.is_sweep_override() else ()
@@ -29,7 +29,7 @@ def read_value(typed: str) -> tuple[str, tuple[str, ...]]:
 
 
 def in_grammar(value: object) -> str:
-    """A value of Python in Hydra's grammar; another object by its text."""
+    """A Python value in Hydra's grammar; other objects by their `str`."""
     if isinstance(value, Mapping):
         return f"{{{','.join(f'{key}:{in_grammar(item)}' for key, item in value.items())}}}"
     if isinstance(value, list | tuple):
@@ -40,10 +40,10 @@ def in_grammar(value: object) -> str:
 
 
 def _parse(value: str) -> HydraOverride:
-    """Parse, quoting once a value such as `/a b/c=d` that the grammar takes only in quotes.
+    """Parse a value; one such as `/a b/c=d`, which needs quotes, is quoted and parsed again.
 
     Raises:
-        ValueError: with the reason, where that helps nothing.
+        ValueError: With the reason, where quoting doesn't help.
     """
     parser = OverridesParser.create()
     try:
@@ -61,7 +61,7 @@ def _parse(value: str) -> HydraOverride:
 
 
 def quoted(value: str) -> str:
-    """A text as one value, whatever signs are in it; `${` still refers to another key."""
+    """A text as one value, with any characters in it; `${` still refers to another key."""
     escaped = re.sub(r'(\\*)"', r'\1\1\\"', value)  # a backslash only counts before a quote
     escaped += "\\" * (len(escaped) - len(escaped.rstrip("\\")))
     return f'"{escaped}"'
@@ -71,7 +71,7 @@ def _choices(parsed: HydraOverride) -> tuple[str, ...]:
     """The values of a sweep.
 
     Raises:
-        ValueError: with a sentence, where there are none, or more than any sweep runs.
+        ValueError: Where there are none, or more than `MOST_VALUES`.
     """
     swept = parsed.value()
     if isinstance(swept, RangeSweep) and not swept.step:
@@ -101,6 +101,6 @@ def unquoted(value: str) -> str:
 
 
 def literal(value: str) -> str:
-    """A value as Hydra's grammar and then OmegaConf's read it, with nothing in it meaning more."""
+    """A value quoted for Hydra's grammar, with interpolations escaped."""
     text = re.sub(r"(\\*)\$\{", r"\1\1\\${", unquoted(value))
     return quoted(text)

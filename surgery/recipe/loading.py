@@ -1,8 +1,8 @@
-"""A recipe file and `key=value` overrides to a `Recipe`, composed by Hydra.
+"""From a recipe file and `key=value` overrides to a `Recipe`, composed by Hydra.
 
-Hydra merges files and overrides and OmegaConf resolves `${…}`; what results is plain data that the
-schema judges. Each of their many errors leaves here as a diagnostic with a place. With the sweep,
-this is the only place that starts Hydra.
+Hydra merges files and overrides and OmegaConf resolves `${…}`; the result is plain data, which the
+schema validates. Each of their many errors becomes a diagnostic with a location. Apart from the
+sweep, no other module starts Hydra.
 """
 
 import contextlib
@@ -50,16 +50,16 @@ _READING: Final = (
 )
 HYDRA_VERSION_BASE: Final = "1.3"
 ONLY_STAGE: Final = "train"
-"""The name of the stage of a recipe that names none."""
+"""The name of the one stage of a recipe without `stages`."""
 _JOB_GROUPS: Final = (
     *("env", "help", "hydra_help", "hydra_logging", "job_logging", "launcher", "output", "sweeper"),
 )
 
 
 def hydra_settings() -> list[str]:
-    """How Hydra finds packaged recipes as parents of a user's own; its settings of jobs left out.
+    """Overrides that add packaged recipes to Hydra's search path and remove its job settings.
 
-    Only a sweep has jobs, and merging what is never read took a sixth of the time of a recipe.
+    Only a sweep has jobs, and merging unused settings took a sixth of the time of a recipe.
     """
     return [f"hydra.searchpath=[file://{recipes_folder()}]", *(f"~hydra/{g}" for g in _JOB_GROUPS)]
 
@@ -73,15 +73,15 @@ def load_recipe(
     """Read a recipe with overrides.
 
     Args:
-        recipe: a packaged name, or a path to a `.yaml` file.
-        overrides: `key=value` as on the command line, or the same as a mapping: `{"rank": 4}`. A
-            bare key is a field of the recipe, a knob, or a key of every stage, such as `steps`;
-            a recipe without stages gets one of the name `train`.
-        allow_env: whether `${oc.env:NAME}` reads the environment. Text that it decides in
-            `description`, `knobs` and `stages` is used, and written as it stands in the recipe.
+        recipe: Name of a packaged recipe, or path of a `.yaml` file.
+        overrides: `key=value` as on the command line, or a mapping such as `{"rank": 4}`. A bare
+            key is a field of the recipe, a knob, or a key of every stage, such as `steps`; a recipe
+            without stages gets one with the name `train`. Empty by default.
+        allow_env: Whether `${oc.env:NAME}` may read the environment; False by default. In
+            `description`, `knobs` and `stages` its value is used, and the interpolation is written.
 
     Raises:
-        SurgeryError: R101 to R116, R134 to R136, all that is wrong with it at once.
+        SurgeryError: R101 to R116, R134 to R136, all errors together.
     """
     file = find_recipe(recipe)
     raise_errors(yaml_faults(file))
@@ -104,7 +104,7 @@ def _in_stages(
     wrong: list[Diagnostic],
     reader: Reader,
 ) -> list[Override]:
-    """Give each override of every stage the stages' names, which the others may have changed."""
+    """Expand overrides of every stage to the stages' names, which other overrides may change."""
     others = [item for item in read if not item.is_of_every_stage]
     if len(others) == len(read):
         return read
@@ -119,7 +119,7 @@ def merged_files(file: Path) -> list[Path]:
     """The files that Hydra merges for a recipe, in order; parents first.
 
     Args:
-        file: of the recipe; that it is YAML is known.
+        file: Path of the recipe, which is valid YAML.
 
     Raises:
         SurgeryError: R111 or R113, where a parent is missing or is not YAML.
@@ -143,17 +143,17 @@ def merged_files(file: Path) -> list[Path]:
 
 
 def read_overrides(files: Sequence[Path], typed: Sequence[str]) -> list[Override | Diagnostic]:
-    """Read overrides for the recipe that `files` make; the knobs are those that the files name."""
+    """Parse overrides of the recipe that `files` are merged to, with the knobs in those files."""
     knobs = _knobs(files)
     return [read_override(n, text, knobs) for n, text in enumerate(typed, start=1)]
 
 
 def resolve_again(content: dict[str, Any], *, allow_env: bool) -> Recipe:
-    """Read back what `Recipe.resolved` gave, in which interpolations may stand.
+    """Read the output of `Recipe.resolved`, which may have interpolations.
 
     Args:
-        content: plain data.
-        allow_env: whether they read the environment.
+        content: Plain data.
+        allow_env: Whether interpolations may read the environment.
     """
     if not allow_env:
         return Recipe.model_validate_json(json.dumps(content))
@@ -165,11 +165,11 @@ def resolve_again(content: dict[str, Any], *, allow_env: bool) -> Recipe:
 
 
 def knob_names(recipe: str | os.PathLike[str], *, allow_env: bool = False) -> list[str]:
-    """The knobs of a recipe, those of its parents among them.
+    """The knobs of a recipe, including those of its parents.
 
     Args:
-        recipe: as for `load_recipe`.
-        allow_env: whether its `defaults` may read the environment.
+        recipe: As for `load_recipe`.
+        allow_env: Whether its `defaults` may read the environment; False by default.
 
     Raises:
         SurgeryError: R111 to R113, where it or a parent is missing or can't be read.
@@ -216,7 +216,7 @@ def _composed(
     wrong: list[Diagnostic],
     reader: Reader,
 ) -> tuple[dict[str, Any], dict[Key, str]]:
-    """The resolved content, and the text of each value that the environment decides."""
+    """The resolved content, and the source text of each value that depends on the environment."""
     config = None
     try:
         config = compose(file.stem, [*(item.hydra for item in overrides), *hydra_settings()])

@@ -1,8 +1,8 @@
-"""One `key=value` of a command line: whose key it is, and how Hydra is to be told.
+"""One `key=value` of a command line, resolved to a key of the recipe, for Hydra.
 
 A bare key is a field of the recipe first, then a knob, then a key of every stage. Every override is
-handed on as `++key=value`, because Hydra refuses to set a key that the YAML doesn't mention;
-whether the key may exist is for the schema to say.
+passed on as `++key=value`, because Hydra refuses to set a key that the YAML doesn't mention; the
+schema decides whether the key may exist.
 """
 
 import os
@@ -20,9 +20,9 @@ from surgery.recipe.training_schema import Stage
 
 FIELDS: Final = tuple(name for name in Recipe.model_fields if name != "name")
 STAGE_FIELDS: Final = tuple(name for name in Stage.model_fields if name not in FIELDS)
-"""Keys of a stage that can stand alone, and then mean every stage."""
+"""Keys of a stage that can be given bare, and then mean every stage."""
 
-_EVERY: Final = "*"  # stands for each stage's name in a path
+_EVERY: Final = "*"  # placeholder of each stage's name in a path
 _PATH_KEYS: Final = ("model", "vision", "file", "images")
 _STEP: Final = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -32,11 +32,11 @@ class Override:
     """An override that Hydra understands.
 
     Args:
-        number: its 1-based position on the command line.
-        typed: what the user wrote.
-        path: the key's path in the recipe.
-        value: in Hydra's grammar; None takes the key out.
-        choices: the values of a sweep, `placement=pre,post`, as Hydra's words; else empty.
+        number: Position on the command line, from 1.
+        typed: Text as the user typed it.
+        path: Path of the key in the recipe.
+        value: Value in Hydra's grammar; None removes the key.
+        choices: Values of a sweep, `placement=pre,post`, in Hydra's grammar; else empty.
     """
 
     number: int
@@ -47,7 +47,7 @@ class Override:
 
     @property
     def hydra(self) -> str:
-        """The words for Hydra."""
+        """The override in Hydra's grammar."""
         key = ".".join(self.path)
         return f"~{key}" if self.value is None else f"++{key}={self.value}"
 
@@ -57,17 +57,17 @@ class Override:
         return self.path[:2] == ("stages", _EVERY)
 
     def in_stages(self, names: Iterable[str]) -> list["Override"]:
-        """One for each stage, if it is of every stage; else itself alone."""
+        """One override for each stage, if it is of every stage; else itself alone."""
         if not self.is_of_every_stage:
             return [self]
         return [replace(self, path=("stages", name, *self.path[2:])) for name in names]
 
 
 def as_arguments(overrides: Iterable[str] | Mapping[str, object]) -> list[str]:
-    """Return overrides as they are typed, such as `rank=4` for `{"rank": 4}`.
+    """Return overrides as on the command line, such as `rank=4` for `{"rank": 4}`.
 
     Args:
-        overrides: words, or keys with Python's values.
+        overrides: Strings, or a mapping from keys to Python values.
     """
     if isinstance(overrides, str):
         return [overrides]
@@ -77,12 +77,13 @@ def as_arguments(overrides: Iterable[str] | Mapping[str, object]) -> list[str]:
 
 
 def read_override(number: int, typed: str, knobs: Iterable[str]) -> Override | Diagnostic:
-    """Read one override, or say what is wrong with it.
+    """Parse one override; on an error, return the diagnostic.
 
     Args:
-        number: its 1-based position on the command line.
-        typed: such as `placement=post`, `operations.copies.blocks=pre 1/3`, `~operations.copies`.
-        knobs: the knobs that the recipe has.
+        number: Position on the command line, from 1.
+        typed: Text such as `placement=post`, `operations.copies.blocks=pre 1/3` or
+            `~operations.copies`.
+        knobs: Names of the recipe's knobs.
     """
     name, equals, value = typed.partition("=")
     key = name.lstrip("+~")
@@ -102,7 +103,7 @@ def read_override(number: int, typed: str, knobs: Iterable[str]) -> Override | D
 
 
 def span_of(number: int, typed: str, *, value: bool) -> Span:
-    """The place of an override's key or value on the command line."""
+    """The location of an override's key or value on the command line."""
     name, _, value_text = typed.partition("=")
     bare = name.lstrip("+~")
     file = f"<override {number}>"
@@ -122,9 +123,10 @@ def _path(key: str, knobs: Iterable[str]) -> Key | None:
 
 
 def _is_existing_path(path: Key, value: str) -> bool:
-    """Whether a key takes a path, and a file or folder bears the value as its name to the letter.
+    """Whether a key takes a path, and a file or folder exists under exactly that name.
 
-    Such a name may have commas, which else mean a sweep, and `${`, which else means another key.
+    Such a name may have commas, which otherwise mean a sweep, and `${`, which otherwise means
+    another key.
     """
     takes_one = path[-1] in _PATH_KEYS or "data" in path
     return takes_one and os.path.lexists(os.path.expanduser(unquoted(value)))

@@ -1,4 +1,4 @@
-"""Which file a recipe's name means: one of the user's, or a packaged one."""
+"""Find the file of a recipe by name: one of the user's, or a packaged one."""
 
 import os
 from pathlib import Path
@@ -10,22 +10,22 @@ from surgery.storage.folder_kinds import did_you_mean, kind_of
 
 
 def recipes_folder() -> Path:
-    """Where the packaged recipes are: inside an installed wheel, or at the root of a checkout."""
+    """The folder of the packaged recipes, in an installed wheel or at the root of a checkout."""
     installed = Path(__file__).parents[1] / "recipes"
     return installed if installed.is_dir() else Path(__file__).parents[2] / "recipes"
 
 
 def packaged_recipes() -> dict[str, Path]:
-    """The packaged recipes by name, `base` left out, which is only there to start from."""
+    """The packaged recipes by name, without `base`, which is only a parent of others."""
     files = sorted(recipes_folder().glob("*.yaml"))
     return {file.stem: file for file in files if file.stem != "base"}
 
 
 def find_recipe(recipe: str | os.PathLike[str]) -> Path:
-    """Return the file that is meant by `NAME`, `NAME.yaml`, `recipes/NAME.yaml` or a path.
+    """Return the file of a recipe given as `NAME`, `NAME.yaml`, `recipes/NAME.yaml` or a path.
 
     Raises:
-        SurgeryError: R112, with the nearest names.
+        SurgeryError: R112, with the most similar names.
     """
     if not os.fspath(recipe).strip():
         what = "the recipe's name is empty"

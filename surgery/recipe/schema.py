@@ -1,7 +1,7 @@
-"""The schema of a recipe: what a YAML file may say after its overrides.
+"""The schema of a recipe after its overrides.
 
-The same classes check a recipe, complete it in an editor (`surgery recipes schema`) and document
-it, so there is one place to read.
+The same classes validate a recipe, complete it in an editor (`surgery recipes schema`) and document
+it.
 """
 
 import re
@@ -38,7 +38,7 @@ _MIN_WORDS: Final = 3
 
 
 def _known_rule(name: str) -> str:
-    """Refuse the name of no rule; a rule's file bears its name, so that none has to be imported."""
+    """Refuse an unknown rule; a rule's file has its name, so that none has to be imported."""
     known = [file.replace("_", "-") for file in names_in("surgery.lint.rules")]
     if name not in known:
         fault, context = f"there is no lint rule `{name}`", {"name": name, "known": tuple(known)}
@@ -47,7 +47,7 @@ def _known_rule(name: str) -> str:
 
 
 def _check_reason(reason: str) -> str:
-    """Refuse a reason that is none."""
+    """Refuse a reason that is too short to be one."""
     if len(reason.split()) < _MIN_WORDS:
         fault = f'"{reason}" is no reason: say in at least {_MIN_WORDS} words why it is all right'
         raise PydanticCustomError("reason", "{fault}", {"fault": fault})
@@ -62,7 +62,7 @@ class Recipe(Strict):
     """What to change in a decoder, and what of it to train."""
 
     name: str = ""
-    """The file's name without its ending; filled in when the recipe is read."""
+    """The file's name without its extension; filled in when the recipe is read."""
 
     description: str = ""
     """One line for `surgery recipes list`."""
@@ -78,33 +78,33 @@ class Recipe(Strict):
     builtin/tiny-vit. `model` is then a language model."""
 
     projector: AnyProjector = "mlp_downsample"
-    """What stands between `vision` and the decoder."""
+    """The projector between `vision` and the decoder."""
 
     tiles: Annotated[int, Field(ge=1)] = 1
-    """Tiles that an image is cut into at most, each as large as `vision` takes; a thumbnail comes
-    on top. 1: the whole image is resized to one. Only beside `vision`."""
+    """Largest number of tiles that an image is split into, each of the image size of `vision`, with
+    a thumbnail in addition. 1: the complete image is resized to one. Only with `vision`."""
 
     seed: Annotated[int, Field(ge=0)] = 0
-    """Seeds every random start."""
+    """Seed of every random initialization."""
 
     knobs: dict[str, Scalar] = {}
     """Short names for overrides and sweeps, used as ${knobs.NAME}."""
 
     operations: dict[str, AnyOperation] = {}
-    """What to change, by a name of your own, applied top to bottom."""
+    """The operations, each under a name of your own, applied top to bottom."""
 
     train: Names = ()
     """Names of operations, parts (decoder, blocks, embeddings, norm, head, vision, projector),
     globs over the base's tensor names, or OPERATION:glob. All else is frozen."""
 
     freeze: Names = ()
-    """Globs, as in `train`, that win over it."""
+    """Names and globs, as in `train`, that take precedence over it."""
 
     stages: dict[str, Stage] = {}
-    """Stages of training in order; `surgery train` runs them."""
+    """Stages of training, in order; `surgery train` runs them."""
 
     allow: dict[_Rule, _Reason] = {}
-    """Lint rules to live with: the rule's name, and why in words. Their findings become notes."""
+    """Lint rules to allow: the rule's name, and a reason. Their findings become notes."""
 
     _sources: SourceMap = PrivateAttr(default_factory=SourceMap)
     _written: dict[Key, str] = PrivateAttr(default_factory=dict)
@@ -130,21 +130,21 @@ class Recipe(Strict):
         return self
 
     def with_sources(self, sources: SourceMap) -> "Recipe":
-        """Remember where the keys were written; the recipe itself stays as it is."""
+        """Store where the keys were written; the recipe itself stays as it is."""
         self._sources = sources
         return self
 
     def with_written(self, written: dict[Key, str]) -> "Recipe":
-        """Remember the text of values that the environment decides, to write that instead."""
+        """Store the text of values that depend on the environment, to write it instead."""
         self._written = written
         return self
 
     def locate(self, diagnostics: Iterable[Diagnostic]) -> list[Diagnostic]:
-        """Give each diagnostic that names a key the place where that key was written."""
+        """Give each diagnostic with a `key` the location where that key was written."""
         return [self._sources.locate(diagnostic) for diagnostic in diagnostics]
 
     def inputs(self) -> Iterator[Input]:
-        """The files and folders on this disk that it is read from and that it names."""
+        """The files and folders on this disk that it was read from or that it names."""
         yield from (Input(file, "the recipe") for file in self._sources.files)
         models = (name for name in (self.model, self.vision) if name)
         yield from (Input(Path(name).expanduser(), "the base") for name in models)
@@ -156,8 +156,8 @@ class Recipe(Strict):
     def resolved(self) -> dict[str, Any]:
         """Plain data with every value spelled out, which reads back as the same recipe.
 
-        Text that the environment decides stays an interpolation.
-        `allow` is left out where it is empty: plans from before there was lint stay the same.
+        Text that depends on the environment stays an interpolation. `allow` is left out where it is
+        empty, so that plans of versions without lint stay the same.
         """
         excluded = set() if self.allow else {"allow"}
         content: dict[str, Any] = self.model_dump(
@@ -167,7 +167,7 @@ class Recipe(Strict):
 
 
 def _fault_of_name(key: str, name: str) -> str | None:
-    """What speaks against the name of a knob or of an operation."""
+    """The error in the name of a knob or of an operation; None where it is valid."""
     kind = key.removesuffix("s")
     if not _NAME.fullmatch(name):
         return f"the {kind} `{name}` is not named with letters, digits, _ and - alone"
@@ -179,10 +179,10 @@ def _fault_of_name(key: str, name: str) -> str | None:
 
 
 def recipe_schema() -> dict[str, Any]:
-    """The JSON Schema by which an editor completes a recipe file.
+    """The JSON Schema with which an editor completes a recipe file.
 
-    It differs from the checker's in two ways: a parent may supply any key, an operation's `op`
-    among them, and a value may be an interpolation such as `${knobs.rank}`.
+    It differs from the validated schema in two ways: a parent may supply any key, including an
+    operation's `op`, and a value may be an interpolation such as `${knobs.rank}`.
     """
     schema: dict[str, Any] = _partial_schema(Recipe.model_json_schema())
     schema["properties"].pop("name")
@@ -194,7 +194,7 @@ def recipe_schema() -> dict[str, Any]:
 
 
 def _partial_schema(node: Any) -> Any:
-    """What a schema says of a whole, said of a part of it whose rest a parent supplies."""
+    """The schema of a file that gets its other keys from a parent: no key is required."""
     if isinstance(node, list):
         return [_partial_schema(entry) for entry in node]
     if not isinstance(node, dict):

@@ -1,4 +1,4 @@
-"""What of a recipe must not be written into folders that are shared."""
+"""Values of a recipe that must not be written into folders that are shared."""
 
 import re
 from collections.abc import Mapping
@@ -13,10 +13,10 @@ from surgery.recipe.schema import Recipe
 from surgery.recipe.source_map import Key, SourceMap, keys_within
 
 _AS_WRITTEN: Final = ("description", "knobs", "stages")
-"""Keys of a recipe that say nothing of what the model becomes; the others are part of its plan."""
+"""Keys of a recipe that don't affect the resulting model; the others are part of its plan."""
 
 _PUBLISHED: Final = "trainer"
-"""Settings that the Trainer itself writes into checkpoints and logs."""
+"""Key of the settings that the Trainer itself writes into checkpoints and logs."""
 
 _SECRET_KEYS: Final = ("hub_token", "push_to_hub_token")
 _SECRET: Final = re.compile(
@@ -29,14 +29,14 @@ _SECRET: Final = re.compile(
 def values_as_written(
     content: Mapping[str, Any], written: Mapping[Key, str], sources: SourceMap
 ) -> dict[Key, str]:
-    """Choose the values whose text is written instead of what the environment makes of it.
+    """Choose the values that are written as interpolations instead of resolved.
 
-    Numbers are written as they are, and so is what decides the model, since its plan shows that.
+    Numbers are written resolved, and so is what affects the model, since its plan shows it.
 
     Args:
-        content: of the recipe, resolved and valid.
-        written: the text of each value that the environment decides.
-        sources: where each key was written.
+        content: Content of the recipe, resolved and valid.
+        written: Source text of each value that depends on the environment.
+        sources: Where each key was written.
 
     Raises:
         SurgeryError: R134, for a value that would have to be written.
@@ -50,12 +50,12 @@ def values_as_written(
 
 
 def not_allowed(config: Any, reader: Reader, sources: SourceMap) -> list[Diagnostic]:
-    """One diagnostic for each value that asks for the environment where that isn't allowed.
+    """One diagnostic for each value that reads the environment where that isn't allowed.
 
     Args:
-        config: as Hydra composed it, or None where it came to nothing.
-        reader: that refused.
-        sources: where each key was written.
+        config: Composed OmegaConf config; None where composing failed.
+        reader: The reader that refused.
+        sources: Where each key was written.
     """
     names, found = list(reader.names), read_by(config, reader) if config is not None else {}
     spans = {path: sources.span(path) for path in found}
@@ -76,8 +76,8 @@ def secrets(content: Mapping[str, Any], sources: SourceMap) -> list[Diagnostic]:
     """One diagnostic for each value that is a password or a token.
 
     Args:
-        content: of the recipe.
-        sources: where each key was written.
+        content: Content of the recipe.
+        sources: Where each key was written.
     """
     return [
         Diagnostic(

@@ -1,7 +1,7 @@
 """Where each key of a recipe was written: file, line and column, or which override.
 
 Source: PyYAML's node marks (`yaml.compose`); files are read in the order in which Hydra merges
-them, so that the later writer of a key is the one that is shown.
+them, so that the last location of a key is the one that is shown.
 """
 
 import re
@@ -23,10 +23,10 @@ class KeyLocation:
     """Where one key was written.
 
     Args:
-        path: the key's path from the top.
-        key: the place of the key itself.
-        value: the place of its value.
-        merges: whether the value is a mapping, which adds to an earlier one.
+        path: Path of the key from the top.
+        key: Location of the key itself.
+        value: Location of its value.
+        merges: Whether the value is a mapping, which is merged with an earlier one.
     """
 
     path: Key
@@ -40,12 +40,12 @@ _KNOB: Final = re.compile(r"\$\{knobs\.(\w+)\}")
 
 @dataclass(frozen=True)
 class SourceMap:
-    """Places of keys and of values, by the key's path from the top.
+    """Locations of keys and of values, by the key's path from the top.
 
     Args:
-        keys: where the key itself stands.
-        values: where its value starts.
-        files: that were read, those among them of which no key is left.
+        keys: From path to the location of the key.
+        values: From path to the location of its value.
+        files: Files that were read, including those with all keys overridden.
     """
 
     keys: dict[Key, Span] = field(default_factory=dict)
@@ -53,11 +53,11 @@ class SourceMap:
     files: tuple[Path, ...] = ()
 
     def span(self, key: Iterable[object], *, value: bool = True) -> Span | None:
-        """The place of a key, of the nearest key around it, or of the top of the recipe.
+        """The location of a key, of its nearest parent key, or of the top of the recipe.
 
         Args:
-            key: path from the top; positions in a list count as keys.
-            value: whether the value is meant, or the key itself.
+            key: Path from the top; indices in a list count as keys.
+            value: Whether to return the location of the value, or of the key itself.
         """
         path = tuple(map(str, key))
         spans = self.values if value else self.keys
@@ -68,7 +68,7 @@ class SourceMap:
         return self._value_span(nearest) if value else spans[nearest]
 
     def _value_span(self, path: Key) -> Span:
-        """The value at a place; or the knob it refers to, where another file set that later."""
+        """The location of a value, or of a knob in it that another file set later."""
         span, written = self.values[path], list(self.values)
         for knob in _KNOB.findall(span.marked()):
             origin = self.values.get(("knobs", knob))
@@ -78,7 +78,7 @@ class SourceMap:
         return span
 
     def locate(self, diagnostic: Diagnostic) -> Diagnostic:
-        """Give a diagnostic that names a key the key's place."""
+        """Give a diagnostic with a `key` the location of that key."""
         if diagnostic.span or not diagnostic.key:
             return diagnostic
         return replace(diagnostic, span=self.span(diagnostic.key.split(".")))
@@ -89,7 +89,7 @@ def map_sources(files: Iterable[Path], overrides: Iterable[KeyLocation]) -> Sour
 
     Args:
         files: YAML files in the order in which they are merged.
-        overrides: the places of overrides.
+        overrides: Locations of the overrides.
     """
     files = tuple(files)
     keys: dict[Key, Span] = {}
@@ -105,14 +105,14 @@ def map_sources(files: Iterable[Path], overrides: Iterable[KeyLocation]) -> Sour
 
 
 def _forget(path: Key, *spans: dict[Key, Span]) -> None:
-    """Drop what was written inside a value that is now replaced."""
+    """Drop the keys inside a replaced value."""
     for known in spans:
         for inside in [key for key in known if key[: len(path)] == path]:
             del known[inside]
 
 
 def keys_within(content: object, path: Key = ()) -> Iterator[tuple[Key, Any]]:
-    """Every key inside plain data, with its value; positions in a list count as keys."""
+    """Every key inside plain data, with its value; indices in a list count as keys."""
     inside: Mapping[Any, Any] = content if isinstance(content, Mapping) else {}
     if isinstance(content, list):
         inside = dict(enumerate(content))
@@ -122,18 +122,18 @@ def keys_within(content: object, path: Key = ()) -> Iterator[tuple[Key, Any]]:
 
 
 def shown_path(file: Path) -> str:
-    """A path as the user would type it: relative where it lies below this folder."""
+    """A path as the user would type it: relative where it is below the working directory."""
     here = Path.cwd()
     return str(file.relative_to(here) if file.is_relative_to(here) else file)
 
 
 def span_of_node(file: Path, node: yaml.Node, lines: Sequence[str] | None = None) -> Span:
-    """The place of a YAML node; of several lines, the first character is meant.
+    """The location of a YAML node; for one of several lines, its first character.
 
     Args:
-        file: where the node was read.
-        node: any node of it.
-        lines: the file's lines, where they are at hand.
+        file: File of the node.
+        node: Any node of it.
+        lines: Lines of the file; read from it by default.
     """
     lines = lines or _lines(file.read_text(encoding="utf-8"))
     start, end = node.start_mark, node.end_mark
@@ -148,12 +148,12 @@ def _lines(text: str) -> list[str]:
 
 @lru_cache
 def compose_yaml(text: str) -> yaml.Node | None:
-    """Return the nodes of a YAML text, which nobody may change; None of an empty one.
+    """Return the nodes of a YAML text, which must not be changed; None for an empty text.
 
-    Kept, because one recipe is looked at four times, and `base` by each.
+    Cached, because one recipe is parsed four times, and `base` by each.
 
     Raises:
-        yaml.YAMLError: where it isn't YAML.
+        yaml.YAMLError: Where it isn't YAML.
     """
     root: yaml.Node | None = yaml.compose(text, Loader=yaml.SafeLoader)
     return root

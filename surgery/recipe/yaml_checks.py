@@ -1,4 +1,4 @@
-"""What is wrong with a recipe file before anything is composed: its YAML and its `defaults`."""
+"""Check a recipe file before it is composed: its YAML and its `defaults`."""
 
 import itertools
 import math
@@ -18,12 +18,12 @@ from surgery.storage.yaml_text import load_yaml
 
 _SELF: Final = "_self_"
 _EXAMPLE: Final = "defaults: [base, _self_]"
-_MOST_VALUES: Final = 20_000  # ten thousand blocks by their positions, and room
+_MOST_VALUES: Final = 20_000  # ten thousand block indices, and as many others
 _LARGEST: Final = 500_000  # bytes; PyYAML reads some 100,000 of them in a second
 
 
 def yaml_faults(file: Path) -> list[Diagnostic]:
-    """What is wrong with a file as YAML: syntax, keys, no mapping, `defaults` without `_self_`."""
+    """The errors of a file as YAML: syntax, keys, no mapping, `defaults` without `_self_`."""
     try:
         _refuse_size(file)
         text = file.read_text(encoding="utf-8")
@@ -69,7 +69,7 @@ def _refuse_bomb(root: yaml.Node) -> None:
 
 
 def _values_in(node: yaml.Node, counted: dict[int, float]) -> float:
-    """How many values a node means once its aliases are written out; inf inside of itself."""
+    """The number of values of a node with its aliases expanded; inf if it contains itself."""
     if id(node) not in counted:
         counted[id(node)] = math.inf
         inner = node.value if isinstance(node, yaml.CollectionNode) else ()
@@ -108,7 +108,7 @@ def _bad_defaults(file: Path, root: yaml.MappingNode) -> Iterator[Diagnostic]:
 
 
 def _names(item: yaml.Node) -> Iterator[str]:
-    """The words of an entry of `defaults`, which may be a mapping of a group to its option."""
+    """The names in an entry of `defaults`, which may be a mapping of a group to its option."""
     if isinstance(item, yaml.ScalarNode):
         yield item.value.partition("@")[0].split(" ")[-1]
     elif isinstance(item, yaml.CollectionNode):
@@ -118,13 +118,13 @@ def _names(item: yaml.Node) -> Iterator[str]:
 
 
 def _is_outside(file: Path, name: str) -> bool:
-    """Whether a parent leads out of a recipe's folder, by its name or through a link."""
+    """Whether a parent is outside a recipe's folder, by its name or through a link."""
     inside = name.lstrip("/")
     return escapes(inside) or escapes(f"{inside}.yaml", file.parent)
 
 
 def leads_out(name: str, span: Span | None) -> Diagnostic:
-    """What is wrong with a parent that isn't in the recipe's own folder."""
+    """The diagnostic for a parent that isn't in the recipe's own folder."""
     return Diagnostic(
         code="R136",
         what=f"`defaults` names `{name}`, which lies outside of the recipe's folder",

@@ -1,1 +1,1 @@
-"""Files: staging, claims, atomic text, the cache, and what a disk refuses. No torch."""
+"""Files without torch: staged folders, locks on outputs, atomic writes, the cache, disk errors."""

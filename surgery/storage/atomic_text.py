@@ -18,23 +18,23 @@ from surgery.storage.disk_errors import io_errors
 from surgery.storage.inputs import Input, refuse_inputs
 
 _PROBE_BYTES: Final = 8192
-"""Bytes of an old file in which a zero byte tells that it is no text."""
+"""Bytes at the start of an existing file among which a zero byte means that it is binary."""
 
 
 def replace_text(
     file: Path, text: str, *, inputs: Iterable[Input] = (), expected: str | None = None
 ) -> None:
-    """Write a file, line ends as they are in the text; an old one keeps its permissions.
+    """Write a text file atomically, line ends unchanged; an existing file keeps its permissions.
 
     Args:
-        file: what to write; its folder must be there. A device or a pipe takes the text as it is.
-        text: all of it.
-        inputs: what is read to make it.
-        expected: what the file holds now; None replaces whatever it does.
+        file: Path to write, in an existing folder. A device or a pipe is written to directly.
+        text: The complete content.
+        inputs: Files and folders that the content was made from.
+        expected: Present content of the file; None, the default, replaces any.
 
     Raises:
-        SurgeryError: A301 for an old file that is no text, A302 to A304 for the disk, A306 where it
-            would harm what is read, A308 where it holds something else than is expected.
+        SurgeryError: A301 for an existing binary file, A302 to A304 for disk errors, A306 where it
+            would overwrite an input, A308 where the present content is not the expected one.
     """
     refuse_inputs(file, inputs)
     with io_errors(file):
@@ -47,14 +47,14 @@ def replace_text(
 
 
 def try_text(file: Path, *, inputs: Iterable[Input] = ()) -> None:
-    """Refuse at once what `replace_text` would refuse once the work is done.
+    """Raise before the work what `replace_text` would raise after it.
 
     Args:
-        file: as for `replace_text`; it stays as it is.
-        inputs: the same.
+        file: As for `replace_text`; it is not changed.
+        inputs: As for `replace_text`.
 
     Raises:
-        SurgeryError: the same.
+        SurgeryError: As `replace_text`.
     """
     refuse_inputs(file, inputs)
     with io_errors(file):
@@ -73,10 +73,10 @@ def try_text(file: Path, *, inputs: Iterable[Input] = ()) -> None:
 
 
 def create_text(file: Path, text: str) -> None:
-    """Write a file that isn't there yet, a link to nothing included.
+    """Write a new file; a dangling link counts as an existing one.
 
     Raises:
-        SurgeryError: A301 where something is there, A302 to A304 for the disk.
+        SurgeryError: A301 where the path exists, A302 to A304 for disk errors.
     """
     with io_errors(file), file.open("xb") as stream:
         try:
@@ -88,24 +88,24 @@ def create_text(file: Path, text: str) -> None:
 
 
 def replace_bytes(file: Path, content: bytes, *, expected: bytes | None = None) -> None:
-    """Write a file whole, or leave the old one; see `replaced`."""
+    """Write a file completely, or leave the old one; see `replaced`."""
     with replaced(file, expected=expected) as partial, partial.open("xb") as stream:
         stream.write(content)
 
 
 @contextmanager
 def replaced(file: Path, *, expected: bytes | None = None) -> Iterator[Path]:
-    """Yield a path to write; when the body ends, what is there takes the file's place at once.
+    """Yield a path to write; when the body ends, it replaces the file atomically.
 
     Where the body raises, the file stays as it was.
 
     Args:
-        file: need not exist; of a link, what it leads to is replaced.
-        expected: what the file holds now; None replaces whatever it does.
+        file: Path that need not exist; of a link, its target is replaced.
+        expected: Present content of the file; None, the default, replaces any.
 
     Raises:
-        OSError: where the disk doesn't let it, naming `file`.
-        SurgeryError: A308 where it holds something else than is expected.
+        OSError: Where the file can't be written; it names `file`.
+        SurgeryError: A308 where the present content is not the expected one.
     """
     file = Path(os.path.realpath(file))
     partial = _partial(file)

@@ -1,4 +1,4 @@
-"""What took torch to find out, kept for later commands."""
+"""Results that took torch to compute, cached for later commands."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ Content = TypeVar("Content", bound=BaseModel)
 
 
 def cache_folder() -> Path:
-    """Where things are kept: `$SURGERY_CACHE`, or `surgery` in the user's cache folder."""
+    """The cache folder: `$SURGERY_CACHE`, or `surgery` in the user's cache folder."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("SURGERY_CACHE") or Path(base) / "surgery")
 
@@ -24,13 +24,13 @@ def cache_folder() -> Path:
 def cached(
     folder: str, key: object, content_type: type[Content], make: Callable[[], Content]
 ) -> Content:
-    """Return what is kept under a key; make it and keep it, where it isn't or can't be read.
+    """Return what is cached under a key; compute and cache it on a miss.
 
     Args:
-        folder: inside the cache folder.
-        key: what it depends on, as JSON takes it.
+        folder: Name of a folder inside the cache folder.
+        key: All that the content depends on, serializable as JSON.
         content_type: Pydantic model of the content.
-        make: makes it anew.
+        make: Computes the content, where it isn't cached or can't be read.
     """
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     file = cache_folder() / folder / f"{name}.json"
@@ -43,7 +43,7 @@ def cached(
 
 
 def _store(file: Path, content: BaseModel) -> None:
-    """Write the cache entry whole or not at all; a cache that can't be written is no error."""
+    """Write the cache entry atomically; a cache that can't be written is no error."""
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         replace_bytes(file, content.model_dump_json().encode())

@@ -1,11 +1,11 @@
-"""The claim on an output: of two runs that would make the same one, the second is refused at once.
+"""A lock on an output: of two runs that would write the same one, the second is refused at once.
 
-The claim is the kernel's lock on a small file beside the output. It ends with the process that has
-it, however that ends, so nobody judges by process numbers, which a later process or another
-container may have too. On NFS, Linux passes the lock to the server, so that it holds between
-machines, unless the disk is mounted with `nolock` or `local_lock`: then it holds on each machine
-alone, as no other sign would. A file system without locks has the mere existence of unfinished
-work as its claim, which somebody has to remove after a kill.
+The lock is the kernel's, on a small file next to the output. It ends with the process that has it,
+however that ends, so no process ids are compared, which a later process or another container may
+have too. On NFS, Linux passes the lock to the server, so that it works between machines, unless
+the disk is mounted with `nolock` or `local_lock`: then it works on each machine alone. On a file
+system without locks the existence of an unfinished folder serves as the lock, and somebody has to
+remove it after a kill.
 
 Source: flock(2), nfs(5).
 """
@@ -24,21 +24,21 @@ from typing import Final
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 
 _NAME_BYTES: Final = 255
-"""Bytes of a file's name, at most; the same on all common file systems."""
+"""Largest length of a file's name in bytes; the same on all common file systems."""
 
 _NO_LOCKS: Final = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _claims: ContextVar[Mapping[Path, bool]] = ContextVar("claims", default=MappingProxyType({}))
 
 
 def sibling_path(out: Path, form: str) -> Path:
-    """Return the place beside `out` that is named after it.
+    """Return a path in the folder of `out` with a name made from that of `out`.
 
     Args:
-        out: a file or a folder.
-        form: its name, with `{}` for the name of `out`; a hash stands for one that is too long.
+        out: A file or a folder.
+        form: Format of the name, with `{}` for the name of `out`, or its hash if that is too long.
 
     Raises:
-        SurgeryError: A301 for the root, beside which there is nothing.
+        SurgeryError: A301 for the root, which has no siblings.
     """
     if not out.name:
         raise SurgeryError(Diagnostic("A301", f"`{out}` is the root", fix="name a folder in it"))
@@ -50,16 +50,16 @@ def sibling_path(out: Path, form: str) -> Path:
 
 @contextmanager
 def claimed(out: Path) -> Iterator[bool]:
-    """Claim the place of an output until the body ends; within the body it may be claimed again.
+    """Lock an output path until the body ends; reentrant within the body.
 
-    Yields whether a lock vouches for the claim, so that unfinished work beside `out` is nobody's.
+    Yields whether a real lock was taken, so that an unfinished folder next to `out` has no owner.
 
     Args:
-        out: an absolute path without links; the folders around it are made.
+        out: An absolute path without links; its parent folders are made.
 
     Raises:
-        SurgeryError: A301 for the root, A307 while another run has it.
-        OSError: where the disk doesn't let it.
+        SurgeryError: A301 for the root, A307 while another run has the lock.
+        OSError: Where the lock file can't be made.
     """
     claims = _claims.get()
     if out in claims:
@@ -79,19 +79,19 @@ def claimed(out: Path) -> Iterator[bool]:
 
 @contextmanager
 def _folders_around(out: Path) -> Iterator[None]:
-    """Make the folders around an output; those that are still empty afterwards go again."""
+    """Make the parent folders of an output; those that are still empty afterwards are removed."""
     missing = [folder for folder in out.parents if not folder.exists()]
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield
     finally:
         for folder in missing:
-            with suppress(OSError):  # somebody's, by now
+            with suppress(OSError):  # no longer empty
                 folder.rmdir()
 
 
 def _locked(file: Path, out: Path) -> tuple[int, bool]:
-    """Open a file and lock it; who had it before removes it, so it must still be the one there."""
+    """Open a file and lock it; its previous owner removes it, so it must still be at that path."""
     while True:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
@@ -117,11 +117,11 @@ def _is_at(descriptor: int, file: Path) -> bool:
 
 
 def already_running(out: Path, left: Path | None = None) -> Diagnostic:
-    """What is wrong with beginning a second run.
+    """The diagnostic for a second run on the same output.
 
     Args:
-        out: what both would make.
-        left: unfinished work, where no lock tells whether its run is still on.
+        out: The output of both.
+        left: An unfinished folder, where no lock tells whether its run is still alive.
     """
     unless = f", or remove `{left}` if that was killed" if left else ""
     return Diagnostic(

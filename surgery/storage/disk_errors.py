@@ -1,4 +1,4 @@
-"""What is wrong with a disk, in a sentence, and whether it has the room for what is to come."""
+"""Disk errors as diagnostics, and the check of free space before a write."""
 
 import errno
 import os
@@ -19,12 +19,12 @@ _NEARLY_FULL_BYTES: Final = 1 << 20
 def io_errors(path: Path, needed: int | None = None) -> Iterator[None]:
     """Turn an `OSError` from writing at `path` into a `SurgeryError`.
 
-    So is what safetensors and torch raise in its stead. An `OSError` without a number, or of a
-    connection, comes from a library rather than the disk, and passes.
+    So are the errors that safetensors and torch raise instead. An `OSError` without an errno, or
+    of a connection, comes from a library rather than the disk, and passes.
 
     Args:
-        path: what is written.
-        needed: bytes that the work wants in all, for the message on a full disk.
+        path: File or folder that is written.
+        needed: Required space in bytes, for the message on a full disk; None if unknown.
 
     Raises:
         SurgeryError: A301 exists, A302 disk full, A303 no permission, A304 otherwise.
@@ -39,11 +39,11 @@ def io_errors(path: Path, needed: int | None = None) -> Iterator[None]:
 
 
 def check_free_space(path: Path, needed: int) -> None:
-    """Refuse to begin what the disk cannot hold.
+    """Refuse a write that is larger than the free space.
 
     Args:
-        path: where it will be; its nearest existing parent is asked.
-        needed: bytes.
+        path: Path to write; the disk is that of its nearest existing parent.
+        needed: Required space in bytes.
 
     Raises:
         SurgeryError: A302.
@@ -70,7 +70,7 @@ def _disk_full(path: Path, needed: int | None) -> Diagnostic:
 
 
 def _number(error: Exception, path: Path) -> int | None:
-    """The number of the system's error behind an exception, if a disk is behind it at all."""
+    """The errno behind an exception; None where it is no disk error."""
     if isinstance(error, OSError):
         return None if isinstance(error, ConnectionError | TimeoutError) else error.errno
     match = re.search(r"\(os error (\d+)\)", str(error))
@@ -98,7 +98,7 @@ def _io_diagnostic(number: int, error: Exception, path: Path, needed: int | None
 
 
 def _unwritable(number: int, location: Path, reason: str) -> tuple[str, str]:
-    """Why a place cannot be written, and the remedy: the path may be at fault, or the disk."""
+    """Why a path cannot be written, and the fix: the path may be at fault, or the disk."""
     parents = location.absolute().parents
     absent = [folder for folder in parents if not os.path.lexists(folder)]
     blocking = [

@@ -1,4 +1,4 @@
-"""Names of files and folders that adapters, plans and exports are made of."""
+"""Names of the files and folders in adapters, plans and exports."""
 
 from typing import Final
 
@@ -10,7 +10,7 @@ RECIPE_FILE: Final = "recipe.yaml"
 ROUTED_TYPE: Final = "SURGERY_ROUTED"
 """Written as `peft_type` where plain PEFT would open the folder without its experts."""
 BASE_FOLDER: Final = "base"
-"""Inside an adapter folder, the checkpoint of a base that trains in place beside added parts."""
+"""Inside an adapter folder, the checkpoint of a base that trains in place with added parts."""
 ASSEMBLED_FOLDER: Final = "assembled"
 """Inside an adapter folder whose recipe names `vision`, the model it assembles, as it starts."""
 MANIFEST_FILE: Final = "manifest.json"

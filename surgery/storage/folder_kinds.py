@@ -1,4 +1,4 @@
-"""What lies at a path that was typed: which kind of folder it is, and which are named alike."""
+"""The kind of a folder that the user named, and existing paths with similar names."""
 
 import os
 from collections.abc import Callable
@@ -13,7 +13,7 @@ _NEAREST: Final = 3
 
 
 class FolderKind(NamedTuple):
-    """What a folder is, in words, and what takes it."""
+    """A description of a kind of folder, and of the commands that take it."""
 
     what: str
     taken_by: str
@@ -36,23 +36,23 @@ _BY_FILE: Final = {
 
 
 def kind_of(folder: Path) -> FolderKind | None:
-    """What a folder is, by the first file that says so; None where nothing does."""
+    """The kind of a folder, by the first known file in it; None where there is none."""
     return next((kind for name, kind in _BY_FILE.items() if os.path.isfile(folder / name)), None)
 
 
 def is_folder(path: Path) -> bool:
-    """Whether a folder is there; False, too, for names that are too long or can't be read."""
+    """Whether a folder exists; False, too, for names that are too long or can't be read."""
     return os.path.isdir(path)
 
 
 def near_paths(typed: str | Path, wanted: Callable[[Path], bool] = is_folder) -> list[str]:
-    """What is there and has a path nearest to one that isn't, as the user would type it.
+    """Existing paths that are most similar to a missing one, as the user would type them.
 
-    The first part that is missing is compared with what lies beside it; the rest must be there.
+    The first part of the path that is missing is compared with its siblings; the rest must exist.
 
     Args:
-        typed: a path.
-        wanted: tells what could be meant; folders unless given.
+        typed: Path that doesn't exist.
+        wanted: Filter of the suggestions; folders by default.
     """
 
     def exists(path: Path) -> bool:
@@ -73,7 +73,13 @@ def near_paths(typed: str | Path, wanted: Callable[[Path], bool] = is_folder) ->
 
 
 def why_none(folder: Path, file: str, error: object) -> str:
-    """Why a folder isn't the kind that a file of it says: absent, another one, or unreadable."""
+    """Why a folder isn't of the expected kind: missing, of another kind, or unreadable.
+
+    Args:
+        folder: Path as the user typed it.
+        file: Name of the file by which the expected kind is known.
+        error: The error from reading that file.
+    """
     if not is_folder(folder):
         return "it is a file" if os.path.exists(folder) else "there is no such folder"
     if not os.path.lexists(folder / file):
@@ -85,12 +91,12 @@ def why_none(folder: Path, file: str, error: object) -> str:
 def did_you_mean(
     typed: str | Path, otherwise: str = "", wanted: Callable[[Path], bool] = is_folder
 ) -> str:
-    """A remedy that names the nearest paths, where there are any, before the usual one.
+    """A fix that names similar paths, where there are any, before the usual one.
 
     Args:
-        typed: a path that isn't there.
-        otherwise: the usual remedy.
-        wanted: tells what could be meant; folders unless given.
+        typed: Path that doesn't exist.
+        otherwise: The usual fix.
+        wanted: Filter of the suggestions; folders by default.
     """
     return " ".join(filter(None, (suggestion(near_paths(typed, wanted)), otherwise)))
 

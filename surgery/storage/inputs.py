@@ -1,7 +1,7 @@
-"""What a command reads, and the refusal of an output that would harm it.
+"""The inputs of a command, and the refusal of an output that would overwrite one.
 
-Places are compared by device and inode, so that links, relative spellings, bind mounts and disks
-that ignore the case of letters make no difference.
+Paths are compared by device and inode, so that links, relative spellings, bind mounts and
+case-insensitive disks make no difference.
 """
 
 import os
@@ -21,9 +21,9 @@ class Input:
     """A file or a folder that a command reads.
 
     Args:
-        path: as the user typed it, or as it was found; need not exist.
-        name: what it is, in a sentence.
-        open: whether an output may lie inside it, as beside the pictures of a data file.
+        path: Path as the user typed it, or as it was found; need not exist.
+        name: Description for a message, such as `the base`.
+        open: Whether an output may be inside it, as in the image folder of a data file.
     """
 
     path: Path
@@ -32,11 +32,11 @@ class Input:
 
 
 def refuse_inputs(out: Path, inputs: Iterable[Input]) -> None:
-    """Refuse an output that is, holds or lies inside what a command reads.
+    """Refuse an output that is, contains or is inside an input.
 
     Args:
-        out: a file or a folder, which need not exist.
-        inputs: what is read; of a folder, files and folders that it links to are read too.
+        out: A file or a folder, which need not exist.
+        inputs: Inputs of the command; the targets of links in an input folder count as inputs.
 
     Raises:
         SurgeryError: A306.
@@ -51,7 +51,13 @@ def refuse_inputs(out: Path, inputs: Iterable[Input]) -> None:
 
 
 def _overlap(own: _Identity | None, around: list[_Identity], read: Input) -> str:
-    """How an output that exists as `own`, inside the folders `around`, meets an input."""
+    """How an output overlaps an input: `is`, `holds`, `lies inside`, or empty.
+
+    Args:
+        own: Identity of the output; None where it doesn't exist.
+        around: Identities of the output and its parent folders, innermost first.
+        read: The input.
+    """
     if not os.path.exists(read.path):
         return ""
     holding = _identities(read.path)
@@ -71,7 +77,7 @@ def _read(item: Input) -> Iterator[Input]:
 
 
 def _identities(path: Path) -> list[_Identity]:
-    """Of a place and of the folders around it, innermost first; of those that exist."""
+    """Identities of a path and its parent folders, innermost first, where they exist."""
     real = Path(os.path.realpath(path))
     found = []
     for candidate in (real, *real.parents):

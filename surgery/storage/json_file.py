@@ -1,6 +1,6 @@
-"""Read small files that anybody may have put there, without waiting for them.
+"""Read small files of unknown origin without blocking.
 
-A device or a pipe under a file's name would block for ever, or never end.
+A device or a pipe at a file's path would block forever, or never end.
 """
 
 import errno
@@ -16,10 +16,10 @@ def open_regular(file: Path) -> BinaryIO:
     """Open a regular file for reading bytes.
 
     Args:
-        file: a path; links are followed.
+        file: Path of the file; links are followed.
 
     Raises:
-        OSError: where it can't be opened; EINVAL for a device, a pipe or a socket; EISDIR.
+        OSError: Where it can't be opened; EINVAL for a device, a pipe or a socket; EISDIR.
     """
     descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK)
     stream = os.fdopen(descriptor, "rb")  # which refuses a folder
@@ -40,29 +40,29 @@ def read_regular(file: Path) -> bytes:
 
 
 def read_object(file: Path) -> dict[str, Any]:
-    """The JSON object that a file holds.
+    """The JSON object in a file.
 
     Args:
-        file: a path.
+        file: Path of the file.
 
     Raises:
-        OSError: as `open_regular`.
-        ValueError: where it holds no JSON, or another value than an object.
+        OSError: As `open_regular`.
+        ValueError: Where its content isn't JSON, or isn't an object.
     """
     return object_of(read_regular(file))
 
 
 def digest(content: object) -> str:
-    """SHA-256 in hex of plain data, whatever the order and the spaces it is written with."""
+    """SHA-256 in hex of plain data, independent of key order and whitespace."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def object_of(text: str | bytes) -> dict[str, Any]:
-    """The JSON object that a text is, in UTF-8 without a mark, as all who read such files take it.
+    """Parse a JSON object, in UTF-8 without a byte-order mark.
 
     Raises:
-        ValueError: where it is no JSON, or another value than an object.
+        ValueError: Where the text isn't JSON, or isn't an object.
     """
     try:
         content = json.loads(text if isinstance(text, str) else text.decode())

@@ -1,7 +1,7 @@
-"""Give a file a second name, or a second copy that shares its blocks, where the disk can do that.
+"""Reflinks and hard links, where the file system supports them.
 
-A reflink is a file of its own: who writes into it changes nothing else. A hard link is the same
-file under another name. Source: ioctl_ficlonerange(2), link(2).
+A reflink is a separate file that shares its blocks until one of both is written. A hard link is the
+same file under another name. Source: ioctl_ficlonerange(2), link(2).
 """
 
 import fcntl
@@ -11,21 +11,21 @@ from pathlib import Path
 from typing import Final, Literal
 
 LinkMethod = Literal["reflink", "hard link", "copied", "written"]
-"""How a file came to be where it is."""
+"""How a file of an export was made."""
 
 _FICLONE: Final = 0x40049409
 
 
 def link_file(source: Path, target: Path, *, hard: bool = False) -> LinkMethod | None:
-    """Make `target` the same bytes as `source` without writing them.
+    """Give `target` the content of `source` without copying bytes.
 
     Args:
-        source: a file, or a link to one, which is followed.
-        target: must not exist; its folder must.
-        hard: whether it may be a hard link where it can't be a reflink.
+        source: An existing file; links are followed.
+        target: A new file in an existing folder.
+        hard: Whether a hard link is allowed where a reflink isn't possible.
 
     Returns:
-        How it was done; None where this disk can't, or may not, and nothing is left behind.
+        The method; None where none is possible, and then no file is left.
     """
     source = Path(os.path.realpath(source))
     if _reflink(source, target):
@@ -40,13 +40,13 @@ def link_file(source: Path, target: Path, *, hard: bool = False) -> LinkMethod |
 
 
 def can_link(source: Path, target: Path, *, hard: bool = False) -> bool:
-    """Whether `link_file` would find a way; a reflink is tried out and removed.
+    """Whether `link_file` would succeed; a reflink is tried out and removed.
 
     Args:
-        source: a file that exists.
-        target: need not exist; the nearest folder around it is asked, and itself left alone, since
-            it may be what is about to be replaced.
-        hard: as for `link_file`.
+        source: An existing file.
+        target: A path that need not exist; the nearest existing parent folder is tried. The path
+            itself is not touched, since it may be about to be replaced.
+        hard: As for `link_file`.
     """
     parents = Path(os.path.realpath(target)).parents
     existing = next(parent for parent in parents if os.path.isdir(parent))

@@ -1,4 +1,4 @@
-"""Make a folder that is either whole or not there.
+"""Make a folder that is either complete or absent.
 
 Source: rename(2) and fsync(2): a rename within one file system is atomic, and durable once the
 folder that holds the name is synced.
@@ -20,28 +20,30 @@ from surgery.storage.disk_errors import io_errors
 from surgery.storage.inputs import Input, refuse_inputs
 
 SIGNATURES: Final = ("plan.json", "assembly.json")
-"""The files by any of which a folder is known as one that `surgery` wrote."""
+"""Files of which any one marks a folder as written by `surgery`."""
 
 
 @contextmanager
 def staged_folder(
     out: Path, *, overwrite: bool = False, inputs: Iterable[Input] = ()
 ) -> Iterator[Path]:
-    """Yield a fresh folder beside `out` that becomes `out` when the body is done.
+    """Yield a new folder next to `out` that is renamed to `out` when the body is done.
 
-    Where the body raises, also by Ctrl-C, it is removed. A killed process leaves it under a name
-    that begins with a dot; the next call for the same `out` removes that. An `OSError` in the body
+    It is removed where the body raises, also by Ctrl-C. A killed process leaves it under a name
+    that begins with a dot, which the next call for the same `out` removes. An `OSError` in the body
     becomes a `SurgeryError` as in `io_errors`.
 
     Args:
-        out: the folder to make, with its parents; it may exist empty.
-        overwrite: replace a folder that `surgery` wrote; the old one stays until the new is whole.
-        inputs: what is read to make it.
+        out: The folder to make, with its parents; it may exist empty.
+        overwrite: Whether to replace a folder that `surgery` wrote; the old one stays until the new
+            one is complete.
+        inputs: Files and folders that are read to make it.
 
     Raises:
-        SurgeryError: A301 where `out` is a file or holds files, or does when the body is done, A305
-            where `overwrite` would remove a folder without any of `SIGNATURES`, A308 where it would
-            remove another than was there at first, and those of `claimed_output` and `io_errors`.
+        SurgeryError: A301 where `out` is a file or has files in it, also when the body is done;
+            A305 where `overwrite` would remove a folder without any of `SIGNATURES`; A308 where it
+            would remove another folder than the one found at the start; and those of
+            `claimed_output` and `io_errors`.
     """
     refuse_inputs(out, inputs)
     out = Path(os.path.realpath(out))
@@ -63,16 +65,16 @@ def staged_folder(
 
 @contextmanager
 def claimed_output(out: Path, inputs: Iterable[Input]) -> Iterator[bool]:
-    """Claim `out` before the work for it begins, which ends in a `staged_folder` or in files.
+    """Lock `out` for work that ends in a `staged_folder` or in files.
 
-    Yields whether unfinished work beside `out` is nobody's, as `claimed` does.
+    Yields whether unfinished folders next to `out` have no owner, as `claimed` does.
 
     Args:
-        out: a folder, in any spelling.
-        inputs: what is read to make it.
+        out: Path of the output folder, relative or absolute.
+        inputs: Files and folders that are read to make it.
 
     Raises:
-        SurgeryError: A306 where `out` would harm what is read, A307 while another run makes it,
+        SurgeryError: A306 where `out` would overwrite an input, A307 while another run makes it,
             and those of `io_errors`.
     """
     refuse_inputs(out, inputs)
@@ -84,12 +86,12 @@ def claimed_output(out: Path, inputs: Iterable[Input]) -> Iterator[bool]:
 
 
 def discard(folder: Path) -> None:
-    """Remove a folder, if it is there: killed in between, it is whole or gone.
+    """Remove a folder, if it exists; if killed in between, it is complete or gone.
 
-    What is left then lies where the next `staged_folder` of that name clears it away.
+    What remains then has a name that the next `staged_folder` for the same path removes.
 
     Args:
-        folder: whoever calls has claimed it.
+        folder: Path of the folder, which the caller has locked.
     """
     garbage = discarded(folder)
     if folder.exists():
@@ -100,21 +102,21 @@ def discard(folder: Path) -> None:
 
 
 def discarded(folder: Path) -> Path:
-    """Where a folder lies while `discard` removes it."""
+    """Path of a folder while `discard` removes it."""
     return sibling_path(folder, ".{}.partial")
 
 
 def resume_folder(staging: Path) -> Path:
-    """Return the folder in which work is kept from one try to the next, for a folder being made.
+    """Return the folder for intermediate results that a later run of the same output resumes from.
 
     Args:
-        staging: what `staged_folder` gave; the same `out` has always the same folder beside it.
+        staging: The folder that `staged_folder` yielded; it is the same for the same `out`.
     """
     return staging.with_name(f"{staging.name.removesuffix('.partial')}.work")
 
 
 def refuse_occupied(out: Path, overwrite: bool) -> None:
-    """Refuse a folder that may not be made: A301 and A305, as `staged_folder` does."""
+    """Refuse an output that exists and may not be replaced: A301, A304 and A305."""
     try:
         os.lstat(out)
     except (FileNotFoundError, NotADirectoryError):
@@ -142,14 +144,14 @@ def refuse_occupied(out: Path, overwrite: bool) -> None:
 
 
 def refuse_result(folder: Path) -> None:
-    """Refuse, with A301, to put more into what a command wrote and may replace as a whole."""
+    """Refuse, with A301, to add files to a folder that a command wrote and may replace."""
     if any((folder / name).is_file() for name in SIGNATURES):
         what, fix = f"`{folder}` is what another command wrote", "choose another `--out`"
         raise SurgeryError(Diagnostic("A301", what, fix=fix))
 
 
 def _identity(out: Path) -> tuple[int, ...] | None:
-    """What tells a folder from another of its name, and from itself with other files in it."""
+    """What distinguishes a folder from a later one at its path, or one with other files in it."""
     if not out.is_dir() or not any(out.iterdir()):
         return None
     status = os.stat(out)
@@ -159,8 +161,8 @@ def _identity(out: Path) -> tuple[int, ...] | None:
 def _put_in_place(staging: Path, out: Path, before: tuple[int, ...] | None) -> None:
     """Rename `staging` to `out`, which must be as it was when the work began.
 
-    An old `out` steps aside first. While `staging` is there, what stepped aside is still the last
-    good one; afterwards it is superseded, and `_tidy` goes by that.
+    An old `out` is renamed first. While `staging` exists, the renamed folder is still the last
+    good one; afterwards it is superseded, and `_tidy` relies on that.
     """
     replaced = sibling_path(out, ".{}.replaced")
     if before and out.exists():
@@ -178,7 +180,7 @@ def _put_in_place(staging: Path, out: Path, before: tuple[int, ...] | None) -> N
 
 
 def _rename(staging: Path, out: Path) -> None:
-    """Rename, which the kernel refuses where `out` is a file or holds anything by now."""
+    """Rename, which the kernel refuses where `out` has become a file or a folder with files."""
     try:
         staging.rename(out)
     except OSError as error:
@@ -188,7 +190,7 @@ def _rename(staging: Path, out: Path) -> None:
 
 
 def _restore(replaced: Path, out: Path) -> None:
-    """Rename what stepped aside to `out` again, or to a name beside that which nobody clears."""
+    """Rename the replaced folder back to `out`, or to a sibling name that is never removed."""
     try:
         replaced.rename(out)
     except OSError:
@@ -196,7 +198,7 @@ def _restore(replaced: Path, out: Path) -> None:
 
 
 def _tidy(out: Path, staging: Path, is_locked: bool) -> None:
-    """Clear what killed processes left: their new folders go, a last good one comes back."""
+    """Remove unfinished folders of killed processes, and restore a last good one."""
     if not is_locked:
         if staging.exists():
             raise SurgeryError(already_running(out, staging))
@@ -210,7 +212,7 @@ def _tidy(out: Path, staging: Path, is_locked: bool) -> None:
 
 
 def _leftovers(out: Path, role: str) -> list[Path]:
-    """What killed runs left beside `out`, an older version's with numbers behind the name."""
+    """Folders that killed runs left next to `out`; older versions added numbers to the name."""
     new, old = (
         sibling_path(out, f".{{}}.{role}"),
         rf"\.{re.escape(out.name)}\.{role}-\d+-[0-9a-f]{{8}}",
@@ -220,7 +222,7 @@ def _leftovers(out: Path, role: str) -> list[Path]:
 
 
 def _open_weights(folder: Path) -> None:
-    """Give weights the mode of any new file; safetensors lets nobody but their owner read them."""
+    """Give weights the mode of any new file; safetensors makes them readable by the owner alone."""
     probe = folder / f".mode-{secrets.token_hex(4)}"
     probe.touch()
     mode = probe.stat().st_mode & 0o777

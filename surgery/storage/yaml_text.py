@@ -1,4 +1,4 @@
-"""YAML by PyYAML's safe loader, whose constructors fail each in its own way on a tag that lies."""
+"""YAML by PyYAML's safe loader, with one type of error for values that don't fit their tag."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import yaml
 
 class _Loader(yaml.SafeLoader):
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        """Construct a value, as a YAML error where its text is none of its tag's."""
+        """Construct a value; a YAML error where its text doesn't fit its tag."""
         try:
             return super().construct_object(node, deep)
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
@@ -17,10 +17,10 @@ class _Loader(yaml.SafeLoader):
 
 
 def load_yaml(text: str) -> Any:
-    """Return what a YAML text means.
+    """Parse a YAML text.
 
     Raises:
-        yaml.YAMLError: where it isn't YAML, or a value is not what its tag says.
-        RecursionError: where it is nested without end.
+        yaml.YAMLError: Where it isn't YAML, or a value doesn't fit its tag.
+        RecursionError: Where it is nested too deep.
     """
     return yaml.load(text, _Loader)

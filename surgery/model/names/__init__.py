@@ -1,1 +1,1 @@
-"""The names of weights on disk and in memory, and what is between them."""
+"""Names of weights on disk and in memory, and the conversion between them."""

@@ -1,8 +1,8 @@
-"""Names on disk against names in memory, as transformers maps them when it loads a checkpoint.
+"""Map names on disk to names in memory, as transformers does when it loads a checkpoint.
 
-Most checkpoints store each tensor under the name that it has in memory, which is seen without
-torch. Where one doesn't (experts one by one on disk and stacked in memory, a prefix more or less,
-old names), transformers itself is asked once, and its answer is kept beside the anatomy.
+Most checkpoints store each tensor under the name that it has in memory, which is checked without
+torch. For the others (experts one by one on disk and stacked in memory, a prefix more or less, old
+names), transformers' own conversion is run once, and its result is cached.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -28,16 +28,16 @@ _FORMAT: Final = "1"
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What a tensor in memory is made of.
+    """The tensors on disk that a tensor in memory is made from.
 
     Args:
-        name: its name in memory; of a shared tensor, the alias under which it is stored.
-        dtype: a safetensors name.
-        shape: as torch prints it.
-        sources: the tensors on disk, in the order in which transformers takes them.
-        patterns: for each source, the pattern under which transformers' converter takes it; empty
-            where the bytes of the one source are the tensor's own.
-        layer: the name with which transformers calls the converter.
+        name: Name in memory; of a shared tensor, the alias under which it is stored.
+        dtype: A safetensors dtype.
+        shape: Dimensions, as in torch.
+        sources: Tensors on disk, in the order in which transformers takes them.
+        patterns: For each source, the pattern under which transformers' converter takes it; empty
+            where the tensor has the bytes of its one source.
+        layer: Name with which transformers calls the converter.
     """
 
     name: str
@@ -49,13 +49,20 @@ class Origin:
 
     @property
     def is_converted(self) -> bool:
-        """Whether transformers' converter makes the bytes; else they move unchanged."""
+        """Whether transformers' converter makes the bytes; otherwise they are copied unchanged."""
         return bool(self.patterns)
 
 
 @dataclass(frozen=True, slots=True)
 class DiskNames:
-    """A checkpoint under the names that its tensors have in memory; `read_disk_names` makes it."""
+    """A checkpoint with its tensors under their names in memory, from `read_disk_names`.
+
+    Args:
+        checkpoint: Headers of its files.
+        names: From names on disk to names in memory.
+        tied: From the alias of a shared tensor to the name under which it is counted.
+        conversion: Returns transformers' conversion; called only where it is needed.
+    """
 
     checkpoint: Checkpoint
     names: NameMap
@@ -63,7 +70,7 @@ class DiskNames:
     conversion: Callable[[], Conversion]
 
     def origin(self, name: str) -> Origin | None:
-        """What the tensor in memory `name` is made of; None where the checkpoint lacks it.
+        """The origin of the tensor in memory `name`; None where the checkpoint lacks it.
 
         A shared tensor may be stored under any of its names.
         """
@@ -72,22 +79,21 @@ class DiskNames:
         return next(filter(None, map(self._origin, (name, counted, *aliases))), None)
 
     def source(self, origin: Origin) -> StoredTensor | Callable[[], bytes]:
-        """Where the bytes of a tensor in memory come from, as `NewTensor` takes it.
+        """The bytes of a tensor in memory, as `NewTensor.source` takes them.
 
-        A converted tensor is made when it is asked for, of its sources alone, which are mapped into
-        memory.
+        A converted tensor is computed on demand, from its memory-mapped sources alone.
         """
         if not origin.is_converted:
             return origin.sources[0]
         return partial(_convert, self.conversion, origin)
 
     def disk_to_memory(self) -> dict[str, str | None]:
-        """For each tensor on disk, the tensor in memory that it becomes or becomes part of.
+        """From each tensor on disk to the tensor in memory that it becomes or becomes part of.
 
         In the order of `Checkpoint.tensors`. None stands for what transformers ignores on loading,
-        such as layers for multi-token prediction. One of which several are made, as of packed q, k
-        and v, goes to the first of them. Where each tensor has its own name on disk, the others are
-        what is ignored.
+        such as layers for multi-token prediction. One that several are made from, such as packed q,
+        k and v, goes to the first of them. Where each tensor has its own name on disk, all others
+        are ignored.
         """
         return {name: self.names.memory.get(name) for name in self.checkpoint.tensors}
 
@@ -112,16 +118,17 @@ def read_disk_names(
     """Map the names of a checkpoint on disk to those in memory.
 
     No torch is imported where each tensor is on disk under its own name and shape, or where the
-    answer is in the cache.
+    map is cached.
 
     Args:
-        files: where the checkpoint is.
-        anatomy: its map. The tensors of a quantised one are taken to bear their own names.
-        model: makes the model on the meta device, where transformers must be asked.
+        files: Files of the checkpoint.
+        anatomy: Anatomy of the model. A quantized one is taken to store tensors under their own
+            names.
+        model: Builds the model on the meta device, where transformers' conversion is needed.
 
     Raises:
-        SurgeryError: M102, M201 to M208 for the files; M104, M105 and M110 where transformers is
-            asked and can't answer.
+        SurgeryError: M102, M201 to M208 for the files; M104, M105 and M110 where transformers'
+            conversion is needed and fails.
     """
     checkpoint = files.checkpoint()
     build = model or partial(meta_model, files)
@@ -158,7 +165,7 @@ def _parts(origin: Origin) -> "Iterator[tuple[str, str, torch.Tensor]]":
 def _own_names(anatomy: Anatomy, checkpoint: Checkpoint) -> NameMap | None:
     """The map of a checkpoint that has each tensor under its own name and shape, else None.
 
-    The shape counts: transformers may turn a tensor around that keeps its name.
+    Shapes are compared too: transformers may transpose a tensor that keeps its name.
     """
     shapes = {tensor.name: tensor.shape for tensor in anatomy.tensors()}
     shapes |= {alias: shapes[counted] for alias, counted in anatomy.tied.items()}

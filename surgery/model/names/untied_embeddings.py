@@ -1,6 +1,6 @@
-"""Embeddings that a config calls tied and a checkpoint stores twice, with other numbers.
+"""Embeddings that a config calls tied and a checkpoint stores twice, with different values.
 
-transformers believes the checkpoint: it ties the two only where they are equal
+transformers follows the checkpoint: it ties the two only where they are equal
 (`PreTrainedModel.tie_weights`, transformers 5.17 to 5.23).
 """
 
@@ -16,11 +16,11 @@ _CHUNK: Final = 4 << 20
 
 
 def as_transformers_ties(anatomy: Anatomy, stored: DiskNames) -> Anatomy:
-    """Give the head a tensor of its own where its checkpoint has one that differs.
+    """Untie the head where the checkpoint has one that differs from the embeddings.
 
     Args:
-        anatomy: by the config.
-        stored: the checkpoint under the names in memory.
+        anatomy: Anatomy by the config alone.
+        stored: The checkpoint under the names in memory.
 
     Raises:
         SurgeryError: M201 or M207 where a file can't be read.
@@ -49,7 +49,7 @@ def _own(counted: Tensor, alias: str) -> Tensor:
 
 
 def _differ(stored: DiskNames, alias: str, counted: str) -> bool:
-    """Whether both are stored, each under its own name, with other bytes."""
+    """Whether both are stored, each under its own name, with different bytes."""
     tensors = [
         stored.checkpoint.tensors[n[0]] for n in map(stored.names.disk.get, (alias, counted)) if n
     ]

@@ -1,7 +1,7 @@
-"""transformers' own conversion of a checkpoint into one model's names and layouts.
+"""transformers' own conversion of a checkpoint into the names and layouts of one model.
 
-This is the one place that uses it. Not all of it is documented, so that what is missing from an
-installed version is said as such. Source: transformers 5.17 to 5.23, `conversion_mapping.py` and
+This is the only module that uses it. Part of it is undocumented, so an installed version that lacks
+it gets a diagnostic. Source: transformers 5.17 to 5.23, `conversion_mapping.py` and
 `core_model_loading.py`, whose `convert_and_load_state_dict_in_model` this follows step by step.
 """
 
@@ -27,9 +27,9 @@ class ConvertedTensor(BaseModel):
     """A tensor in memory that a converter of transformers makes.
 
     Args:
-        layer: the name with which transformers calls the converter, the first of what it makes.
-        dtype: of what it makes, a safetensors name.
-        shape: of what it makes.
+        layer: Name with which transformers calls the converter, that of its first output.
+        dtype: A safetensors dtype.
+        shape: Dimensions, as in torch.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -40,14 +40,14 @@ class ConvertedTensor(BaseModel):
 
 
 class NameMap(BaseModel):
-    """Where each tensor on disk goes in memory.
+    """From names on disk to names in memory.
 
     Args:
-        memory: name on disk to name in memory, in the order in which transformers takes them; where
-            a converter makes several of one, the first of them. What is ignored is left out.
-        patterns: name on disk to the pattern under which a converter takes it.
-        made: name in memory to how a converter makes it.
-        failed: name in memory to why a converter can't make it of what is on disk.
+        memory: From name on disk to name in memory, in the order in which transformers takes them;
+            where a converter makes several of one, the first of them. Ignored tensors are left out.
+        patterns: From name on disk to the pattern under which a converter takes it.
+        made: From name in memory to the converted tensor.
+        failed: From name in memory to the error of a converter on what is on disk.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -59,7 +59,7 @@ class NameMap(BaseModel):
 
     @cached_property
     def disk(self) -> dict[str, list[str]]:
-        """Name in memory to the names on disk that go there."""
+        """From name in memory to the names on disk that it is made from."""
         found: dict[str, list[str]] = {}
         for name, memory in self.memory.items():
             found.setdefault(memory, []).append(name)
@@ -67,13 +67,13 @@ class NameMap(BaseModel):
 
 
 class Conversion:
-    """How transformers turns what is on disk into the tensors of one model.
+    """transformers' conversion of tensors on disk into those of one model.
 
     Args:
-        model: on any device; the meta device will do.
+        model: Model on any device, such as the meta device.
 
     Raises:
-        SurgeryError: M110, where this transformers has no such conversion.
+        SurgeryError: M110, where this version of transformers has no such conversion.
     """
 
     def __init__(self, model: "PreTrainedModel") -> None:
@@ -90,10 +90,10 @@ class Conversion:
         self._memory = model.state_dict()
 
     def map_names(self, tensors: Mapping[str, StoredTensor]) -> NameMap:
-        """Say where each tensor on disk goes, and what the converters make; no weight is read.
+        """Map names on disk to names in memory; the converters run on the meta device.
 
         Args:
-            tensors: by name on disk.
+            tensors: Tensors of the checkpoint by name on disk.
         """
         memory: dict[str, str] = {}
         patterns: dict[str, str] = {}
@@ -108,11 +108,11 @@ class Conversion:
     def make(
         self, layer: str, parts: Iterable[tuple[str, str, "torch.Tensor"]]
     ) -> dict[str, "torch.Tensor"]:
-        """Let a converter make its tensors, by name in memory.
+        """Run a converter and return its tensors by name in memory.
 
         Args:
-            layer: as in `Made`.
-            parts: name on disk, pattern and tensor of each source, in transformers' order.
+            layer: As in `ConvertedTensor`.
+            parts: Name on disk, pattern and tensor of each source, in transformers' order.
         """
         converter = None
         for name, pattern, tensor in parts:
@@ -143,7 +143,7 @@ class Conversion:
             sources = ((n, names.patterns.get(n, n), _on_meta(tensors[n])) for n in parts)
             try:
                 found = self.make(layer, sources)
-            except Exception as error:  # converters check nothing: torch does, in its own words
+            except Exception as error:  # converters check nothing, so torch raises
                 failed[layer] = f"{type(error).__name__}: {error}"
                 continue
             made |= {n: _made(layer, tensor) for n, tensor in found.items() if n in self._memory}

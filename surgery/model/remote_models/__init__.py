@@ -1,4 +1,4 @@
-"""Models that a checkpoint carries as code: one file each, named after its model type.
+"""Models that are saved as remote code: one file each, named after its model type.
 
-A file here is copied into the checkpoint, so it imports nothing of this package.
+A file here is copied into the checkpoint, so it imports nothing from this package.
 """

@@ -1,4 +1,4 @@
-"""Llava with a projector that it doesn't have itself: `mlp_downsample` or `linear`.
+"""Llava with a projector that transformers' Llava doesn't have: `mlp_downsample` or `linear`.
 
 InternVL has the former's layers, but its config takes no vision tower except its own, and its pixel
 shuffle no grid with an odd number of patches a side. Source of both projectors: VILA,

@@ -1,1 +1,1 @@
-"""What a model is made of, found by its structure: blocks, their matrices, its family."""
+"""Inspect a torch model by its structure: its blocks, their matrices, its family."""

@@ -1,4 +1,4 @@
-"""Find the list of decoder blocks of a torch model, and never that of another tower.
+"""Find the list of decoder blocks of a torch model, and never that of a vision or audio tower.
 
 Source: a survey of all decoders of transformers 5.23 (docs/decisions/0008-any-decoder.md).
 """
@@ -23,14 +23,14 @@ _ENCODER: Final = re.compile(r"(^|\.)encoder\.")
 def find_blocks(model: "nn.Module", source: str, known: str = "") -> "Entry":
     """Return the module name and the list of the decoder's blocks.
 
-    Of the lists that are not nested in another and are no other tower's: those under the text
-    model's config, those as long as that config says, those not of an encoder, and of these the
-    one that has most parameters.
+    Of the lists that are not nested in another or in another tower, those are preferred that are
+    under the text model's config, then those with the length in that config, then those that are
+    not in an encoder, and of these the one with most parameters.
 
     Args:
-        model: on any device.
-        source: what to call it.
-        known: the module name, where structure would pick another list.
+        model: Model on any device.
+        source: Name of the model, for the message.
+        known: Module name of the list, where structure would pick another one; empty by default.
 
     Raises:
         SurgeryError: M106, if there is none.
@@ -52,7 +52,7 @@ def find_blocks(model: "nn.Module", source: str, known: str = "") -> "Entry":
 
 
 def text_config(model: "nn.Module") -> Any:
-    """The config of the decoder; the model's own where it is nothing else."""
+    """The config of the decoder; for a language model the model's own config."""
     config: Any = model.config
     return config.get_text_config(decoder=True)
 
@@ -71,7 +71,7 @@ def _outer_lists(model: "nn.Module") -> Iterator["Entry"]:
 
 
 def _config_above(model: "nn.Module", name: str) -> Any:
-    """The config of the innermost module of transformers that holds a module."""
+    """The config of the innermost `PreTrainedModel` around a module."""
     from transformers import PreTrainedModel
 
     parts = name.split(".")
@@ -93,7 +93,7 @@ def _is_of_blocks(blocks: "nn.ModuleList") -> bool:
 
 
 def _parallel(path: str, blocks: "nn.ModuleList", lists: Iterable["Entry"]) -> list[str]:
-    """The lists of one length side by side over which a decoder's blocks are spread, if so."""
+    """The parallel lists of equal length over which the parts of blocks are spread, if any."""
     parents = path.rpartition(".")[0]
     siblings = [
         name

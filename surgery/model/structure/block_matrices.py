@@ -1,8 +1,8 @@
-"""The matrices of a block: which role each plays, in which part, and what can stand beside it.
+"""The matrices of a block: the role and part of each, and whether LoRA can wrap it.
 
-A class says more than a name where both speak: `mixer` holds attention in some models, and is told
-by its class. Names decide where the class is a plain one. Source: the blocks of all decoders of
-transformers 5.23 (docs/decisions/0008-any-decoder.md).
+A module's class counts for more than its name: a module named `mixer` is attention in some models,
+which its class shows. Names decide where the class is a generic one. Source: the blocks of all
+decoders of transformers 5.23 (docs/decisions/0008-any-decoder.md).
 """
 
 import inspect
@@ -61,14 +61,15 @@ def matrices_of(
 ) -> Iterator[Matrix]:
     """Yield the matrices of a block in the order of its modules.
 
-    Those that are linear modules (also GPT-2's Conv1D), routers of other classes, and the
-    parameters of three dimensions that hold one matrix for each expert.
+    Those are linear modules (also GPT-2's Conv1D), routers of other classes, and parameters of
+    three dimensions with one matrix for each expert.
 
     Args:
-        block: on any device, the meta device included.
-        called: last names of matrices that are called as modules, though code that doesn't run
-            reads their weights.
-        renamed: from a module's name relative to the block to why PEFT takes it for another.
+        block: Block on any device, the meta device included.
+        called: Last names of matrices that are called as modules, though code in a branch that
+            isn't taken reads their weights.
+        renamed: From a module's name relative to the block to why PEFT takes it for another;
+            an empty reason by default.
     """
     modules = dict(block.named_modules())
     for name, module in modules.items():
@@ -183,7 +184,7 @@ def _skip_reason(
     called: Collection[str],
     renamed: Renamed,
 ) -> str:
-    """Why PEFT's wrapper would be passed by, or would compute something else."""
+    """Why PEFT's wrapper would be bypassed, or would compute something else; empty where not."""
     module, (parent, _, own) = modules[name], name.rpartition(".")
     owner: Any = type(modules[parent])
     if own in _read_directly(owner) and own not in called:
@@ -195,19 +196,19 @@ def _skip_reason(
 
 @cache
 def _read_directly(owner: type) -> frozenset[str]:
-    """Children whose weight the code of a class takes in its own hands."""
+    """Names of children whose weight the code of a class reads directly."""
     sources = []
     for name, function in vars(owner).items():
         if inspect.isfunction(function) and name not in _BUILDERS:
             try:
                 sources.append(inspect.getsource(function))
-            except OSError:  # defined where no file is, as in a notebook
+            except OSError:  # defined without a file, as in a notebook
                 continue
     return frozenset(name for source in sources for name in _READ.findall(source))
 
 
 def _computes_otherwise(module: Any) -> bool:
-    """Whether a linear module of a model's own making doesn't map (1, inputs) to (1, outputs)."""
+    """Whether a model's own subclass of Linear doesn't map (1, inputs) to (1, outputs)."""
     import torch
     from torch import nn
 
@@ -225,13 +226,13 @@ def _computes_otherwise(module: Any) -> bool:
 
 
 def writes_residual(tensor: Tensor, kind: BlockKind) -> bool:
-    """Whether a tensor of a block makes what the block adds to the residual stream.
+    """Whether a tensor of a block is in a matrix whose output is added to the residual stream.
 
     Those are the weights and biases of the last matrix of attention, MLP, mixer and experts.
 
     Args:
-        tensor: of the block.
-        kind: the block's kind.
+        tensor: Tensor of the block, named relative to it.
+        kind: Kind of the block.
     """
     module = tensor.name.rpartition(".")[0]
     last = {matrix.name for matrix in kind.matrices if matrix.role in ("o", "down")}

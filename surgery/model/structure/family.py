@@ -1,4 +1,4 @@
-"""What structure can't tell of a model type: one small file for each in `model/families`."""
+"""Facts on a model type that its structure doesn't show: one file each in `model/families`."""
 
 from functools import cache
 from pathlib import Path
@@ -14,10 +14,10 @@ class Family(BaseModel):
     """The content of one file.
 
     Args:
-        blocks: module name of the list of blocks, where structure would pick another.
-        refuse: word of an operation to why it can't be done right, as half a sentence.
-        called: last name of a matrix whose weight the code reads only where a field of the config
-            is set, to that field; elsewhere the matrix is called like any other.
+        blocks: Module name of the list of blocks, where structure would pick another one.
+        refuse: From the name of an unsupported operation to the reason, as a clause.
+        called: From the last name of a matrix to the config field without which the code calls it
+            as a module; where the field is set, its weight is read directly.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -29,10 +29,10 @@ class Family(BaseModel):
 
 @cache
 def read_family(model_type: str) -> Family:
-    """Return what is known of a model type beyond its structure; empty for nearly all.
+    """Return the facts on a model type beyond its structure; empty for nearly all.
 
     Args:
-        model_type: from a config, such as `bloom`.
+        model_type: Value from a config, such as `bloom`.
     """
     known = {file.stem: file for file in _FOLDER.glob("*.yaml")}
     if model_type not in known:

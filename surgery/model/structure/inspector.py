@@ -1,4 +1,4 @@
-"""Find the anatomy of a torch model by its structure: its blocks, their matrices, what is tied."""
+"""Read the anatomy of a torch model from its structure: blocks, their matrices, tied tensors."""
 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -26,8 +26,8 @@ def inspect_model(model: "nn.Module", source: str) -> Anatomy:
     """Return the anatomy of a transformers model, on any device, the meta device included.
 
     Args:
-        model: a causal language model or an image-text model of transformers.
-        source: what to call it.
+        model: Causal language model or image-text model of transformers.
+        source: Name of the model.
 
     Raises:
         SurgeryError: M106, if no list of decoder blocks is found.
@@ -66,7 +66,7 @@ def _in_block(renamed: Callable[[str], str], prefix: str, name: str) -> str:
 
 
 def _family(model: "nn.Module") -> Family:
-    """What is known of the decoder's own type, and above it of the type that holds it."""
+    """The facts on the decoder's own type, and on the composite type that contains it."""
     config: Any = model.config
     types = dict.fromkeys((text_config(model).model_type, config.model_type))
     known = (read_family(model_type).model_dump(exclude_defaults=True) for model_type in types)
@@ -82,7 +82,7 @@ def quantization_method(config: object) -> str:
 
 
 def tensors_of(module: "nn.Module") -> Iterator[Tensor]:
-    """What `state_dict` holds, without calling it: bitsandbytes repacks its weights in there."""
+    """The tensors of `state_dict`, without calling it, since bitsandbytes repacks weights in it."""
     for prefix, owner in module.named_modules(remove_duplicate=False):
         buffers = owner._buffers.items()
         persistent = {k: v for k, v in buffers if k not in owner._non_persistent_buffers_set}

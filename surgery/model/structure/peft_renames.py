@@ -1,8 +1,8 @@
 """Names that PEFT takes for others when it puts adapters on a model or loads them.
 
-PEFT brings adapters of older checkpoints to today's names, and can't tell them from adapters of
-today: a LoRA there would land elsewhere, or be lost on loading, with a warning at most. Source:
-peft 0.21.2, utils/transformers_weight_conversion.py.
+PEFT converts adapters of older checkpoints to today's names, and can't distinguish them from
+adapters of today: a LoRA there would be put elsewhere, or be lost on loading, with a warning at
+most. Source: peft 0.21.2, utils/transformers_weight_conversion.py.
 """
 
 from collections.abc import Callable
@@ -15,15 +15,15 @@ _OLD_EXPERTS: Final = {
     "mixtral": ("gate", "w1", "w2", "w3"),
     "qwen2_moe": ("gate", "gate_proj", "up_proj", "down_proj"),
 }
-"""Last names that PEFT takes for those of packed experts, wherever they stand, by the conversion
-that a model type takes part in."""
+"""Last names that PEFT takes for those of stacked experts anywhere in a model, by the name of the
+model type's conversion."""
 
 
 def renamed_by_peft(model: "PreTrainedModel") -> Callable[[str], str]:
-    """Return a function from a module's full name to why PEFT takes it for another; empty mostly.
+    """Return a function from a module's full name to why PEFT takes it for another; mostly empty.
 
     Args:
-        model: on any device.
+        model: Model on any device.
     """
     from transformers import conversion_mapping
 
@@ -43,7 +43,7 @@ def renamed_by_peft(model: "PreTrainedModel") -> Callable[[str], str]:
 
 
 def _lost_on_loading(model: "PreTrainedModel") -> frozenset[str]:
-    """The linear modules of a model whose LoRA PEFT's own conversion gives another name."""
+    """The linear modules of a model whose LoRA is renamed by PEFT's conversion."""
     import torch
     from peft import LoraConfig
 

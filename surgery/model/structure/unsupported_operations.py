@@ -1,4 +1,4 @@
-"""What can't be done right on a model, told by its config and its shared parameters."""
+"""Operations that a model doesn't support, by its config and its shared parameters."""
 
 from collections.abc import Iterator
 from typing import Any, Final
@@ -10,11 +10,11 @@ _DEEPSTACK: Final = ("deepstack_visual_indexes", "deepstack_layer_map")
 
 
 def refusals_of(anatomy: Anatomy, config: Any) -> dict[str, str]:
-    """Return the word of each operation that is refused, and why, as half a sentence.
+    """Return the name of each unsupported operation with the reason, as a clause.
 
     Args:
-        anatomy: of the model, but for its refusals.
-        config: the model's.
+        anatomy: Anatomy of the model, without its refusals.
+        config: Config of the model.
     """
     reason = next(_against_other_depths(anatomy, config), "")
     return dict.fromkeys(_DEPTH, reason) if reason else {}
@@ -38,6 +38,6 @@ def _against_other_depths(anatomy: Anatomy, config: Any) -> Iterator[str]:
 
 
 def _field(config: Any, name: str) -> Any:
-    """A field of a config or of one of those in it."""
+    """A field of a config or of one of its sub-configs."""
     inner = (getattr(config, key, None) for key in config.sub_configs)
     return next((found for c in (config, *inner) if (found := getattr(c, name, None))), None)

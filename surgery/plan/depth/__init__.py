@@ -1,1 +1,1 @@
-"""Plans that change the number of blocks, and the proof that the config can say so."""
+"""Plans that change the number of blocks, and the check that a config can express the result."""

@@ -1,8 +1,8 @@
-"""Prove, without weights, that a config makes transformers build a wanted depth.
+"""Check, without weights, that a config makes transformers build a wanted depth.
 
 The base and the deeper model are both built on the meta device. Block by block, the deeper model
-must have the tensors and the settings of the base's block that stands there: its window, its type,
-its switches. Only what tells a block's own position may differ.
+must have the tensors and the settings of its source block in the base: its window, its type, its
+flags. Only the block's own index may differ.
 """
 
 import copy
@@ -42,13 +42,13 @@ def read_depth(
     *,
     trust_remote_code: bool = False,
 ) -> Config:
-    """Return the config.json of a model with another depth, proved once and then kept.
+    """Return the config.json of a model with another depth, checked once and then cached.
 
     Args:
-        files: where the base is.
-        anatomy: of the base.
-        slots: the new depth.
-        trust_remote_code: whether the base may run code of its own.
+        files: Files of the base.
+        anatomy: Anatomy of the base.
+        slots: The new depth.
+        trust_remote_code: Whether the base may run its own Python code; False by default.
 
     Raises:
         SurgeryError: P218, where no config makes transformers build that depth; P219, where a copy
@@ -112,13 +112,13 @@ def _proved(
 def difference(
     base: "nn.Module", deeper: "nn.Module", blocks_path: str, sources: Sequence[int]
 ) -> str:
-    """Say in what a deeper model's blocks differ from those of the base; empty where in nothing.
+    """Describe the first difference of a deeper model's blocks from their sources; empty if none.
 
     Args:
-        base: on any device.
-        deeper: on any device.
-        blocks_path: of the list of blocks in both.
-        sources: the base's position of each block of the deeper model.
+        base: Model on any device.
+        deeper: Model on any device.
+        blocks_path: Module name of the list of blocks in both.
+        sources: For each block of the deeper model, the index of its source in the base.
     """
     old: Any = base.get_submodule(blocks_path)
     new: Any = deeper.get_submodule(blocks_path)
@@ -158,7 +158,7 @@ def _candidates(raw: Config, config: Any, slots: Sequence[Slot], count: int) -> 
 def _keys_to(text: Any, config: Any, raw: Mapping[str, Any]) -> tuple[str, ...]:
     """The keys that lead to the text model's fields in a config.json."""
     if text is config:
-        nested = raw.get("text_config")  # a composite of which only the text model is built
+        nested = raw.get("text_config")  # a composite with only its text model built
         is_part = isinstance(nested, dict) and raw.get("model_type") != text.model_type
         return ("text_config",) if is_part else ()
     for key in config.sub_configs:
@@ -172,7 +172,7 @@ def _keys_to(text: Any, config: Any, raw: Mapping[str, Any]) -> tuple[str, ...]:
 
 @contextmanager
 def _written(files: ModelFiles, config: Config) -> Iterator[ModelFiles]:
-    """The same model with another config, in a folder of its own as a user would open it."""
+    """The same model with another config, in a temporary folder."""
     with tempfile.TemporaryDirectory(prefix="surgery-") as temporary:
         folder = Path(temporary)
         for code in files.folder.glob("*.py"):
@@ -199,10 +199,10 @@ def _is_plain(value: object) -> bool:
 
 
 def _counts_blocks(name: str, blocks: Sequence[Traits], position: int, found: object) -> bool:
-    """Whether a setting only tells a block's own position, as `layer_idx` does, also at a new one.
+    """Whether a setting is only the block's own index, as `layer_idx` is, also at a new position.
 
-    In the base it then grows evenly from block to block, and goes on so. Only a name that says so
-    is believed: Beam's `attn_residual_add_idx` counts blocks too, and scales what they add.
+    It then grows linearly from block to block in the base, and continues to. Its name must say so
+    too: Beam's `attn_residual_add_idx` counts blocks as well, and scales what they add.
     """
     if not _POSITION.search(name):
         return False

@@ -1,7 +1,7 @@
-"""The depth that a plan's inserted and dropped blocks mean: which block stands where.
+"""The order of blocks after a plan's inserted and dropped ones.
 
-A block of the new depth is known by the base's block that it comes from; the edits' tensors bear
-the base's names, and only here do they get their new positions.
+A block of the new depth is identified by its source block in the base; the edits' tensors have the
+base's names, and only here do they get their new indices.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,8 +16,8 @@ class Slot:
     """One block of the new depth.
 
     Args:
-        source: position in the base of the block that it is, or is a copy of.
-        insert: the edit that adds it; None for the base's own.
+        source: Index in the base of the block that it is, or is a copy of.
+        insert: The edit that adds it; None for the base's own.
     """
 
     source: int
@@ -25,7 +25,7 @@ class Slot:
 
     @property
     def zeros(self) -> frozenset[str]:
-        """Names in the base of the tensors that are zero here; a copy's that starts as identity."""
+        """Names in the base of the tensors that are zero, in a copy that starts as identity."""
         added = self.insert.tensors if self.insert else ()
         return frozenset(tensor.name for tensor in added if tensor.start == "zeros")
 
@@ -34,8 +34,8 @@ def new_depth(edits: Iterable[Edit], count: int) -> tuple[Slot, ...]:
     """Return the blocks in their new order.
 
     Args:
-        edits: all edits of a plan.
-        count: blocks of the base.
+        edits: All edits of a plan.
+        count: Number of blocks of the base.
     """
     edits = list(edits)
     dropped = {edit.block for edit in edits if isinstance(edit, DropBlock)}
@@ -51,27 +51,27 @@ def new_depth(edits: Iterable[Edit], count: int) -> tuple[Slot, ...]:
 
 
 def new_anatomy(anatomy: Anatomy, slots: Iterable[Slot]) -> Anatomy:
-    """Return the map of the model with the new depth.
+    """Return the anatomy of the model with the new depth.
 
     Args:
-        anatomy: of the base.
-        slots: the new depth.
+        anatomy: Anatomy of the base.
+        slots: The new depth.
     """
     fields = {name: getattr(anatomy, name) for name in Anatomy.model_fields}
     return Anatomy(**{**fields, "sequence": [anatomy.sequence[slot.source] for slot in slots]})
 
 
 def new_names(slots: Sequence[Slot], blocks_path: str) -> Iterator[tuple[Slot, str, str]]:
-    """Give, for each block of the new depth, the path of its source and its own.
+    """Yield, for each block of the new depth, the name prefix of its source and its own.
 
     Args:
-        slots: the new depth.
-        blocks_path: of the list of blocks, such as `model.layers`.
+        slots: The new depth.
+        blocks_path: Module name of the list of blocks, such as `model.layers`.
     """
     for position, slot in enumerate(slots):
         yield slot, f"{blocks_path}.{slot.source}.", f"{blocks_path}.{position}."
 
 
 def sources_of(slots: Sequence[Slot]) -> tuple[int, ...]:
-    """The base's position of each block of a depth."""
+    """For each block of a depth, the index of its source in the base."""
     return tuple(slot.source for slot in slots)

@@ -1,8 +1,8 @@
 """The config of a decoder with another depth.
 
-Each field that says something of each block is written anew: the count, lists and strings with one
-entry for each block, lists of block positions. Whether transformers then builds the wanted blocks
-is not believed but seen, in `surgery/plan/depth/build_check.py`.
+Each per-block field is rewritten: the count, lists and strings with one entry for each block, lists
+of block indices. `surgery/plan/depth/build_check.py` then checks that transformers builds the
+wanted blocks from it.
 """
 
 import re
@@ -23,10 +23,10 @@ def with_depth(
     """Return the fields of a decoder's config that another depth changes.
 
     Args:
-        text: every field of the config of the text model, defaults and derived ones too.
-        sources: the base's position of each block of the new depth.
-        count: blocks of the base.
-        depth_keys: the fields that count them, from `counting`.
+        text: Every field of the text model's config, defaults and derived ones too.
+        sources: For each block of the new depth, the index of its source in the base.
+        count: Number of blocks of the base.
+        depth_keys: Names of the fields that count them, from `candidate_depth_keys`.
     """
     changed: Config = dict.fromkeys(depth_keys, len(sources))
     for key, value in text.items():
@@ -38,13 +38,13 @@ def with_depth(
 def candidate_depth_keys(text: Config, alias: str, count: int) -> list[tuple[str, ...]]:
     """Return the sets of fields that may count the blocks, the likeliest first.
 
-    All that could are together the likeliest: BART's decoder has its own count, and its cache takes
+    All candidates together are the likeliest: BART's decoder has its own count, and its cache uses
     the encoder's.
 
     Args:
-        text: every field of the config of the text model.
-        alias: what this config calls `num_hidden_layers`.
-        count: blocks of the base.
+        text: Every field of the text model's config.
+        alias: Name of `num_hidden_layers` in this config.
+        count: Number of blocks of the base.
     """
     candidates = [k for k, v in text.items() if v == count and type(v) is int and _COUNTS.search(k)]
     likely = [key for key in (alias, "decoder_layers") if key in candidates]
@@ -52,7 +52,7 @@ def candidate_depth_keys(text: Config, alias: str, count: int) -> list[tuple[str
 
 
 def _resized(key: str, value: Any, sources: Sequence[int], count: int) -> Iterator[Any]:
-    """The new value of a field that says something of each block; nothing for any other."""
+    """The new value of a per-block field; nothing for any other."""
     if isinstance(value, str) and len(value) == count and _PATTERN.search(key):
         yield "".join(value[source] for source in sources)
     elif type(value) is int and 0 < value < count and _LEADING.search(key):
@@ -68,7 +68,7 @@ def _resized(key: str, value: Any, sources: Sequence[int], count: int) -> Iterat
 
 
 def _are_positions(key: str, value: Sequence[Any], count: int) -> bool:
-    """Positions of blocks are distinct whole numbers; a list of 0 and 1 for each block is none."""
+    """Block indices are distinct integers; a list of 0 and 1 for each block is not one of them."""
     if not value or not _POSITIONS.search(key) or any(type(item) is not int for item in value):
         return False
     return len(set(value)) == len(value)

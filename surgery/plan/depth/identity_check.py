@@ -1,7 +1,7 @@
-"""Prove, without weights, that a block gives its input when what writes to the residual is zero.
+"""Check, without weights, that a block is an identity when what writes to the residual is zero.
 
-That is not so in a block with norms behind its sums. The real class runs on the CPU with made-up
-weights: windows of one short random vector, which take no memory at any width.
+It isn't in a block with norms after its sums. The real class runs on the CPU with random weights:
+strided views of one short random vector, which take no memory at any width.
 """
 
 from collections.abc import Iterable, Sequence
@@ -20,16 +20,16 @@ _SCALE: Final = 0.05
 
 
 class _Stop(Exception):  # noqa: N818
-    """Raised behind the last block that is looked at, so that the rest need not run."""
+    """Raised after the last checked block, so that the rest need not run."""
 
 
 def refuse_no_identity(deeper: Any, anatomy: Anatomy, slots: Sequence[Slot]) -> None:
     """Run the first copy of each kind of block that should start as an identity.
 
     Args:
-        deeper: the deeper model on the meta device.
-        anatomy: of the base.
-        slots: the new depth.
+        deeper: The deeper model on the meta device.
+        anatomy: Anatomy of the base.
+        slots: The new depth.
 
     Raises:
         SurgeryError: P219, where a block's output is not its input, bit for bit.
@@ -41,8 +41,8 @@ def refuse_no_identity(deeper: Any, anatomy: Anatomy, slots: Sequence[Slot]) -> 
 
     with init_empty_weights(include_buffers=False):
         model = type(deeper)(deeper.config).float().eval()
-    # a kernel for all experts at once refuses windows, whose rows overlap; one by one has the same
-    # result wherever what is behind it is zero
+    # a kernel for all experts at once refuses overlapping strided views; one by one has the same
+    # result where the output projection is zero
     model.set_experts_implementation("eager")
     _make_up_weights(model)
     blocks = model.get_submodule(anatomy.blocks_path)
@@ -57,7 +57,7 @@ def refuse_no_identity(deeper: Any, anatomy: Anatomy, slots: Sequence[Slot]) -> 
 
 
 def _first_of_each_kind(anatomy: Anatomy, slots: Sequence[Slot]) -> dict[int, list[str]]:
-    """Position in the new depth to the names, in the block, of what is zero."""
+    """From an index in the new depth to the names, in the block, of the zeroed tensors."""
     found: dict[int, list[str]] = {}
     seen: set[int] = set()
     for position, slot in enumerate(slots):
@@ -95,7 +95,7 @@ def _set_to_zero(block: "nn.Module", zeros: Iterable[str]) -> None:
 
 
 def _run(model: "nn.Module", blocks: Any, positions: Iterable[int]) -> list[int]:
-    """The positions whose block's output is not its input."""
+    """The indices of the blocks whose output is not their input."""
     import torch
 
     changed: list[int] = []

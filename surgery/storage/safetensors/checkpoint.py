@@ -1,7 +1,7 @@
-"""Read what a checkpoint folder holds, from the headers of its safetensors files alone.
+"""Read the tensors of a checkpoint folder from the headers of its safetensors files alone.
 
-Nothing is loaded: a header says where each tensor's bytes lie, and `writer.py` moves them
-by that. All shards are checked before any work starts, and all that is wrong is told at once.
+No weights are loaded: a header gives the byte range of each tensor, which `writer.py` copies. All
+shards are checked before any work starts, and all errors are raised together.
 """
 
 import hashlib
@@ -38,9 +38,9 @@ WEIGHTS_NAME: Final = "model.safetensors"
 INDEX_NAME: Final = "model.safetensors.index.json"
 _SAMPLE_BYTES: Final = 256
 _READ_WHOLE: Final = 16 << 20
-"""A checkpoint that isn't larger is the second sample itself."""
+"""Size in bytes up to which the second sample is the complete checkpoint."""
 _STRIDED_BYTES: Final = 4 << 20
-"""Of the second sample of a larger one: some 4,000 places, which cost 25 ms."""
+"""Size in bytes of the second sample of a larger one: some 4,000 blocks, which cost 25 ms."""
 _STRIDED_BLOCK: Final = 1024
 _READ_BYTES: Final = 4 << 20
 _CONFIG_NOISE: Final = ("_name_or_path", "transformers_version")
@@ -48,12 +48,12 @@ _CONFIG_NOISE: Final = ("_name_or_path", "transformers_version")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint folder, read.
+    """The headers of a checkpoint folder.
 
     Args:
-        folder: where it is.
-        files: its safetensors files, sorted by name.
-        tensors: name on disk to place; file by file, each in the order of its bytes.
+        folder: Path of the folder.
+        files: Its safetensors files, sorted by name.
+        tensors: From name on disk to location; file by file, each in the order of its bytes.
     """
 
     folder: Path
@@ -64,11 +64,11 @@ class Checkpoint:
 def read_checkpoint(folder: Path) -> Checkpoint:
     """Read the headers of a folder with `model.safetensors`, or with shards and their index.
 
-    Where both are there the single file wins, as in transformers. A tensor that a shard holds and
-    the index does not name belongs to the checkpoint, as in transformers.
+    Where both exist the single file wins, as in transformers. A tensor that is in a shard and not
+    in the index belongs to the checkpoint, as in transformers.
 
     Raises:
-        SurgeryError: all problems of all shards together. M201 no weights, M202 only
+        SurgeryError: All problems of all shards together. M201 no weights, M202 only
             `pytorch_model*.bin`, M203 the index names missing files, M208 index and shards
             disagree, and those of `read_header`.
     """
@@ -100,19 +100,19 @@ def read_checkpoint(folder: Path) -> Checkpoint:
 def fingerprint(
     checkpoint: Checkpoint, *, checksum: bool = False, progress: Progress | None = None
 ) -> dict[str, str | None]:
-    """Identify a checkpoint; how it is sharded makes no difference.
+    """Identify a checkpoint, independent of its sharding.
 
     Args:
-        checkpoint: what `read_checkpoint` gave.
-        checksum: whether to read all bytes.
-        progress: told of the bytes read for the checksum.
+        checkpoint: The headers, from `read_checkpoint`.
+        checksum: Whether to read all bytes.
+        progress: Progress callback for the bytes read for the checksum.
 
     Returns:
-        SHA-256 in hex under five keys. `config`: config.json but for who wrote it, None without
-        that file. `tensors`: names, dtypes and shapes. `sample`: the first and last 256 bytes of
-        every tensor, in which two fine-tunes of one architecture differ. `strided`: blocks at equal
-        distances all over, 4 MiB in all, or all bytes where there are no more than 16 MiB.
-        `checksum`: all bytes in the order of the names, None unless asked.
+        SHA-256 in hex under five keys. `config`: config.json without the keys that name its writer,
+        None without that file. `tensors`: names, dtypes and shapes. `sample`: the first and last
+        256 bytes of every tensor, in which two fine-tunes of one architecture differ. `strided`:
+        blocks at equal distances, 4 MiB in total, or all bytes up to 16 MiB. `checksum`: all bytes
+        in the order of the names, None unless requested.
 
     Raises:
         SurgeryError: M204 or M207 where a file can't be read, M205 where config.json isn't JSON.
@@ -149,7 +149,7 @@ def _no_weights(folder: Path, names: list[str]) -> Diagnostic:
 
 
 def _read_index(file: Path) -> dict[Path, set[str]]:
-    """Give each shard the names of the tensors that the index says it holds."""
+    """From each shard to the names of its tensors, according to the index."""
     with read_errors(file):
         text = read_regular(file)
     listed: dict[Path, set[str]] = {}
@@ -220,7 +220,7 @@ def _config_hash(file: Path) -> str | None:
 
 
 def _without_noise(content: Any) -> Any:
-    """Drop who wrote a config; `torch_dtype` is the old name of `dtype`."""
+    """Drop the keys that name a config's writer; `torch_dtype` is the old name of `dtype`."""
     if isinstance(content, list):
         return [_without_noise(item) for item in content]
     if not isinstance(content, dict):
@@ -240,7 +240,7 @@ def _sample_ranges(tensors: Iterable[StoredTensor]) -> Iterator[tuple[Path, int,
 
 
 def _strided_ranges(tensors: Sequence[StoredTensor]) -> Iterator[tuple[Path, int, int]]:
-    """Blocks at equal distances, for each tensor as many as its share of what may be read."""
+    """Blocks at equal distances, for each tensor in proportion to its size."""
     total = sum(tensor.nbytes for tensor in tensors)
     for tensor in tensors:
         blocks = -(-tensor.nbytes * _STRIDED_BYTES // (max(total, 1) * _STRIDED_BLOCK))
@@ -266,7 +266,7 @@ def _bytes_hash(ranges: Iterable[tuple[Path, int, int]], progress: Progress | No
 
 
 def _read_ranges(ranges: Iterable[tuple[Path, int, int]]) -> Iterator[bytes]:
-    """Read (file, offset, bytes) ranges in pieces of at most 4 MiB."""
+    """Read (file, offset, bytes) ranges in chunks of at most 4 MiB."""
     with ExitStack() as stack:
         streams: dict[Path, BinaryIO] = {}
         for file, offset, nbytes in ranges:

@@ -1,7 +1,7 @@
-"""Move bytes out of files and functions into one new file, past the page cache.
+"""Write one new file from byte ranges and functions, bypassing the page cache.
 
-Reads go through the page cache, where the source often lies already. Writes go past it in aligned
-chunks, since on a warm source what a copy costs is the kernel's page-cache allocation for the
+Reads go through the page cache, where the source often is already. Writes bypass it in aligned
+chunks, since with a cached source the cost of a copy is the kernel's page-cache allocation for the
 output. Where a file system refuses that, writes are plain. Measured in benchmarks/splice.
 
 Source: open(2), section "O_DIRECT".
@@ -32,9 +32,9 @@ class Range:
     """Contiguous bytes of a source file.
 
     Args:
-        file: where they are.
-        offset: where they start, counted from the start of the file.
-        nbytes: how many there are.
+        file: Path of the file.
+        offset: Offset of the first byte from the start of the file.
+        nbytes: Length in bytes.
     """
 
     file: Path
@@ -43,19 +43,19 @@ class Range:
 
 
 ByteSource = bytes | Range | Callable[[], bytes]
-"""Bytes at hand, bytes of a file, or bytes that are made when their turn comes."""
+"""Bytes in memory, a range of a file, or a function that is called when its bytes are written."""
 
 
 def transfer(
     file: Path, sources: Iterable[ByteSource], size: int, progress: Progress | None
 ) -> None:
-    """Write `pieces` one after the other to the new file `file`; where that fails, leave no file.
+    """Write `sources` one after the other to the new file `file`; on failure, leave no file.
 
     Args:
-        file: must not exist; its folder must.
+        file: New file in an existing folder.
         sources: Content of the file, in order.
-        size: bytes of all pieces.
-        progress: told of the bytes of each chunk that is written; they add up to `size`.
+        size: Bytes of all sources.
+        progress: Progress callback for the bytes of each written chunk, which add up to `size`.
 
     Raises:
         SurgeryError: M204 where a source ends early, M201 or M207 where it can't be read, A301
@@ -79,11 +79,11 @@ def transfer(
 
 
 class _ChunkWriter:
-    """Gathers pieces into aligned chunks, and writes each while the next is gathered.
+    """Collects sources into aligned chunks, and writes each while the next is collected.
 
     Args:
-        descriptor: the file, empty.
-        progress: told of the bytes of each chunk that is written.
+        descriptor: File descriptor of the empty file.
+        progress: Progress callback for the bytes of each written chunk.
     """
 
     def __init__(self, descriptor: int, progress: Progress | None) -> None:
@@ -133,7 +133,7 @@ class _ChunkWriter:
                 self._advance(n)
 
     def _free_space(self) -> memoryview:
-        """What is left of the chunk that is being gathered, waiting for one where none is spare."""
+        """The unfilled part of the current chunk, waiting for one where none is free."""
         if not self._spare:
             self._await_chunk()
         return memoryview(self._spare[-1])[self._filled :]
@@ -169,16 +169,16 @@ def _write_chunk(descriptor: int, chunk: mmap.mmap, n: int, offset: int) -> None
         except OSError as error:
             if error.errno != errno.EINVAL or not is_direct:
                 raise
-            _use_direct(descriptor, False)  # another writer of the file may have come first
+            _use_direct(descriptor, False)  # the other writer thread may have turned it off
             is_direct = False
             continue
         left, offset = left[written:], offset + written
 
 
 def _use_direct(descriptor: int, direct: bool) -> bool:
-    """Turn writing past the page cache on or off; say whether that changed anything.
+    """Turn O_DIRECT on or off; return whether that changed anything.
 
-    It is set after the file is open, since an `open` that refuses it can leave a file behind.
+    It is set after the file is open, since an `open` that refuses it can leave a file.
     """
     flag = getattr(os, "O_DIRECT", 0)
     before = fcntl.fcntl(descriptor, fcntl.F_GETFL)

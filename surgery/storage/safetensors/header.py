@@ -1,4 +1,4 @@
-"""Read the header of one safetensors file, and refuse a file that is not whole.
+"""Read the header of one safetensors file, and refuse an incomplete file.
 
 Source: https://github.com/huggingface/safetensors (section "Format"), safetensors 0.8.
 """
@@ -24,20 +24,20 @@ _DOWNLOAD: Final = "download the file again, for example with `hf download REPO 
 
 
 Progress = Callable[[int], None]
-"""Told of each step's bytes, not of the sum."""
+"""Progress callback, called with the bytes of each step, not with the sum."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """A tensor as it lies in a file.
+    """A tensor in a safetensors file.
 
     Args:
-        name: the name on disk, which for some model types is not the name in memory.
-        dtype: a key of `DTYPE_BYTES`.
-        shape: the dimensions; `()` is a scalar.
-        file: the safetensors file.
-        offset: where its bytes start, counted from the start of the file.
-        nbytes: how many there are.
+        name: Name on disk, which for some model types is not the name in memory.
+        dtype: A key of `DTYPE_BYTES`.
+        shape: Dimensions; `()` is a scalar.
+        file: Path of the file.
+        offset: Offset of the first byte from the start of the file.
+        nbytes: Length in bytes.
     """
 
     name: str
@@ -52,7 +52,7 @@ def tensor_bytes(dtype: str, shape: Iterable[int]) -> int:
     """Count the bytes of a tensor.
 
     Raises:
-        ValueError: for a dtype that is not in `DTYPE_BYTES`, or a count that is no whole number.
+        ValueError: For a dtype that is not in `DTYPE_BYTES`, or a fractional number of bytes.
     """
     if dtype not in DTYPE_BYTES:
         raise ValueError(f"dtype {dtype!r} is not one of {', '.join(DTYPE_BYTES)}")
@@ -159,7 +159,7 @@ def _integer(digits: str) -> int:
 
 
 def _check_metadata(metadata: object) -> None:
-    """Texts by texts, or null; the safetensors library opens no other, nor half a surrogate."""
+    """A map of strings, or null; safetensors opens no other, and no lone surrogate."""
     pairs = metadata.items() if isinstance(metadata, dict) else () if metadata is None else None
     if pairs is None or not all(isinstance(text, str) for pair in pairs for text in pair):
         raise ValueError("its metadata is no map of texts")
@@ -195,11 +195,11 @@ def _check_spans(file: Path, tensors: list[StoredTensor], start: int, size: int)
 
 
 def truncated(file: Path, why: str) -> SurgeryError:
-    """Make the M204 that says `file` holds less than it should, naming downloads left unfinished.
+    """Make the M204 for a file that is too short; it names unfinished downloads.
 
     Args:
-        file: the safetensors file.
-        why: what is too short.
+        file: The safetensors file.
+        why: What is too short.
     """
     rest = unfinished_downloads(file.parent)
     why += f"; unfinished downloads lie beside it: {', '.join(rest)}" if rest else ""
@@ -208,7 +208,7 @@ def truncated(file: Path, why: str) -> SurgeryError:
 
 
 def unfinished_downloads(folder: Path) -> list[str]:
-    """List what huggingface_hub left of downloads that did not end, for `folder` or its cache."""
+    """List the partial files of unfinished huggingface_hub downloads, for `folder` or its cache."""
     folders = [folder, folder / ".cache" / "huggingface" / "download"]
     if folder.parent.name == "snapshots":
         folders.append(folder.parent.parent / "blobs")

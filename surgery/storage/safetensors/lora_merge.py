@@ -1,7 +1,7 @@
-"""A LoRA merged into its matrix: W + scale * B @ A, a few rows at a time.
+"""Merge LoRA into its matrix, W + scale * B @ A, a few rows at a time.
 
-Each number is computed in fp32 and rounded once, to nearest, to the type that the matrix is stored
-in, as PEFT 0.21 does it with LoRA in fp32. Nothing but a few rows is in memory.
+Each value is computed in fp32 and rounded once, to nearest, to the dtype of the stored matrix, as
+PEFT 0.21 does it with LoRA in fp32. Only a few rows are in memory.
 """
 
 import os
@@ -17,19 +17,19 @@ from surgery.storage.safetensors.header import StoredTensor, read_errors, trunca
 from surgery.storage.safetensors.stream import STREAM_CHUNK_BYTES
 
 _ELEMENTS: Final = 1 << 15
-"""Of a tile: it lies in the second-level cache. Up to twice as many cost the same (measured)."""
+"""Values of a tile, which fits the L2 cache. Up to twice as many cost the same (measured)."""
 
 Read = Callable[[int, int], bytes]
-"""Reads so many bytes from an offset."""
+"""From an offset and a length, in bytes, to the bytes there."""
 
 
 @dataclass(frozen=True)
 class LowRank:
-    """What is added to a matrix as it is stored.
+    """The low-rank update of a matrix as it is stored.
 
     Args:
-        left: (rows of the stored matrix, rank), fp32, with the scale in it.
-        right: (rank, columns of the stored matrix), fp32.
+        left: fp32 array of shape (rows of the stored matrix, rank), scaled.
+        right: fp32 array of shape (rank, columns of the stored matrix).
     """
 
     left: NDArray[np.float32]
@@ -39,25 +39,25 @@ class LowRank:
 def low_rank(
     a: NDArray[np.float32], b: NDArray[np.float32], scale: float, *, is_transposed: bool
 ) -> LowRank:
-    """Turn a pair so that left @ right has the shape of the stored matrix.
+    """Arrange a LoRA pair so that left @ right has the shape of the stored matrix.
 
     Args:
-        a: (rank, inputs).
-        b: (outputs, rank).
-        scale: that of the pair, alpha / rank as a rule.
-        is_transposed: whether the matrix is stored as (inputs, outputs), GPT-2's Conv1D.
+        a: LoRA A of shape (rank, inputs).
+        b: LoRA B of shape (outputs, rank).
+        scale: Scale of the pair, usually alpha / rank.
+        is_transposed: Whether the matrix is stored as (inputs, outputs), as GPT-2's Conv1D.
     """
     left, right = (a.T, b.T) if is_transposed else (b, a)
     return LowRank(np.ascontiguousarray(left * np.float32(scale)), np.ascontiguousarray(right))
 
 
 def merged(read: Read, dtype: str, make: Callable[[], LowRank]) -> Iterator[bytes]:
-    """Yield the bytes of a matrix with a pair added to it.
+    """Yield the bytes of a matrix with LoRA merged into it.
 
     Args:
-        read: the matrix's bytes as they are stored, row-major.
+        read: Reads the bytes of the stored matrix, row-major.
         dtype: F32, F16 or BF16.
-        make: returns the pair, when its turn has come.
+        make: Returns the update; called when the first byte is needed.
     """
     pair, stored_as = make(), numpy_type(dtype)
     rows, columns = pair.left.shape[0], pair.right.shape[1]
@@ -78,7 +78,7 @@ def reader(tensor: StoredTensor) -> Read:
     """Read ranges of a stored tensor.
 
     Raises:
-        SurgeryError: when it is called; M204 where the file ends early, M201 or M207 where it can't
+        SurgeryError: When it is called: M204 where the file ends early, M201 or M207 where it can't
             be read.
     """
 
@@ -93,7 +93,7 @@ def reader(tensor: StoredTensor) -> Read:
 
 
 def reader_of(make: Callable[[], bytes]) -> Read:
-    """Read ranges of bytes that are made at the first call and then held."""
+    """Read ranges of bytes that are computed at the first call and stay in memory."""
     made: list[bytes] = []
 
     def read(offset: int, nbytes: int) -> bytes:
@@ -104,10 +104,10 @@ def reader_of(make: Callable[[], bytes]) -> Read:
 
 
 def fp32_values(tensor: StoredTensor) -> NDArray[np.float32]:
-    """The numbers of a small stored tensor in fp32.
+    """The values of a small stored tensor in fp32.
 
     Raises:
-        SurgeryError: as `reader`.
+        SurgeryError: As `reader`.
     """
     content = reader(tensor)(0, tensor.nbytes)
     values = np.frombuffer(content, numpy_type(tensor.dtype)).reshape(tensor.shape)
@@ -115,12 +115,12 @@ def fp32_values(tensor: StoredTensor) -> NDArray[np.float32]:
 
 
 def cast(chunks: Iterator[bytes], dtype: str, wanted: str) -> Iterator[bytes]:
-    """Round numbers to another type, to nearest, piece by piece.
+    """Cast values to another dtype chunk by chunk, rounding to nearest.
 
     Args:
-        chunks: Whole values of `dtype`.
+        chunks: Bytes of whole values of `dtype`.
         dtype: F32, F16 or BF16.
-        wanted: one of these.
+        wanted: F32, F16 or BF16.
     """
     source_type, stored_as = numpy_type(dtype), numpy_type(wanted)
     for chunk in chunks:

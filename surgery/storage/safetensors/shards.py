@@ -1,4 +1,4 @@
-"""A new checkpoint out of tensors: its files of weights and their index, as in transformers."""
+"""The weight files of a new checkpoint and their index, as in transformers."""
 
 import json
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from surgery.storage.safetensors.header import Progress
 from surgery.storage.safetensors.writer import NewTensor, file_size, write_safetensors
 
 SHARD_BYTES: Final = 5_000_000_000
-"""Bytes of tensors in one file at most, as `save_pretrained` has it by default in GB."""
+"""Largest size of the tensors in one file, in bytes; the default of `save_pretrained`, 5 GB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +19,8 @@ class Shard:
     """One file of weights.
 
     Args:
-        name: of the file.
-        tensors: in the order in which they were given.
+        name: Name of the file.
+        tensors: Its tensors, in the given order.
     """
 
     name: str
@@ -33,19 +33,19 @@ class Shard:
 
 
 def make_shards(tensors: Iterable[NewTensor]) -> list[Shard]:
-    """Return the files that hold some tensors, each `SHARD_BYTES` at most."""
+    """Split tensors into files of at most `SHARD_BYTES` each."""
     files: list[list[NewTensor]] = [[]]
-    held = 0
+    size = 0
     for tensor in tensors:
-        if held and held + tensor.nbytes > SHARD_BYTES:
+        if size and size + tensor.nbytes > SHARD_BYTES:
             files.append([])
-            held = 0
+            size = 0
         files[-1].append(tensor)
-        held += tensor.nbytes
+        size += tensor.nbytes
     count = len(files)
     many = (f"model-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1))
     names = [WEIGHTS_NAME] if count == 1 else many
-    return [Shard(name, tuple(held)) for name, held in zip(names, files, strict=True)]
+    return [Shard(name, tuple(file)) for name, file in zip(names, files, strict=True)]
 
 
 def shard_index(shards: Iterable[Shard]) -> dict[str, bytes]:
@@ -63,7 +63,7 @@ def write_shards(shards: Iterable[Shard], folder: Path, progress: Progress | Non
     """Write the files into a folder.
 
     Raises:
-        SurgeryError: A302 to A304 for the disk, M201 to M208 for the files that bytes come from.
+        SurgeryError: A302 to A304 for disk errors, M201 to M208 for the source files.
     """
     for shard in shards:
         write_safetensors(folder / shard.name, shard.tensors, progress=progress)

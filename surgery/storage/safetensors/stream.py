@@ -1,7 +1,7 @@
-"""Write a safetensors file out of streams of bytes, and know its SHA-256 when it is written.
+"""Write a safetensors file from streams of bytes, hashing it on the way.
 
-One thread makes the bytes ahead (it reads or computes), one hashes them, and `transfer` writes them
-in threads of its own. Nothing is held but a few pieces.
+One thread prefetches the bytes (it reads or computes), one hashes them, and `transfer` writes them
+in its own threads. Only a few chunks are in memory.
 """
 
 import hashlib
@@ -20,13 +20,13 @@ from surgery.storage.safetensors.header import Progress, StoredTensor, read_erro
 from surgery.storage.safetensors.writer import NewTensor, Spec, file_size, layout
 
 STREAM_CHUNK_BYTES: Final = 1 << 19
-"""Bytes of a piece, at most; others between 0.25 and 4 MiB take more CPU time (measured)."""
+"""Largest size of a chunk in bytes; others from 0.25 to 4 MiB take more CPU time (measured)."""
 
 _AHEAD: Final = 3
 
 
 class Hash(Protocol):
-    """What takes the bytes of a file in order, such as `hashlib.sha256()`."""
+    """Anything that takes the bytes of a file in order, such as `hashlib.sha256()`."""
 
     def update(self, data: bytes, /) -> None:
         """Take the next bytes."""
@@ -37,8 +37,8 @@ class Streamed:
     """A tensor to write.
 
     Args:
-        spec: name on disk, dtype and shape.
-        pieces: makes its bytes in order (row-major, little-endian), when they are written.
+        spec: Name on disk, dtype and shape.
+        chunks: Yields its bytes in order (row-major, little-endian); called when they are written.
     """
 
     spec: Spec
@@ -66,12 +66,12 @@ def read_chunks(file: Path, offset: int, nbytes: int) -> Iterator[bytes]:
     """Read a range of a file.
 
     Args:
-        file: to read.
-        offset: where the range begins.
-        nbytes: how long it is.
+        file: Path of the file.
+        offset: Offset of the first byte.
+        nbytes: Length in bytes.
 
     Raises:
-        SurgeryError: as `stored_chunks`.
+        SurgeryError: As `stored_chunks`.
     """
     with read_errors(file):
         descriptor = os.open(file, os.O_RDONLY)
@@ -96,18 +96,18 @@ def streamed_size(tensors: Iterable[Streamed]) -> int:
 def write_streamed(
     file: Path, tensors: Sequence[Streamed], progress: Progress | None = None
 ) -> str:
-    """Write tensors to the new file `file`; where that fails, leave no file.
+    """Write tensors to the new file `file`; on failure, leave no file.
 
     Args:
-        file: must not exist; its folder must.
-        tensors: in any order; on disk wide types come first.
-        progress: told of the bytes of each step; they add up to `streamed_size`.
+        file: New file in an existing folder.
+        tensors: Tensors in any order; on disk wide dtypes come first.
+        progress: Progress callback for the bytes of each step, which add up to `streamed_size`.
 
     Returns:
         The file's SHA-256 in hex.
 
     Raises:
-        SurgeryError: A301 to A304 for the disk, M201, M204 and M207 for what is read.
+        SurgeryError: A301 to A304 for disk errors, M201, M204 and M207 for the sources.
     """
     plan = layout(tensor.spec for tensor in tensors)
     streams = (tensors[position].chunks() for position in plan.order)
@@ -119,7 +119,7 @@ def copy_streamed(source: Path, file: Path, progress: Progress | None = None) ->
     """Copy any file to the new file `file`, following links, and return its SHA-256 in hex.
 
     Raises:
-        SurgeryError: as `write_streamed`.
+        SurgeryError: As `write_streamed`.
     """
     with read_errors(source):
         size = os.stat(source).st_size
@@ -147,7 +147,7 @@ def _write(file: Path, chunks: Iterator[bytes], size: int, progress: Progress | 
 
 
 def _hashed(chunks: Iterator[bytes], digest: Hash) -> Iterator[bytes]:
-    """Let pieces pass, and hash each in a thread while it is used."""
+    """Pass chunks on, and hash each in a thread while it is used."""
     with ThreadPoolExecutor(1) as pool:
         pending = pool.submit(digest.update, b"")
         for chunk in chunks:
@@ -157,7 +157,7 @@ def _hashed(chunks: Iterator[bytes], digest: Hash) -> Iterator[bytes]:
 
 
 def _ahead(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """Make each piece in a thread while those before it are used."""
+    """Prefetch chunks in a thread while earlier ones are used."""
     with ThreadPoolExecutor(1) as pool:
         waiting = deque(pool.submit(next, chunks, None) for _ in range(_AHEAD))
         while (chunk := waiting.popleft().result()) is not None:

@@ -1,7 +1,7 @@
-"""Write safetensors files out of byte ranges of others: no torch, no numpy, no loading.
+"""Write safetensors files from byte ranges of others: no torch, no numpy, no loading.
 
 The header is padded so that the tensors begin on a page, and tensors whose bytes follow each other
-in a source are moved in one go.
+in a source are copied in one go.
 
 Source: https://github.com/huggingface/safetensors (section "Format").
 """
@@ -34,14 +34,14 @@ class NewTensor:
     """A tensor to write.
 
     Args:
-        name: the name on disk.
-        dtype: a key of `DTYPE_BYTES`.
-        shape: the dimensions; `()` is a scalar.
-        source: the stored tensor whose bytes it takes, or a function that makes its bytes
+        name: Name on disk.
+        dtype: A key of `DTYPE_BYTES`.
+        shape: Dimensions; `()` is a scalar.
+        source: The stored tensor whose bytes are copied, or a function that returns the bytes
             (row-major, little-endian), called once, when they are written.
 
     Raises:
-        ValueError: where a stored source has another dtype or shape.
+        ValueError: Where a stored source has another dtype or shape.
     """
 
     name: str
@@ -59,7 +59,7 @@ class NewTensor:
 
     @property
     def spec(self) -> Spec:
-        """What the header says of it."""
+        """Its entry in the header: name, dtype and shape."""
         return self.name, self.dtype, self.shape
 
     @property
@@ -70,12 +70,12 @@ class NewTensor:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How a file will lie on disk.
+    """The layout of a file on disk.
 
     Args:
-        header: the file's first bytes: length, JSON and padding, to a multiple of 4096.
-        order: positions of the given tensors, in the order on disk.
-        size: bytes of the whole file.
+        header: The file's first bytes: length, JSON and padding, to a multiple of 4096.
+        order: Indices of the given tensors, in the order on disk.
+        size: Size of the file in bytes.
     """
 
     header: bytes
@@ -84,13 +84,13 @@ class Layout:
 
 
 def layout(specs: Iterable[Spec], metadata: Mapping[str, str] = FORMAT) -> Layout:
-    """Lay out a file from names, dtypes and shapes alone.
+    """Compute a file's layout from names, dtypes and shapes alone.
 
-    On disk wide dtypes come first, so that all data is aligned, and otherwise the given order
-    holds, so that what is contiguous in a source stays so.
+    On disk wide dtypes come first, so that all data is aligned; otherwise the given order is kept,
+    so that tensors that are contiguous in a source stay contiguous.
 
     Raises:
-        ValueError: for an unknown dtype, or a name given twice.
+        ValueError: For an unknown dtype, or a name given twice.
     """
     specs = list(specs)
     order = sorted(range(len(specs)), key=lambda i: -DTYPE_BYTES.get(specs[i][1], 0))
@@ -117,18 +117,20 @@ def write_safetensors(
     metadata: Mapping[str, str] = FORMAT,
     progress: Progress | None = None,
 ) -> None:
-    """Write `tensors` to the new file `file`, and leave no file behind where that fails.
+    """Write `tensors` to the new file `file`; on failure, leave no file.
 
     Args:
-        file: must not exist; its folder must.
-        tensors: any order, see `layout`.
-        metadata: the header's `__metadata__`.
-        progress: told of the bytes of each block that is written; they add up to `file_size`.
+        file: New file in an existing folder.
+        tensors: Tensors in any order, see `layout`.
+        metadata: The header's `__metadata__`.
+        progress: Progress callback for the bytes of each written chunk, which add up to
+            `file_size`.
 
     Raises:
         SurgeryError: M204 where a source ends early, M201 or M207 where it can't be read, A301
             where `file` exists, A302 disk full, A303 no permission, A304 for other I/O errors.
-        ValueError: where a function makes more or fewer bytes than its tensor has, and as `layout`.
+        ValueError: Where a function returns more or fewer bytes than its tensor has, and as
+            `layout`.
     """
     plan = layout((tensor.spec for tensor in tensors), metadata)
     sources = [plan.header, *_coalesce(tensors[i] for i in plan.order)]
@@ -139,7 +141,7 @@ def copy_file(source: Path, target: Path, progress: Progress | None = None) -> N
     """Copy the bytes of any file to the new file `target`, following links.
 
     Raises:
-        SurgeryError: as `write_safetensors`.
+        SurgeryError: As `write_safetensors`.
     """
     with read_errors(source):
         size = os.stat(source).st_size
