@@ -5,6 +5,7 @@ recipe.yaml, and all read the weights. Where two of them differ, each would see 
 the folder is refused with the key that differs. This is the one place that compares them.
 """
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -13,7 +14,7 @@ import yaml
 
 from surgery.adapter.model_card import FINGERPRINT_LINE, RIGHT_BASE
 from surgery.adapter.side_files import saved_adapter_config
-from surgery.adapter.weights_layout import check_weights
+from surgery.adapter.weights_layout import check_weights, has_weights
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.diagnostics.wording import first_line
 from surgery.model.fingerprint import refuse_bad_fingerprint
@@ -109,7 +110,12 @@ def assembled_folder(folder: Path, document: Mapping[str, Any]) -> Path:
 
 
 def refuse_inconsistent(
-    plan: Plan, document: Mapping[str, Any], folder: Path, *, trust_remote_code: bool = False
+    plan: Plan,
+    document: Mapping[str, Any],
+    folder: Path,
+    *,
+    needs_weights: bool = True,
+    trust_remote_code: bool = False,
 ) -> None:
     """Refuse a folder whose files don't mean one model.
 
@@ -117,6 +123,8 @@ def refuse_inconsistent(
         plan: made anew of the recipe in `document`.
         document: plan.json of the folder.
         folder: an adapter folder.
+        needs_weights: whether the weights must be there; else they are compared where they are, and
+            so is adapter_config.json, which a saved plan alone has not.
         trust_remote_code: whether the base may run code of its own.
 
     Raises:
@@ -125,10 +133,12 @@ def refuse_inconsistent(
     """
     _refuse_other_recipe(document, folder)
     refuse_other_edits(plan, document, folder)
-    if not plan.is_plain:
+    compares_weights = needs_weights or has_weights(plan, folder)
+    if not plan.is_plain and (compares_weights or os.path.lexists(folder / ADAPTER_CONFIG)):
         _refuse_other_config(plan, folder)
-    recorded = (document["model"]["fingerprint"] or {}).get("adapter")
-    check_weights(plan, folder, recorded, trust_remote_code=trust_remote_code)
+    if compares_weights:
+        recorded = (document["model"]["fingerprint"] or {}).get("adapter")
+        check_weights(plan, folder, recorded, trust_remote_code=trust_remote_code)
 
 
 def refuse_other_edits(plan: Plan, document: Mapping[str, Any], folder: Path) -> None:

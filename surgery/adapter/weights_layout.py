@@ -4,6 +4,7 @@ Both are recorded in plan.json when a folder is written, because a header says w
 bytes are: a name or a type that is changed there makes another model of the same bytes.
 """
 
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -38,6 +39,14 @@ def weights_layout(plan: Plan, folder: Path) -> dict[str, str]:
         for name, held in headers.items()
     }
     return {"tensors": digest(specs), "order": digest({n: _names(h) for n, h in headers.items()})}
+
+
+def has_weights(plan: Plan, folder: Path) -> bool:
+    """Whether the files of the weights that a plan changes are in an adapter folder."""
+    is_packed = plan.is_plain or os.path.lexists(folder / ADAPTER_WEIGHTS)
+    return is_packed and (
+        not plan.in_place or any(base_home(plan, folder).glob("model*.safetensors*"))
+    )
 
 
 def check_weights(

@@ -17,7 +17,7 @@ from surgery.recipe.loading import knob_names, load_recipe
 from surgery.recipe.overrides import FIELDS
 from surgery.recipe.recipe_file import find_recipe, packaged_recipes
 from surgery.recipe.schema import Recipe
-from surgery.storage.file_names import ASSEMBLED_FOLDER, PLAN_FILE
+from surgery.storage.file_names import ASSEMBLED_FOLDER, MANIFEST_FILE, PLAN_FILE
 from surgery.storage.inputs import Input
 from surgery.storage.json_file import read_regular
 from surgery.storage.safetensors.header import read_errors
@@ -52,7 +52,8 @@ class Subject:
         Not for a graph. Weights are not needed.
 
         Raises:
-            SurgeryError: R, M or P, as for `surgery plan`.
+            SurgeryError: R, M or P, as for `surgery plan`; A402 and A420 to A423 for an adapter
+                whose files don't mean one model, its weights aside where they are missing.
         """
         if self.kind == "adapter":
             return _plan_of_adapter(Path(self.name), trust_remote_code)
@@ -171,11 +172,17 @@ def _without_config(word: str) -> str:
 
 
 def _plan_of_adapter(folder: Path, trust_remote_code: bool) -> Plan:
-    """Plan an adapter's recipe on its base again; the weights may be elsewhere."""
+    """Plan an adapter's recipe on its base again, and compare its files; weights may be missing."""
     recipe = _recipe_of_adapter(folder).model_copy(update={"name": str(folder)})
     assembled = folder / ASSEMBLED_FOLDER if recipe.vision else None
     there = assembled if assembled and assembled.is_dir() else None
-    return plan_recipe(recipe, trust_remote_code=trust_remote_code, assembled=there)
+    plan = plan_recipe(recipe, trust_remote_code=trust_remote_code, assembled=there)
+    if not os.path.isfile(folder / MANIFEST_FILE):  # of an export, its recipe alone is linted
+        from surgery.adapter.consistency import read_document, refuse_inconsistent
+
+        document, trusted = read_document(folder), trust_remote_code
+        refuse_inconsistent(plan, document, folder, needs_weights=False, trust_remote_code=trusted)
+    return plan
 
 
 def _recipe_of_adapter(folder: Path) -> Recipe:

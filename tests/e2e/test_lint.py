@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,11 @@ import pytest
 import yaml
 from sarif_kit.validate import validation_errors
 
+from surgery.adapter.folder import write_adapter
 from surgery.cli import main
 from surgery.lint import fixes
+from surgery.plan.planner import plan_recipe
+from surgery.recipe.loading import load_recipe
 from surgery.recipe.recipe_file import packaged_recipes
 
 ROOT = Path(__file__).parents[2]
@@ -349,3 +353,97 @@ def test_the_action_runs_a_command_that_there_is(surgery: Surgery, tmp_path: Pat
     out = tmp_path / "lint.sarif"
     assert surgery(*[str(out) if word == "lint.sarif" else word for word in words])[0] == 0
     assert validation_errors(json.loads(out.read_text())) == []
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Adapter folders of three kinds, each of a base beside them."""
+    home = tmp_path_factory.mktemp("made")
+    shutil.copytree(TINY, home / "base")
+    for recipe in ("genieblue_skip", "full_finetune", "sighted"):
+        plan = plan_recipe(load_recipe(recipe, [f"model={home / 'base'}"]), weights=True)
+        write_adapter(plan, home / recipe)
+    return home
+
+
+def copied(made: Path, recipe: str, home: Path) -> Path:
+    shutil.copytree(made / recipe, home / recipe)
+    return home / recipe
+
+
+def rewrite(file: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    content = yaml.safe_load(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "code"),
+    [
+        ("adapter_config.json", lambda c: c.update(lora_alpha=1000), "A420"),
+        ("adapter_config.json", lambda c: c.update(use_dora=True), "A420"),
+        ("adapter_config.json", lambda c: c.update(target_modules=["q_proj"]), "A420"),
+        ("adapter_config.json", lambda c: c.pop("r"), "A420"),
+        ("recipe.yaml", lambda c: c["operations"]["adapters"].update(alpha=1.0), "A423"),
+        ("recipe.yaml", lambda c: c.update(seed=99), "A423"),
+        ("plan.json", lambda c: c["recipe"]["operations"]["adapters"].update(rank=2), "A423"),
+        ("plan.json", lambda c: c["edits"][0].update(path="model.layers.2"), "A423"),
+        ("plan.json", lambda c: c["edits"].pop(), "A423"),
+        ("plan.json", lambda c: c["model"].update(fingerprint=None), "A422"),
+        ("plan.json", lambda c: c["model"].update(fingerprint={}), "A422"),
+    ],
+)
+@pytest.mark.parametrize("lost", [(), ("adapter_model.safetensors",)])
+def test_an_adapter_whose_files_differ_is_refused_as_by_verify(
+    surgery: Surgery,
+    made: Path,
+    tmp_path: Path,
+    name: str,
+    change: Callable[[dict[str, Any]], None],
+    code: str,
+    lost: tuple[str, ...],
+) -> None:
+    folder = copied(made, "genieblue_skip", tmp_path)
+    rewrite(folder / name, change)
+    for file in lost:
+        (folder / file).unlink()
+    status, document = surgery.json(str(folder))
+    errors = document["reports"][0]["errors"]
+    assert (status, [error["code"] for error in errors]) == (3, [code])
+    if not lost:
+        assert f"error[{code}]: {errors[0]['what']}" in surgery("verify", str(folder))[2]
+
+
+def test_weights_of_another_plan_are_refused_by_lint_too(
+    surgery: Surgery, made: Path, tmp_path: Path
+) -> None:
+    folder = copied(made, "genieblue_skip", tmp_path)
+    shutil.copy(made / "base" / "model.safetensors", folder / "adapter_model.safetensors")
+    assert "A402" in surgery("lint", str(folder))[2]
+    whole = copied(made, "full_finetune", tmp_path)
+    (whole / "adapter_model.safetensors").touch()
+    assert "A421" in surgery("lint", str(whole))[2]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "lost"),
+    [
+        ("genieblue_skip", ["adapter_model.safetensors"]),
+        ("genieblue_skip", ["adapter_model.safetensors", "adapter_config.json", "recipe.yaml"]),
+        ("genieblue_skip", ["README.md"]),
+        ("full_finetune", ["model.safetensors"]),
+        ("sighted", ["adapter_model.safetensors", "assembled/model.safetensors"]),
+        ("sighted", ["assembled"]),
+    ],
+)
+def test_an_adapter_is_linted_without_its_own_weights(
+    surgery: Surgery, made: Path, tmp_path: Path, recipe: str, lost: list[str]
+) -> None:
+    folder = copied(made, recipe, tmp_path)
+    for name in lost:
+        if (folder / name).is_dir():
+            shutil.rmtree(folder / name)
+        else:
+            (folder / name).unlink()
+    code, document = surgery.json(str(folder))
+    assert (code, document["reports"][0]["errors"]) == (0, [])
