@@ -26,7 +26,7 @@ from surgery.model.source import BUILTIN_FOLDER, builtin_names, builtin_towers, 
 from surgery.operations.base import Strict, known_operations
 from surgery.operations.lora import PeftOptions
 from surgery.recipe.schema import Recipe, Stage, recipe_schema
-from surgery.vision.vision_tower import read_tower
+from surgery.vision.vision_tower import read_vision_tower
 
 HERE: Final = Path(__file__).parent
 PAGES: Final = "../../surgery/diagnostics/pages"  # docs/hooks.py takes them into the site
@@ -242,7 +242,7 @@ def _models_page() -> str:
 
 def _tower_row(name: str) -> str:
     files = find_model(name)
-    tower = read_tower(files)
+    tower = read_vision_tower(files)
     cells = (
         f"`{name}`",
         tower.config["model_type"],

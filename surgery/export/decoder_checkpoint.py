@@ -19,7 +19,7 @@ from surgery.storage.safetensors.shards import make_shards, shard_index
 from surgery.storage.safetensors.stream import streamed
 from surgery.storage.safetensors.writer import NewTensor
 from surgery.vision.assemble import ASSEMBLY_FILE
-from surgery.vision.components import HEAD, LANGUAGE
+from surgery.vision.components import HEAD, LANGUAGE_PREFIX
 
 _OF_THE_WHOLE: Final = ("config.json", "model.safetensors.index.json", "processor_config.json")
 _TOKENIZER: Final = "tokenizer_config.json"
@@ -73,7 +73,7 @@ def _tensors(plan: Plan, decoder: Anatomy) -> Iterator[NewTensor]:
     root = f"{decoder.blocks_path.partition('.')[0]}."
     for tensor in decoder.tensors():
         name = tensor.name
-        held = LANGUAGE + name.removeprefix(root) if name.startswith(root) else HEAD
+        held = LANGUAGE_PREFIX + name.removeprefix(root) if name.startswith(root) else HEAD
         origin = stored.origin(held)
         if origin is None:
             raise SurgeryError(missing_weights(plan.anatomy, held, stored))

@@ -29,7 +29,7 @@ from surgery.plan.part_copies import in_copies, part_copies
 from surgery.plan.selection import Matcher, Selection
 from surgery.recipe.schema import Recipe
 from surgery.storage.inputs import Input
-from surgery.vision.assemble import Assembly, assemble, prepare, source_of
+from surgery.vision.assemble import Assembly, assemble_config, prepare_assembly, source_of
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ def plan_recipe(
         SurgeryError: M for the model, P for the plan.
     """
     try:
-        assembly = prepare(recipe) if recipe.vision and weights and not assembled else None
+        assembly = prepare_assembly(recipe) if recipe.vision and weights and not assembled else None
         folder = Path(assembled) if assembled else None
         files = _files(recipe, weights=weights, assembled=folder)
         anatomy = read_anatomy(files, trust_remote_code=trust_remote_code)
@@ -233,7 +233,7 @@ def _tokens_without_rows(plan: Plan, files: ModelFiles) -> Iterator[Diagnostic]:
 
 def _files(recipe: Recipe, *, weights: bool, assembled: Path | None) -> ModelFiles:
     if recipe.vision and not assembled:
-        return assemble(recipe)
+        return assemble_config(recipe)
     if assembled:
         files = ModelFiles(source_of(recipe), assembled)
     else:

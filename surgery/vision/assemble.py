@@ -42,7 +42,7 @@ ASSEMBLY_FILE: Final = "assembly.json"
 """Beside the checkpoint: what it was made of."""
 
 _FORMAT: Final = "1"
-_OF_A_FILE: Final = ("_name_or_path", "transformers_version", "architectures")
+_FILE_KEYS: Final = ("_name_or_path", "transformers_version", "architectures")
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ class Assembly:
     config: dict[str, Any]
     shards: tuple[Shard, ...]
     processor: Any
-    taken: tuple[Path, ...]
-    made_of: dict[str, Any]
+    copied_files: tuple[Path, ...]
+    description: dict[str, Any]
     inputs: tuple[Input, ...]
 
     @property
@@ -74,7 +74,7 @@ class Assembly:
 
     def document(self, folder: Path) -> dict[str, Any]:
         """What `surgery assemble --format json` prints: what it is made of, and where it is."""
-        return {**self.made_of, "folder": str(folder), "bytes": {"weights": self.size}}
+        return {**self.description, "folder": str(folder), "bytes": {"weights": self.size}}
 
     def write_folder(
         self, out: Path, *, overwrite: bool = False, progress: Progress | None = None
@@ -107,21 +107,21 @@ class Assembly:
         for name, content in shard_index(self.shards).items():
             (folder / name).write_bytes(content)
         self.processor.save_pretrained(folder)
-        for file in self.taken:
+        for file in self.copied_files:
             copy_file(file, folder / file.name)
-        for name, document in (("config.json", self.config), (ASSEMBLY_FILE, self.made_of)):
+        for name, document in (("config.json", self.config), (ASSEMBLY_FILE, self.description)):
             text = json.dumps(document, indent=2, ensure_ascii=False, sort_keys=True)
             (folder / name).write_text(f"{text}\n", encoding="utf-8")
 
     def as_written(self, anatomy: Anatomy) -> Anatomy:
         """Give each tensor of the assembled model's map the type that it will have on disk."""
         tensors = (tensor for shard in self.shards for tensor in shard.tensors)
-        held = {
+        stored = {
             t.name: StoredTensor(t.name, t.dtype, t.shape, Path(), 0, t.nbytes) for t in tensors
         }
-        names = NameMap(memory={name: name for name in held})
+        names = NameMap(memory={name: name for name in stored})
         return with_stored_dtypes(
-            anatomy, DiskNames(Checkpoint(Path(), (), held), names, anatomy.tied, _never)
+            anatomy, DiskNames(Checkpoint(Path(), (), stored), names, anatomy.tied, _never)
         )
 
 
@@ -130,7 +130,7 @@ def source_of(recipe: Recipe) -> str:
     return f"{recipe.model} + {recipe.vision}"
 
 
-def assemble(recipe: Recipe) -> ModelFiles:
+def assemble_config(recipe: Recipe) -> ModelFiles:
     """Return the shape of the model that a recipe assembles: a folder with its config, no weights.
 
     Args:
@@ -142,7 +142,7 @@ def assemble(recipe: Recipe) -> ModelFiles:
     """
     parts = find_parts(recipe, weights=False)
     key = [_FORMAT, version("transformers"), parts.text.config(), parts.tower.config]
-    name = hashlib.sha256(json.dumps([*key, parts.projector.word]).encode()).hexdigest()
+    name = hashlib.sha256(json.dumps([*key, parts.projector.name]).encode()).hexdigest()
     folder = cache_folder() / "assembled" / name
     file = folder / "config.json"
     if not file.is_file():
@@ -154,7 +154,7 @@ def assemble(recipe: Recipe) -> ModelFiles:
     return files
 
 
-def prepare(recipe: Recipe) -> Assembly:
+def prepare_assembly(recipe: Recipe) -> Assembly:
     """Look at all that a recipe's model is made of, and say what will be written.
 
     Args:
@@ -166,34 +166,36 @@ def prepare(recipe: Recipe) -> Assembly:
             image.
     """
     if recipe.vision is None:
-        raise SurgeryError(recipe.locate([_blind(recipe.name)]))
+        raise SurgeryError(recipe.locate([_no_vision_tower(recipe.name)]))
     try:
-        return _prepare(recipe)
+        return _prepare_assembly(recipe)
     except SurgeryError as error:
         raise SurgeryError(recipe.locate(error.diagnostics)) from error
 
 
-def _prepare(recipe: Recipe) -> Assembly:
-    anatomy = read_anatomy(assemble(recipe))
+def _prepare_assembly(recipe: Recipe) -> Assembly:
+    anatomy = read_anatomy(assemble_config(recipe))
     parts = find_parts(recipe, weights=True)
     tokenizer = read_tokenizer(parts.text.folder, parts.text.source)
     rows = next(t.shape[0] for t in anatomy.tensors() if t.name in anatomy.parts["embeddings"])
     token, number = take_image_token(tokenizer, rows, parts.text.source)
-    side = parts.projector.side(parts.tower.side)
+    side = parts.projector.tokens_per_side(parts.tower.grid_size)
     processor = make_processor(
         tokenizer, token, parts.tower, parts.vision.folder, side, recipe.tiles
     )
     config = _config(parts, number)
     remote = remote_file(config["model_type"])
     generation = parts.text.folder / "generation_config.json"
-    taken = [file for file in (remote, generation) if file and file.is_file()]
-    made_of = {name: getattr(recipe, name) for name in ("model", "vision", "projector", "seed")}
-    made_of |= {"tiles": recipe.tiles, "tokens_a_tile": side**2}
-    made_of |= {"image_token": token, "image_token_id": number}
+    copied_files = [file for file in (remote, generation) if file and file.is_file()]
+    description = {name: getattr(recipe, name) for name in ("model", "vision", "projector", "seed")}
+    description |= {"tiles": recipe.tiles, "tokens_a_tile": side**2}
+    description |= {"image_token": token, "image_token_id": number}
     shards = tuple(make_shards(assembled_tensors(parts, anatomy, config["dtype"], recipe.seed)))
     read = Input(parts.text.folder, "the decoder"), Input(parts.vision.folder, "the vision tower")
     inputs = *recipe.inputs(), *read
-    return Assembly(source_of(recipe), config, shards, processor, tuple(taken), made_of, inputs)
+    return Assembly(
+        source_of(recipe), config, shards, processor, tuple(copied_files), description, inputs
+    )
 
 
 @quiet()
@@ -215,7 +217,7 @@ def write_assembled(
     Raises:
         SurgeryError: as `prepare`, before anything is written; A301 to A305 for the disk.
     """
-    prepare(recipe).write_folder(Path(out), overwrite=overwrite, progress=progress)
+    prepare_assembly(recipe).write_folder(Path(out), overwrite=overwrite, progress=progress)
 
 
 def _config(parts: Parts, image_token: int) -> dict[str, Any]:
@@ -232,9 +234,9 @@ def _config(parts: Parts, image_token: int) -> dict[str, Any]:
         "vision_config": {**_plain(parts.tower.config), "dtype": dtype},
         "dtype": dtype,
         "image_token_index": image_token,
-        "image_seq_length": parts.projector.side(parts.tower.side) ** 2,
+        "image_seq_length": parts.projector.tokens_per_side(parts.tower.grid_size) ** 2,
         "vision_feature_layer": -1,
-        "vision_feature_select_strategy": "default" if parts.tower.extra else "full",
+        "vision_feature_select_strategy": "default" if parts.tower.prefix_tokens else "full",
         "projector_hidden_act": "gelu",
         "tie_word_embeddings": bool(parts.decoder.tied),
     }
@@ -255,10 +257,10 @@ def _class_name(projector: Projector) -> str:
 
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
     """Without what says where and by which version it was read."""
-    return {name: config[name] for name in config if name not in _OF_A_FILE}
+    return {name: config[name] for name in config if name not in _FILE_KEYS}
 
 
-def _blind(name: str) -> Diagnostic:
+def _no_vision_tower(name: str) -> Diagnostic:
     return Diagnostic(
         code="P223",
         what=f"`{name}` names no vision tower, so there is nothing to assemble",

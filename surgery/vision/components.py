@@ -11,12 +11,12 @@ from surgery.model.reader import read_anatomy
 from surgery.model.source import ModelFiles, builtin_towers, find_model
 from surgery.recipe.schema import Recipe
 from surgery.vision.projector import Projector, known_projectors
-from surgery.vision.vision_tower import Tower, read_tower
+from surgery.vision.vision_tower import VisionTower, read_vision_tower
 
-LANGUAGE: Final = "model.language_model."
+LANGUAGE_PREFIX: Final = "model.language_model."
 """Where the vision-language classes hold the decoder, without its head."""
 
-VISION: Final = "model.vision_tower."
+VISION_PREFIX: Final = "model.vision_tower."
 HEAD: Final = "lm_head.weight"
 
 _AFTER_HEAD: Final = (
@@ -45,14 +45,16 @@ class Parts:
     text: ModelFiles
     vision: ModelFiles
     decoder: Anatomy
-    tower: Tower
+    tower: VisionTower
     projector: Projector
 
     def new_names(self) -> dict[str, str]:
         """Each tensor of the decoder to its name in the assembled model."""
         root = f"{self.decoder.blocks_path.partition('.')[0]}."
         names = (tensor.name for tensor in self.decoder.tensors())
-        return {n: LANGUAGE + n.removeprefix(root) if n.startswith(root) else HEAD for n in names}
+        return {
+            n: LANGUAGE_PREFIX + n.removeprefix(root) if n.startswith(root) else HEAD for n in names
+        }
 
 
 def find_parts(recipe: Recipe, *, weights: bool) -> Parts:
@@ -74,10 +76,10 @@ def find_parts(recipe: Recipe, *, weights: bool) -> Parts:
         raise SurgeryError(_no_vision(recipe.vision, error)) from error
     if weights:
         text.checkpoint()
-        _of_vision(vision.checkpoint)
+        _blaming_vision(vision.checkpoint)
     decoder = read_anatomy(text)
     refuse_unfit(decoder, text.config())
-    tower = _of_vision(partial(read_tower, vision))
+    tower = _blaming_vision(partial(read_vision_tower, vision))
     return Parts(text, vision, decoder, tower, known_projectors()[recipe.projector])
 
 
@@ -97,9 +99,9 @@ def refuse_unfit(decoder: Anatomy, config: Mapping[str, Any]) -> None:
     if decoder.quantization:
         why = f"its weights are quantised ({decoder.quantization})"
         raise SurgeryError(_unfit(source, why))
-    behind = next((name for name in _AFTER_HEAD if config.get(name) not in (None, 1, 1.0)), None)
-    if behind:
-        why = f"its logits are changed behind the head (`{behind}`), and Llava's are not"
+    changed = next((name for name in _AFTER_HEAD if config.get(name) not in (None, 1, 1.0)), None)
+    if changed:
+        why = f"its logits are changed behind the head (`{changed}`), and Llava's are not"
         raise SurgeryError(_unfit(source, why))
 
 
@@ -120,15 +122,15 @@ def refuse_other_decoder(parts: Parts, read: Callable[[], Anatomy]) -> None:
         raise SurgeryError(_unfit(parts.decoder.source, why)) from error
     sizes, names = parts.decoder.sizes, parts.new_names()
     wanted = {(names[name], size) for name, size in sizes.items()}
-    apart = {*assembled.names_in("vision"), *assembled.names_in("projector")}
-    found = {item for item in assembled.sizes.items() if item[0] not in apart}
+    separate = {*assembled.names_in("vision"), *assembled.names_in("projector")}
+    found = {item for item in assembled.sizes.items() if item[0] not in separate}
     if wanted != found or len(wanted) != len(sizes):
         name = min(wanted ^ found)[0] if wanted != found else HEAD
         why = f"as the language model of Llava it would have other tensors, `{name}` among them"
         raise SurgeryError(_unfit(parts.decoder.source, why))
 
 
-def _of_vision(make: Callable[[], _Made]) -> _Made:
+def _blaming_vision(make: Callable[[], _Made]) -> _Made:
     """Let what is wrong with a model be the fault of the recipe's `vision`."""
     try:
         return make()

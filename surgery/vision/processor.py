@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
-from surgery.vision.vision_tower import Tower
+from surgery.vision.vision_tower import VisionTower
 
 _MEAN: Final = (0.5, 0.5, 0.5)
 TILE: Final = "tile"
@@ -33,7 +33,7 @@ _FLATTEN: Final = """\
 
 
 def make_processor(
-    tokenizer: Any, token: str, tower: Tower, folder: Path, side: int, tiles: int
+    tokenizer: Any, token: str, tower: VisionTower, folder: Path, side: int, tiles: int
 ) -> Any:
     """Return the processor.
 
@@ -49,7 +49,7 @@ def make_processor(
     from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 
     images = GotOcr2ImageProcessorPil(
-        size={"height": tower.image, "width": tower.image},
+        size={"height": tower.image_size, "width": tower.image_size},
         min_patches=1,
         max_patches=tiles,
         crop_to_patches=tiles > 1,
@@ -75,8 +75,8 @@ def make_processor(
 def _channels(folder: Path) -> dict[str, Any]:
     """Mean and deviation of each channel as the tower was trained; else SigLIP's."""
     file = folder / "preprocessor_config.json"
-    said = json.loads(file.read_bytes()) if file.is_file() else {}
-    return {key: said.get(key, _MEAN) for key in ("image_mean", "image_std")}
+    config = json.loads(file.read_bytes()) if file.is_file() else {}
+    return {key: config.get(key, _MEAN) for key in ("image_mean", "image_std")}
 
 
 def _with_images(template: str | None, token: str) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Final
 
 from surgery.plugins import classes_in
 
-PATH: Final = "model.multi_modal_projector"
+PROJECTOR_PATH: Final = "model.multi_modal_projector"
 """Where the vision-language classes hold it."""
 
 
@@ -22,16 +22,16 @@ class Projector(ABC):
         fields: what the model's config says beside.
     """
 
-    word: ClassVar[str]
+    name: ClassVar[str]
     model_type: ClassVar[str]
     fields: ClassVar[Mapping[str, Any]] = {}
 
     @abstractmethod
-    def side(self, patches: int) -> int:
+    def tokens_per_side(self, patches: int) -> int:
         """Tokens a side that come of so many patches a side."""
 
 
 def known_projectors() -> dict[str, Projector]:
     """Every projector by its word, found in the folder `surgery/vision/projectors`."""
     found = classes_in("surgery.vision.projectors", Projector)  # type: ignore[type-abstract]
-    return {cls.word: cls() for cls in found}
+    return {cls.name: cls() for cls in found}

@@ -19,9 +19,9 @@ from surgery.operations.initial_values import kaiming_uniform
 from surgery.storage.safetensors.dtypes import HEADER_NAMES, TORCH_NAMES
 from surgery.storage.safetensors.header import StoredTensor
 from surgery.storage.safetensors.writer import NewTensor
-from surgery.vision.components import VISION, Parts
-from surgery.vision.projector import PATH
-from surgery.vision.vision_tower import meta_tower
+from surgery.vision.components import VISION_PREFIX, Parts
+from surgery.vision.projector import PROJECTOR_PATH
+from surgery.vision.vision_tower import meta_vision_tower
 
 _Source = StoredTensor | Callable[[], bytes]
 
@@ -44,7 +44,7 @@ def assembled_tensors(
     yield from _decoder(parts)
     yield from _tower(parts, stored_as)
     for tensor in assembled.outside:
-        if tensor.name.startswith(f"{PATH}."):
+        if tensor.name.startswith(f"{PROJECTOR_PATH}."):
             make = partial(_start, seed, tensor, stored_as)
             yield NewTensor(tensor.name, stored_as, tensor.shape, make)
 
@@ -64,14 +64,14 @@ def _decoder(parts: Parts) -> list[NewTensor]:
 
 
 def _tower(parts: Parts, dtype: str) -> Iterator[NewTensor]:
-    conversion = cache(lambda: Conversion(meta_tower(parts.vision)))
+    conversion = cache(lambda: Conversion(meta_vision_tower(parts.vision)))
     checkpoint = parts.vision.checkpoint()
     stored = DiskNames(checkpoint, conversion().map_names(checkpoint.tensors), {}, conversion)
     for tensor in parts.tower.tensors:
         origin = stored.origin(tensor.name)
         if origin is None:
-            raise SurgeryError(_not_whole(parts.vision.source, tensor.name))
-        name, source = f"{VISION}{tensor.name}", stored.source(origin)
+            raise SurgeryError(_incomplete(parts.vision.source, tensor.name))
+        name, source = f"{VISION_PREFIX}{tensor.name}", stored.source(origin)
         if origin.dtype == dtype or not tensor.is_parameter:
             yield NewTensor(name, origin.dtype, origin.shape, source)
         else:
@@ -104,13 +104,13 @@ def _as_type(content: bytes, dtype: str, wanted: str) -> bytes:
         return content
     import torch
 
-    held = torch.frombuffer(bytearray(content), dtype=getattr(torch, TORCH_NAMES[dtype]))
-    raw: Any = held.to(getattr(torch, TORCH_NAMES[wanted])).view(torch.uint8).numpy()
-    made: bytes = raw.tobytes()
-    return made
+    tensor = torch.frombuffer(bytearray(content), dtype=getattr(torch, TORCH_NAMES[dtype]))
+    raw: Any = tensor.to(getattr(torch, TORCH_NAMES[wanted])).view(torch.uint8).numpy()
+    rounded: bytes = raw.tobytes()
+    return rounded
 
 
-def _not_whole(source: str, name: str) -> Diagnostic:
+def _incomplete(source: str, name: str) -> Diagnostic:
     return Diagnostic(
         code="M107",
         what=f"the files of `{source}` hold nothing that makes `{name}`",

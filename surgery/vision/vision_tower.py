@@ -18,32 +18,32 @@ from surgery.storage.cache import cached
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_FORMAT: Final = "1"
+_FORMAT: Final = "2"
 
 
-class Tower(BaseModel):
-    """What is known of a vision tower.
+class VisionTower(BaseModel):
+    """Sizes and tensors of a vision tower.
 
     Args:
-        config: as transformers writes it.
-        width: of each patch's vector.
-        image: pixels a side of what it takes.
-        side: patches a side.
-        extra: tokens before the patches, such as a class token; 0 or 1.
-        tensors: under their names in the tower.
+        config: Content of its config.json, as transformers writes it.
+        hidden_size: Embedding dimension of one patch, in channels.
+        image_size: Side of its square input, in pixels.
+        grid_size: Side of the square of patches, in patches.
+        prefix_tokens: Number of tokens before the patches, such as a class token; 0 or 1.
+        tensors: Parameters and buffers under their names in the tower.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     config: dict[str, Any]
-    width: int
-    image: int
-    side: int
-    extra: int
+    hidden_size: int
+    image_size: int
+    grid_size: int
+    prefix_tokens: int
     tensors: tuple[Tensor, ...]
 
 
-def read_tower(files: ModelFiles) -> Tower:
+def read_vision_tower(files: ModelFiles) -> VisionTower:
     """Return what is known of a vision tower; of a two-tower model such as SigLIP, of that one.
 
     Args:
@@ -56,10 +56,10 @@ def read_tower(files: ModelFiles) -> Tower:
     if "auto_map" in files.config():
         raise SurgeryError(_no_tower(files.source, "it runs Python code of its own"))
     key = (_FORMAT, version("transformers"), files.config())
-    return cached("towers", key, Tower, lambda: _look(files))
+    return cached("towers", key, VisionTower, lambda: _inspect(files))
 
 
-def meta_tower(files: ModelFiles) -> "PreTrainedModel":
+def meta_vision_tower(files: ModelFiles) -> "PreTrainedModel":
     """Build the tower on the meta device.
 
     Raises:
@@ -73,37 +73,37 @@ def meta_tower(files: ModelFiles) -> "PreTrainedModel":
         with torch.device("meta"):
             model: PreTrainedModel = AutoModel.from_config(getattr(config, "vision_config", config))
     except Exception as error:  # a config may be wrong in as many ways as there are classes
-        raise SurgeryError(_no_tower(files.source, _said(error))) from error
+        raise SurgeryError(_no_tower(files.source, _reason(error))) from error
     return model
 
 
-def _look(files: ModelFiles) -> Tower:
+def _inspect(files: ModelFiles) -> VisionTower:
     import torch
 
-    model = meta_tower(files)
+    model = meta_vision_tower(files)
     config: Any = model.config
     try:
-        image = _pixels(config)
-        pixels = torch.zeros(1, config.num_channels, image, image, device="meta")
+        image_size = _image_size(config)
+        pixels = torch.zeros(1, config.num_channels, image_size, image_size, device="meta")
         with torch.no_grad():
             hidden = model(pixel_values=pixels, output_hidden_states=True).hidden_states[-1]
         _, tokens, width = hidden.shape
     except Exception as error:  # any decoder fails here, each in its own way
-        raise SurgeryError(_no_tower(files.source, _said(error))) from error
-    extra = next((n for n in (0, 1) if round((tokens - n) ** 0.5) ** 2 == tokens - n), None)
-    if extra is None or width != config.hidden_size:
+        raise SurgeryError(_no_tower(files.source, _reason(error))) from error
+    prefix = next((n for n in (0, 1) if round((tokens - n) ** 0.5) ** 2 == tokens - n), None)
+    if prefix is None or width != config.hidden_size:
         raise SurgeryError(_no_grid(files.source, tokens, width, config.hidden_size))
-    return Tower(
+    return VisionTower(
         config={**config.to_diff_dict(), "model_type": config.model_type},
-        width=width,
-        image=image,
-        side=round((tokens - extra) ** 0.5),
-        extra=extra,
+        hidden_size=width,
+        image_size=image_size,
+        grid_size=round((tokens - prefix) ** 0.5),
+        prefix_tokens=prefix,
         tensors=tuple(tensors_of(model)),
     )
 
 
-def _pixels(config: Any) -> int:
+def _image_size(config: Any) -> int:
     size = config.image_size
     sides = {size} if isinstance(size, int) else set(size)
     if len(sides) > 1:
@@ -112,7 +112,7 @@ def _pixels(config: Any) -> int:
     return side
 
 
-def _said(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     return first_line(error) if isinstance(error, ValueError) else named_line(error)
 
 

@@ -31,10 +31,10 @@ def command(
     from surgery.cli.views.progress import byte_progress
     from surgery.plan.serialization import to_json
     from surgery.recipe.loading import load_recipe
-    from surgery.vision.assemble import prepare
+    from surgery.vision.assemble import prepare_assembly
 
     composed = load_recipe(recipe, with_revision(overrides, revision), allow_env=allow_env)
-    assembly = prepare(composed)
+    assembly = prepare_assembly(composed)
     folder = out or Path("assembled") / composed.name
     if output_format == "human":
         print_assembly(assembly)

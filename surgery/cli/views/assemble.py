@@ -12,7 +12,7 @@ from surgery.vision.assemble import Assembly
 
 def print_assembly(assembly: Assembly) -> None:
     """Say what a model is assembled of, and how large it will be."""
-    made, console = assembly.made_of, out()
+    made, console = assembly.description, out()
     head = Text.assemble((assembly.source, "bold"), f", {made['projector']}")
     console.print(head, soft_wrap=True)
     console.print(

@@ -9,10 +9,10 @@ class Linear(Projector):
     Source: LLaVA (arXiv 2304.08485).
     """
 
-    word = "linear"
+    name = "linear"
     model_type = "llava_projected"
     fields = {"projector_type": "linear"}
 
-    def side(self, patches: int) -> int:
+    def tokens_per_side(self, patches: int) -> int:
         """As many tokens as patches."""
         return patches

@@ -9,9 +9,9 @@ class Mlp(Projector):
     Source: LLaVA-1.5 (arXiv 2310.03744), `mlp2x_gelu`.
     """
 
-    word = "mlp"
+    name = "mlp"
     model_type = "llava"
 
-    def side(self, patches: int) -> int:
+    def tokens_per_side(self, patches: int) -> int:
         """As many tokens as patches."""
         return patches

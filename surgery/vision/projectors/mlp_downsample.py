@@ -9,10 +9,10 @@ class MlpDownsample(Projector):
     Source: VILA (arXiv 2312.07533), which BlueLM-V-3B and GenieBlue (arXiv 2503.06019) cite.
     """
 
-    word = "mlp_downsample"
+    name = "mlp_downsample"
     model_type = "llava_projected"
     fields = {"projector_type": "mlp_downsample"}
 
-    def side(self, patches: int) -> int:
+    def tokens_per_side(self, patches: int) -> int:
         """Half as many, rounded up: 27 patches a side make 14 tokens."""
         return (patches + 1) // 2

@@ -39,7 +39,7 @@ from surgery.model.source import find_model
 from surgery.plan.planner import make_plan, plan_recipe
 from surgery.recipe.loading import load_recipe
 from surgery.verification.runner import verify_adapter
-from surgery.vision.assemble import assemble, prepare, write_assembled
+from surgery.vision.assemble import assemble_config, prepare_assembly, write_assembled
 from surgery.vision.image_token import take_image_token
 from surgery.vision.projector import known_projectors
 
@@ -118,13 +118,14 @@ def test_recipes_train_what_the_paper_prints(decoder, recipes, trainable):
 
 def test_the_pooling_head_and_the_projector_are_counted():
     recipe = recipe_of("model=builtin/qwen2.5-3b", f"vision={SIGLIP}")
-    anatomy = read_anatomy(assemble(recipe))
+    anatomy = read_anatomy(assemble_config(recipe))
     counted = {p: sum(anatomy.sizes[n] for n in anatomy.names_in(p)) for p in anatomy.parts}
     assert counted["vision"] == 428_225_600
     assert counted["projector"] == 9_216 + 4608 * 2048 + 2048 + 2048 * 2048 + 2048 == 13_644_800
     assert anatomy.parameters == 3_085_938_688 + counted["vision"] + counted["projector"]
     assert (
-        json.loads((assemble(recipe).folder / "config.json").read_text())["image_seq_length"] == 196
+        json.loads((assemble_config(recipe).folder / "config.json").read_text())["image_seq_length"]
+        == 196
     )
 
 
@@ -155,7 +156,7 @@ def test_the_plan_knows_the_bytes(folder):
     other = folder.parent / "again"
     write_assembled(recipe_of(f"projector={word}"), other, progress=told.append)
     size = (other / "model.safetensors").stat().st_size
-    assert sum(told) == size == prepare(recipe_of(f"projector={word}")).size
+    assert sum(told) == size == prepare_assembly(recipe_of(f"projector={word}")).size
     assert (other / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
 
 
@@ -481,7 +482,7 @@ def test_a_grid_that_is_no_square_is_refused(tmp_path, monkeypatch):
 
     monkeypatch.setattr(SiglipVisionModel, "forward", shorter)
     with pytest.raises(SurgeryError) as caught:
-        assemble(recipe_of(f"vision={tower}"))
+        assemble_config(recipe_of(f"vision={tower}"))
     assert [d.code for d in caught.value.diagnostics] == ["M123"]
 
 
@@ -490,13 +491,13 @@ def test_a_tower_that_is_not_whole_is_refused(tmp_path):
     config = json.loads((tower / "config.json").read_text())
     (tower / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
     with pytest.raises(SurgeryError) as caught:
-        prepare(recipe_of(f"vision={tower}"))
+        prepare_assembly(recipe_of(f"vision={tower}"))
     assert [(d.code, d.key) for d in caught.value.diagnostics] == [("M107", "vision")]
 
 
 def test_a_recipe_without_vision_assembles_nothing():
     with pytest.raises(SurgeryError) as caught:
-        prepare(recipe_of(name="lora"))
+        prepare_assembly(recipe_of(name="lora"))
     assert [d.code for d in caught.value.diagnostics] == ["P223"]
 
 
