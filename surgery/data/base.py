@@ -55,7 +55,7 @@ class Record:
     """A conversation, or a text.
 
     Args:
-        place: where it is written.
+        location: where it is written.
         turns: of a conversation; empty for a text.
         images: files of its images, in the order of their placeholders.
         text: language to be learned whole; empty for a conversation.
@@ -63,14 +63,14 @@ class Record:
         unused: what it has besides, as it is named to the user.
     """
 
-    place: RecordLocation
+    location: RecordLocation
     turns: tuple[Turn, ...] = ()
     images: tuple[Path, ...] = ()
     text: str = ""
     tools: tuple[dict[str, Any], ...] = ()
     unused: tuple[str, ...] = ()
 
-    def shown_before(self, end: int) -> tuple[Path, ...]:
+    def images_before(self, end: int) -> tuple[Path, ...]:
         """The images of the turns before `end`."""
         return self.images[: sum(turn.text.count(IMAGE) for turn in self.turns[:end])]
 
@@ -84,16 +84,16 @@ class RecordForm(ABC):
     """The keys that it means something by, `key` included."""
 
     @abstractmethod
-    def read(self, content: dict[str, Any], place: RecordLocation, images: Path) -> Record:
+    def read(self, content: dict[str, Any], location: RecordLocation, images: Path) -> Record:
         """Return the record.
 
         Args:
             content: a JSON object with `key`, without empty columns.
-            place: where it is written.
+            location: File, line and record number.
             images: the folder that image paths are relative to.
 
         Raises:
-            SurgeryError: D102 to D105, D107 and D115, naming the place.
+            SurgeryError: D102 to D105, D107 and D115, naming the location.
         """
 
 
@@ -103,7 +103,7 @@ def known_forms() -> tuple[RecordForm, ...]:
     return tuple(form() for form in classes_in("surgery.data.formats", RecordForm))  # type: ignore[type-abstract]
 
 
-def read_record(content: Any, place: RecordLocation, images: Path) -> Record:
+def read_record(content: Any, location: RecordLocation, images: Path) -> Record:
     """Return the record that a JSON value means; what isn't JSON is the ValueError that it gave.
 
     Raises:
@@ -112,17 +112,17 @@ def read_record(content: Any, place: RecordLocation, images: Path) -> Record:
     """
     if not isinstance(content, dict):
         why = str(content) if isinstance(content, ValueError) else "no object"
-        raise SurgeryError(_of_no_form(place, why))
-    _refuse_surrogates(content, place)
+        raise SurgeryError(_of_no_form(location, why))
+    _refuse_surrogates(content, location)
     forms = [form for form in known_forms() if form.key in content]
     filled = [form for form in forms if not is_blank(content[form.key])] or forms
     if len(filled) != 1:
         keys = ", ".join(form.key for form in filled) or ", ".join(content)
-        raise SurgeryError(_of_no_form(place, f"it has the keys {keys}"))
+        raise SurgeryError(_of_no_form(location, f"it has the keys {keys}"))
     form = filled[0]
     given = {k: v for k, v in content.items() if k == form.key or not is_blank(v)}
-    record = form.read(given, place, images)
-    unused = refuse_meaning(given.keys() - form.used, place, f"a record with `{form.key}`")
+    record = form.read(given, location, images)
+    unused = refuse_meaning(given.keys() - form.used, location, f"a record with `{form.key}`")
     return replace(record, unused=(*record.unused, *unused))
 
 
@@ -131,12 +131,12 @@ def is_blank(value: Any) -> bool:
     return value is None or value in ("", [], {})
 
 
-def refuse_meaning(keys: Set[str], place: RecordLocation, where: str) -> list[str]:
+def refuse_meaning(keys: Set[str], location: RecordLocation, where: str) -> list[str]:
     """Return keys that may be left unused, as they are named; those of names alone are left out.
 
     Args:
         keys: that `where` doesn't use.
-        place: of the record.
+        location: File, line and record number.
         where: what has them.
 
     Raises:
@@ -144,7 +144,7 @@ def refuse_meaning(keys: Set[str], place: RecordLocation, where: str) -> list[st
     """
     meant = sorted(_MEANT.intersection(keys))
     if meant:
-        raise SurgeryError(_not_honored(place, meant, where))
+        raise SurgeryError(_not_honored(location, meant, where))
     return [f"`{key}`" for key in sorted(keys - _NAMES)]
 
 
@@ -154,26 +154,26 @@ def tool_name(tool: dict[str, Any]) -> Any:
     return inner.get("name") if isinstance(inner, dict) else None
 
 
-def bad_form(place: RecordLocation, why: str) -> NoReturn:
+def bad_form(location: RecordLocation, why: str) -> NoReturn:
     """Raise D102 for a record whose form is recognised and broken."""
-    raise SurgeryError(Diagnostic("D102", f"{place}: this record can't be read", why, _FORMS))
+    raise SurgeryError(Diagnostic("D102", f"{location}: this record can't be read", why, _FORMS))
 
 
-def bad_role(place: RecordLocation, role: object, known: Sequence[str]) -> NoReturn:
+def bad_role(location: RecordLocation, role: object, known: Sequence[str]) -> NoReturn:
     """Raise D103."""
-    what = f"{place}: `{role}` is no role of a conversation"
+    what = f"{location}: `{role}` is no role of a conversation"
     raise SurgeryError(Diagnostic("D103", what, fix=f"name one of {', '.join(known)}"))
 
 
-def _refuse_surrogates(content: dict[str, Any], place: RecordLocation) -> None:
+def _refuse_surrogates(content: dict[str, Any], location: RecordLocation) -> None:
     """Refuse half a character, as a cut pair leaves; no tokenizer and no file system takes one."""
     try:
         json.dumps(content, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         half = ascii(error.object[error.start])[1:-1]
-        bad_form(place, f"`{half}` is half a character: its other half was cut off")
+        bad_form(location, f"`{half}` is half a character: its other half was cut off")
     except RecursionError:
-        bad_form(place, "it is nested too deeply")
+        bad_form(location, "it is nested too deeply")
 
 
 _NAMES: Final = frozenset({"id"})
@@ -193,25 +193,25 @@ _FORMS: Final = (
 )
 
 
-def _of_no_form(place: RecordLocation, why: str) -> Diagnostic:
-    return Diagnostic("D102", f"{place}: this record is of no known form", why, _FORMS)
+def _of_no_form(location: RecordLocation, why: str) -> Diagnostic:
+    return Diagnostic("D102", f"{location}: this record is of no known form", why, _FORMS)
 
 
-def _not_honored(place: RecordLocation, keys: Sequence[str], where: str) -> Diagnostic:
+def _not_honored(location: RecordLocation, keys: Sequence[str], where: str) -> Diagnostic:
     return Diagnostic(
         code="D115",
-        what=f"{place}: {where} can't have {', '.join(f'`{key}`' for key in keys)}",
+        what=f"{location}: {where} can't have {', '.join(f'`{key}`' for key in keys)}",
         why="it would be left out, and the record means something else without it",
         fix="write it in a form that `surgery explain D115` shows, take it away, or leave such "
         "records out with bad_records=skip",
     )
 
 
-def no_answer(place: RecordLocation, why: str) -> Diagnostic:
+def no_answer(location: RecordLocation, why: str) -> Diagnostic:
     """D104, for a record of which no answer can be learned or asked for."""
     return Diagnostic(
         code="D104",
-        what=f"{place}: {why}",
+        what=f"{location}: {why}",
         why="only answers are learned from, so each must say something",
         fix="write the answer, or leave the record out with bad_records=skip",
     )

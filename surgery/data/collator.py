@@ -25,29 +25,29 @@ class Collator:
         is_routed: whether it has.
     """
 
-    pad: int
+    pad_token_id: int
     packing: bool = False
     by_path: bool = False
     image_token: int | None = None
     is_routed: bool = False
 
-    def __call__(self, places: Sequence[Sequence[Row]]) -> dict[str, Any]:
+    def __call__(self, groups: Sequence[Sequence[Row]]) -> dict[str, Any]:
         """Return a batch.
 
         Args:
-            places: the rows of each row of the batch; more than one where they are packed.
+            groups: the rows of each row of the batch; more than one where they are packed.
 
         Returns:
             `input_ids`, `labels` and what else belongs to a token (rows, tokens); `attention_mask`,
             or `position_ids` where rows are packed; what the processor made of images, in the order
             of the rows; and perhaps `paths`.
         """
-        rows = [row for place in places for row in place]
+        rows = [row for group in groups for row in group]
         batch: dict[str, Any] = {
-            "input_ids": _padded([_joined(place, "ids") for place in places], self.pad),
-            "labels": _padded([_joined(place, "labels") for place in places], IGNORED),
+            "input_ids": _padded([_joined(group, "ids") for group in groups], self.pad_token_id),
+            "labels": _padded([_joined(group, "labels") for group in groups], IGNORED),
         }
-        counts = [[len(row.ids) for row in place] for place in places]
+        counts = [[len(row.ids) for row in group] for group in groups]
         if self.packing:
             batch["position_ids"] = _positions(counts, batch["input_ids"].shape[1])
         else:
@@ -55,21 +55,21 @@ class Collator:
             batch["attention_mask"] = _padded(real, 0)
         if self.is_routed:
             batch["image_mask"] = batch["input_ids"] == self._image_id
-        if self.by_path and not all(row.sees for row in rows):
-            batch["paths"] = [MULTIMODAL if _sees(place) else TEXT for place in places]
-        return batch | _beside(places) | stacked([row.images for row in rows])
+        if self.by_path and not all(row.has_images for row in rows):
+            batch["paths"] = [MULTIMODAL if _has_images(group) else TEXT for group in groups]
+        return batch | _token_fields(groups) | stacked([row.images for row in rows])
 
     @property
     def _image_id(self) -> int:
         return -1 if self.image_token is None else self.image_token
 
 
-def _sees(place: Sequence[Row]) -> bool:
-    return any(row.sees for row in place)
+def _has_images(group: Sequence[Row]) -> bool:
+    return any(row.has_images for row in group)
 
 
-def _joined(place: Sequence[Row], field: str) -> torch.Tensor:
-    return torch.cat([getattr(row, field) for row in place])
+def _joined(group: Sequence[Row], field: str) -> torch.Tensor:
+    return torch.cat([getattr(row, field) for row in group])
 
 
 def _padded(rows: Sequence[torch.Tensor], value: int) -> torch.Tensor:
@@ -83,10 +83,10 @@ def _positions(counts: Sequence[Sequence[int]], width: int) -> torch.Tensor:
     )
 
 
-def _beside(places: Sequence[Sequence[Row]]) -> dict[str, torch.Tensor]:
-    names = dict.fromkeys(name for place in places for row in place for name in row.beside)
-    return {name: _padded([_values(place, name) for place in places], 0) for name in names}
+def _token_fields(groups: Sequence[Sequence[Row]]) -> dict[str, torch.Tensor]:
+    names = dict.fromkeys(name for group in groups for row in group for name in row.token_fields)
+    return {name: _padded([_values(group, name) for group in groups], 0) for name in names}
 
 
-def _values(place: Sequence[Row], name: str) -> torch.Tensor:
-    return torch.cat([row.beside.get(name, torch.zeros_like(row.ids)) for row in place])
+def _values(group: Sequence[Row], name: str) -> torch.Tensor:
+    return torch.cat([row.token_fields.get(name, torch.zeros_like(row.ids)) for row in group])

@@ -17,7 +17,7 @@ from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.diagnostics.wording import first_line
 from surgery.recipe.training_schema import Source
 
-TOLD: Final = 5
+MAX_REPORTED: Final = 5
 """Bad records that are told of at once, at most."""
 
 _BETWEEN: Final = re.compile(r"[\s,]*")
@@ -40,24 +40,24 @@ class DataFile(Sequence[Record]):
         self.images = Path(source.images or self.file.parent).expanduser()
         self.bad: list[Diagnostic] = []
         """What is wrong with the records that were left out."""
-        self.sees = False
+        self.has_images = False
         """Whether any record has images."""
         self.has_text = False
         """Whether any record is a text."""
-        self._shown = hashlib.sha256()
+        self._image_hash = hashlib.sha256()
         self._unused: dict[str, int] = {}
-        self._places = array("q")
-        self._held: list[Any] = []
+        self._positions = array("q")
+        self._array: list[Any] = []
         self._is_array = False
         self._read_all(bad_records)
 
     def __len__(self) -> int:
-        return len(self._places) // 2
+        return len(self._positions) // 2
 
     def __getitem__(self, index: Any) -> Any:
-        line, at = self._places[2 * index], self._places[2 * index + 1]
-        content = self._held[at] if self._held else self._parsed(self._line_at(at), line)
-        return read_record(content, self._place(line, at), self.images)
+        line, at = self._positions[2 * index], self._positions[2 * index + 1]
+        content = self._array[at] if self._array else self._parsed(self._line_at(at), line)
+        return read_record(content, self._location(line, at), self.images)
 
     def _line_at(self, at: int) -> bytes:
         try:
@@ -83,36 +83,36 @@ class DataFile(Sequence[Record]):
                 content = hashlib.file_digest(stream, "sha256").digest()
         except OSError as error:
             raise SurgeryError(_unreadable(self.file, first_line(error))) from error
-        return hashlib.sha256(content + self._shown.digest()).hexdigest()
+        return hashlib.sha256(content + self._image_hash.digest()).hexdigest()
 
     def _note(self, images: Sequence[Path]) -> None:
         for image in images:
             about = image.stat()
-            self._shown.update(
+            self._image_hash.update(
                 f"{image}\0{about.st_size}\0{about.st_mtime_ns}\0".encode(errors="surrogateescape")
             )
 
     def _read_all(self, bad_records: str) -> None:
         for line, at, content in self._contents():
             try:
-                record = read_record(content, self._place(line, at), self.images)
+                record = read_record(content, self._location(line, at), self.images)
             except SurgeryError as error:
                 self.bad += error.diagnostics
-                if bad_records == "error" and len(self.bad) >= TOLD:
+                if bad_records == "error" and len(self.bad) >= MAX_REPORTED:
                     break
                 continue
-            self.sees |= bool(record.images)
+            self.has_images |= bool(record.images)
             self.has_text |= bool(record.text)
             self._note(record.images)
             for name in record.unused:
                 self._unused.setdefault(name, line)
-            self._places.extend((line, at))
+            self._positions.extend((line, at))
         if self.bad and bad_records == "error":
             raise SurgeryError(self.bad)
-        if not self._places:
+        if not self._positions:
             raise SurgeryError(no_usable_record(self.file, self.bad))
 
-    def _place(self, line: int, at: int) -> RecordLocation:
+    def _location(self, line: int, at: int) -> RecordLocation:
         return RecordLocation(self.file, line, at + 1 if self._is_array else 0)
 
     def _contents(self) -> Iterator[tuple[int, int, Any]]:
@@ -126,8 +126,8 @@ class DataFile(Sequence[Record]):
             elif self.file.suffix in (".json", ".jsonl") or first == b"{":
                 yield from self._of_lines()
             else:
-                self._held = [{"text": self.file.read_text(encoding="utf-8")}]
-                yield 1, 0, self._held[0]
+                self._array = [{"text": self.file.read_text(encoding="utf-8")}]
+                yield 1, 0, self._array[0]
         except (OSError, ValueError) as error:
             raise SurgeryError(_unreadable(self.file, first_line(error))) from error
 
@@ -155,8 +155,8 @@ class DataFile(Sequence[Record]):
                 content, at = decoder.raw_decode(text, at)
             except (ValueError, RecursionError) as error:
                 raise SurgeryError(_unreadable(self.file, f"line {line}: {error}")) from error
-            self._held.append(content)
-            yield line, len(self._held) - 1, content
+            self._array.append(content)
+            yield line, len(self._array) - 1, content
 
     def _refuse_more(self, rest: str, line: int) -> None:
         if rest.strip():

@@ -13,7 +13,7 @@ from surgery.storage.escape import escapes
 from surgery.storage.json_file import open_regular
 
 
-def opened(files: Sequence[Path], place: RecordLocation) -> list[Any]:
+def open_images(files: Sequence[Path], location: RecordLocation) -> list[Any]:
     """Decode images to RGB.
 
     Raises:
@@ -24,7 +24,7 @@ def opened(files: Sequence[Path], place: RecordLocation) -> list[Any]:
         try:
             images.append(open_image(file))
         except Exception as error:  # each decoder fails in its own way
-            raise SurgeryError(_no_decoding(place, file, first_line(error))) from error
+            raise SurgeryError(_no_decoding(location, file, first_line(error))) from error
     return images
 
 
@@ -48,36 +48,36 @@ def open_image(file: Path) -> Any:
             return image.convert("RGB")
 
 
-def beneath(images: Path, file: str, place: RecordLocation) -> Path:
+def resolve_image(images: Path, file: str, location: RecordLocation) -> Path:
     """Return where an image of a record is.
 
     Args:
         images: the folder that image paths are relative to.
         file: as the record names it; an absolute path must lie in that folder, too.
-        place: of the record.
+        location: of the record.
 
     Raises:
         SurgeryError: D105 for a path that leads out of the folder; links in it may.
     """
     folder = os.path.abspath(images)
     if escapes(os.path.relpath(os.path.join(folder, file), folder)):
-        raise SurgeryError(_outside(place, file, images))
+        raise SurgeryError(_outside(location, file, images))
     return images / file
 
 
-def _outside(place: RecordLocation, file: str, images: Path) -> Diagnostic:
+def _outside(location: RecordLocation, file: str, images: Path) -> Diagnostic:
     return Diagnostic(
         code="D105",
-        what=f"{place}: the image `{file}` lies outside of `{images}`",
+        what=f"{location}: the image `{file}` lies outside of `{images}`",
         why="a data file may come from anywhere, so it shows no files but those of its own folder",
         fix="name a folder that holds all its images with `images`, such as `/data`; `/` holds all",
     )
 
 
-def _no_decoding(place: RecordLocation, file: Path, why: str) -> Diagnostic:
+def _no_decoding(location: RecordLocation, file: Path, why: str) -> Diagnostic:
     return Diagnostic(
         code="D106",
-        what=f"{place}: the image `{file}` can't be decoded",
+        what=f"{location}: the image `{file}` can't be decoded",
         why=why,
         fix="write the file again, or leave such records out with bad_records=skip",
     )

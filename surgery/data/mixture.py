@@ -110,7 +110,7 @@ def epoch_sizes(sources: Sequence[Rows], weights: Sequence[float], text_mix: flo
         SurgeryError: D111, where `text_mix` can't be had of these files.
     """
     sizes = np.array([len(s) * w for s, w in zip(sources, weights, strict=True)])
-    is_text = np.array([not source.sees for source in sources])
+    is_text = np.array([not source.has_images for source in sources])
     if text_mix is not None and (text_mix > 0 or is_text.any()):
         if is_text.all() or not is_text.any():
             raise SurgeryError(_no_mix(text_mix, has_text=bool(is_text.any())))

@@ -7,10 +7,10 @@ from typing import Final, Literal
 import torch
 
 from surgery.data.encoder import Encoder, Row
-from surgery.data.file_reader import TOLD, DataFile, no_usable_record
+from surgery.data.file_reader import MAX_REPORTED, DataFile, no_usable_record
 from surgery.diagnostics.diagnostic import SurgeryError
 
-_BLOCK: Final = -1
+_TEXT_BLOCK: Final = -1
 """Instead of which part of a conversation: a block of a text, which is encoded already."""
 
 
@@ -32,7 +32,7 @@ class Rows(Sequence[Row]):
     def __init__(
         self, file: DataFile, encoder: Encoder, bad_records: Literal["error", "skip"] = "error"
     ) -> None:
-        self.sees = file.sees
+        self.has_images = file.has_images
         self.bad = list(file.bad)
         """What was wrong with the records that were left out, as far as this process knows."""
         self.notes = file.notes
@@ -41,7 +41,7 @@ class Rows(Sequence[Row]):
         self._records, self._parts = array("q"), array("q")
         self._blocks: list[Row] = []
         for index in range(len(file)):
-            if not self._strict or len(self.bad) < TOLD:
+            if not self._strict or len(self.bad) < MAX_REPORTED:
                 self._add(index)
         self._left_out = len(self.bad)
         if self.bad and self._strict:
@@ -104,17 +104,17 @@ class Rows(Sequence[Row]):
         try:
             record = self._file[index]
             rows = self._encoder.check(record)
-            blocks = list(self._encoder.text(record.text, record.place)) if record.text else []
+            blocks = list(self._encoder.text(record.text, record.location)) if record.text else []
         except SurgeryError as error:
             self.bad += error.diagnostics
             return
         first = len(self._blocks)
         self._blocks += blocks
         self._records.extend(range(first, first + len(blocks)) if record.text else [index] * rows)
-        self._parts.extend([_BLOCK] * len(blocks) if record.text else range(rows))
+        self._parts.extend([_TEXT_BLOCK] * len(blocks) if record.text else range(rows))
 
     def _encoded(self, at: int) -> Row:
         index, part = self._records[at], self._parts[at]
-        if part == _BLOCK:
+        if part == _TEXT_BLOCK:
             return self._blocks[index]
         return self._encoder.conversation(self._file[index], part)

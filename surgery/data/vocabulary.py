@@ -18,11 +18,11 @@ _FILES: Final = (
 )
 
 
-def load_processor(home: Path, *, trust_remote_code: bool = False) -> Any:
+def load_processor(folder: Path, *, trust_remote_code: bool = False) -> Any:
     """Open the processor of a model's folder; its tokenizer, where the model sees nothing.
 
     Args:
-        home: a folder with its files.
+        folder: where its files are.
         trust_remote_code: whether it may be Python code of the folder.
 
     Raises:
@@ -31,21 +31,21 @@ def load_processor(home: Path, *, trust_remote_code: bool = False) -> Any:
     from transformers import AutoProcessor
 
     try:
-        return AutoProcessor.from_pretrained(home, trust_remote_code=trust_remote_code)
+        return AutoProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except Exception as error:  # each kind of tokenizer misses its files in its own way
-        file = next((name for name in _FILES if _names_code(home / name)), None)
+        file = next((name for name in _FILES if _names_code(folder / name)), None)
         if file and not trust_remote_code:
-            raise SurgeryError(needs_remote_code(str(home), file)) from error
-        raise SurgeryError(_unreadable(home, error)) from error
+            raise SurgeryError(needs_remote_code(str(folder), file)) from error
+        raise SurgeryError(_unreadable(folder, error)) from error
 
 
-def refuse_ids_without_rows(processor: Any, model: Any, home: Path) -> None:
+def refuse_ids_without_rows(processor: Any, model: Any, folder: Path) -> None:
     """Refuse a tokenizer that gives ids for which the model has no embedding.
 
     Args:
         processor: of `load_processor`.
         model: a transformers model, in PEFT or not.
-        home: what to call them.
+        folder: what to call them.
 
     Raises:
         SurgeryError: M112.
@@ -54,7 +54,7 @@ def refuse_ids_without_rows(processor: Any, model: Any, home: Path) -> None:
     ids = max(tokenizer.get_vocab().values(), default=-1) + 1
     rows = model.get_input_embeddings().weight.shape[0]
     if ids > rows:
-        raise SurgeryError(ids_without_rows(str(home), ids, rows))
+        raise SurgeryError(ids_without_rows(str(folder), ids, rows))
 
 
 def _names_code(file: Path) -> bool:
@@ -64,10 +64,10 @@ def _names_code(file: Path) -> bool:
         return False
 
 
-def _unreadable(home: Path, error: Exception) -> Diagnostic:
+def _unreadable(folder: Path, error: Exception) -> Diagnostic:
     return Diagnostic(
         code="M111",
-        what=f"the tokenizer or processor of `{home}` can't be opened",
+        what=f"the tokenizer or processor of `{folder}` can't be opened",
         why=first_line(error),
         fix="copy the files of the base's tokenizer into the folder again",
         key="model",

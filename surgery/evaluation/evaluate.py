@@ -206,7 +206,7 @@ def perplexity(model: Any, rows: Sequence[Row], encoder: Encoder, is_routed: boo
         encoder: of the model.
         is_routed: whether it must be told of image tokens.
     """
-    collate = Collator(encoder.pad, image_token=encoder.image_token, is_routed=is_routed)
+    collate = Collator(encoder.pad_token_id, image_token=encoder.image_token, is_routed=is_routed)
     total, count = 0.0, 0
     for first in range(0, len(rows), _BATCH):
         batch = collate([[row] for row in rows[first : first + _BATCH]])

@@ -11,7 +11,7 @@ import torch
 
 from surgery.data.base import IMAGE, Record
 from surgery.data.encoder import IGNORED, Encoder
-from surgery.data.file_reader import TOLD, DataFile
+from surgery.data.file_reader import MAX_REPORTED, DataFile
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.evaluation.predictions import Prediction, normalised
 from surgery.recipe.training_schema import Source
@@ -44,7 +44,7 @@ def read_questions(
         except SurgeryError as error:
             bad += error.diagnostics
     if bad:
-        raise SurgeryError(bad[:TOLD])
+        raise SurgeryError(bad[:MAX_REPORTED])
     return records
 
 
@@ -75,7 +75,7 @@ def predictions_of(
         if is_routed:
             inputs["image_mask"] = inputs["input_ids"] == (encoder.image_token or IGNORED)
         made = model.generate(
-            **inputs, do_sample=False, max_new_tokens=new_tokens, pad_token_id=encoder.pad
+            **inputs, do_sample=False, max_new_tokens=new_tokens, pad_token_id=encoder.pad_token_id
         )
         texts = encoder.tokenizer.batch_decode(
             made[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
@@ -89,7 +89,7 @@ def _prediction(path: str, record: Record, at: int, answer: str) -> Prediction:
     wanted, before = record.turns[at].text, record.turns[:at]
     asked = next((turn.text for turn in reversed(before) if turn.role != "assistant"), "")
     shown = sum(turn.text.count(IMAGE) for turn in before)
-    where = str(record.place.file), record.place.line
+    where = str(record.location.file), record.location.line
     is_right = normalised(answer) == normalised(wanted)
     return Prediction(
         path, *where, asked.replace(IMAGE, "").strip(), shown, wanted, answer, is_right

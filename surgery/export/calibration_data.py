@@ -39,7 +39,7 @@ def prompts_of(processor: Any, file: Path | None, length: int) -> Sequence[Row]:
         rows = [row for text in CALIBRATION for row in encoder.text(text)]
     else:
         rows = list(islice(Rows(DataFile(Source(file=str(file))), encoder), MOST))
-    if encoder.sees and not any(row.sees for row in rows):
+    if encoder.is_multimodal and not any(row.has_images for row in rows):
         rows += _pictured(processor, length)
     return rows
 
@@ -55,5 +55,5 @@ def _pictured(processor: Any, length: int) -> list[Row]:
             return_tensors="pt",
         )
         ids = made["input_ids"][0, :length]
-        rows.append(Row(ids, ids, {"pixel_values": made["pixel_values"]}, sees=True))
+        rows.append(Row(ids, ids, {"pixel_values": made["pixel_values"]}, has_images=True))
     return rows

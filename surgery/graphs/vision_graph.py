@@ -118,7 +118,7 @@ def _find_tile(whole: Whole, *, trust_remote_code: bool) -> Tile:
     assert whole.plan.files is not None
     processor = load_processor(whole.plan.files.folder, trust_remote_code=trust_remote_code)
     encoder = Encoder(processor, length=0)
-    if not encoder.sees:
+    if not encoder.is_multimodal:
         raise ValueError("its folder has no image processor")
     prompts = [_processed(processor, size) for size in _PICTURES]
     first, *others = (_tile(encoder, prompt) for prompt in prompts)

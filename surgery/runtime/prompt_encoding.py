@@ -6,7 +6,7 @@ from typing import Any, Final
 from surgery.data.base import IMAGE, Record, RecordLocation, Turn
 from surgery.data.chat.turns import special_token
 from surgery.data.encoder import Encoder
-from surgery.data.images import opened
+from surgery.data.images import open_images
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.runtime.base import Prompt
 from surgery.runtime.manifest import PathName
@@ -28,14 +28,14 @@ def encoded(processor: Any, prompt: Prompt, path: PathName) -> Any:
             D104 for an empty prompt, D112 to D116 for one that the model can't be asked.
     """
     encoder = Encoder(processor, length=0)
-    if prompt.images and not encoder.sees:
+    if prompt.images and not encoder.is_multimodal:
         raise SurgeryError(_blind(path))
     for file in prompt.images:
         _refuse_unopened(file)
     turn = Turn("user", IMAGE * len(prompt.images) + prompt.text)
     asked = Record(RecordLocation(Path("--prompt"), 0), (turn,), tuple(prompt.images))
-    if encoder.sees and IMAGE in prompt.text:
-        raise SurgeryError(special_token(asked.place, IMAGE))
+    if encoder.is_multimodal and IMAGE in prompt.text:
+        raise SurgeryError(special_token(asked.location, IMAGE))
     is_chat = encoder.has_template if prompt.chat is None else prompt.chat
     inputs = encoder.questions([(asked, 1)]) if is_chat else encoder.raw(asked)
     if inputs["input_ids"].shape[-1] == 0:
@@ -45,7 +45,7 @@ def encoded(processor: Any, prompt: Prompt, path: PathName) -> Any:
 
 def _refuse_unopened(file: Path) -> None:
     try:
-        opened([file], RecordLocation(file, 0))
+        open_images([file], RecordLocation(file, 0))
     except SurgeryError as error:
         raise SurgeryError(_no_picture(file, error.diagnostics[0].why)) from error
 

@@ -129,7 +129,7 @@ def _collator(plan: Plan, stage: Stage, name: str, encoder: Encoder) -> Collator
     if by_path and wants_sharding():
         raise SurgeryError(plan.recipe.locate([_not_sharded(name)]))
     token, routed = encoder.image_token, plan.is_routed
-    return Collator(encoder.pad, stage.packing, by_path, token, routed)
+    return Collator(encoder.pad_token_id, stage.packing, by_path, token, routed)
 
 
 def _no_text_path(stage: str) -> Diagnostic:

@@ -41,7 +41,7 @@ FILES = itertools.count()
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
+def location(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return place_in(tmp_path)
 
@@ -66,14 +66,16 @@ def data_files(draw):
     data=data_files() | st.tuples(st.just(".txt"), st.text(max_size=99).flatmap(spoilt_bytes)),
     bad=st.sampled_from(["error", "skip"]),
     images=st.sampled_from(["", ".", "nowhere", LONG]),
-    sees=st.booleans(),
+    has_images=st.booleans(),
 )
 @inputs(0.14)
-def test_spoilt_records_become_rows_or_are_refused_with_a_sentence(place, data, bad, images, sees):
+def test_spoilt_records_become_rows_or_are_refused_with_a_sentence(
+    location, data, bad, images, has_images
+):
     suffix, content = data
-    file = place(suffix)
+    file = location(suffix)
     file.write_bytes(content)
-    encoder = Encoder(processor() if sees else tokenizer(), 64)
+    encoder = Encoder(processor() if has_images else tokenizer(), 64)
 
     def read():
         rows = Rows(DataFile(Source(file=str(file), images=images), bad), encoder, bad)

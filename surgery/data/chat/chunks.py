@@ -14,7 +14,7 @@ import torch
 
 from surgery.data.base import Record, RecordLocation
 from surgery.data.chat.turns import Chunk
-from surgery.data.images import opened
+from surgery.data.images import open_images
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.diagnostics.wording import named_line
 
@@ -37,7 +37,7 @@ class Encoded:
 
     ids: list[torch.Tensor]
     images: _Named
-    beside: _Named
+    token_fields: _Named
 
 
 def find_anchor(tokenizer: Any) -> list[int]:
@@ -46,22 +46,22 @@ def find_anchor(tokenizer: Any) -> list[int]:
     SentencePiece's do, as those of Llama 2, Mistral and Phi-3; an answer that is tokenized behind
     nothing would begin with a space that nobody generates. Behind the anchor it doesn't.
     """
-    anchor, alone, behind = (
+    anchor, alone, after = (
         tokenizer(text, add_special_tokens=False)["input_ids"]
         for text in (ANCHOR, "a", ANCHOR + "a")
     )
-    is_apart = behind[: len(anchor)] == anchor
-    return list(anchor) if is_apart and behind[len(anchor) :] != alone else []
+    is_separate = after[: len(anchor)] == anchor
+    return list(anchor) if is_separate and after[len(anchor) :] != alone else []
 
 
-def encode_pieces(
-    processor: Any, pieces: Sequence[Chunk], record: Record, anchor: Sequence[int] = ()
+def encode_chunks(
+    processor: Any, chunks: Sequence[Chunk], record: Record, anchor: Sequence[int] = ()
 ) -> Encoded:
     """Encode pieces of a record.
 
     Args:
         processor: of the model, or its tokenizer.
-        pieces: in order, from the first.
+        chunks: in order, from the first.
         record: whose images they show.
         anchor: what `find_anchor` says of the tokenizer.
 
@@ -70,24 +70,24 @@ def encode_pieces(
             processor raises.
     """
     files = iter(record.images)
-    shown = [opened([*islice(files, piece.images)], record.place) for piece in pieces]
-    with named_errors(record.place):
-        words = [(at, piece.text) for at, piece in enumerate(pieces) if not piece.images]
-        texts = [ANCHOR + text if anchor and at else text for at, text in words]
+    images_of = [open_images([*islice(files, chunk.images)], record.location) for chunk in chunks]
+    with named_errors(record.location):
+        texts_at = [(at, chunk.text) for at, chunk in enumerate(chunks) if not chunk.images]
+        texts = [ANCHOR + text if anchor and at else text for at, text in texts_at]
         known = iter(_tokenized(processor, texts) if texts else ())
         made = [
-            _seen(processor, ANCHOR + piece.text if anchor and at else piece.text, images)
+            _with_images(processor, ANCHOR + chunk.text if anchor and at else chunk.text, images)
             if images
             else (next(known), {}, {})
-            for at, (piece, images) in enumerate(zip(pieces, shown, strict=True))
+            for at, (chunk, images) in enumerate(zip(chunks, images_of, strict=True))
         ]
     if any(ids[: len(anchor)].tolist() != [*anchor] for ids, _, _ in made[1:]):
-        return encode_pieces(processor, pieces, record)  # one grew together with the anchor
-    made[1:] = [_behind(each, len(anchor)) for each in made[1:]]
-    names = dict.fromkeys(name for _, _, beside in made for name in beside)
+        return encode_chunks(processor, chunks, record)  # one grew together with the anchor
+    made[1:] = [_without_anchor(each, len(anchor)) for each in made[1:]]
+    names = dict.fromkeys(name for _, _, token_fields in made for name in token_fields)
     values = {n: [by.get(n, torch.zeros_like(ids)) for ids, _, by in made] for n in names}
-    beside = {name: torch.cat(rows) for name, rows in values.items()}
-    return Encoded([ids for ids, _, _ in made], stacked([i for _, i, _ in made]), beside)
+    token_fields = {name: torch.cat(rows) for name, rows in values.items()}
+    return Encoded([ids for ids, _, _ in made], stacked([i for _, i, _ in made]), token_fields)
 
 
 def stacked(made: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
@@ -102,7 +102,7 @@ def stacked(made: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tenso
 
 
 @contextmanager
-def named_errors(place: RecordLocation | None) -> Iterator[None]:
+def named_errors(location: RecordLocation | None) -> Iterator[None]:
     """Name the record where a tokenizer or a processor raises whatever it raises.
 
     Raises:
@@ -111,13 +111,13 @@ def named_errors(place: RecordLocation | None) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise SurgeryError(_not_encoded(place, error)) from error
+        raise SurgeryError(_not_encoded(location, error)) from error
 
 
-def _behind(made: _Made, count: int) -> _Made:
+def _without_anchor(made: _Made, count: int) -> _Made:
     """What comes behind so many tokens."""
-    ids, images, beside = made
-    return ids[count:], images, {name: value[count:] for name, value in beside.items()}
+    ids, images, token_fields = made
+    return ids[count:], images, {name: value[count:] for name, value in token_fields.items()}
 
 
 def _tokenized(processor: Any, texts: list[str]) -> list[torch.Tensor]:
@@ -126,13 +126,17 @@ def _tokenized(processor: Any, texts: list[str]) -> list[torch.Tensor]:
     return [torch.tensor(ids, dtype=torch.long) for ids in found]
 
 
-def _seen(processor: Any, text: str, images: list[Any]) -> _Made:
+def _with_images(processor: Any, text: str, images: list[Any]) -> _Made:
     """The ids of a text with images, what became of these, and what else each token has."""
     made = processor(text=[text], images=images, add_special_tokens=False, return_tensors="pt")
     ids = made.pop("input_ids")
     made.pop("attention_mask", None)
-    beside = {name: value[0] for name, value in made.items() if value.shape[:2] == ids.shape}
-    return ids[0], {name: value for name, value in made.items() if name not in beside}, beside
+    token_fields = {name: value[0] for name, value in made.items() if value.shape[:2] == ids.shape}
+    return (
+        ids[0],
+        {name: value for name, value in made.items() if name not in token_fields},
+        token_fields,
+    )
 
 
 def _as_wide(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
@@ -145,10 +149,10 @@ def _as_wide(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     ]
 
 
-def _not_encoded(place: RecordLocation | None, error: Exception) -> Diagnostic:
+def _not_encoded(location: RecordLocation | None, error: Exception) -> Diagnostic:
     return Diagnostic(
         code="D116",
-        what=f"{place or 'a text'}: this record can't be encoded",
+        what=f"{location or 'a text'}: this record can't be encoded",
         why=f"the tokenizer or the processor says {named_line(error)}",
         fix="change the record, or leave such records out with bad_records=skip",
     )

@@ -13,7 +13,7 @@ _LONGEST_NAME: Final = 100
 
 
 def conversation(
-    place: RecordLocation,
+    location: RecordLocation,
     turns: Sequence[Turn],
     images: Sequence[Path],
     *,
@@ -26,7 +26,7 @@ def conversation(
     begins with is no answer, since nobody asked.
 
     Args:
-        place: where it is written.
+        location: where it is written.
         turns: in order.
         images: files.
         tools: see `Record`.
@@ -41,16 +41,16 @@ def conversation(
         unused = [*unused, "an answer that a conversation begins with"]
     why = _nothing_learned(turns)
     if why:
-        raise SurgeryError(no_answer(place, why))
+        raise SurgeryError(no_answer(location, why))
     for image in images:
-        _refuse_missing(place, image)
+        _refuse_missing(location, image)
     asked = sum(turn.text.count(IMAGE) for turn in turns)
     shown = sum(turn.text.count(IMAGE) for turn in turns if turn.role == "user")
     if asked == 0 and any(turn.role == "user" for turn in turns):
         turns = _shown_first(turns, len(images))
     elif asked != shown or asked != len(images):
-        raise SurgeryError(_other_images(place, asked, shown, len(images)))
-    return Record(place, tuple(turns), tuple(images), tools=tuple(tools), unused=tuple(unused))
+        raise SurgeryError(_other_images(location, asked, shown, len(images)))
+    return Record(location, tuple(turns), tuple(images), tools=tuple(tools), unused=tuple(unused))
 
 
 def _nothing_learned(turns: Sequence[Turn]) -> str:
@@ -65,13 +65,13 @@ def _nothing_learned(turns: Sequence[Turn]) -> str:
     return "" if all(answer.text.strip() for answer in learned) else "an answer is empty"
 
 
-def _refuse_missing(place: RecordLocation, image: Path) -> None:
+def _refuse_missing(location: RecordLocation, image: Path) -> None:
     try:
         is_there = image.is_file()
     except (OSError, ValueError):  # a name that no file system takes
         is_there = False
     if not is_there:
-        raise SurgeryError(_no_image(place, image))
+        raise SurgeryError(_no_image(location, image))
 
 
 def _shown_first(turns: Sequence[Turn], images: int) -> list[Turn]:
@@ -80,22 +80,22 @@ def _shown_first(turns: Sequence[Turn], images: int) -> list[Turn]:
     return [*turns[:first], replace(turns[first], text=text), *turns[first + 1 :]]
 
 
-def _no_image(place: RecordLocation, image: Path) -> Diagnostic:
+def _no_image(location: RecordLocation, image: Path) -> Diagnostic:
     name = str(image)
     shown = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…"
     return Diagnostic(
         code="D105",
-        what=f"{place}: the image `{shown}` is not there",
+        what=f"{location}: the image `{shown}` is not there",
         fix="name the folder that image paths are relative to with `images`, copy the file there, "
         "or leave such records out with bad_records=skip",
     )
 
 
-def _other_images(place: RecordLocation, asked: int, shown: int, images: int) -> Diagnostic:
+def _other_images(location: RecordLocation, asked: int, shown: int, images: int) -> Diagnostic:
     apart = "" if asked == shown else ", some of them not in what the user says"
     return Diagnostic(
         code="D107",
-        what=f"{place}: {asked} `{IMAGE}` for {images} images{apart}",
+        what=f"{location}: {asked} `{IMAGE}` for {images} images{apart}",
         fix=f"write `{IMAGE}` in the user's turns once for each image, or nowhere: they then go "
         "first",
     )

@@ -14,75 +14,75 @@ _LEARNED: Final = ("loss", "weight", "train", "training")
 """Keys by which data of ms-swift, OpenAI, Mistral and axolotl say whether a turn is learned."""
 
 
-def named_images(content: dict[str, Any], place: RecordLocation) -> list[str]:
+def named_images(content: dict[str, Any], location: RecordLocation) -> list[str]:
     """The paths under `image` or `images`; under both, where they are the same."""
-    named = [paths_of(content[k], place) for k in ("image", "images") if k in content]
+    named = [paths_of(content[k], location) for k in ("image", "images") if k in content]
     found = [paths for paths in named if paths]
     if found[1:] and found[0] != found[1]:
-        bad_form(place, "`image` and `images` name other files")
+        bad_form(location, "`image` and `images` name other files")
     return found[0] if found else []
 
 
-def paths_of(value: Any, place: RecordLocation) -> list[str]:
+def paths_of(value: Any, location: RecordLocation) -> list[str]:
     """The paths of a string, of an image as `datasets` writes it, or of a list of such."""
     entries = value if isinstance(value, list) else [value]
     paths = [_path(entry) for entry in entries if not is_blank(entry)]
     if not all(isinstance(path, str) for path in paths):
-        bad_form(place, "its images are neither a path nor a list of paths")
+        bad_form(location, "its images are neither a path nor a list of paths")
     return paths
 
 
 def with_system(
-    content: dict[str, Any], turns: Sequence[Turn], place: RecordLocation
+    content: dict[str, Any], turns: Sequence[Turn], location: RecordLocation
 ) -> list[Turn]:
     """Turns, after what stands under `system` or `system_prompt`."""
-    said = [content[key] for key in ("system", "system_prompt") if key in content]
-    if not all(isinstance(text, str) for text in said):
-        bad_form(place, "`system` is not text")
-    inside = [turn.text for turn in turns if turn.role == "system"]
-    if len({*said, *inside}) > 1 and said:
-        bad_form(place, "it has several texts of a system")
-    return [Turn("system", said[0]), *turns] if said and not inside else list(turns)
+    found = [content[key] for key in ("system", "system_prompt") if key in content]
+    if not all(isinstance(text, str) for text in found):
+        bad_form(location, "`system` is not text")
+    inline = [turn.text for turn in turns if turn.role == "system"]
+    if len({*found, *inline}) > 1 and found:
+        bad_form(location, "it has several texts of a system")
+    return [Turn("system", found[0]), *turns] if found and not inline else list(turns)
 
 
-def tools_of(content: dict[str, Any], place: RecordLocation) -> list[dict[str, Any]]:
+def tools_of(content: dict[str, Any], location: RecordLocation) -> list[dict[str, Any]]:
     """The descriptions under `tools`, a list or the JSON of one."""
     tools = content.get("tools", [])
     if isinstance(tools, str):
         try:
             tools = json.loads(tools)
         except (ValueError, RecursionError) as error:
-            bad_form(place, f"`tools` is not JSON: {error}")
+            bad_form(location, f"`tools` is not JSON: {error}")
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-        bad_form(place, "`tools` is not a list of objects")
+        bad_form(location, "`tools` is not a list of objects")
     if not all(isinstance(tool_name(tool), str) for tool in tools):
-        bad_form(place, "one of its `tools` has no name")
+        bad_form(location, "one of its `tools` has no name")
     return tools
 
 
 def turn_keys(
-    content: dict[str, Any], used: Collection[str], place: RecordLocation, *, is_answer: bool
+    content: dict[str, Any], used: Collection[str], location: RecordLocation, *, is_answer: bool
 ) -> tuple[bool, list[str]]:
     """Whether a turn is to be learned, and which of its keys are not used.
 
     Args:
         content: the turn.
         used: keys that are read elsewhere.
-        place: of the record.
+        location: of the record.
         is_answer: whether it could be learned.
 
     Raises:
         SurgeryError: D115, for a key that can't be honored.
     """
     given = {k: v for k, v in content.items() if k not in used and not is_blank(v)}
-    said = {key: given.pop(key) for key in _LEARNED if key in given}
-    for key, value in said.items():
+    found = {key: given.pop(key) for key in _LEARNED if key in given}
+    for key, value in found.items():
         if not isinstance(value, int | float) or value not in (0, 1):
-            raise SurgeryError(_part_learned(place, key, value))
-    unused = refuse_meaning(given.keys(), place, "a turn")
+            raise SurgeryError(_part_learned(location, key, value))
+    unused = refuse_meaning(given.keys(), location, "a turn")
     if not is_answer:
-        unused += [f"`{key}` of what is no answer" for key, value in said.items() if value]
-    return all(said.values()), unused
+        unused += [f"`{key}` of what is no answer" for key, value in found.items() if value]
+    return all(found.values()), unused
 
 
 def _path(entry: Any) -> Any:
@@ -90,10 +90,10 @@ def _path(entry: Any) -> Any:
     return entry.get("path") if is_file else entry
 
 
-def _part_learned(place: RecordLocation, key: str, value: object) -> Diagnostic:
+def _part_learned(location: RecordLocation, key: str, value: object) -> Diagnostic:
     return Diagnostic(
         code="D115",
-        what=f"{place}: a `{key}` of {value!r} can't be honored",
+        what=f"{location}: a `{key}` of {value!r} can't be honored",
         why="an answer is learned or it is not",
         fix="write true or false, 1 or 0, and weigh whole files with `weight` of a source",
     )

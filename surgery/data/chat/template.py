@@ -88,7 +88,7 @@ class Template:
             messages = [self._message(turn, form) for turn in record.turns[:end]]
             return self._render(messages, record.tools, prompt)
         except Exception as error:  # whatever a template's code raises
-            raise SurgeryError(_refused(record.place, error)) from error
+            raise SurgeryError(_refused(record.location, error)) from error
 
     def _message(self, turn: Turn, form: _Form) -> dict[str, Any]:
         content: Any = turn.text.replace(IMAGE, self._image_token or IMAGE)
@@ -106,8 +106,8 @@ class Template:
         if isinstance(found, _Form):
             return found
         if found.error is not None:
-            raise SurgeryError(_refused(record.place, found.error)) from found.error
-        raise SurgeryError(lost(record.place, record.turns[found.lost]))
+            raise SurgeryError(_refused(record.location, found.error)) from found.error
+        raise SurgeryError(lost(record.location, record.turns[found.lost]))
 
     def _tried(self, key: Sequence[tuple[Any, int]]) -> _Form | _Refusal:
         """The first form in which everything is written, or the refusal that says most."""
@@ -156,13 +156,13 @@ def template_of(named: str | Mapping[str, str] | None, *, tools: bool) -> str | 
     return found
 
 
-def lost(place: RecordLocation, turn: Turn) -> Diagnostic:
+def lost(location: RecordLocation, turn: Turn) -> Diagnostic:
     """D114, for a turn whose words a template leaves out."""
     line = " ".join(turn.text.split())
     shown = f"{line[:60]}…" if len(line) > 60 else line
     return Diagnostic(
         code="D114",
-        what=f"{place}: the base's chat template leaves out what the {turn.role} says",
+        what=f"{location}: the base's chat template leaves out what the {turn.role} says",
         why=f"its text lacks `{shown}`",
         fix=FIX,
     )
@@ -180,10 +180,10 @@ def _parts(text: str) -> list[dict[str, str]]:
     return typed or [{"type": "text", "text": ""}]
 
 
-def _refused(place: RecordLocation, error: Exception) -> Diagnostic:
+def _refused(location: RecordLocation, error: Exception) -> Diagnostic:
     return Diagnostic(
         code="D112",
-        what=f"{place}: the base's chat template refuses this conversation",
+        what=f"{location}: the base's chat template refuses this conversation",
         why=first_line(error),
         fix=FIX,
     )

@@ -57,9 +57,9 @@ class Chat:
         self.refuse_special(record)
         turns = enumerate(record.turns)
         learned = [at for at, turn in turns if turn.role == "assistant" and turn.is_learned]
-        whole = self._pieces(record, learned)
-        if whole is not None:
-            return [_checked(record, whole, learned)]
+        full = self._chunks(record, learned)
+        if full is not None:
+            return [_checked(record, full, learned)]
         return [self._alone(record, at) for at in learned]
 
     def prompt(self, record: Record, end: int) -> Chunk:
@@ -71,7 +71,7 @@ class Chat:
         self.refuse_special(record)
         text = self._template.write(record, end, prompt=True)
         _refuse_lost(text, record.turns[:end], record)
-        return Chunk(text, False, len(record.shown_before(end)))
+        return Chunk(text, False, len(record.images_before(end)))
 
     def refuse_special(self, record: Record) -> None:
         """Refuse words that the model would take for an image.
@@ -84,82 +84,83 @@ class Chat:
         for text in (*words, record.text, tools):
             found = self._special.search(text)
             if found:
-                raise SurgeryError(special_token(record.place, found[0]))
+                raise SurgeryError(special_token(record.location, found[0]))
 
     def _alone(self, record: Record, at: int) -> list[Chunk]:
-        pieces = self._pieces(record, [at])
-        if pieces is None:
-            raise SurgeryError(_not_cut(record.place))
-        return _checked(record, pieces, [at])
+        chunks = self._chunks(record, [at])
+        if chunks is None:
+            raise SurgeryError(_not_cut(record.location))
+        return _checked(record, chunks, [at])
 
-    def _pieces(self, record: Record, answers: Sequence[int]) -> list[Chunk] | None:
+    def _chunks(self, record: Record, answers: Sequence[int]) -> list[Chunk] | None:
         """The text cut at answers; None where one isn't what follows its prompt."""
-        pieces: list[Chunk] = []
-        done, shown = "", 0
+        chunks: list[Chunk] = []
+        done, images_done = "", 0
         for at in answers:
             prompt = self._template.write(record, at, prompt=True)
-            whole = self._template.write(record, at + 1, prompt=False)
-            if not (prompt.startswith(done) and whole.startswith(prompt)):
+            full = self._template.write(record, at + 1, prompt=False)
+            if not (prompt.startswith(done) and full.startswith(prompt)):
                 return None
-            images = len(record.shown_before(at))
-            pieces.append(Chunk(prompt[len(done) :], False, images - shown))
-            pieces.append(Chunk(whole[len(prompt) :], True))
-            done, shown = whole, images
-        return pieces
+            images = len(record.images_before(at))
+            chunks.append(Chunk(prompt[len(done) :], False, images - images_done))
+            chunks.append(Chunk(full[len(prompt) :], True))
+            done, images_done = full, images
+        return chunks
 
 
-def _checked(record: Record, pieces: Sequence[Chunk], answers: Sequence[int]) -> list[Chunk]:
+def _checked(record: Record, chunks: Sequence[Chunk], answers: Sequence[int]) -> list[Chunk]:
     """A row, once every answer is in its own piece and all other words are in the row."""
     turns = record.turns[: answers[-1] + 1]
-    learned = (piece.text for piece in pieces if piece.is_learned)
+    learned = (chunk.text for chunk in chunks if chunk.is_learned)
     for at, text in zip(answers, learned, strict=True):
-        if _squeezed(turns[at].text) not in _squeezed(text):
-            raise SurgeryError(lost(record.place, turns[at]))
+        if _without_spaces(turns[at].text) not in _without_spaces(text):
+            raise SurgeryError(lost(record.location, turns[at]))
     others = [turn for at, turn in enumerate(turns) if at not in answers]
-    _refuse_lost("".join(piece.text for piece in pieces), others, record)
-    return [piece for piece in pieces if piece.text]
+    _refuse_lost("".join(chunk.text for chunk in chunks), others, record)
+    return [chunk for chunk in chunks if chunk.text]
 
 
 def _refuse_lost(text: str, turns: Sequence[Turn], record: Record) -> None:
     """Refuse a text without the words of a turn, or a tool's name; reasoning may be dropped."""
-    squeezed = _squeezed(text)
+    squeezed = _without_spaces(text)
     for turn in turns:
-        said = turn.text.rpartition(_THOUGHT)[2] if turn.role == "assistant" else turn.text
-        if any(_squeezed(part) not in squeezed for part in said.split(IMAGE)):
-            raise SurgeryError(lost(record.place, turn))
-    if any(_squeezed(str(tool_name(tool))) not in squeezed for tool in record.tools):
-        raise SurgeryError(_no_tools(record.place))
+        words = turn.text.rpartition(_THOUGHT)[2] if turn.role == "assistant" else turn.text
+        if any(_without_spaces(part) not in squeezed for part in words.split(IMAGE)):
+            raise SurgeryError(lost(record.location, turn))
+    if any(_without_spaces(str(tool_name(tool))) not in squeezed for tool in record.tools):
+        raise SurgeryError(_no_tools(record.location))
 
 
-def _squeezed(text: str) -> str:
+def _without_spaces(text: str) -> str:
     """A text without white space, which templates trim and add."""
     return "".join(text.split())
 
 
-def special_token(place: RecordLocation, token: str) -> Diagnostic:
+def special_token(location: RecordLocation, token: str) -> Diagnostic:
     """D113, for words with a token in them that the model takes for an image."""
     return Diagnostic(
         code="D113",
-        what=f"{place}: its words contain `{token}`, which calls for an image",
+        what=f"{location}: its words contain `{token}`, which calls for an image",
         why="the model would look for an image that isn't there",
         fix=f"change the words, write `{IMAGE}` where a record shows an image, or leave such "
         "records out with bad_records=skip",
     )
 
 
-def _no_tools(place: RecordLocation) -> Diagnostic:
+def _no_tools(location: RecordLocation) -> Diagnostic:
     return Diagnostic(
         code="D114",
-        what=f"{place}: the base's chat template leaves out `tools`",
+        what=f"{location}: the base's chat template leaves out `tools`",
         why="functions would be called that nothing tells of",
         fix=FIX,
     )
 
 
-def _not_cut(place: RecordLocation) -> Diagnostic:
+def _not_cut(location: RecordLocation) -> Diagnostic:
     return Diagnostic(
         code="D110",
-        what=f"{place}: the base's chat template writes an answer otherwise than it asks for one",
+        what=f"{location}: the base's chat template writes an answer otherwise than it asks for "
+        "one",
         why="answers are learned where they are generated, so what comes before one must stay",
         fix=FIX,
     )

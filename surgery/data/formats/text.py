@@ -12,8 +12,8 @@ class TextForm(RecordForm):
     key = "text"
     used = frozenset({key})
 
-    def read(self, content: dict[str, Any], place: RecordLocation, images: Path) -> Record:
+    def read(self, content: dict[str, Any], location: RecordLocation, images: Path) -> Record:
         """See `RecordForm.read`."""
         if not isinstance(content["text"], str) or not content["text"].strip():
-            bad_form(place, "`text` is empty or not text")
-        return Record(place, text=content["text"])
+            bad_form(location, "`text` is empty or not text")
+        return Record(location, text=content["text"])

@@ -114,8 +114,8 @@ def _write_lines(file: Path, rows: Iterator[dict[str, Any]]) -> None:
 
 def _sentences(file: Path) -> None:
     names = [f"{color} {shape}" for color, shape in product(_COLORS, _SHAPES)]
-    said = (f"The {a} is left of the {b}." for a, b in product(names, names) if a != b)
-    file.write_text("\n".join(said) + "\n", encoding="utf-8")
+    sentences = (f"The {a} is left of the {b}." for a, b in product(names, names) if a != b)
+    file.write_text("\n".join(sentences) + "\n", encoding="utf-8")
 
 
 def _graph(file: Path) -> None:

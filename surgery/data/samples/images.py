@@ -27,8 +27,8 @@ def draw_image(number: int, height: int, width: int) -> Any:
     drawn = 128 + 90 * (np.stack([x, y], axis=-1) - 0.5) @ rng.uniform(-1, 1, (2, 3))
     across, down = rng.uniform(-40, 40, 2)
     drawn += np.sin(across * x + down * y)[..., None] * rng.uniform(-60, 60, 3)
-    for colour in (0, 255, rng.integers(0, 256, 3)):
+    for color in (0, 255, rng.integers(0, 256, 3)):
         left, top = rng.uniform(0.1, 0.9, 2)
-        drawn[(x - left) ** 2 + (y - top) ** 2 < rng.uniform(0.01, 0.06)] = colour
+        drawn[(x - left) ** 2 + (y - top) ** 2 < rng.uniform(0.01, 0.06)] = color
     drawn += rng.normal(0, _GRAIN, drawn.shape)
     return drawn.clip(0, 255).astype(np.uint8)

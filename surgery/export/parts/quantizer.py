@@ -154,7 +154,7 @@ class Workshop:
         rows = prompts_of(processor if eyes else tokenizer, job.calibration, job.context)
         for number, row in enumerate(rows):
             features = None
-            if eyes and record and row.sees:
+            if eyes and record and row.has_images:
                 pixels = row.images["pixel_values"]
                 features = calibration.see(engine, eyes, record, number, pixels)
             yield row.ids.tolist(), features

@@ -335,8 +335,8 @@ def test_system(name: str, tmp_path: Path) -> None:
     (row,) = rows_of(name, tmp_path, record)
     assert whole(name, row) == shape.system
     assert learned(name, row) == shape.learned
-    (beside,) = rows_of(name, tmp_path, chat(*ONE, system="Be short."))
-    assert beside.ids.tolist() == row.ids.tolist()
+    (token_fields,) = rows_of(name, tmp_path, chat(*ONE, system="Be short."))
+    assert token_fields.ids.tolist() == row.ids.tolist()
 
 
 @ALL

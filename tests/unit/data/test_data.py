@@ -94,15 +94,15 @@ def test_array_and_lines_give_the_same_records(tmp_path: Path) -> None:
     lines = data_file(tmp_path, *records)
     assert [(r.turns, r.text) for r in array] == [(r.turns, r.text) for r in lines]
     written = (tmp_path / "a.json").read_text().splitlines()
-    assert [written[r.place.line - 1].strip()[:1] for r in array] == ["{"] * 3
-    assert [r.place.line for r in lines] == [1, 2, 3]
+    assert [written[r.location.line - 1].strip()[:1] for r in array] == ["{"] * 3
+    assert [r.location.line for r in lines] == [1, 2, 3]
 
 
 def test_lines_are_found_again_behind_blank_and_wide_ones(tmp_path: Path) -> None:
     file = tmp_path / "a.jsonl"
     file.write_text('\n{"text": "äöü"}\n\n{"text": "last"}\n', encoding="utf-8")
     found = DataFile(Source(file=str(file)))
-    assert [(r.text, r.place.line) for r in found] == [("äöü", 2), ("last", 4)]
+    assert [(r.text, r.location.line) for r in found] == [("äöü", 2), ("last", 4)]
 
 
 def test_plain_text_is_one_record(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_bad_record_is_named_with_file_and_line(code: str, record: Any, tmp_path
 def test_skipped_records_are_counted_and_the_rest_stays(record: Any, tmp_path: Path) -> None:
     write_images(tmp_path)
     file = data_file(tmp_path, LLAVA, record, CHAT, bad="skip")
-    assert [r.place.line for r in file] == [1, 3]
+    assert [r.location.line for r in file] == [1, 3]
     assert Rows(file, Encoder(tokenizer(), 64), "skip").skipped == 1
 
 
@@ -219,15 +219,15 @@ def test_only_answers_are_learned_with_the_plain_template(tmp_path: Path) -> Non
     system = [{"from": "system", "value": "Be short."}]
     content = {"conversations": [*system, *LLAVA["conversations"], *more]}
     row = Encoder(tokenizer(), 64).conversation(data_file(tmp_path, content)[0])
-    pieces = [
+    chunks = [
         ("<|bos|>Be short.\n\nUser: What?\nAssistant:", False),
         (" That.<|endoftext|>\n", True),
         ("User: Why?\nAssistant:", False),
         (" So.<|endoftext|>\n", True),
     ]
-    assert row.ids.tolist() == [i for text, _ in pieces for i in ids(text)]
+    assert row.ids.tolist() == [i for text, _ in chunks for i in ids(text)]
     assert row.labels.tolist() == [
-        i if answer else IGNORED for text, answer in pieces for i in ids(text)
+        i if answer else IGNORED for text, answer in chunks for i in ids(text)
     ]
 
 
@@ -284,7 +284,7 @@ def row_of(*tokens: int) -> Row:
 
 
 def test_batch_is_padded_on_the_right() -> None:
-    batch = Collator(pad=9)([[row_of(1, 2, 3)], [row_of(4, 5)]])
+    batch = Collator(pad_token_id=9)([[row_of(1, 2, 3)], [row_of(4, 5)]])
     assert batch["input_ids"].tolist() == [[1, 2, 3], [4, 5, 9]]
     assert batch["labels"].tolist() == [[IGNORED, 2, 3], [IGNORED, 5, IGNORED]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
@@ -292,7 +292,9 @@ def test_batch_is_padded_on_the_right() -> None:
 
 
 def test_packed_rows_count_their_positions_anew() -> None:
-    batch = Collator(pad=9, packing=True)([[row_of(1, 2, 3), row_of(4, 5)], [row_of(6, 7)]])
+    batch = Collator(pad_token_id=9, packing=True)(
+        [[row_of(1, 2, 3), row_of(4, 5)], [row_of(6, 7)]]
+    )
     assert batch["input_ids"].tolist() == [[1, 2, 3, 4, 5], [6, 7, 9, 9, 9]]
     assert batch["position_ids"].tolist() == [[0, 1, 2, 0, 1], [0, 1, 0, 1, 2]]
     assert batch["labels"].tolist()[0] == [IGNORED, 2, 3, IGNORED, 5]
@@ -309,11 +311,11 @@ def test_rows_without_images_take_the_text_path_if_asked(tmp_path: Path) -> None
             LLAVA,
         )
     )
-    places = [[seeing], [blind], [seeing]]
-    batch = Collator(pad=0, by_path=True)(places)
+    locations = [[seeing], [blind], [seeing]]
+    batch = Collator(pad_token_id=0, by_path=True)(locations)
     assert batch["paths"] == ["multimodal", "text", "multimodal"]
     assert batch["pixel_values"].shape[0] == 2
-    assert "paths" not in Collator(pad=0)(places)
+    assert "paths" not in Collator(pad_token_id=0)(locations)
 
 
 def test_parts_for_image_tokens_are_told_of_them(tmp_path: Path) -> None:
@@ -341,9 +343,9 @@ def test_packing_fills_rows_in_order() -> None:
 class Sized(list[Any]):
     """So many rows, with or without images."""
 
-    def __init__(self, count: int, sees: bool) -> None:
+    def __init__(self, count: int, has_images: bool) -> None:
         super().__init__([row_of(1, 2)] * count)
-        self.sees, self.skipped = sees, 0
+        self.has_images, self.skipped = has_images, 0
 
 
 def test_every_row_comes_once_an_epoch() -> None:
@@ -380,8 +382,8 @@ def test_weights_are_passes() -> None:
 
 
 @pytest.mark.parametrize("sees", [True, False])
-def test_text_mix_needs_both_kinds(sees: bool) -> None:
-    sources: Any = [Sized(10, sees)]
+def test_text_mix_needs_both_kinds(has_images: bool) -> None:
+    sources: Any = [Sized(10, has_images)]
     with pytest.raises(SurgeryError) as caught:
         epoch_sizes(sources, [1.0], 0.5)
     assert codes(caught) == ["D111"]
@@ -393,7 +395,7 @@ def test_mixture_has_the_rows_of_its_steps(packing: bool) -> None:
     stage = Stage(data="a", steps=5, batch=4, packing=packing, length=6)
     rows = mix(sources, stage, seed=0)
     assert len(rows) == 20
-    assert {len(place) for place in rows} == {3 if packing else 1}
+    assert {len(location) for location in rows} == {3 if packing else 1}
 
 
 def test_epochs_give_the_steps() -> None:

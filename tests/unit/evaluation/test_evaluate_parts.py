@@ -147,7 +147,7 @@ def test_each_answer_is_asked_with_what_was_said_before() -> None:
     asked = list(asked_of(Record(RecordLocation(Path("x"), 1), turns, images)))
     assert [record.turns[at].text for record, at in asked] == ["b", "d"]
     assert [at for _, at in asked] == [1, 3]
-    assert [record.shown_before(at) for record, at in asked] == [images[:1], images]
+    assert [record.images_before(at) for record, at in asked] == [images[:1], images]
 
 
 @pytest.mark.parametrize(

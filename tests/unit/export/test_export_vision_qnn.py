@@ -193,16 +193,16 @@ def test_a_block_of_its_own_has_room_for_images(exported: tuple[Path, Path]) -> 
 def test_built_in_pictures_are_shown_where_no_record_has_any(tmp_path: Path) -> None:
     llava = processor()
     built_in = prompts_of(llava, None, 64)
-    assert [row.sees for row in built_in] == [False] * len(CALIBRATION) + [True] * 4
-    drawn = [row.images["pixel_values"].numpy() for row in built_in if row.sees]
+    assert [row.has_images for row in built_in] == [False] * len(CALIBRATION) + [True] * 4
+    drawn = [row.images["pixel_values"].numpy() for row in built_in if row.has_images]
     assert min(tile.std() for tile in drawn) > 0.2
     assert max(np.corrcoef(drawn[0].ravel(), tile.ravel())[0, 1] for tile in drawn[1:]) < 0.9
-    assert not any(row.sees for row in prompts_of(llava.tokenizer, None, 64))
+    assert not any(row.has_images for row in prompts_of(llava.tokenizer, None, 64))
     write_images(tmp_path)
     mine = write_lines(tmp_path / "mine.jsonl", [colour_question("red"), colour_question("blue")])
-    assert [row.sees for row in prompts_of(llava, mine, 64)] == [True] * 2
+    assert [row.has_images for row in prompts_of(llava, mine, 64)] == [True] * 2
     blind = write_lines(tmp_path / "blind.jsonl", [{"text": "One."}])
-    assert [row.sees for row in prompts_of(llava, blind, 64)] == [False] + [True] * 4
+    assert [row.has_images for row in prompts_of(llava, blind, 64)] == [False] + [True] * 4
 
 
 @pytest.mark.parametrize("prefill", [1, 4])

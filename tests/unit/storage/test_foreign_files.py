@@ -12,7 +12,7 @@ from PIL import Image
 
 from surgery.data.base import RecordLocation
 from surgery.data.file_reader import DataFile
-from surgery.data.images import open_image, opened
+from surgery.data.images import open_image, open_images
 from surgery.data.vocabulary import load_processor
 from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.evaluation.evaluate import evaluate_adapter
@@ -167,7 +167,7 @@ def test_an_image_inside_is_found_and_images_widens_the_folder(pictures):
         (str(pictures / "out.png"), "/"),
     ):
         file = talk(pictures / "data", name)
-        assert DataFile(Source(file=str(file), images=images)).sees
+        assert DataFile(Source(file=str(file), images=images)).has_images
 
 
 def bomb(file: Path, side: int) -> Path:
@@ -191,7 +191,7 @@ def bomb(file: Path, side: int) -> Path:
 def test_a_small_file_of_many_pixels_is_not_decoded(tmp_path):
     file = bomb(tmp_path / "a.png", 12_000)
     assert file.stat().st_size < 100_000
-    assert codes(opened, [file], RecordLocation(tmp_path / "t.jsonl", 1)) == ["D106"]
+    assert codes(open_images, [file], RecordLocation(tmp_path / "t.jsonl", 1)) == ["D106"]
     assert open_image(bomb(tmp_path / "b.png", 64)).size == (64, 64)
 
 
