@@ -134,31 +134,33 @@ def evaluate_adapter(
     known = _references(reference)
     evaluated = open_evaluated(folder, base=base, trust_remote_code=trust_remote_code)
     if predictions:
-        beside = _read_beside(text, questions, images, reference)
-        try_text(Path(predictions), inputs=[*evaluated.inputs, *beside])
-    processor = load_processor(evaluated.home, trust_remote_code=trust_remote_code)
+        others = _other_inputs(text, questions, images, reference)
+        try_text(Path(predictions), inputs=[*evaluated.inputs, *others])
+    processor = load_processor(evaluated.processor_folder, trust_remote_code=trust_remote_code)
     encoder = Encoder(processor, length)
-    rows = _text_rows(evaluated.home, text, encoder)
-    asked = read_questions(questions, images, encoder)
-    if not rows and not asked:
+    rows = _text_rows(evaluated.processor_folder, text, encoder)
+    records = read_questions(questions, images, encoder)
+    if not rows and not records:
         raise SurgeryError(_nothing_to_measure(folder))
-    meter = _Meter(evaluated.home, evaluated.is_routed, encoder, rows, asked, new_tokens)
+    meter = _Measurement(
+        evaluated.processor_folder, evaluated.is_routed, encoder, rows, records, new_tokens
+    )
     losses: dict[str, float] = {}
     right: dict[str, float] = {}
-    said: list[Prediction] = []
+    answered: list[Prediction] = []
     for measured in evaluated.each(meter.measure):
         losses |= measured[0]
         right |= measured[1]
-        said += measured[2]
+        answered += measured[2]
     if predictions:
-        write_predictions(Path(predictions), said)
+        write_predictions(Path(predictions), answered)
     tokens = sum(int((row.labels != IGNORED).sum()) for row in rows)
-    answers = sum(1 for record in asked for _ in asked_of(record))
+    answers = sum(1 for record in records for _ in asked_of(record))
     names = str(folder), evaluated.model, evaluated.recipe
-    return Evaluation(*names, losses, tokens, right, answers, known, tuple(said))
+    return Evaluation(*names, losses, tokens, right, answers, known, tuple(answered))
 
 
-def _read_beside(
+def _other_inputs(
     text: str | os.PathLike[str] | None,
     questions: str | os.PathLike[str] | None,
     images: str | os.PathLike[str] | None,
@@ -172,28 +174,32 @@ def _read_beside(
 
 
 @dataclass(frozen=True)
-class _Meter:
+class _Measurement:
     """What is measured."""
 
-    home: Path
+    processor_folder: Path
     is_routed: bool
     encoder: Encoder
     rows: Sequence[Row]
-    asked: Sequence[Record]
+    records: Sequence[Record]
     new_tokens: int
 
     def measure(
         self, model: Any, path: str
     ) -> tuple[dict[str, float], dict[str, float], list[Prediction]]:
         """Perplexity and accuracy of a model on a path, under the path's name; and its answers."""
-        refuse_ids_without_rows(self.encoder.tokenizer, model, self.home)
+        refuse_ids_without_rows(self.encoder.tokenizer, model, self.processor_folder)
         model = model.to(torch.accelerator.current_accelerator() or "cpu").eval()
         is_routed = self.is_routed and path != BASE
-        asked = [record for record in self.asked if path == SHARED or not record.images]
+        records = [record for record in self.records if path == SHARED or not record.images]
         losses = {path: perplexity(model, self.rows, self.encoder, is_routed)} if self.rows else {}
-        said = predictions_of(path, model, asked, self.encoder, self.new_tokens, is_routed)
-        right = {path: sum(one.right for one in said) / len(said)} if said else {}
-        return losses, right, said
+        predictions = predictions_of(path, model, records, self.encoder, self.new_tokens, is_routed)
+        right = (
+            {path: sum(each.right for each in predictions) / len(predictions)}
+            if predictions
+            else {}
+        )
+        return losses, right, predictions
 
 
 @torch.no_grad()
@@ -229,12 +235,14 @@ def accuracy(
     is_routed: bool = False,
 ) -> float | None:
     """The share of right answers among `predictions_of` the same arguments; None without any."""
-    said = predictions_of(SHARED, model, records, encoder, new_tokens, is_routed)
-    return sum(one.right for one in said) / len(said) if said else None
+    predictions = predictions_of(SHARED, model, records, encoder, new_tokens, is_routed)
+    return sum(each.right for each in predictions) / len(predictions) if predictions else None
 
 
-def _text_rows(home: Path, text: str | os.PathLike[str] | None, encoder: Encoder) -> Sequence[Row]:
-    file = Path(text) if text else home / HELD_OUT
+def _text_rows(
+    processor_folder: Path, text: str | os.PathLike[str] | None, encoder: Encoder
+) -> Sequence[Row]:
+    file = Path(text) if text else processor_folder / HELD_OUT
     if text is None and not file.is_file():
         return []
     return list(Rows(DataFile(Source(file=str(file))), encoder))

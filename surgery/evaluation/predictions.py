@@ -37,7 +37,7 @@ class Prediction:
     right: bool
 
 
-def normalised(answer: str) -> str:
+def normalized(answer: str) -> str:
     """An answer without case, outer punctuation and spaces that differ."""
     return _SPACE.sub(" ", answer).strip(" .,;:!?\"'").casefold()
 
@@ -48,5 +48,5 @@ def write_predictions(file: Path, predictions: Iterable[Prediction]) -> None:
     Raises:
         SurgeryError: A302 to A304 for the disk.
     """
-    lines = (json.dumps(asdict(one), ensure_ascii=False) for one in predictions)
+    lines = (json.dumps(asdict(each), ensure_ascii=False) for each in predictions)
     replace_text(file, "".join(f"{line}\n" for line in lines))

@@ -13,7 +13,7 @@ from surgery.data.base import IMAGE, Record
 from surgery.data.encoder import IGNORED, Encoder
 from surgery.data.file_reader import MAX_REPORTED, DataFile
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
-from surgery.evaluation.predictions import Prediction, normalised
+from surgery.evaluation.predictions import Prediction, normalized
 from surgery.recipe.training_schema import Source
 
 _BATCH: Final = 16
@@ -68,7 +68,7 @@ def predictions_of(
         is_routed: whether the model must be told of image tokens.
     """
     pairs = [pair for record in records for pair in asked_of(record)]
-    said: list[Prediction] = []
+    predictions: list[Prediction] = []
     for first in range(0, len(pairs), _BATCH):
         part = pairs[first : first + _BATCH]
         inputs = encoder.questions(part).to(model.device)
@@ -80,19 +80,21 @@ def predictions_of(
         texts = encoder.tokenizer.batch_decode(
             made[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
         )
-        said += [_prediction(path, *pair, text) for pair, text in zip(part, texts, strict=True)]
-    return said
+        predictions += [
+            _prediction(path, *pair, text) for pair, text in zip(part, texts, strict=True)
+        ]
+    return predictions
 
 
 def _prediction(path: str, record: Record, at: int, answer: str) -> Prediction:
     """What was generated for the turn at a position of a conversation, beside what is written."""
     wanted, before = record.turns[at].text, record.turns[:at]
-    asked = next((turn.text for turn in reversed(before) if turn.role != "assistant"), "")
+    question = next((turn.text for turn in reversed(before) if turn.role != "assistant"), "")
     shown = sum(turn.text.count(IMAGE) for turn in before)
     where = str(record.location.file), record.location.line
-    is_right = normalised(answer) == normalised(wanted)
+    is_right = normalized(answer) == normalized(wanted)
     return Prediction(
-        path, *where, asked.replace(IMAGE, "").strip(), shown, wanted, answer, is_right
+        path, *where, question.replace(IMAGE, "").strip(), shown, wanted, answer, is_right
     )
 
 

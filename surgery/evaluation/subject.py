@@ -47,7 +47,7 @@ class Evaluated:
     folder: Path
     model: str
     recipe: str
-    home: Path
+    processor_folder: Path
     is_routed: bool
     inputs: tuple[Input, ...]
     each: Callable[[Measure[Any]], Iterator[Any]]
@@ -75,10 +75,10 @@ def open_evaluated(
 def _adapter(folder: Path, base: str | os.PathLike[str] | None, trust: bool) -> Evaluated:
     plan, _ = read_plan(folder, base, trust_remote_code=trust)
     assert plan.files is not None
-    home = plan.files.folder
+    processor_folder = plan.files.folder
 
     def each(measure: Measure[_T]) -> Iterator[_T]:
-        yield measure(load_base(str(home), trust_remote_code=trust), BASE)
+        yield measure(load_base(str(processor_folder), trust_remote_code=trust), BASE)
         model = load_adapter(folder, base=base, trust_remote_code=trust)
         yield measure(model, SHARED)
         if plan.has_text_path:
@@ -87,7 +87,7 @@ def _adapter(folder: Path, base: str | os.PathLike[str] | None, trust: bool) -> 
 
     source, recipe = plan.anatomy.source, plan.recipe.name
     inputs = Input(folder, "the adapter"), *plan.inputs()
-    return Evaluated(folder, source, recipe, home, plan.is_routed, inputs, each)
+    return Evaluated(folder, source, recipe, processor_folder, plan.is_routed, inputs, each)
 
 
 def _export(folder: Path, base: str | os.PathLike[str] | None, trust: bool) -> Evaluated:
@@ -101,21 +101,21 @@ def _export(folder: Path, base: str | os.PathLike[str] | None, trust: bool) -> E
     if not is_assembled:  # whose fingerprint is of the decoder and the tower together
         found = identify(files, read_anatomy(files, trust_remote_code=trust))
         refuse_other_base(manifest.fingerprint, found, files.source)
-    home = folder / "multimodal" if is_assembled else source  # where the processor is
+    processor_folder = folder / "multimodal" if is_assembled else source  # where the processor is
 
     def each(measure: Measure[_T]) -> Iterator[_T]:
         yield measure(load_base(str(source), trust_remote_code=trust), BASE)
-        seeing = open_path(folder, manifest, "multimodal", trust_remote_code=trust)
-        yield measure(seeing, SHARED)
+        multimodal = open_path(folder, manifest, "multimodal", trust_remote_code=trust)
+        yield measure(multimodal, SHARED)
         if manifest.base == "shared":
-            yield measure(seeing, NON_SHARED)
+            yield measure(multimodal, NON_SHARED)
             return
-        del seeing
+        del multimodal
         text = open_path(folder, manifest, "text", trust_remote_code=trust)
         yield measure(text, NON_SHARED)
 
     inputs = Input(folder, "the export"), Input(source, "the base")
-    return Evaluated(folder, manifest.model, manifest.name, home, False, inputs, each)
+    return Evaluated(folder, manifest.model, manifest.name, processor_folder, False, inputs, each)
 
 
 def _not_checkpoints(folder: Path, manifest: Manifest) -> Diagnostic:

@@ -31,7 +31,7 @@ _CODE_KEY: Final = re.compile(
 
 
 @dataclass(frozen=True)
-class Point:
+class GridPoint:
     """One point of the grid.
 
     Args:
@@ -52,21 +52,23 @@ class Point:
         return " ".join((self.recipe, *self.swept))
 
 
-def expand(recipes: Sequence[str], words: Sequence[str], *, allow_env: bool = False) -> list[Point]:
+def expand(
+    recipes: Sequence[str], arguments: Sequence[str], *, allow_env: bool = False
+) -> list[GridPoint]:
     """Return the Cartesian product of recipes and the values of their overrides, in typed order.
 
     Args:
         recipes: packaged names or paths; names after `recipe=` are read by `read_recipes`.
-        words: overrides, `rank=4,8` and `rank=range(4,17,4)` among them.
+        arguments: overrides, `rank=4,8` and `rank=range(4,17,4)` among them.
         allow_env: whether the recipes may read the environment.
 
     Raises:
         SurgeryError: R108 to R113, all that is wrong with the words at once; R118 for too many.
     """
-    refuse_code(words)
+    refuse_code(arguments)
     knobs = _knobs_by_recipe(recipes, allow_env)
     known = list(dict.fromkeys(knob for names in knobs.values() for knob in names))
-    read = [read_override(number, typed, known) for number, typed in enumerate(words, start=1)]
+    read = [read_override(number, typed, known) for number, typed in enumerate(arguments, start=1)]
     wrong = [item for item in read if isinstance(item, Diagnostic)]
     raise_errors(wrong if len(recipes) == 1 else map(_in_no_recipe, wrong))
     overrides = _last_of_each(item for item in read if isinstance(item, Override))
@@ -83,7 +85,7 @@ def _most(overrides: Sequence[Override], recipes: Sequence[str]) -> int:
     return len(recipes) * math.prod(max(1, len(item.choices)) for item in overrides)
 
 
-def read_recipes(words: Sequence[str]) -> tuple[list[str], list[str]]:
+def read_recipes(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Split `recipe=a,b` from the other words of a command line.
 
     A first word that is no override is the recipe too.
@@ -91,11 +93,19 @@ def read_recipes(words: Sequence[str]) -> tuple[list[str], list[str]]:
     Raises:
         SurgeryError: R110 and R112, where the recipe is missing, named twice, or can't be read.
     """
-    positional = [word for word in words[:1] if "=" not in word and not word.startswith("~")]
-    axes = [(n, word) for n, word in enumerate(words, 1) if word.startswith("recipe=")]
+    positional = [
+        argument
+        for argument in arguments[:1]
+        if "=" not in argument and not argument.startswith("~")
+    ]
+    axes = [
+        (n, argument) for n, argument in enumerate(arguments, 1) if argument.startswith("recipe=")
+    ]
     if len(positional) + len(axes) != 1:
         raise SurgeryError(_recipes_named(len(positional) + len(axes)))
-    rest = [word for word in words if not word.startswith("recipe=")][len(positional) :]
+    rest = [argument for argument in arguments if not argument.startswith("recipe=")][
+        len(positional) :
+    ]
     if positional:
         return positional, rest
     axis = read_override(*axes[0], ["recipe"])
@@ -106,7 +116,7 @@ def read_recipes(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def plan_points(
-    points: Sequence[Point],
+    points: Sequence[GridPoint],
     *,
     weights: bool = False,
     trust_remote_code: bool = False,
@@ -124,20 +134,20 @@ def plan_points(
         SurgeryError: every error of every point, each saying in which points it stands.
     """
     plans: list[Plan] = []
-    faults: dict[Diagnostic, list[Point]] = {}
+    errors: dict[Diagnostic, list[GridPoint]] = {}
     for point in points:
         try:
             recipe = load_recipe(point.recipe, point.overrides, allow_env=allow_env)
             plans.append(plan_recipe(recipe, weights=weights, trust_remote_code=trust_remote_code))
         except SurgeryError as error:
             for diagnostic in error.diagnostics:
-                faults.setdefault(diagnostic, []).append(point)
-    raise_errors(_in_points(diagnostic, where, points) for diagnostic, where in faults.items())
+                errors.setdefault(diagnostic, []).append(point)
+    raise_errors(_in_grid_points(diagnostic, where, points) for diagnostic, where in errors.items())
     return plans
 
 
 def grid_document(
-    points: Sequence[Point],
+    points: Sequence[GridPoint],
     plans: Sequence[Plan],
     job: str,
     *,
@@ -154,7 +164,7 @@ def grid_document(
     return to_json({**head, **trusted, "points": entries})
 
 
-def describe(point: Point) -> dict[str, Any]:
+def describe(point: GridPoint) -> dict[str, Any]:
     """A point as plain data."""
     return {
         "point": point.number,
@@ -173,25 +183,27 @@ def read_point(file: Path, number: int) -> tuple[dict[str, Any], Recipe, bool]:
     return entry, recipe, grid["trust_remote_code"]
 
 
-def refuse_code(words: Iterable[str]) -> None:
+def refuse_code(arguments: Iterable[str]) -> None:
     """Refuse words that name a key by which Hydra would import code.
 
     Raises:
         SurgeryError: R108, one for each.
     """
-    found = ((n, word, _CODE_KEY.search(word)) for n, word in enumerate(words, start=1))
-    raise_errors(_imports_code(n, word, match[1]) for n, word, match in found if match)
+    found = (
+        (n, argument, _CODE_KEY.search(argument)) for n, argument in enumerate(arguments, start=1)
+    )
+    raise_errors(_imports_code(n, argument, match[1]) for n, argument, match in found if match)
 
 
 def _knobs_by_recipe(recipes: Sequence[str], allow_env: bool) -> dict[str, list[str]]:
     knobs: dict[str, list[str]] = {}
-    faults: list[Diagnostic] = []
+    errors: list[Diagnostic] = []
     for recipe in recipes:
         try:
             knobs[recipe] = knob_names(recipe, allow_env=allow_env)
         except SurgeryError as error:
-            faults += error.diagnostics
-    raise_errors(faults)
+            errors += error.diagnostics
+    raise_errors(errors)
     return knobs
 
 
@@ -202,15 +214,15 @@ def _last_of_each(overrides: Iterable[Override]) -> list[Override]:
 
 def _product(
     recipe: str, overrides: Sequence[Override], own: Sequence[str], known: Sequence[str]
-) -> list[Point]:
+) -> list[GridPoint]:
     lacks = [item for item in overrides if _knob(item) in known and _knob(item) not in own]
-    kept = [item for item in overrides if item not in lacks]
+    applied = [item for item in overrides if item not in lacks]
     notes = tuple(f"no knob `{_knob(item)}`" for item in lacks)
     any_sweeps = any(item.choices for item in overrides)
-    sweeps = [bool(item.choices) or not any_sweeps for item in kept]
+    sweeps = [bool(item.choices) or not any_sweeps for item in applied]
     return [
-        Point(0, recipe, words, _swept(words, sweeps), notes)
-        for words in itertools.product(*map(_words, kept))
+        GridPoint(0, recipe, arguments, _swept(arguments, sweeps), notes)
+        for arguments in itertools.product(*map(_choices, applied))
     ]
 
 
@@ -223,26 +235,26 @@ def _knob(item: Override) -> str | None:
     return item.path[1] if item.path[0] == "knobs" and len(item.path) == 2 else None
 
 
-def _words(item: Override) -> tuple[str, ...]:
+def _choices(item: Override) -> tuple[str, ...]:
     name = item.typed.partition("=")[0]
     return tuple(f"{name}={choice}" for choice in item.choices) or (item.typed,)
 
 
-def _swept(words: Sequence[str], sweeps: Sequence[bool]) -> tuple[str, ...]:
-    chosen = (word for word, sweep in zip(words, sweeps, strict=True) if sweep)
-    return tuple(re.sub(r"\\(.)", r"\1", word) for word in chosen)
+def _swept(arguments: Sequence[str], sweeps: Sequence[bool]) -> tuple[str, ...]:
+    chosen = (argument for argument, sweep in zip(arguments, sweeps, strict=True) if sweep)
+    return tuple(re.sub(r"\\(.)", r"\1", argument) for argument in chosen)
 
 
-def _in_points(
-    diagnostic: Diagnostic, where: Sequence[Point], points: Sequence[Point]
+def _in_grid_points(
+    diagnostic: Diagnostic, where: Sequence[GridPoint], points: Sequence[GridPoint]
 ) -> Diagnostic:
     named = some_of([f"{point.number} `{point}`" for point in where])
     plural = "points" if len(where) > 1 else "point"
     if len(points) == 1:
         return diagnostic
     every = len(where) == len(points)
-    place = f"every one of the {len(points)} points" if every else f"{plural} {named}"
-    return replace(diagnostic, what=f"{diagnostic.what}, in {place}")
+    location = f"every one of the {len(points)} points" if every else f"{plural} {named}"
+    return replace(diagnostic, what=f"{diagnostic.what}, in {location}")
 
 
 def _in_no_recipe(diagnostic: Diagnostic) -> Diagnostic:
@@ -269,11 +281,11 @@ def _too_many(count: int) -> Diagnostic:
     )
 
 
-def _imports_code(number: int, word: str, key: str) -> Diagnostic:
+def _imports_code(number: int, argument: str, key: str) -> Diagnostic:
     return Diagnostic(
         code="R108",
         what=f"`{key}` is not allowed in an override",
         why="a recipe and its sweep are data: they can't import or call Python code",
         fix="take it out; launchers are chosen by name with --launcher",
-        span=span_of(number, word, value=key not in word.partition("=")[0]),
+        span=span_of(number, argument, value=key not in argument.partition("=")[0]),
     )

@@ -44,18 +44,18 @@ _HYDRA_CODE: Final = ("hydra.", "hydra_plugins.")
 
 
 @dataclass(frozen=True)
-class Settings:
+class HydraSettings:
     """What Hydra is told besides the points.
 
     Args:
-        words: its own overrides, such as `hydra.launcher.n_jobs=2`.
+        overrides: its own overrides, such as `hydra.launcher.n_jobs=2`.
         folder: where the sweep's folders go.
         launcher: its name.
         multirun: whether Hydra sweeps; else it runs one job.
         quiet: whether Hydra keeps to itself what it and the launcher's processes say.
     """
 
-    words: tuple[str, ...]
+    overrides: tuple[str, ...]
     folder: Path
     launcher: str = "basic"
     multirun: bool = True
@@ -68,58 +68,58 @@ def read_flags() -> argparse.Namespace:
     return flags
 
 
-def is_hydras(word: str) -> bool:
+def is_hydra_override(override: str) -> bool:
     """Whether a word of the command line is a setting of Hydra itself."""
-    key = word.lstrip("+~").partition("=")[0]
+    key = override.lstrip("+~").partition("=")[0]
     return key == "hydra" or key.startswith(("hydra.", "hydra/", "hydra@"))
 
 
 def read_settings(
-    words: Sequence[str],
+    overrides: Sequence[str],
     *,
     launcher: str | None = None,
     out: Path | None = None,
     quiet: bool = True,
     multirun: bool = True,
-) -> Settings:
+) -> HydraSettings:
     """Try Hydra's own overrides before anything starts, and find the sweep's folder.
 
     Args:
-        words: `hydra.…` and `hydra/…` overrides.
+        overrides: `hydra.…` and `hydra/…` overrides.
         launcher: a name of `LAUNCHERS`.
-        out: the sweep's folder; Hydra's multirun/DATE/TIME unless given here or among `words`.
+        out: the sweep's folder; Hydra's multirun/DATE/TIME unless given here or among `overrides`.
         quiet: whether Hydra writes no logs and no `.hydra` folders.
         multirun: whether Hydra sweeps.
 
     Raises:
         SurgeryError: A501 for a launcher that isn't installed, R108 for code, R118 for the rest.
     """
-    refuse_code(words)
-    _refuse_sweepers(words)
-    typed = {word.partition("=")[0] for word in words}
-    asked = [f"{key}={value}" for key, value in _QUIET.items() if quiet and key not in typed]
-    asked += [f"hydra/launcher={launcher}"] if launcher else []
-    asked += words
-    asked += ["hydra.mode=MULTIRUN"] if multirun else []
-    with _composed_settings(asked) as config:
+    refuse_code(overrides)
+    _refuse_sweepers(overrides)
+    keys = {override.partition("=")[0] for override in overrides}
+    composed = [f"{key}={value}" for key, value in _QUIET.items() if quiet and key not in keys]
+    composed += [f"hydra/launcher={launcher}"] if launcher else []
+    composed += overrides
+    composed += ["hydra.mode=MULTIRUN"] if multirun else []
+    with _composed_settings(composed) as config:
         _refuse_paths(OmegaConf.to_container(config.hydra, resolve=False))
         sweeps = config.hydra.mode == RunMode.MULTIRUN
         found = config.hydra.sweep.dir if sweeps else config.hydra.run.dir
         name = config.hydra.runtime.choices["hydra/launcher"]
-        return Settings(tuple(asked), Path(out or found).absolute(), name, sweeps, quiet)
+        return HydraSettings(tuple(composed), Path(out or found).absolute(), name, sweeps, quiet)
 
 
 @contextlib.contextmanager
-def _composed_settings(words: list[str]) -> Iterator[DictConfig]:
+def _composed_settings(overrides: list[str]) -> Iterator[DictConfig]:
     folder = str(recipes_folder())
     try:
         with initialize_config_dir(folder, job_name="sweep", version_base=HYDRA_VERSION_BASE):
-            config = compose(None, words, return_hydra_config=True)
+            config = compose(None, overrides, return_hydra_config=True)
         _refuse_targets(OmegaConf.to_container(config.hydra, resolve=False))
         HydraConfig.instance().set_config(config)
         yield config
     except (HydraException, OmegaConfBaseException, OSError, ValueError, RecursionError) as error:
-        raise SurgeryError(_bad_settings(error, words)) from error
+        raise SurgeryError(_bad_settings(error, overrides)) from error
     finally:
         HydraConfig.instance().cfg = None
 
@@ -148,26 +148,32 @@ def _refuse_paths(content: Any) -> None:
             raise SurgeryError(Diagnostic("R118", what, why, fix))
 
 
-def _refuse_sweepers(words: Sequence[str]) -> None:
-    for word in words:
-        key = word.lstrip("+~").partition("=")[0]
+def _refuse_sweepers(overrides: Sequence[str]) -> None:
+    for override in overrides:
+        key = override.lstrip("+~").partition("=")[0]
         if key.startswith(("hydra/sweeper", "hydra.sweeper")) and "max_batch_size" not in key:
-            what = f"`{word}` can't be used: a sweep walks its own grid"
+            what = f"`{override}` can't be used: a sweep walks its own grid"
             raise SurgeryError(Diagnostic("R118", what, fix="write the values: rank=4,8,16"))
 
 
-def _bad_settings(error: Exception, words: Sequence[str]) -> Diagnostic:
+def _bad_settings(error: Exception, overrides: Sequence[str]) -> Diagnostic:
     reason = getattr(error, "strerror", None) or str(error).strip().partition("\n")[0]
-    asked = [word.partition("=")[2] for word in words if word.startswith("hydra/launcher=")]
-    if not (isinstance(error, MissingConfigException) and "hydra/launcher" in str(error) and asked):
+    launchers = [
+        override.partition("=")[2]
+        for override in overrides
+        if override.startswith("hydra/launcher=")
+    ]
+    if not (
+        isinstance(error, MissingConfigException) and "hydra/launcher" in str(error) and launchers
+    ):
         settings = "`python -m surgery.sweep --cfg hydra`"
         fix = f"name the launcher that has it with --launcher, or see {settings}"
         return Diagnostic("R118", "a setting of Hydra can't be used", reason, fix)
-    extra = LAUNCHERS.get(asked[-1])
+    extra = LAUNCHERS.get(launchers[-1])
     if not extra:
         return Diagnostic(
-            "R118", f"there is no launcher `{asked[-1]}`", fix=nearest(asked[-1], LAUNCHERS)
+            "R118", f"there is no launcher `{launchers[-1]}`", fix=nearest(launchers[-1], LAUNCHERS)
         )
-    what = f"the launcher `{asked[-1]}` is not installed"
+    what = f"the launcher `{launchers[-1]}` is not installed"
     why = "Hydra finds no such plugin, or can't import it"
     return Diagnostic("A501", what, why, install_line(extra))

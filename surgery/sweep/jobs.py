@@ -32,7 +32,7 @@ from surgery.recipe.schema import Recipe
 from surgery.storage.atomic_text import replace_text
 from surgery.storage.file_names import PLAN_FILE
 from surgery.sweep.grid import read_point
-from surgery.sweep.hydra_launcher import Settings
+from surgery.sweep.hydra_launcher import HydraSettings
 from surgery.sweep.results import crashed, plan_outcome, write_result
 
 POINTS_FILE: Final = "points.json"
@@ -118,7 +118,7 @@ JOBS: Final = {
 """The jobs by name: one line adds one."""
 
 
-def run_points(settings: Settings, numbers: Sequence[int], job: str, resume: bool) -> str:
+def run_points(settings: HydraSettings, numbers: Sequence[int], job: str, resume: bool) -> str:
     """Let Hydra run the job at points of the sweep's points.json.
 
     Args:
@@ -131,19 +131,19 @@ def run_points(settings: Settings, numbers: Sequence[int], job: str, resume: boo
         Why Hydra gave up, or nothing; a job that fails says so in its result.json.
     """
     key = "hydra.sweep.dir" if settings.multirun else "hydra.run.dir"
-    words = [
-        *settings.words,
+    overrides = [
+        *settings.overrides,
         f"{key}={_quoted(settings.folder)}",
         f"points={_quoted(settings.folder / POINTS_FILE)}",
         f"point={','.join(map(str, numbers))}",
         f"job={job}",
         f"resume={resume}",
     ]
-    if settings.multirun and not any("hydra.sweep.subdir=" in word for word in words):
-        words.append("hydra.sweep.subdir=${point}")
+    if settings.multirun and not any("hydra.sweep.subdir=" in override for override in overrides):
+        overrides.append("hydra.sweep.subdir=${point}")
     try:
-        with _full_errors(), _kept_in(settings.folder / LOG_FILE, settings):
-            start_hydra([*(["--multirun"] if settings.multirun else []), *words])
+        with _full_errors(), _stderr_to(settings.folder / LOG_FILE, settings):
+            start_hydra([*(["--multirun"] if settings.multirun else []), *overrides])
     except Exception as error:  # a launcher may raise anything
         return named_line(error)
     return ""
@@ -195,8 +195,8 @@ def _outcome(recipe: Recipe, job: Job, folder: Path, trusted: bool) -> dict[str,
     described = {"model": recipe.model, "knobs": recipe.resolved()["knobs"]}
     try:
         plan = plan_recipe(recipe, weights=job.weights, trust_remote_code=trusted)
-        told = {"trust_remote_code": trusted} if job.loads else {}
-        return {**described, **plan_outcome(plan), **job.run(plan, folder, **told)}
+        options = {"trust_remote_code": trusted} if job.loads else {}
+        return {**described, **plan_outcome(plan), **job.run(plan, folder, **options)}
     except SurgeryError as error:
         return {**described, **crashed(error.diagnostics)}
     except Exception as error:  # one job's bug must not end the others
@@ -231,7 +231,7 @@ def _full_errors() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _kept_in(log: Path, settings: Settings) -> Iterator[None]:
+def _stderr_to(log: Path, settings: HydraSettings) -> Iterator[None]:
     """Send what the launcher's processes write to stderr into a file; ours still reaches it."""
     if not settings.quiet or settings.launcher == "basic":
         yield

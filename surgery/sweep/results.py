@@ -22,7 +22,7 @@ from surgery.plan.serialization import (
 from surgery.storage.atomic_text import replace_text
 from surgery.storage.disk_errors import io_errors
 from surgery.storage.staging import refuse_result
-from surgery.sweep.grid import Point, describe
+from surgery.sweep.grid import GridPoint, describe
 
 RESULT_FILE: Final = "result.json"
 RESULTS: Final = "results"
@@ -41,8 +41,8 @@ def plan_outcome(plan: Plan) -> Result:
 
 def crashed(diagnostics: Sequence[Diagnostic]) -> Result:
     """The outcome of a job that failed."""
-    said = [diagnostic_document(diagnostic) for diagnostic in diagnostics]
-    return {"status": "failed", "parameters": None, "bytes": None, "diagnostics": said}
+    documents = [diagnostic_document(diagnostic) for diagnostic in diagnostics]
+    return {"status": "failed", "parameters": None, "bytes": None, "diagnostics": documents}
 
 
 def first_error(result: Result) -> str:
@@ -119,7 +119,7 @@ def reopen_folder(folder: Path, name: str, content: str, count: int) -> list[int
     return [number for number in range(count) if number not in done]
 
 
-def nothing_begun(folder: Path) -> Diagnostic:
+def nothing_to_resume(folder: Path) -> Diagnostic:
     """The note where `--resume` finds no sweep: a kill may fall before its folder is made."""
     what = f"there is no sweep to go on with in `{folder}`: it begins"
     return Diagnostic("T107", what, severity="note")
@@ -173,7 +173,7 @@ def watching(folder: Path, finished: Callable[[Result], None]) -> Iterator[None]
         look()
 
 
-def gather_results(folder: Path, points: Sequence[Point], reason: str) -> list[Result]:
+def gather_results(folder: Path, points: Sequence[GridPoint], reason: str) -> list[Result]:
     """Return the result of every point; a job without one failed.
 
     Args:
@@ -209,7 +209,7 @@ def _result_files(folder: Path) -> list[Path]:
     return sorted([*folder.glob(RESULT_FILE), *folder.glob(f"*/{RESULT_FILE}")])
 
 
-def _without(point: Point, reason: str) -> Result:
+def _without(point: GridPoint, reason: str) -> Result:
     why = reason or "its process ended early; the launcher's logs say more"
     missing = crashed([Diagnostic("A502", f"the job left no result: {why}")])
     described = {**describe(point), "model": None, "knobs": {}}
@@ -236,5 +236,5 @@ def _row(result: Result) -> Result:
     counts = {key: (result["parameters"] or {}).get(key) for key in _COUNTS}
     counts |= {"loss": result["loss"]} if "loss" in result else {}
     knobs = {f"knobs.{name}": value for name, value in result["knobs"].items()}
-    words = {"overrides": " ".join(result["overrides"]), "notes": "; ".join(result["notes"])}
-    return {**plain, **words, **knobs, **counts, **sizes, "error": first_error(result)}
+    joined = {"overrides": " ".join(result["overrides"]), "notes": "; ".join(result["notes"])}
+    return {**plain, **joined, **knobs, **counts, **sizes, "error": first_error(result)}

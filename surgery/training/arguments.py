@@ -10,7 +10,7 @@ import torch
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.diagnostics.wording import first_line
 from surgery.recipe.training_schema import Stage
-from surgery.training.distributed import processes
+from surgery.training.distributed import world_size
 
 
 def training_arguments(stage: Stage, name: str, folder: Path, steps: int, seed: int) -> Any:
@@ -70,7 +70,7 @@ def training_arguments(stage: Stage, name: str, folder: Path, steps: int, seed: 
 
 
 def _rows_at_once(stage: Stage, name: str) -> int:
-    parts = stage.accumulation * processes()
+    parts = stage.accumulation * world_size()
     if stage.batch % parts:
         raise SurgeryError(_not_divisible(stage, name))
     return stage.batch // parts
@@ -91,10 +91,10 @@ def _refuse_other_fields(stage: Stage, name: str, own: dict[str, Any]) -> None:
 def _not_divisible(stage: Stage, name: str) -> Diagnostic:
     return Diagnostic(
         code="T104",
-        what=f"a batch of {stage.batch} rows can't be divided by {processes()} processes and "
+        what=f"a batch of {stage.batch} rows can't be divided by {world_size()} processes and "
         f"{stage.accumulation} micro-batches",
         why="`batch` counts the rows of an optimizer step over all of them",
-        fix=f"make `batch` a multiple of {processes() * stage.accumulation}, or change "
+        fix=f"make `batch` a multiple of {world_size() * stage.accumulation}, or change "
         "`accumulation`",
         key=f"stages.{name}.batch",
     )

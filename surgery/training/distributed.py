@@ -14,7 +14,7 @@ from torch import nn
 from surgery.plan.planner import Plan
 
 
-def processes() -> int:
+def world_size() -> int:
     """How many there are."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
@@ -30,7 +30,7 @@ def this_process() -> Any:
 def wants_sharding() -> bool:
     """Whether `accelerate launch --use_fsdp` started this process, and accelerate won't do it."""
     asked = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
-    return asked and processes() > 1 and not torch.accelerator.is_available()
+    return asked and world_size() > 1 and not torch.accelerator.is_available()
 
 
 def shard(plan: Plan, model: Any) -> None:
@@ -53,7 +53,7 @@ def is_sharded(model: Any) -> bool:
     return getattr(model, "_is_fsdp_managed_module", False) is True
 
 
-def whole(tensor: torch.Tensor) -> torch.Tensor:
+def full_tensor(tensor: torch.Tensor) -> torch.Tensor:
     """A tensor put together again from all processes, each of which must ask for it."""
     from torch.distributed.tensor import DTensor
 
@@ -61,7 +61,7 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
     return found.detach()
 
 
-def spread(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+def distribute_like(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """A whole tensor, spread over the processes as another one is."""
     from torch.distributed.tensor import DTensor, distribute_tensor
 

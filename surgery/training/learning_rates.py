@@ -62,14 +62,14 @@ def learning_rates(
     copies = plan.part_swaps()
     operations = [edit for edit in plan.edits if edit not in copies]
     matcher = Matcher(plan.anatomy, operations, plan.recipe.operations)
-    for word, rate in stage.rates.items():
-        key = f"stages.{trained.name}.rates.{word}"
-        selection, said = matcher.select([word], "rates")
+    for name, rate in stage.rates.items():
+        key = f"stages.{trained.name}.rates.{name}"
+        selection, diagnostics = matcher.select([name], "rates")
         selection = in_copies(selection, copies)
         meant = [name for name in _names(plan, selection, model) if name in rates]
         if not meant:
-            why = said[0].what if said else "what it means is frozen in this stage"
-            raise SurgeryError(plan.recipe.locate([_no_rate(word, why, key)]))
+            why = diagnostics[0].what if diagnostics else "what it means is frozen in this stage"
+            raise SurgeryError(plan.recipe.locate([_no_rate(name, why, key)]))
         rates.update(dict.fromkeys(meant, rate))
     scales = layer_scales(plan.anatomy.names_in("vision"), stage.layer_decay)
     return {name: rate * scales.get(_in_base(name), 1.0) for name, rate in rates.items()}
@@ -115,10 +115,10 @@ def _trains_nothing(stage: str) -> Diagnostic:
     )
 
 
-def _no_rate(word: str, why: str, key: str) -> Diagnostic:
+def _no_rate(name: str, why: str, key: str) -> Diagnostic:
     return Diagnostic(
         code="T103",
-        what=f"the rate of `{word}` is nobody's",
+        what=f"the rate of `{name}` is nobody's",
         why=why,
         fix="name in `rates` what the stage trains, by a word of `train`",
         key=key,

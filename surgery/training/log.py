@@ -18,7 +18,7 @@ LOG = "log.csv"
 
 
 @dataclass(frozen=True)
-class Logged:
+class LogLine:
     """One line of the log.
 
     Args:
@@ -44,21 +44,21 @@ class Logged:
     seconds_left: float
 
 
-_NAMES: Final = tuple(field.name for field in fields(Logged))
-Tell = Callable[[Logged], None]
+_NAMES: Final = tuple(field.name for field in fields(LogLine))
+LogCallback = Callable[[LogLine], None]
 
 
 class TrainingLog(TrainerCallback):  # type: ignore[misc]
-    """Writes `log.csv` and tells a reporter.
+    """Writes `log.csv` and calls the progress callback.
 
     Args:
         file: the CSV file; lines of earlier stages stay.
         stage: its name.
-        tell: told of each line, on the main process.
+        progress: callback with each line, on the main process.
     """
 
-    def __init__(self, file: Path, stage: str, tell: Tell | None) -> None:
-        self._file, self._stage, self._tell = file, stage, tell or (lambda logged: None)
+    def __init__(self, file: Path, stage: str, progress: LogCallback | None) -> None:
+        self._file, self._stage, self._progress = file, stage, progress or (lambda logged: None)
         self._begun, self._step, self._tokens = 0.0, 0, 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -66,8 +66,8 @@ class TrainingLog(TrainerCallback):  # type: ignore[misc]
         self._begun, self._step = time.perf_counter(), state.global_step
         self._tokens = state.num_input_tokens_seen
         if state.is_world_process_zero:
-            kept = [row for row in _rows(self._file) if self._stays(row, state.global_step)]
-            _write(self._file, kept)
+            rows = [row for row in _rows(self._file) if self._stays(row, state.global_step)]
+            _write(self._file, rows)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Log the last step, and each of a checkpoint: a mean of steps ends where a run may end."""
@@ -89,12 +89,12 @@ class TrainingLog(TrainerCallback):  # type: ignore[misc]
             logged = self._logged(state, logs)
             with self._file.open("a", newline="", encoding="utf-8") as stream:
                 csv.writer(stream, lineterminator="\n").writerow(asdict(logged).values())
-            self._tell(logged)
+            self._progress(logged)
 
-    def _logged(self, state: Any, logs: dict[str, Any]) -> Logged:
+    def _logged(self, state: Any, logs: dict[str, Any]) -> LogLine:
         seconds = max(time.perf_counter() - self._begun, 1e-9)
         done = max(state.global_step - self._step, 1)
-        return Logged(
+        return LogLine(
             stage=self._stage,
             step=state.global_step,
             steps=state.max_steps,
@@ -131,10 +131,10 @@ def _rows(file: Path) -> list[dict[str, str]]:
     if not file.exists():
         return []
     with file.open(newline="", encoding="utf-8") as stream:
-        return [row for row in csv.DictReader(stream) if _is_whole(row)]
+        return [row for row in csv.DictReader(stream) if _is_complete(row)]
 
 
-def _is_whole(row: dict[str, str]) -> bool:
+def _is_complete(row: dict[str, str]) -> bool:
     """Whether a line was written to its end, which that of a killed training may not be."""
     return set(row) == {*_NAMES} and all(row.values()) and row["step"].isdigit()
 

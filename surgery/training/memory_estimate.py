@@ -46,12 +46,12 @@ def training_memory(plan: Plan) -> list[Memory]:
     Args:
         plan: its stages' `precision` says what is frozen in which type; fp32 without stages.
     """
-    found, held = [], frozenset[tuple[str, str]]()
+    found, fp32_keys = [], frozenset[tuple[str, str]]()
     for trained in plan.stages:
-        held |= _trained(trained)
+        fp32_keys |= _trained(trained)
         stage = plan.recipe.stages.get(trained.name, Stage())
         size = plan.trainable_in(trained) * _FP32
-        weights = sum(_weights(plan, held, in_fp32=stage.precision == "fp32"))
+        weights = sum(_weights(plan, fp32_keys, in_fp32=stage.precision == "fp32"))
         found.append(Memory(trained.name, weights, size, size * _MOMENTS))
     return found
 
@@ -60,9 +60,9 @@ def _trained(stage: Trained) -> frozenset[tuple[str, str]]:
     return frozenset(("", name) for name in stage.selection.base) | stage.selection.added
 
 
-def _weights(plan: Plan, held: frozenset[tuple[str, str]], *, in_fp32: bool) -> Iterator[int]:
+def _weights(plan: Plan, fp32_keys: frozenset[tuple[str, str]], *, in_fp32: bool) -> Iterator[int]:
     for key, size, dtype in _parameters(plan):
-        yield size * (_FP32 if in_fp32 or key in held else int(DTYPE_BYTES[dtype]))
+        yield size * (_FP32 if in_fp32 or key in fp32_keys else int(DTYPE_BYTES[dtype]))
 
 
 def _parameters(plan: Plan) -> Iterator[tuple[tuple[str, str], int, str]]:

@@ -56,8 +56,8 @@ def training_document(folder: Path, results: Iterable[StageResult]) -> dict[str,
 
 def _stage_document(result: StageResult) -> dict[str, Any]:
     names = ("name", "steps", "parameters", "skipped", "losses")
-    said = [diagnostic_document(diagnostic) for diagnostic in result.bad]
-    return {**{name: getattr(result, name) for name in names}, "diagnostics": said}
+    diagnostics = [diagnostic_document(diagnostic) for diagnostic in result.bad]
+    return {**{name: getattr(result, name) for name in names}, "diagnostics": diagnostics}
 
 
 def _cells(stage: Stage, result: StageResult, plan: Plan) -> tuple[str, ...]:

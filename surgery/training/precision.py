@@ -19,7 +19,7 @@ def stored_types(model: "nn.Module") -> dict[str, torch.dtype]:
     return {name: parameter.dtype for name, parameter in model.named_parameters()}
 
 
-def hold_in_fp32(model: "nn.Module", *, frozen: bool) -> None:
+def cast_to_fp32(model: "nn.Module", *, frozen: bool) -> None:
     """Hold what trains in fp32, and perhaps what is frozen too; packed weights stay as they are.
 
     Args:

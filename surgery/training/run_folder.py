@@ -77,7 +77,7 @@ def opened_work(
             if this_process().is_main_process:
                 refuse_inputs(work, inputs)
                 is_locked = claims.enter_context(claimed_output(out, inputs))
-                _refuse_strange(work)
+                _refuse_foreign(work)
                 if not (resume and _is_begun(work, out)):
                     refuse_occupied(out, overwrite)
                     _refuse_unfinished(work, overwrite, is_locked)
@@ -85,7 +85,7 @@ def opened_work(
                     if resume and warn:
                         warn([_nothing_there(work)])
                 else:
-                    _take_up(work, out, document, overwrite)
+                    _continue(work, out, document, overwrite)
         try:
             yield work
         except BaseException:
@@ -112,7 +112,7 @@ def close_work(work: Path) -> None:
         discard(work)
 
 
-def take_log(work: Path, folder: Path) -> None:
+def copy_log(work: Path, folder: Path) -> None:
     """Copy the log of a training, and what TensorBoard shows, into the adapter folder."""
     shutil.copy(work / LOG, folder / LOG)
     for runs in work.glob(f"*/{_BOARD}"):
@@ -135,7 +135,7 @@ def _is_begun(work: Path, out: Path) -> bool:
     return (work / RECIPE).exists() or is_result(work, out)
 
 
-def _take_up(work: Path, out: Path, document: dict[str, object], overwrite: bool) -> None:
+def _continue(work: Path, out: Path, document: dict[str, object], overwrite: bool) -> None:
     """Go on with what lies there, which may be the rest of a training that is done."""
     is_done = is_result(work, out)
     if not is_done:
@@ -143,7 +143,7 @@ def _take_up(work: Path, out: Path, document: dict[str, object], overwrite: bool
     _refuse_other(discarded(work) if is_done and not work.exists() else work, document)
 
 
-def _refuse_strange(work: Path) -> None:
+def _refuse_foreign(work: Path) -> None:
     """Refuse to go on in, or to remove, what no training made."""
     if os.path.lexists(work) and not (work / RECIPE).is_file():
         if work.is_dir() and not any(work.iterdir()):
@@ -154,7 +154,7 @@ def _refuse_strange(work: Path) -> None:
 def _refuse_unfinished(work: Path, overwrite: bool, is_locked: bool) -> None:
     """Refuse to begin anew over something to go on with, or over what may be another's."""
     if (work / RECIPE).exists() and not overwrite and (_has_progress(work) or not is_locked):
-        raise SurgeryError(_lies_there(work))
+        raise SurgeryError(_unfinished(work))
 
 
 def _refuse_other(work: Path, document: dict[str, object]) -> None:
@@ -174,12 +174,12 @@ def refuse_other_data(work: Path, digests: Mapping[str, Sequence[str]]) -> None:
     Raises:
         SurgeryError: T107, naming the stage.
     """
-    file, said = work / DATA, {stage: [*of_files] for stage, of_files in digests.items()}
+    file, found = work / DATA, {stage: [*of_files] for stage, of_files in digests.items()}
     with this_process().main_process_first(), io_errors(work):
         if this_process().is_main_process and not file.exists():
-            replace_text(file, to_json(said))
+            replace_text(file, to_json(found))
         begun = json.loads(file.read_bytes())
-    changed = next((stage for stage, found in said.items() if begun.get(stage) != found), None)
+    changed = next((stage for stage, each in found.items() if begun.get(stage) != each), None)
     if changed is not None:
         raise SurgeryError(_other_data(work, changed))
 
@@ -195,7 +195,7 @@ def _other_data(work: Path, stage: str) -> Diagnostic:
     )
 
 
-def _lies_there(work: Path) -> Diagnostic:
+def _unfinished(work: Path) -> Diagnostic:
     return Diagnostic(
         code="T106",
         what=f"a training that was not finished lies in `{work}`",

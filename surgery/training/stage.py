@@ -79,15 +79,15 @@ class PreparedStage:
 
     def result(self) -> StageResult:
         """How it ended, once it has."""
-        first = (said for source in self.rows.sources for said in source.bad[:1])
-        bad = tuple(replace(said, severity="warning") for said in first)
+        first = (diagnostic for source in self.rows.sources for diagnostic in source.bad[:1])
+        bad = tuple(replace(diagnostic, severity="warning") for diagnostic in first)
         steps = len(self.rows) // self.stage.batch
         return StageResult(self.name, steps, self.parameters, self.rows.skipped, bad)
 
     @property
     def notes(self) -> tuple[Diagnostic, ...]:
         """What of its data is not learned from, as warnings."""
-        return tuple(said for source in self.rows.sources for said in source.notes)
+        return tuple(diagnostic for source in self.rows.sources for diagnostic in source.notes)
 
 
 def prepare_stage(

@@ -23,17 +23,17 @@ from surgery.storage.file_names import ASSEMBLED_FOLDER
 from surgery.storage.inputs import Input
 from surgery.storage.staging import staged_folder
 from surgery.training.distributed import shard, this_process, wants_sharding
-from surgery.training.log import LOG, Tell, TrainingLog, end_losses
+from surgery.training.log import LOG, LogCallback, TrainingLog, end_losses
 from surgery.training.model_card import add_training
-from surgery.training.precision import hold_in_fp32, restore_types, stored_types
+from surgery.training.precision import cast_to_fp32, restore_types, stored_types
 from surgery.training.run_folder import (
     TRAINED,
     Warn,
     close_work,
+    copy_log,
     is_result,
     opened_work,
     refuse_other_data,
-    take_log,
 )
 from surgery.training.stage import PreparedStage, StageResult, prepare_stage
 from surgery.training.trainer import StageTrainer, last_checkpoint, load_trained
@@ -49,7 +49,7 @@ def train_recipe(
     resume: bool = False,
     overwrite: bool = False,
     trust_remote_code: bool = False,
-    tell: Tell | None = None,
+    progress: LogCallback | None = None,
     warn: Warn | None = None,
     callbacks: Sequence[Any] = (),
 ) -> list[StageResult]:
@@ -61,7 +61,7 @@ def train_recipe(
         resume: go on where a training for the same `out` and recipe was ended.
         overwrite: replace a folder that `surgery` wrote, and begin anew.
         trust_remote_code: whether the base may run code of its own.
-        tell: told of each line of the log.
+        progress: callback with each line of the log, on the main process.
         warn: called before the first step with notes: on what the data holds and is not learned
             from, and where there is nothing to resume.
         callbacks: further callbacks of the Trainer.
@@ -74,15 +74,15 @@ def train_recipe(
     with opened_work(
         out, recipe, plan.inputs(), resume=resume, overwrite=overwrite, warn=warn
     ) as work:
-        plan = _assembled(plan, work)
+        plan = _write_assembly(plan, work)
         assert plan.files is not None
         base = plan.files.folder
 
         def build() -> Any:
             return apply_plan(plan, load_base(str(base), trust_remote_code=trust_remote_code))
 
-        run = _Run(plan, build, base, work, tell, warn, callbacks, trust_remote_code)
-        return run.to_the_end(out, overwrite=overwrite)
+        run = _Run(plan, build, base, work, progress, warn, callbacks, trust_remote_code)
+        return run.run(out, overwrite=overwrite)
 
 
 @quiet()
@@ -94,7 +94,7 @@ def train_adapter(
     resume: bool = False,
     overwrite: bool = False,
     trust_remote_code: bool = False,
-    tell: Tell | None = None,
+    progress: LogCallback | None = None,
     warn: Warn | None = None,
     callbacks: Sequence[Any] = (),
 ) -> list[StageResult]:
@@ -107,7 +107,7 @@ def train_adapter(
         resume: the same.
         overwrite: the same.
         trust_remote_code: the same.
-        tell: the same.
+        progress: the same.
         warn: the same.
         callbacks: the same.
 
@@ -127,8 +127,10 @@ def train_adapter(
 
     inputs = [Input(folder, "the adapter"), *plan.inputs()]
     with opened_work(out, recipe, inputs, resume=resume, overwrite=overwrite, warn=warn) as work:
-        run = _Run(plan, build, made.files.folder, work, tell, warn, callbacks, trust_remote_code)
-        return run.to_the_end(out, overwrite=overwrite)
+        run = _Run(
+            plan, build, made.files.folder, work, progress, warn, callbacks, trust_remote_code
+        )
+        return run.run(out, overwrite=overwrite)
 
 
 @dataclass(frozen=True)
@@ -137,19 +139,19 @@ class _Run:
 
     plan: Plan
     build: Build
-    home: Path
+    base_folder: Path
     work: Path
-    tell: Tell | None
+    progress: LogCallback | None
     warn: Warn | None
     callbacks: Sequence[Any]
     trust_remote_code: bool
 
-    def to_the_end(self, out: Path, *, overwrite: bool) -> list[StageResult]:
+    def run(self, out: Path, *, overwrite: bool) -> list[StageResult]:
         _refuse_without_data(self.plan)
         model = self.build()
         types = stored_types(model)
-        processor = load_processor(self.home, trust_remote_code=self.trust_remote_code)
-        refuse_ids_without_rows(processor, model, self.home)
+        processor = load_processor(self.base_folder, trust_remote_code=self.trust_remote_code)
+        refuse_ids_without_rows(processor, model, self.base_folder)
         prepared = [
             prepare_stage(self.plan, trained, model, processor, self.work / trained.name)
             for trained in self.plan.stages
@@ -158,7 +160,7 @@ class _Run:
         if not is_done:
             digests = {p.name: [rows.digest() for rows in p.rows.sources] for p in prepared}
             refuse_other_data(self.work, digests)
-        notes = [said for stage in prepared for said in stage.notes]
+        notes = [diagnostic for stage in prepared for diagnostic in stage.notes]
         if notes and self.warn and this_process().is_main_process:
             self.warn(list(dict.fromkeys(notes)))
         results = []
@@ -182,7 +184,7 @@ class _Run:
             load_trained(model, self._trained(name))
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in stage.rates)
-        hold_in_fp32(model, frozen=stage.stage.precision == "fp32" or wants_sharding())
+        cast_to_fp32(model, frozen=stage.stage.precision == "fp32" or wants_sharding())
         return model
 
     def _train(self, stage: PreparedStage, model: Any) -> None:
@@ -194,7 +196,7 @@ class _Run:
             args=stage.arguments,
             train_dataset=stage.rows,
             data_collator=stage.collator,
-            callbacks=[TrainingLog(self.work / LOG, stage.name, self.tell), *self.callbacks],
+            callbacks=[TrainingLog(self.work / LOG, stage.name, self.progress), *self.callbacks],
         )
         checkpoint = last_checkpoint(self.work / stage.name)
         done = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
@@ -220,12 +222,12 @@ class _Run:
                 with staged_folder(out, overwrite=overwrite) as folder:
                     save_into(self.plan, model, folder)
                     add_training(folder, self.plan, results)
-                    take_log(self.work, folder)
+                    copy_log(self.work, folder)
             close_work(self.work)
         this_process().wait_for_everyone()
 
 
-def _assembled(plan: Plan, work: Path) -> Plan:
+def _write_assembly(plan: Plan, work: Path) -> Plan:
     """The plan; a model that the recipe assembles is written first."""
     if not plan.assembly:
         return plan

@@ -17,11 +17,11 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from surgery.storage.atomic_text import replaced
 from surgery.training.distributed import (
+    distribute_like,
+    full_tensor,
     is_sharded,
     load_optimizer_state,
     optimizer_state,
-    spread,
-    whole,
 )
 from surgery.training.learning_rates import parameter_groups
 from surgery.training.run_folder import COMPLETE, TRAINED
@@ -78,7 +78,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]
 
     def save_trained(self, file: Path) -> None:
         """Write the parameters that train; all processes must call it."""
-        trained = {n: whole(p) for n, p in self.model.named_parameters() if n in self._rates}
+        trained = {n: full_tensor(p) for n, p in self.model.named_parameters() if n in self._rates}
         if self.args.should_save:
             file.parent.mkdir(parents=True, exist_ok=True)
             with replaced(file) as written:
@@ -110,7 +110,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]
         named = dict((model or self.model).named_parameters())
         with torch.no_grad():
             for name, tensor in load_file(Path(resume_from_checkpoint) / TRAINED).items():
-                named[name].copy_(spread(tensor, named[name]))
+                named[name].copy_(distribute_like(tensor, named[name]))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None or not is_sharded(self.model):
@@ -138,5 +138,5 @@ def load_trained(model: Any, file: Path) -> None:
 
 def last_checkpoint(folder: Path) -> Path | None:
     """The newest whole checkpoint of a stage; what a killed process left half-written is none."""
-    whole_ones = [path.parent for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{COMPLETE}")]
-    return max(whole_ones, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    complete = [path.parent for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{COMPLETE}")]
+    return max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)

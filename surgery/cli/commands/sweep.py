@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     import argparse
 
     from surgery.storage.inputs import Input
-    from surgery.sweep.grid import Point
-    from surgery.sweep.hydra_launcher import Settings
+    from surgery.sweep.grid import GridPoint
+    from surgery.sweep.hydra_launcher import HydraSettings
 
-    _Grid = tuple[list[Point], str, list[Input]]
+    _Grid = tuple[list[GridPoint], str, list[Input]]
 
 EPILOG = "Example: surgery sweep recipe=genieblue_skip,lora rank=4,8,16 --launcher joblib"
 
@@ -60,11 +60,11 @@ def command(
     All points are planned before any job starts. One that fails later doesn't stop the others.
     """
     from surgery.sweep.grid import refuse_code
-    from surgery.sweep.hydra_launcher import is_hydras, read_settings
+    from surgery.sweep.hydra_launcher import is_hydra_override, read_settings
 
     words = words or []
     refuse_code(words)
-    hydras = [word for word in words if is_hydras(word)]
+    hydras = [word for word in words if is_hydra_override(word)]
     if resume and not (out or any(".dir=" in word for word in hydras)):
         raise typer.BadParameter("--resume wants the sweep's folder: give its --out")
     chosen = launcher if not _names_launcher(hydras) else None
@@ -87,7 +87,7 @@ def hydra_app() -> NoReturn:
 
 
 def _hydra_app() -> int:
-    from surgery.sweep.hydra_launcher import is_hydras, read_flags, read_settings
+    from surgery.sweep.hydra_launcher import is_hydra_override, read_flags, read_settings
     from surgery.sweep.jobs import start_hydra
 
     flags = read_flags()
@@ -97,7 +97,7 @@ def _hydra_app() -> int:
         typed = [word for word in sys.argv[1:] if word not in words]
         start_hydra([*typed, *(_for_show(word) for word in words)])
         return EXIT_DONE
-    hydras = [word for word in words if is_hydras(word)]
+    hydras = [word for word in words if is_hydra_override(word)]
     settings = read_settings(hydras, quiet=False, multirun=flags.multirun)
     jobs = [word.partition("=")[2] for word in words if word.startswith("job=")]
     others = [word for word in words if not word.startswith("job=")]
@@ -108,7 +108,7 @@ def _hydra_app() -> int:
 
 def _plan(
     words: Sequence[str],
-    settings: "Settings",
+    settings: "HydraSettings",
     job: str,
     allow_env: bool,
     trust_remote_code: bool,
@@ -116,12 +116,12 @@ def _plan(
     """Expand and plan the grid."""
     from surgery.diagnostics.wording import nearest
     from surgery.sweep.grid import expand, grid_document, plan_points, read_recipes
-    from surgery.sweep.hydra_launcher import is_hydras
+    from surgery.sweep.hydra_launcher import is_hydra_override
     from surgery.sweep.jobs import JOBS
 
     if job not in JOBS:
         raise SurgeryError(Diagnostic("R118", f"there is no job `{job}`", fix=nearest(job, JOBS)))
-    recipes, overrides = read_recipes([word for word in words if not is_hydras(word)])
+    recipes, overrides = read_recipes([word for word in words if not is_hydra_override(word)])
     points = expand(recipes, overrides, allow_env=allow_env)
     if len(points) > 1 and not settings.multirun:
         what = f"this means {len(points)} points, and one run takes one"
@@ -133,13 +133,13 @@ def _plan(
 
 
 def _sweep(
-    grid: "_Grid", settings: "Settings", job: str, *, resume: bool, output_format: str
+    grid: "_Grid", settings: "HydraSettings", job: str, *, resume: bool, output_format: str
 ) -> int:
     """Leave the grid in the sweep's folder, or take up the one that lies there, and run it."""
     from surgery.cli.views.diagnostics import print_diagnostics
     from surgery.storage.staging import claimed_output
     from surgery.sweep.jobs import POINTS_FILE
-    from surgery.sweep.results import is_begun, nothing_begun, prepare_folder, reopen_folder
+    from surgery.sweep.results import is_begun, nothing_to_resume, prepare_folder, reopen_folder
 
     points, content, inputs = grid
     folder, left = settings.folder, list(range(len(points)))
@@ -149,7 +149,7 @@ def _sweep(
         else:
             prepare_folder(folder, POINTS_FILE, content)
             if resume:
-                print_diagnostics([nothing_begun(folder)])
+                print_diagnostics([nothing_to_resume(folder)])
         reason = _run(points, left, settings, job, resume)
         if reason is None:
             return EXIT_INTERRUPTED
@@ -157,7 +157,7 @@ def _sweep(
 
 
 def _run(
-    points: "list[Point]", left: "list[int]", settings: "Settings", job: str, resume: bool
+    points: "list[GridPoint]", left: "list[int]", settings: "HydraSettings", job: str, resume: bool
 ) -> str | None:
     """Run the points that are left; say why Hydra gave up, if it did, or None when interrupted."""
     from surgery.cli.views.sweep import print_finished, print_started
@@ -182,7 +182,7 @@ def _run(
 
 
 def _show(
-    points: "list[Point]", settings: "Settings", job: str, reason: str, output_format: str
+    points: "list[GridPoint]", settings: "HydraSettings", job: str, reason: str, output_format: str
 ) -> int:
     """Write the tables, and print one of them."""
     from surgery.cli.views.sweep import print_results
@@ -208,9 +208,9 @@ def _shows(flags: "argparse.Namespace") -> bool:
 
 
 def _for_show(word: str) -> str:
-    from surgery.sweep.hydra_launcher import is_hydras
+    from surgery.sweep.hydra_launcher import is_hydra_override
 
-    named = word.startswith(("recipe=", "job=", "+", "~")) or is_hydras(word)
+    named = word.startswith(("recipe=", "job=", "+", "~")) or is_hydra_override(word)
     return word if named else f"++{word}"
 
 

@@ -64,7 +64,7 @@ def command(
             resume=resume,
             overwrite=overwrite,
             trust_remote_code=trust_remote_code,
-            tell=tell,
+            progress=tell,
             warn=print_diagnostics,
         )
     if not this_process().is_main_process:

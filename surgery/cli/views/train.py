@@ -13,12 +13,12 @@ from surgery.cli.views.terminal import err, out
 from surgery.diagnostics.wording import counted
 
 if TYPE_CHECKING:
-    from surgery.training.log import Logged
+    from surgery.training.log import LogLine
     from surgery.training.stage import StageResult
 
 
 @contextmanager
-def training_progress() -> Iterator[Callable[["Logged"], None]]:
+def training_progress() -> Iterator[Callable[["LogLine"], None]]:
     """Yield a function that takes each line of the log: a bar on a terminal, else a plain line."""
     if not err().is_terminal:
         yield lambda logged: err().print(f"{_place(logged)}  {_figures(logged)}", soft_wrap=True)
@@ -28,7 +28,7 @@ def training_progress() -> Iterator[Callable[["Logged"], None]]:
     with Progress(name, BarColumn(), MofNCompleteColumn(), figures, console=err()) as bar:
         tasks: dict[str, object] = {}
 
-        def show(logged: "Logged") -> None:
+        def show(logged: "LogLine") -> None:
             if logged.stage not in tasks:
                 tasks[logged.stage] = bar.add_task(logged.stage, total=logged.steps, figures="")
             task: int = tasks[logged.stage]  # type: ignore[assignment]
@@ -49,10 +49,10 @@ def print_trained(results: "list[StageResult]", folder: Path) -> None:
     out().print(f"  next: surgery verify {folder}", style="dim", soft_wrap=True)
 
 
-def _place(logged: "Logged") -> str:
+def _place(logged: "LogLine") -> str:
     return f"{logged.stage} {logged.step}/{logged.steps}"
 
 
-def _figures(logged: "Logged") -> str:
+def _figures(logged: "LogLine") -> str:
     left = timedelta(seconds=round(logged.seconds_left))
     return f"loss {logged.loss:.4f}  {logged.tokens_per_second:,.0f} tokens/s  {left} left"

@@ -381,7 +381,7 @@ def test_weights_are_passes() -> None:
     assert epoch_sizes(sources, [2.0, 0.5], None).tolist() == [20, 4]
 
 
-@pytest.mark.parametrize("sees", [True, False])
+@pytest.mark.parametrize("has_images", [True, False])
 def test_text_mix_needs_both_kinds(has_images: bool) -> None:
     sources: Any = [Sized(10, has_images)]
     with pytest.raises(SurgeryError) as caught:

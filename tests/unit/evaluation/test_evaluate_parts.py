@@ -16,7 +16,7 @@ from surgery.adapter.folder import load_adapter, load_base, save_adapter, write_
 from surgery.data.base import Record, RecordLocation, Turn
 from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.evaluation.evaluate import Evaluation, evaluate_adapter
-from surgery.evaluation.predictions import normalised
+from surgery.evaluation.predictions import normalized
 from surgery.evaluation.questions import asked_of
 from surgery.export.export import export_adapter
 from surgery.plan.planner import plan_recipe
@@ -160,7 +160,7 @@ def test_each_answer_is_asked_with_what_was_said_before() -> None:
     ],
 )
 def test_normalisation(first: str, second: str, same: bool) -> None:
-    assert (normalised(first) == normalised(second)) == same
+    assert (normalized(first) == normalized(second)) == same
 
 
 def test_retention_against_another_adapter(seer: Path, tmp_path: Path) -> None:

@@ -549,7 +549,7 @@ def test_what_is_not_learned_from_is_said_once_before_the_first_step(
     train_recipe(
         recipe_of(talker, *words),
         tmp_path / "a",
-        tell=lambda logged: told.append("step"),
+        progress=lambda logged: told.append("step"),
         warn=lambda said: told.extend(each.code for each in said),
     )
     assert told == ["D117", "step"]
