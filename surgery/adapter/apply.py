@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from surgery.adapter.depth_in_memory import deepen
+from surgery.adapter.depth_in_memory import change_depth
 from surgery.adapter.side_files import adapter_config
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.model.quiet import quiet
@@ -39,7 +39,7 @@ def apply_plan(plan: Plan, model: "PreTrainedModel") -> "PreTrainedModel":
     """
     _refuse_other_anatomy(plan, model)
     if plan.is_plain:
-        return _with_gradients(plan, deepen(plan, model) if plan.changes_depth else model)
+        return _with_gradients(plan, change_depth(plan, model) if plan.changes_depth else model)
     from peft import get_peft_model
 
     _add_parts(plan, model)
@@ -91,8 +91,8 @@ def _finish(plan: Plan, peft_model: Any, *, trainable: bool) -> "PreTrainedModel
 
     mixin = RoutedModel if plan.is_routed else None
     make_switchable(peft_model, decoder, mixin).has_text_path = plan.has_text_path
-    _route_images(plan, peft_model, decoder)
-    _follow_sequences(plan, peft_model, decoder)
+    _register_routing(plan, peft_model, decoder)
+    _register_sequence(plan, peft_model, decoder)
     return _with_gradients(plan, peft_model) if trainable else peft_model
 
 
@@ -114,7 +114,7 @@ def _add_parts(plan: Plan, model: "nn.Module") -> None:
         add_learner(model, edit, ADAPTER, layer=position)
 
 
-def _route_images(plan: Plan, peft_model: Any, decoder: str) -> None:
+def _register_routing(plan: Plan, peft_model: Any, decoder: str) -> None:
     if not plan.experts():
         return
     from surgery.layers.routing import register_routing
@@ -124,7 +124,7 @@ def _route_images(plan: Plan, peft_model: Any, decoder: str) -> None:
     register_routing(base, base.get_submodule(decoder), expert, first.rule, token)
 
 
-def _follow_sequences(plan: Plan, peft_model: Any, decoder: str) -> None:
+def _register_sequence(plan: Plan, peft_model: Any, decoder: str) -> None:
     if not plan.learners():
         return
     from surgery.layers.sequence_cache import register_sequence
@@ -151,7 +151,7 @@ def _with_gradients(plan: Plan, model: "PreTrainedModel") -> "PreTrainedModel":
 
 def _names_in_memory(plan: Plan) -> set[str]:
     if plan.changes_depth:
-        return set(_trained_in_new_places(plan))
+        return set(_trained_in_new_blocks(plan))
     prefix = "" if plan.is_plain else PEFT_PREFIX
     names = {f"{prefix}{name}" for name in plan.trains.base}
     for edit in plan.edits:
@@ -160,7 +160,7 @@ def _names_in_memory(plan: Plan) -> set[str]:
     return names
 
 
-def _trained_in_new_places(plan: Plan) -> Iterator[str]:
+def _trained_in_new_blocks(plan: Plan) -> Iterator[str]:
     trained, path = plan.trains, plan.anatomy.blocks_path
     yield from (name for name in trained.base if not name.startswith(f"{path}."))
     for slot, source, own in new_names(plan.depth, path):

@@ -54,7 +54,7 @@ def save_base(plan: Plan, model: Any, folder: Path) -> None:
     )
 
 
-def take_along(plan: Plan, folder: Path) -> None:
+def copy_base_files(plan: Plan, folder: Path) -> None:
     """Copy the tokenizer and what else is beside the base's weights to where a model was saved."""
     for file in base_files(plan):
         if file.name not in REWRITTEN and not (folder / file.name).exists():

@@ -53,10 +53,10 @@ class ExpertReport:
 
     copied: tuple[tuple[str, str], ...]
     unfilled: tuple[str, ...]
-    no_place: tuple[str, ...]
+    no_target: tuple[str, ...]
     unmatched: tuple[str, ...]
     unused: tuple[str, ...]
-    elsewhere: tuple[str, ...] = ()
+    other_blocks: tuple[str, ...] = ()
 
     @property
     def is_complete(self) -> bool:
@@ -65,19 +65,19 @@ class ExpertReport:
 
     @property
     def _left_over(self) -> tuple[str, ...]:
-        elsewhere = set(self.elsewhere)
-        return tuple(name for name in self.no_place if name not in elsewhere)
+        other_blocks = set(self.other_blocks)
+        return tuple(name for name in self.no_target if name not in other_blocks)
 
     def __str__(self) -> str:
         parts = [f"{len(self.copied)} tensors of experts filled"]
-        for said, names in (
+        for label, names in (
             ("not filled", self.unfilled),
             ("in the checkpoint without a place here", self._left_over),
-            ("of blocks that have no experts here", self.elsewhere),
+            ("of blocks that have no experts here", self.other_blocks),
             ("patterns without a match", self.unused),
             ("names that no pattern matched", self.unmatched),
         ):
-            parts += [f"{len(names)} {said}: {some_of(names, _NAMED)}"] if names else []
+            parts += [f"{len(names)} {label}: {some_of(names, _NAMED)}"] if names else []
         return "; ".join(parts)
 
 
@@ -101,7 +101,9 @@ def load_expert_weights(
         SurgeryError: A419, for a model without experts, for files that can't be read, and for a
             tensor whose shape isn't that of the experts it should fill.
     """
-    experts = {_place(name): m for name, m in model.named_modules() if isinstance(m, ExpertMatrix)}
+    experts = {
+        _position(name): m for name, m in model.named_modules() if isinstance(m, ExpertMatrix)
+    }
     if not experts:
         raise SurgeryError(
             _problem("this model has no experts", "apply a recipe with `op: expert`")
@@ -109,7 +111,7 @@ def load_expert_weights(
     patterns = {_compile(pattern): pattern for pattern in name_map}
     pairs: list[tuple[str, str, torch.Tensor, torch.Tensor]] = []
     blocks = {block for block, _ in experts}
-    no_place, elsewhere, unmatched, used = [], [], [], set()
+    no_target, other_blocks, unmatched, used = [], [], [], set()
     for name, read in _tensors(source):
         found = next(((p, m) for p in patterns if (m := p.fullmatch(name))), None)
         if found is None:
@@ -120,21 +122,21 @@ def load_expert_weights(
         block = int(found[1]["i"])
         targets = _targets(experts, block, name_map[pattern], name)
         pairs += _split(name, read(), targets) if targets else []
-        no_place += [] if targets else [name]
-        elsewhere += [] if block in blocks else [name]
+        no_target += [] if targets else [name]
+        other_blocks += [] if block in blocks else [name]
     _copy(pairs)
     filled = {target for _, target, _, _ in pairs}
     return ExpertReport(
         copied=tuple((name, target) for name, target, _, _ in pairs),
         unfilled=tuple(sorted(set(_all_tensors(experts)) - filled)),
-        no_place=tuple(no_place),
+        no_target=tuple(no_target),
         unmatched=tuple(unmatched),
         unused=tuple(p for p in name_map if p not in used),
-        elsewhere=tuple(elsewhere),
+        other_blocks=tuple(other_blocks),
     )
 
 
-def _place(name: str) -> tuple[int, str]:
+def _position(name: str) -> tuple[int, str]:
     found = _BLOCK.search(name)
     return (int(found[1]), found[2]) if found else (-1, name)
 
@@ -147,17 +149,17 @@ def _compile(pattern: str) -> re.Pattern[str]:
 
 
 def _targets(
-    experts: Mapping[tuple[int, str], ExpertMatrix], block: int, words: Any, name: str
+    experts: Mapping[tuple[int, str], ExpertMatrix], block: int, names: Any, name: str
 ) -> list[tuple[str, torch.Tensor]]:
     """Name and tensor of each matrix that is meant; none unless the model has all of them."""
     kind = name.rpartition(".")[2]
     found = []
-    for word in [words] if isinstance(words, str) else words:
+    for matrix in [names] if isinstance(names, str) else names:
         for (index, path), expert in experts.items():
-            if index == block and f".{path}".endswith(f".{word}"):
+            if index == block and f".{path}".endswith(f".{matrix}"):
                 tensor = getattr(expert.expert[expert.active_adapters[0]], kind, None)
                 found += [] if tensor is None else [(f"{index}.{path}.{kind}", tensor)]
-    return found if len(found) == len([words] if isinstance(words, str) else words) else []
+    return found if len(found) == len([names] if isinstance(names, str) else names) else []
 
 
 def _split(

@@ -31,20 +31,20 @@ from surgery.storage.folder_kinds import did_you_mean, refuse_export, why_none
 from surgery.storage.json_file import object_of, read_object, read_regular
 from surgery.storage.yaml_text import load_yaml
 
-OPEN: Final = frozenset(
+FREE_KEYS: Final = frozenset(
     ("base_model_name_or_path", "revision", "inference_mode", "auto_mapping", "peft_version")
 )
 """Keys of adapter_config.json that change no number of the model."""
 
-_NONE: Final = """alora_invocation_tokens arrow_config corda_config eva_config exclude_modules
+_NONE_KEYS: Final = """alora_invocation_tokens arrow_config corda_config eva_config exclude_modules
 kasa_config layer_replication layers_pattern layers_to_transform lora_ga_config megatron_config
 modules_to_save monteclora_config target_parameters trainable_token_indices use_bdlora
 velora_config"""
-_FALSE: Final = """ensure_weight_tying fan_in_fan_out lora_bias use_dora use_qalora
+_FALSE_KEYS: Final = """ensure_weight_tying fan_in_fan_out lora_bias use_dora use_qalora
 use_rslora"""
-USUAL: Final[Mapping[str, object]] = {
-    **dict.fromkeys(_NONE.split()),
-    **dict.fromkeys(_FALSE.split(), False),
+PEFT_DEFAULTS: Final[Mapping[str, object]] = {
+    **dict.fromkeys(_NONE_KEYS.split()),
+    **dict.fromkeys(_FALSE_KEYS.split(), False),
     "init_lora_weights": True,
     "bias": "none",
     "megatron_core": "megatron.core",
@@ -160,9 +160,9 @@ def _refuse_other_recipe(document: Mapping[str, Any], folder: Path) -> None:
         return
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise SurgeryError(_unreadable(file, error)) from error
-    said = document["recipe"]
-    keys = tuple(key for key in {**said, **_mapping(saved)} if key not in _FREE_TO_DIFFER)
-    _refuse_difference(folder, RECIPE_FILE, _mapping(saved), said, keys)
+    found = document["recipe"]
+    keys = tuple(key for key in {**found, **_mapping(saved)} if key not in _FREE_TO_DIFFER)
+    _refuse_difference(folder, RECIPE_FILE, _mapping(saved), found, keys)
 
 
 def _refuse_other_config(plan: Plan, folder: Path) -> None:
@@ -174,21 +174,22 @@ def _refuse_other_config(plan: Plan, folder: Path) -> None:
         raise SurgeryError(_unreadable(file, error)) from error
     made = object_of(to_json(saved_adapter_config(plan)))
     for key in dict.fromkeys((*made, *saved)):
-        is_known = key in made or key in USUAL
-        meant = made.get(key, USUAL.get(key))
-        said = saved.get(key, USUAL.get(key))
-        is_alike = _alike(said, meant) if is_known else not said  # what a newer PEFT leaves off
-        if key not in OPEN and not is_alike:
-            raise SurgeryError(_differs(folder, ADAPTER_CONFIG, key, meant, said))
+        is_known = key in made or key in PEFT_DEFAULTS
+        expected = made.get(key, PEFT_DEFAULTS.get(key))
+        found = saved.get(key, PEFT_DEFAULTS.get(key))
+        # an unknown key is a newer PEFT's, and off unless it holds something
+        is_same = _same_value(found, expected) if is_known else not found
+        if key not in FREE_KEYS and not is_same:
+            raise SurgeryError(_differs(folder, ADAPTER_CONFIG, key, expected, found))
 
 
-def _alike(said: object, meant: object) -> bool:
+def _same_value(found: object, expected: object) -> bool:
     """Whether two values of a LoraConfig mean the same; lists are sets of modules."""
-    if isinstance(said, list) and isinstance(meant, list):
-        return sorted(map(str, said)) == sorted(map(str, meant))
-    if isinstance(meant, float):
-        return type(said) in (int, float) and said == meant
-    return type(said) is type(meant) and said == meant
+    if isinstance(found, list) and isinstance(expected, list):
+        return sorted(map(str, found)) == sorted(map(str, expected))
+    if isinstance(expected, float):
+        return type(found) in (int, float) and found == expected
+    return type(found) is type(expected) and found == expected
 
 
 def _refuse_difference(
@@ -226,11 +227,11 @@ def _mapping(content: Any) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _differs(folder: Path, name: str, key: str, meant: object, said: object) -> Diagnostic:
+def _differs(folder: Path, name: str, key: str, expected: object, found: object) -> Diagnostic:
     return Diagnostic(
         code="A420" if name == ADAPTER_CONFIG else "A423",
-        what=f"`{key}` in {name} of `{folder}` is {_short(said)}, and the plan means "
-        f"{_short(meant)}",
+        what=f"`{key}` in {name} of `{folder}` is {_short(found)}, and the plan means "
+        f"{_short(expected)}",
         why="plain PEFT, `load_adapter` and `surgery export` would see different models in this "
         "folder",
         fix="put the folder's files back as they were, or make the adapter anew with "

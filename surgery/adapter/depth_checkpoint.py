@@ -44,12 +44,12 @@ def _tensors(plan: Plan) -> Iterator[NewTensor]:
     """Every tensor of the new checkpoint: outside the blocks, then block by block."""
     assert plan.files is not None
     stored = read_disk_names(plan.files, plan.anatomy)
-    held = stored.checkpoint.tensors
+    stored_tensors = stored.checkpoint.tensors
     memory = stored.disk_to_memory()
     blocks = _by_block(plan, memory)
-    place = _place_of_positions(blocks, plan)
-    among = ".".join(blocks[0][0].split(".")[:place])
-    for name, tensor in held.items():
+    index = _index_of_positions(blocks, plan)
+    among = ".".join(blocks[0][0].split(".")[:index])
+    for name, tensor in stored_tensors.items():
         if memory[name] is None and name.startswith(f"{among}."):
             continue
         if not (memory[name] or "").startswith(f"{plan.anatomy.blocks_path}."):
@@ -59,12 +59,12 @@ def _tensors(plan: Plan) -> Iterator[NewTensor]:
         if not zeros <= {memory[name] for name in blocks[slot.source]}:
             raise SurgeryError(_no_zeros(plan))
         for name in blocks[slot.source]:
-            pieces = name.split(".")
-            pieces[place] = str(position)
-            yield _moved(held[name], ".".join(pieces), silent=memory[name] in zeros)
+            parts = name.split(".")
+            parts[index] = str(position)
+            yield _renamed(stored_tensors[name], ".".join(parts), silent=memory[name] in zeros)
 
 
-def _moved(tensor: StoredTensor, name: str, *, silent: bool) -> NewTensor:
+def _renamed(tensor: StoredTensor, name: str, *, silent: bool) -> NewTensor:
     size = tensor_bytes(tensor.dtype, tensor.shape)
     return NewTensor(name, tensor.dtype, tensor.shape, partial(bytes, size) if silent else tensor)
 
@@ -79,12 +79,12 @@ def _by_block(plan: Plan, memory: dict[str, str | None]) -> dict[int, list[str]]
     return blocks
 
 
-def _place_of_positions(blocks: dict[int, list[str]], plan: Plan) -> int:
+def _index_of_positions(blocks: dict[int, list[str]], plan: Plan) -> int:
     """Which piece of the names on disk, between dots, is the position of the block."""
     named = [(str(block), name.split(".")) for block, names in blocks.items() for name in names]
-    for place in range(max(len(pieces) for _, pieces in named)):
-        if all(pieces[place : place + 1] == [block] for block, pieces in named):
-            return place
+    for index in range(max(len(parts) for _, parts in named)):
+        if all(parts[index : index + 1] == [block] for block, parts in named):
+            return index
     raise SurgeryError(_no_positions(plan))
 
 

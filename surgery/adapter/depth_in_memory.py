@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def deepen(plan: Plan, model: "PreTrainedModel") -> "PreTrainedModel":
+def change_depth(plan: Plan, model: "PreTrainedModel") -> "PreTrainedModel":
     """Return a model of the plan's depth; what it keeps are the base's own tensors.
 
     Args:
@@ -31,9 +31,9 @@ def deepen(plan: Plan, model: "PreTrainedModel") -> "PreTrainedModel":
         SurgeryError: P218 and P219, see `read_depth`.
     """
     deeper: Any = _empty(plan.anatomy, plan.depth, model)
-    held = _tensors(model)
+    tensors = _tensors(model)
     for name, origin, slot in _origins(plan, deeper):
-        _put(deeper, name, _start(held[origin], origin, slot))
+        _put(deeper, name, _start(tensors[origin], origin, slot))
     deeper.generation_config = model.generation_config
     if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
         deeper.gradient_checkpointing_enable()
@@ -88,5 +88,5 @@ def _start(tensor: "torch.Tensor", origin: str, slot: Slot | None) -> "torch.Ten
 def _put(model: "nn.Module", name: str, tensor: "torch.Tensor") -> None:
     path, _, last = name.rpartition(".")
     owner = model.get_submodule(path)
-    held = owner._parameters if last in owner._parameters else owner._buffers
-    held[last] = tensor  # type: ignore[assignment]
+    tensors = owner._parameters if last in owner._parameters else owner._buffers
+    tensors[last] = tensor  # type: ignore[assignment]

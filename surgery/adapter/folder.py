@@ -15,7 +15,7 @@ from surgery.adapter.apply import open_adapter
 from surgery.adapter.base_checkpoint import has_own_base, write_assembly, write_base
 from surgery.adapter.consistency import assembled_folder, read_document, refuse_inconsistent
 from surgery.adapter.save import save_adapter, write_side_files
-from surgery.adapter.side_files import adapter_name, base_home, saved_plan, weight_bytes
+from surgery.adapter.side_files import adapter_name, base_folder, saved_plan, weight_bytes
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.model.fingerprint import identify, refuse_other_base, refuse_other_model
 from surgery.model.loading import load_base
@@ -81,7 +81,7 @@ def write_adapter(
             assert plan.files is not None
             fingerprint = identify(plan.files, plan.anatomy, checksum=checksum)
         if plan.in_place:
-            write_base(plan, base_home(plan, folder), progress)
+            write_base(plan, base_folder(plan, folder), progress)
         if not plan.is_plain:
             write_safetensors(folder / ADAPTER_WEIGHTS, _new_tensors(plan), progress=progress)
         write_side_files(plan, fingerprint, folder)
@@ -131,8 +131,8 @@ def load_plan(file: str | os.PathLike[str]) -> Plan:
     recipe = recipe_of(text, str(file))
     plan = plan_recipe(recipe, weights=True)
     made = plan_recipe(recipe) if plan.assembly else plan  # as `surgery plan` made it
-    saved, again = json.loads(text), json.loads(saved_plan(made))
-    difference = first_difference(_comparable(saved, again), _comparable(again, saved))
+    saved, current = json.loads(text), json.loads(saved_plan(made))
+    difference = first_difference(_comparable(saved, current), _comparable(current, saved))
     if difference:
         raise SurgeryError(_plan_is_stale(file, difference))
     return plan
@@ -179,8 +179,8 @@ def load_adapter(
     folder = Path(folder)
     if model is None:
         plan, _ = read_plan(folder, base, trust_remote_code=trust_remote_code)
-        home = base_home(plan, folder)
-        model = load_base(str(home), trust_remote_code=trust_remote_code)
+        location = base_folder(plan, folder)
+        model = load_base(str(location), trust_remote_code=trust_remote_code)
     else:
         document = read_document(folder)
         recipe = recipe_in(document, str(folder / PLAN_FILE))

@@ -30,7 +30,7 @@ from surgery.storage.safetensors.lora_merge import (
 from surgery.storage.safetensors.stream import Streamed, stored_chunks, streamed
 from surgery.storage.safetensors.writer import NewTensor
 
-Pieces = Callable[[], Iterator[bytes]]
+Chunks = Callable[[], Iterator[bytes]]
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def new_index(files: Sequence[WeightFile]) -> dict[str, bytes]:
     return {INDEX_NAME: (json.dumps(index, indent=2) + "\n").encode()}
 
 
-def stored_once(anatomy: Anatomy, names: set[str]) -> str | None:
+def shared_tensor(anatomy: Anatomy, names: set[str]) -> str | None:
     """A tensor among `names` that the model has under another name too, if there is one.
 
     Args:
@@ -110,7 +110,7 @@ class _Changes:
     """
 
     stored: DiskNames
-    made: Mapping[str, Pieces]
+    made: Mapping[str, Chunks]
 
     def in_place_of(self, disk: str, tensor: StoredTensor) -> Iterator[Streamed]:
         """What stands where the base has a tensor; of several that become one, the first."""
@@ -123,7 +123,7 @@ class _Changes:
         yield Streamed((disk, tensor.dtype, tensor.shape), chunks)
 
     @cached_property
-    def _by_disk(self) -> dict[str, Pieces]:
+    def _by_disk(self) -> dict[str, Chunks]:
         origins = ((self.stored.origin(name), chunks) for name, chunks in self.made.items())
         return {o.sources[0].name: p for o, p in origins if o and not o.is_converted}
 
@@ -145,9 +145,9 @@ class _Changes:
 
 
 def _weight_file(file: Path, changes: _Changes, *, alone: bool) -> WeightFile:
-    held = {n: t for n, t in changes.stored.checkpoint.tensors.items() if t.file == file}
-    found = tuple(s for name, tensor in held.items() for s in changes.in_place_of(name, tensor))
-    is_same = [_unchanged(streamed) for streamed in found] == list(held.values())
+    tensors = {n: t for n, t in changes.stored.checkpoint.tensors.items() if t.file == file}
+    found = tuple(s for name, tensor in tensors.items() for s in changes.in_place_of(name, tensor))
+    is_same = [_unchanged(streamed) for streamed in found] == list(tensors.values())
     return WeightFile(WEIGHTS_NAME if alone else file.name, found, file if is_same else None)
 
 
@@ -161,21 +161,21 @@ def _unchanged(streamed: Streamed) -> StoredTensor | None:
 
 
 def _changed(
-    plan: Plan, held: Mapping[str, StoredTensor], stored: DiskNames, *, merge: bool
-) -> Iterator[tuple[str, Pieces]]:
+    plan: Plan, tensors: Mapping[str, StoredTensor], stored: DiskNames, *, merge: bool
+) -> Iterator[tuple[str, Chunks]]:
     """Name in memory and bytes of each tensor that is another one on the multimodal path."""
     for edit in (*plan.swaps(), *plan.part_swaps()):
         for tensor in edit.tensors:
-            own, origin = held[adapter_name(tensor)], stored.origin(tensor.name)
+            own, origin = tensors[adapter_name(tensor)], stored.origin(tensor.name)
             yield tensor.name, _as_stored(own, origin.dtype if origin else own.dtype)
     for lora in plan.loras() if merge else ():
         origin = stored.origin(_weight(lora))
         assert origin is not None
-        pair = partial(_pair, plan, lora, held)
+        pair = partial(_pair, plan, lora, tensors)
         yield _weight(lora), partial(_merged, stored, origin, pair)
 
 
-def _as_stored(tensor: StoredTensor, dtype: str) -> Pieces:
+def _as_stored(tensor: StoredTensor, dtype: str) -> Chunks:
     if tensor.dtype == dtype:
         return partial(stored_chunks, tensor)
     return lambda: cast(stored_chunks(tensor), tensor.dtype, dtype)
@@ -187,8 +187,8 @@ def _merged(stored: DiskNames, origin: Origin, pair: Callable[[], LowRank]) -> I
     return merged(read, origin.dtype, pair)
 
 
-def _pair(plan: Plan, lora: AddLora, held: Mapping[str, StoredTensor]) -> LowRank:
-    a, b = (fp32_values(held[adapter_name(tensor)]) for tensor in lora.tensors[:2])
+def _pair(plan: Plan, lora: AddLora, tensors: Mapping[str, StoredTensor]) -> LowRank:
+    a, b = (fp32_values(tensors[adapter_name(tensor)]) for tensor in lora.tensors[:2])
     name = lora.path.removeprefix(f"{plan.anatomy.block_path(lora.block)}.")
     matrices = plan.anatomy.block(lora.block).matrices
     is_transposed = any(m.is_transposed for m in matrices if m.name == name)

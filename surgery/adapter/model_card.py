@@ -96,10 +96,10 @@ def model_card(plan: Plan, fingerprint: dict[str, Any] | None) -> str:
 
 def _opening(plan: Plan, fingerprint: dict[str, Any] | None) -> str:
     source = plan.anatomy.source
-    sees = plan.anatomy.names_in("vision")
+    is_multimodal = plan.anatomy.names_in("vision")
     remote = remote_file(plan.anatomy.model_type)
     trust = ", trust_remote_code=True" if remote else ""
-    auto = "AutoModelForImageTextToText" if sees else "AutoModelForCausalLM"
+    auto = "AutoModelForImageTextToText" if is_multimodal else "AutoModelForCausalLM"
     loaded: dict[str, Any] = {"auto": auto, "trust": trust}
     if plan.changes_depth:
         order = ", ".join(str(slot.source) for slot in plan.depth)
@@ -117,8 +117,8 @@ def _opening(plan: Plan, fingerprint: dict[str, Any] | None) -> str:
         check=_check(fingerprint),
         auto=auto,
     )
-    said = "Plain PEFT can't know whether the base is the right one; the `assert` does.\n"
-    return f"{peft}\n{said}\nWith `surgery`:\n\n{_SURGERY}"
+    note = "Plain PEFT can't know whether the base is the right one; the `assert` does.\n"
+    return f"{peft}\n{note}\nWith `surgery`:\n\n{_SURGERY}"
 
 
 def _check(fingerprint: dict[str, Any] | None) -> str:

@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from surgery.adapter.base_checkpoint import copy_assembled, save_base, take_along
-from surgery.adapter.side_files import base_home, side_files
+from surgery.adapter.base_checkpoint import copy_assembled, copy_base_files, save_base
+from surgery.adapter.side_files import base_folder, side_files
 from surgery.adapter.weights_layout import weights_layout
 from surgery.model.fingerprint import identify
 from surgery.model.quiet import quiet
@@ -53,9 +53,9 @@ def save_into(plan: Plan, model: "PreTrainedModel", folder: Path) -> None:
     copy_assembled(plan, folder / ASSEMBLED_FOLDER)
     model.save_pretrained(folder, **options)
     if plan.in_place and not plan.is_plain:
-        save_base(plan, model, base_home(plan, folder))
+        save_base(plan, model, base_folder(plan, folder))
     if plan.in_place and plan.files:
-        take_along(plan, base_home(plan, folder))
+        copy_base_files(plan, base_folder(plan, folder))
     write_side_files(plan, fingerprint, folder)
 
 

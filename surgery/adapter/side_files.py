@@ -32,10 +32,10 @@ from surgery.storage.file_names import (
 from surgery.storage.safetensors.shards import shard_index
 from surgery.storage.safetensors.writer import Spec, file_size
 
-_BESIDE_A_PLAN: Final = (ADAPTER_CONFIG, "config.json", "manifest.json")
+_OWNERS_OF_A_PLAN: Final = (ADAPTER_CONFIG, "config.json", "manifest.json")
 """What tells that a plan.json is an adapter's or an export's own."""
 _NO_TARGET: Final = "dummy-target-modules"  # PEFT's own word for "no LoRA anywhere"
-_TAKEN_ALONG: Final = (
+_COPIED_FILES: Final = (
     "config.json",
     "model.safetensors.index.json",
     "generation_config.json",
@@ -86,9 +86,9 @@ def adapter_config(plan: Plan) -> dict[str, Any]:
 def base_files(plan: Plan) -> list[Path]:
     """The base's files beside its weights that a plain checkpoint needs to open and generate."""
     assert plan.files is not None
-    found = (file for glob in _TAKEN_ALONG for file in plan.files.folder.glob(glob))
-    anew = REWRITTEN if plan.changes_depth else ()
-    return sorted({file for file in found if file.is_file() and file.name not in anew})
+    found = (file for glob in _COPIED_FILES for file in plan.files.folder.glob(glob))
+    rewritten = REWRITTEN if plan.changes_depth else ()
+    return sorted({file for file in found if file.is_file() and file.name not in rewritten})
 
 
 def depth_files(plan: Plan) -> dict[str, bytes]:
@@ -135,7 +135,7 @@ def save_plan(file: Path, text: str, plan: Plan) -> None:
     real = Path(os.path.realpath(file))
     with io_errors(file):
         if real.is_file():
-            belongs = any((real.parent / name).exists() for name in _BESIDE_A_PLAN)
+            belongs = any((real.parent / name).exists() for name in _OWNERS_OF_A_PLAN)
             if (belongs and real.name == PLAN_FILE) or not _is_plan(real):
                 raise SurgeryError(_no_plan_of_its_own(file))
     replace_text(file, text, inputs=plan.inputs())
@@ -158,7 +158,7 @@ def _no_plan_of_its_own(file: Path) -> Diagnostic:
     )
 
 
-def base_home(plan: Plan, folder: Path) -> Path:
+def base_folder(plan: Plan, folder: Path) -> Path:
     """Where the base's weights of an adapter folder are: beside it unless they train in place."""
     if not plan.in_place:
         assert plan.files is not None
@@ -187,7 +187,7 @@ def side_files(plan: Plan, fingerprint: dict[str, Any] | None) -> Mapping[str, b
         texts[ADAPTER_CONFIG] = to_json(saved_adapter_config(plan))
     others = {name: text.encode() for name, text in texts.items()}
     size = weight_bytes(plan)
-    fixed = size + sum(map(len, others.values())) + _taken_along(plan)
+    fixed = size + sum(map(len, others.values())) + _copied_bytes(plan)
 
     document, written = b"", -1
     while written != fixed + len(document):
@@ -196,20 +196,20 @@ def side_files(plan: Plan, fingerprint: dict[str, Any] | None) -> Mapping[str, b
     return {**others, PLAN_FILE: document}
 
 
-def _taken_along(plan: Plan) -> int:
+def _copied_bytes(plan: Plan) -> int:
     """Bytes beside the weights that a plain checkpoint takes from the base, or has anew.
 
     An assembled model's tokenizer and processor are counted once they are written.
     """
     if plan.files is None:
         return 0
-    taken = 0
+    copied = 0
     if plan.recipe.vision and plan.files.has_weights:
-        taken += sum(f.stat().st_size for f in plan.files.folder.iterdir()) - _base_bytes(plan)
+        copied += sum(f.stat().st_size for f in plan.files.folder.iterdir()) - _base_bytes(plan)
     if not plan.in_place:
-        return taken
-    anew = sum(map(len, depth_files(plan).values())) if plan.changes_depth else 0
-    return taken + anew + sum(file.stat().st_size for file in base_files(plan))
+        return copied
+    rewritten = sum(map(len, depth_files(plan).values())) if plan.changes_depth else 0
+    return copied + rewritten + sum(file.stat().st_size for file in base_files(plan))
 
 
 def _recipe_yaml(plan: Plan) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from surgery.adapter.side_files import adapter_specs, base_home
+from surgery.adapter.side_files import adapter_specs, base_folder
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.model.reader import read_anatomy
 from surgery.plan.planner import Plan
@@ -35,8 +35,8 @@ def weights_layout(plan: Plan, folder: Path) -> dict[str, str]:
     """
     headers = dict(_headers(plan, folder))
     specs = {
-        name: sorted([t.name, t.dtype, list(t.shape)] for t in held)
-        for name, held in headers.items()
+        name: sorted([t.name, t.dtype, list(t.shape)] for t in tensors)
+        for name, tensors in headers.items()
     }
     return {"tensors": digest(specs), "order": digest({n: _names(h) for n, h in headers.items()})}
 
@@ -45,7 +45,7 @@ def has_weights(plan: Plan, folder: Path) -> bool:
     """Whether the files of the weights that a plan changes are in an adapter folder."""
     is_packed = plan.is_plain or os.path.lexists(folder / ADAPTER_WEIGHTS)
     return is_packed and (
-        not plan.in_place or any(base_home(plan, folder).glob("model*.safetensors*"))
+        not plan.in_place or any(base_folder(plan, folder).glob("model*.safetensors*"))
     )
 
 
@@ -79,7 +79,9 @@ def check_weights(
     found = weights_layout(plan, folder) if recorded else {}
     if recorded and recorded.get("tensors") != found["tensors"]:
         raise SurgeryError(_other_layout(folder, "a type of its tensors is another one"))
-    resaved = all(_names(held) == _names(sorted(held, key=_saved_at)) for held in headers.values())
+    resaved = all(
+        _names(tensors) == _names(sorted(tensors, key=_saved_at)) for tensors in headers.values()
+    )
     if recorded and recorded.get("order") != found["order"] and not resaved:
         raise SurgeryError(_other_layout(folder, "its tensors stand in another order"))
 
@@ -89,16 +91,16 @@ def _headers(plan: Plan, folder: Path) -> Iterator[tuple[str, list[StoredTensor]
     if not plan.is_plain:
         yield ADAPTER_WEIGHTS, list(read_header(folder / ADAPTER_WEIGHTS).values())
     if plan.in_place:
-        checkpoint = read_checkpoint(base_home(plan, folder))
+        checkpoint = read_checkpoint(base_folder(plan, folder))
         for file in checkpoint.files:
-            held = [t for t in checkpoint.tensors.values() if t.file == file]
-            yield file.relative_to(folder).as_posix(), held
+            tensors = [t for t in checkpoint.tensors.values() if t.file == file]
+            yield file.relative_to(folder).as_posix(), tensors
 
 
 def _differing(plan: Plan, folder: Path, trust_remote_code: bool) -> Iterator[str]:
     if plan.in_place:
-        home = str(base_home(plan, folder))
-        found = read_anatomy(home, trust_remote_code=trust_remote_code)
+        location = str(base_folder(plan, folder))
+        found = read_anatomy(location, trust_remote_code=trust_remote_code)
         yield from sorted(dict(found.sizes.items() ^ plan.result.sizes.items()))
     if not plan.is_plain:
         stored = {(t.name, t.shape) for t in read_header(folder / ADAPTER_WEIGHTS).values()}
@@ -109,10 +111,10 @@ def _surplus(plan: Plan, folder: Path) -> Iterator[str]:
     """Weights that the plan knows nothing of."""
     if plan.is_plain:
         yield from (ADAPTER_WEIGHTS for _ in folder.glob(ADAPTER_WEIGHTS))
-    home = base_home(plan, folder) if plan.in_place else None
-    for place in (folder, folder / BASE_FOLDER):
-        if place != home:
-            found = place.glob("model*.safetensors*")
+    own = base_folder(plan, folder) if plan.in_place else None
+    for location in (folder, folder / BASE_FOLDER):
+        if location != own:
+            found = location.glob("model*.safetensors*")
             yield from (str(file.relative_to(folder)) for file in sorted(found))
 
 

@@ -20,7 +20,7 @@ from torch import nn
 
 from surgery.adapter.apply import name_in_memory, open_adapter, trainable_parameters
 from surgery.adapter.folder import load_base, read_plan
-from surgery.adapter.side_files import base_home
+from surgery.adapter.side_files import base_folder
 from surgery.model.numerics import Difference, Sums, frozen, raw, same_bits
 from surgery.operations.edits import PEFT_PREFIX, AddedTensor, Edit
 from surgery.operations.initial_values import initial_value
@@ -195,11 +195,11 @@ def open_context(
         trust_remote_code: whether the base may run code of its own.
     """
     assert plan.files is not None
-    base_folder = plan.files.folder
-    model: Any = load_base(str(base_folder), trust_remote_code=trust_remote_code).eval()
+    source = plan.files.folder
+    model: Any = load_base(str(source), trust_remote_code=trust_remote_code).eval()
     same_positions = any(edit.rule.form == "segments" for edit in plan.experts())
     prompts = make_prompts(
-        base_folder, model, same_positions=same_positions, trust_remote_code=trust_remote_code
+        source, model, same_positions=same_positions, trust_remote_code=trust_remote_code
     )
     reference = Reference(
         forward_logits(model, prompts), generate_greedily(model, prompts)[0], tensor_digests(model)
@@ -207,7 +207,7 @@ def open_context(
     untouched = None if plan.in_place else share_tensors(model)
     if plan.in_place:
         del model
-        trained = str(base_home(plan, folder))
+        trained = str(base_folder(plan, folder))
         model = load_base(trained, trust_remote_code=trust_remote_code)
     model = open_adapter(plan, model, folder, trainable=True).eval()
     return VerificationContext(

@@ -9,9 +9,9 @@ from surgery.adapter.merged_checkpoint import (
     changed_names,
     multimodal_files,
     new_index,
-    stored_once,
+    shared_tensor,
 )
-from surgery.adapter.side_files import base_files, base_home
+from surgery.adapter.side_files import base_files, base_folder
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.export.base import Contents, ExportJob, Item, Part
 from surgery.export.decoder_checkpoint import is_assembled, language_model
@@ -63,7 +63,7 @@ def _text(job: ExportJob) -> list[Item]:
 
 def _multimodal(job: ExportJob) -> Iterator[Item]:
     plan = job.plan
-    home = base_home(plan, job.folder)
+    home = base_folder(plan, job.folder)
     if plan.in_place:
         yield from _as_it_is(job, read_checkpoint(home))
         return
@@ -113,11 +113,11 @@ def _refuse(job: ExportJob) -> None:
     if plan.in_place:
         return
     copied = changed_names(plan, merge=False)
-    shared = stored_once(plan.anatomy, copied)
+    shared = shared_tensor(plan.anatomy, copied)
     if shared:
         raise SurgeryError(_shares_its_copies(shared))
     merged = changed_names(plan, merge=merges) - copied
-    shared = stored_once(plan.anatomy, merged)
+    shared = shared_tensor(plan.anatomy, merged)
     if merged and (shared or plan.anatomy.quantization):
         packed = f"the base is quantised ({plan.anatomy.quantization})"
         raise SurgeryError(_not_merged(f"other blocks share `{shared}`" if shared else packed))

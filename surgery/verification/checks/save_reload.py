@@ -8,7 +8,7 @@ import torch
 
 from surgery.adapter.apply import open_adapter
 from surgery.adapter.folder import load_base, save_adapter
-from surgery.adapter.side_files import base_home
+from surgery.adapter.side_files import base_folder
 from surgery.adapter.weights_layout import check_weights
 from surgery.model.numerics import Difference, largest_difference
 from surgery.paths.path_state import MULTIMODAL
@@ -64,7 +64,7 @@ def _reopened(
     context: VerificationContext, folder: Path, expected: torch.Tensor, bits: dict[str, str]
 ) -> tuple[list[str], Difference]:
     if context.plan.in_place:
-        trained = str(base_home(context.plan, folder))
+        trained = str(base_folder(context.plan, folder))
         base = load_base(trained, trust_remote_code=context.trust_remote_code)
     else:
         base = share_tensors(context.untouched)

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from surgery.adapter.apply import apply_plan
-from surgery.adapter.consistency import OPEN, USUAL
+from surgery.adapter.consistency import FREE_KEYS, PEFT_DEFAULTS
 from surgery.adapter.folder import load_adapter, read_plan, save_adapter
 from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.export.export import export_adapter
@@ -132,8 +132,8 @@ def test_the_defaults_of_peft_are_known():
 
     written = json.loads(json.dumps(LoraConfig().to_dict(), default=str))
     ours = {"r", "lora_alpha", "target_modules", "task_type", "peft_type"}  # always written
-    defaults = {key: value for key, value in written.items() if key not in {*ours, *OPEN}}
-    assert defaults == dict(USUAL)
+    defaults = {key: value for key, value in written.items() if key not in {*ours, *FREE_KEYS}}
+    assert defaults == dict(PEFT_DEFAULTS)
 
 
 @pytest.mark.parametrize("value", [{}, [], 0, False, ""])

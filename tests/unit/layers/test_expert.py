@@ -570,7 +570,7 @@ def test_report_says_what_did_not_match() -> None:
     model = experts()
     report = load_expert_weights(model, cogvlm_state(model, range(3)))
     assert not report.is_complete
-    assert len(report.no_place) == 3 * 6
+    assert len(report.no_target) == 3 * 6
     assert len(report.unfilled) == 10
     assert "not filled" in str(report)
     names = {"x.{i}.weight": "q_proj"}
@@ -586,14 +586,14 @@ def test_report_is_complete_where_every_expert_is_filled(chosen: str) -> None:
     assert report.is_complete
     assert report.unused == ("model.layers.{i}.self_attn.vision_expert_query_key_value.bias",)
     assert len(report.copied) == 7 * (4 if chosen == "all" else 1)
-    assert len(report.elsewhere) == (0 if chosen == "all" else 3 * 5)
+    assert len(report.other_blocks) == (0 if chosen == "all" else 3 * 5)
 
 
 def test_report_is_not_complete_where_a_bias_is_left_over_or_not_filled() -> None:
     model = experts(recipe="cogvlm_full", family="llama")
     left = load_expert_weights(model, cogvlm_state(model))
     assert not left.is_complete
-    assert len(left.no_place) == 4
+    assert len(left.no_target) == 4
     state = {n: t for n, t in cogvlm_state(model).items() if not n.endswith(".bias")}
     assert not load_expert_weights(experts(recipe="cogvlm_full"), state).is_complete
 
