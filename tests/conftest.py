@@ -1,4 +1,4 @@
-"""What every test shares: no network, no colour, one width, and a cache of the session's own."""
+"""What every test shares: no network, no color, one width, and a cache of the session's own."""
 
 import atexit
 import difflib

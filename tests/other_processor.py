@@ -29,9 +29,9 @@ class OtherProcessor(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         """Let every function do its work; see `TorchFunctionMode`."""
-        at = _OPERANDS.get(func)
-        if at is not None and all(_is_plain(operand) for operand in args[at : at + 2]):
-            args = (*args[:at], *_turned(func, *args[at : at + 2]), *args[at + 2 :])
+        first = _OPERANDS.get(func)
+        if first is not None and all(_is_plain(operand) for operand in args[first : first + 2]):
+            args = (*args[:first], *_turned(func, *args[first : first + 2]), *args[first + 2 :])
         return func(*args, **(kwargs or {}))
 
 
@@ -54,9 +54,9 @@ def _turned(
         *(operand.is_contiguous() for operand in (rows, weight)),
         *(operand.data_ptr() % 64 for operand in (rows, weight)),
     )
-    places = zlib.crc32(repr(conditions).encode()) % rows.shape[-1]
+    shift = zlib.crc32(repr(conditions).encode()) % rows.shape[-1]
     dim = -1 if func in _BY_ROW or weight.dim() == 1 else -2
-    return rows.roll(places, -1), weight.roll(places, dim)
+    return rows.roll(shift, -1), weight.roll(shift, dim)
 
 
 def _is_plain(operand: Any) -> bool:

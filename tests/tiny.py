@@ -106,10 +106,10 @@ def planned(model: Any, recipe: str = "genieblue_skip", *overrides: str) -> Plan
 def applied(recipe: str = "genieblue_skip", *overrides: str, **how: Any) -> Any:
     """A tiny model that a recipe was applied to, moved off its start so that its paths differ."""
     model = tiny_model(**how)
-    return moved(apply_plan(planned(model, recipe, *overrides), model))
+    return perturbed(apply_plan(planned(model, recipe, *overrides), model))
 
 
-def moved(model: Any) -> Any:
+def perturbed(model: Any) -> Any:
     """The model itself, with noise added to all that it trains."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -120,14 +120,14 @@ def moved(model: Any) -> Any:
     return model
 
 
-def moved_adapter(folder: Path, base: Path, recipe: str, *overrides: str) -> Path:
+def perturbed_adapter(folder: Path, base: Path, recipe: str, *overrides: str) -> Path:
     """An adapter that is moved off its start, as training would; its folder."""
     from surgery.adapter.folder import load_base, save_adapter
     from surgery.plan.planner import plan_recipe
     from surgery.recipe.loading import load_recipe
 
     plan = plan_recipe(load_recipe(recipe, [f"model={base}", *overrides]), weights=True)
-    save_adapter(plan, moved(apply_plan(plan, load_base(str(base)))), folder)
+    save_adapter(plan, perturbed(apply_plan(plan, load_base(str(base)))), folder)
     return folder
 
 
@@ -155,7 +155,7 @@ def greedy(model: Any, ids: list[int], steps: int) -> list[int]:
     return known[len(ids) :]
 
 
-def talked(recipe: str, folder: Path) -> Path:
+def trained_adapter(recipe: str, folder: Path) -> Path:
     """An adapter of the built-in model that was shortly trained on one sentence; its folder."""
     from surgery.recipe.loading import load_recipe
     from surgery.training.train import train_recipe

@@ -127,7 +127,7 @@ def batch_of(folder: Path, pictures: Pictures) -> dict[str, torch.Tensor]:
     return dict(found)
 
 
-def moved(model: torch.nn.Module) -> torch.nn.Module:
+def perturbed(model: torch.nn.Module) -> torch.nn.Module:
     """All that trains changed at random, as training would."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -138,7 +138,7 @@ def moved(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def test_rows_of_a_batch_have_any_number_of_pictures(adapter: Path, sighted: Path) -> None:
-    model = moved(load_adapter(adapter, trainable=True)).float()
+    model = perturbed(load_adapter(adapter, trainable=True)).float()
     sizes = [[], [(32, 32)], [(64, 64), (32, 128)], [], [(32, 32), (32, 32)]]
     paths = ["text", "multimodal", "text", "multimodal", "text"]
     pictures = pictures_of(sizes)
@@ -169,7 +169,7 @@ def test_pictures_that_fit_no_row_are_refused(adapter: Path, sighted: Path) -> N
 def test_the_text_path_sees_with_the_bases_own_eyes(adapter: Path, sighted: Path) -> None:
     from surgery.model.loading import load_base
 
-    model, base = moved(load_adapter(adapter, trainable=True)), load_base(str(sighted)).eval()
+    model, base = perturbed(load_adapter(adapter, trainable=True)), load_base(str(sighted)).eval()
     batch = batch_of(sighted, pictures_of([[(64, 64)], []]))
     wanted = computed(base, **batch)
     with text_path(model):

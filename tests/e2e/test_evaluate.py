@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from seeing import write_lines
-from tiny import moved
+from tiny import perturbed
+from tiny_llava import write_lines
 
 from surgery import cli as commands
 from surgery.adapter.apply import apply_plan
@@ -36,7 +36,7 @@ metric_list: [{{metric: acc}}]
 def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("adapter") / "a"
     plan = plan_recipe(load_recipe("genieblue_skip"), weights=True)
-    save_adapter(plan, moved(apply_plan(plan, load_base(str(home())))), folder)
+    save_adapter(plan, perturbed(apply_plan(plan, load_base(str(home())))), folder)
     return folder
 
 

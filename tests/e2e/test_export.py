@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from seeing import colour_question, write_images, write_lines
-from tiny import moved
+from tiny import perturbed
+from tiny_llava import color_question, write_images, write_lines
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
 from surgery.adapter.apply import apply_plan
@@ -88,7 +88,7 @@ def seeing(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """An adapter that assembles its own base, vision and projector trained; and a picture."""
     folder = tmp_path_factory.mktemp("seeing")
     write_images(folder)
-    data = write_lines(folder / "data.jsonl", [colour_question(c) for c in ("red", "blue")] * 4)
+    data = write_lines(folder / "data.jsonl", [color_question(c) for c in ("red", "blue")] * 4)
     words = ("vision=builtin/tiny-vit", "projector=mlp")
     return train("genieblue_skip", folder / "adapter", data, *words), folder / "red.png"
 
@@ -199,7 +199,7 @@ def test_what_is_plain_already_keeps_its_base_beside_it(
 ) -> None:
     plan = plan_recipe(load_recipe(recipe), weights=True)
     adapter, out = tmp_path / "a", tmp_path / "out"
-    save_adapter(plan, moved(apply_plan(plan, load_base(str(BASE)))), adapter)
+    save_adapter(plan, perturbed(apply_plan(plan, load_base(str(BASE)))), adapter)
     assert surgery("export", adapter, "--out", out)[0] == 0
     assert list(bytes_of(out / "llm")) == list(bytes_of(BASE))
     assert list(bytes_of(out / "multimodal")) == list(bytes_of(adapter))

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from seeing import colour_question, write_images, write_lines
+from tiny_llava import color_question, write_images, write_lines
 from typer.testing import CliRunner
 
 from surgery.adapter.folder import load_adapter
@@ -174,7 +174,7 @@ def test_sharded_training_resumes(talk: Path, tmp_path: Path) -> None:
 
 def test_assembled_model_is_trained_and_trained_on(tmp_path: Path) -> None:
     names = write_images(tmp_path)
-    records = [colour_question(name.partition(".")[0]) for name in names]
+    records = [color_question(name.partition(".")[0]) for name in names]
     data = f"data={write_lines(tmp_path / 'sight.jsonl', records)}"
     few = ("batch=3", "length=512", "steps=4", "rate=3e-3", "log_every=1")
     words = ("-m", "surgery", "train", "genieblue_skip", "vision=builtin/tiny-vit", data, *few)

@@ -15,7 +15,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import moved_adapter, save_tiny, tokens
+from tiny import perturbed_adapter, save_tiny, tokens
 
 from fuzz.judge import inputs
 from fuzz.spoil import spoilt, spoilt_json
@@ -44,7 +44,7 @@ def home() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="surgery-fuzz-"))
     save_tiny(folder / "base", dtype=torch.bfloat16)
     for recipe in RECIPES:
-        moved_adapter(folder / recipe, folder / "base", recipe)
+        perturbed_adapter(folder / recipe, folder / "base", recipe)
     export_adapter(folder / "lora", folder / "export", lora="keep")
     return folder
 

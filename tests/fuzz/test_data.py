@@ -6,7 +6,7 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from seeing import processor, tokenizer, write_images
+from tiny_llava import processor, tokenizer, write_images
 
 from fuzz.judge import inputs, refused
 from fuzz.spoil import LONG, spoilt_bytes, spoilt_json

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from seeing import PATCH, SIDE, tokenizer, write_images, write_lines
+from tiny_llava import PATCH, SIDE, tokenizer, write_images, write_lines
 from tokenizers.processors import Sequence
 from transformers import CLIPImageProcessorPil, LlavaProcessor
 

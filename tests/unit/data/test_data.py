@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from seeing import (
-    COLOURS,
+from tiny_llava import (
+    COLORS,
     IMAGE_TOKENS,
-    colour_question,
+    color_question,
     processor,
     tokenizer,
     write_images,
@@ -175,7 +175,7 @@ def test_no_usable_record(tmp_path: Path) -> None:
 def test_image_that_does_not_decode_is_an_error_or_left_out(tmp_path: Path) -> None:
     write_images(tmp_path)
     (tmp_path / "red.png").write_bytes(b"no image")
-    records = [colour_question("red"), colour_question("blue")]
+    records = [color_question("red"), color_question("blue")]
     rows = Rows(data_file(tmp_path, *records), Encoder(processor(), 64))
     with pytest.raises(SurgeryError) as caught:
         rows[0]
@@ -188,7 +188,7 @@ def test_image_that_does_not_decode_is_an_error_or_left_out(tmp_path: Path) -> N
 def test_all_images_bad(tmp_path: Path) -> None:
     write_images(tmp_path)
     (tmp_path / "red.png").write_bytes(b"no image")
-    rows = Rows(data_file(tmp_path, colour_question("red")), Encoder(processor(), 64), "skip")
+    rows = Rows(data_file(tmp_path, color_question("red")), Encoder(processor(), 64), "skip")
     with pytest.raises(SurgeryError) as caught:
         rows[0]
     assert codes(caught) == ["D109"]
@@ -196,7 +196,7 @@ def test_all_images_bad(tmp_path: Path) -> None:
 
 def test_image_for_a_model_that_sees_none(tmp_path: Path) -> None:
     write_images(tmp_path)
-    file = data_file(tmp_path, colour_question("red"))
+    file = data_file(tmp_path, color_question("red"))
     with pytest.raises(SurgeryError) as caught:
         Rows(file, Encoder(tokenizer(), 64))[0]
     assert codes(caught) == ["D107"]
@@ -205,7 +205,7 @@ def test_image_for_a_model_that_sees_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize("length", [4, 6])
 def test_more_tokens_than_the_context(length: int, tmp_path: Path) -> None:
     write_images(tmp_path)
-    file = data_file(tmp_path, colour_question("red"))
+    file = data_file(tmp_path, color_question("red"))
     with pytest.raises(SurgeryError) as caught:
         Rows(file, Encoder(processor(), length))[0]
     assert codes(caught) == ["D108"]
@@ -250,7 +250,7 @@ def test_template_that_rewrites_turns_is_refused(tmp_path: Path) -> None:
 def test_image_becomes_its_tokens_and_pixels(tmp_path: Path) -> None:
     write_images(tmp_path)
     encoder = Encoder(processor(), 64)
-    row = encoder.conversation(data_file(tmp_path, colour_question("red"))[0])
+    row = encoder.conversation(data_file(tmp_path, color_question("red"))[0])
     before = ids("<|bos|>User: ")
     assert row.ids[: len(before)].tolist() == before
     assert (row.ids == encoder.image_token).sum() == IMAGE_TOKENS
@@ -260,7 +260,7 @@ def test_image_becomes_its_tokens_and_pixels(tmp_path: Path) -> None:
 
 def test_row_is_cut_behind_its_images(tmp_path: Path) -> None:
     write_images(tmp_path)
-    file = data_file(tmp_path, colour_question("red"))
+    file = data_file(tmp_path, color_question("red"))
     whole = Encoder(processor(), 64).conversation(file[0])
     cut = Encoder(processor(), len(whole.ids) - 3).conversation(file[0])
     assert torch.equal(cut.ids, whole.ids[:-3])
@@ -307,7 +307,7 @@ def test_rows_without_images_take_the_text_path_if_asked(tmp_path: Path) -> None
     seeing, blind = (
         encoder.conversation(data_file(tmp_path, c)[0])
         for c in (
-            colour_question("red"),
+            color_question("red"),
             LLAVA,
         )
     )
@@ -321,7 +321,7 @@ def test_rows_without_images_take_the_text_path_if_asked(tmp_path: Path) -> None
 def test_parts_for_image_tokens_are_told_of_them(tmp_path: Path) -> None:
     write_images(tmp_path)
     encoder = Encoder(processor(), 64)
-    row = encoder.conversation(data_file(tmp_path, colour_question("red"))[0])
+    row = encoder.conversation(data_file(tmp_path, color_question("red"))[0])
     told = Collator(0, image_token=encoder.image_token, is_routed=True)([[row]])["image_mask"]
     assert told.sum() == IMAGE_TOKENS
     assert not Collator(0, is_routed=True)([[row_of(1, 2)]])["image_mask"].any()
@@ -408,4 +408,4 @@ def test_mixture_ends(tmp_path: Path) -> None:
     rows = Rows(data_file(tmp_path, LLAVA, CHAT), Encoder(tokenizer(), 64))
     assert len(list(rows)) == 2
     assert len(list(Mixture([rows], make_order([2], np.array([2]), 3, 0)))) == 3
-    assert set(COLOURS) == {"red", "green", "blue"}
+    assert set(COLORS) == {"red", "green", "blue"}

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from seeing import PATCH, SIDE, write_images
 from test_chat_templates import SHAPES
+from tiny_llava import PATCH, SIDE, write_images
 from tokenizers import Tokenizer, decoders
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import Metaspace

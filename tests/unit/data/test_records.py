@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from seeing import (
-    COLOURS,
-    colour_question,
+from tiny_llava import (
+    COLORS,
+    color_question,
     processor,
     tokenizer,
     write_images,
@@ -333,11 +333,11 @@ class Failing:
 
 
 def rows_of(folder: Path, bad: Any, *records: Any) -> Rows:
-    return Rows(data_file(folder, *records, bad=bad), Encoder(Failing(COLOURS["green"]), 64), bad)
+    return Rows(data_file(folder, *records, bad=bad), Encoder(Failing(COLORS["green"]), 64), bad)
 
 
 def test_whatever_a_processor_raises_has_a_place(tmp_path: Path) -> None:
-    records = [colour_question("red"), colour_question("green")]
+    records = [color_question("red"), color_question("green")]
     rows = rows_of(tmp_path, "error", *records)
     assert len(rows[0].ids)
     with pytest.raises(SurgeryError) as caught:
@@ -352,7 +352,7 @@ def test_whatever_a_processor_raises_has_a_place(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bad", ["error", "skip"])
 def test_a_bad_row_in_a_worker_of_a_loader_is_named(bad: Any, tmp_path: Path) -> None:
-    rows = rows_of(tmp_path, bad, colour_question("green"), colour_question("green"))
+    rows = rows_of(tmp_path, bad, color_question("green"), color_question("green"))
     mixture = Mixture([rows], make_order([2], np.array([2]), 2, 0))
     loader = DataLoader(mixture, collate_fn=Collator(0), num_workers=1)
     with pytest.raises(SurgeryError) as caught, mixture.named_errors():

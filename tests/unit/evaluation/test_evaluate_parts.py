@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from seeing import colour_question, save_llava, tokenizer, write_images, write_lines
-from tiny import moved, save_tiny
+from tiny import perturbed, save_tiny
+from tiny_llava import color_question, save_llava, tokenizer, write_images, write_lines
 
 from surgery.adapter.apply import apply_plan
 from surgery.adapter.folder import load_adapter, load_base, save_adapter, write_adapter
@@ -33,7 +33,7 @@ def seer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def adapter(base: Path, out: Path, *words: str, name: str = "genieblue_skip") -> Path:
     plan = plan_recipe(load_recipe(name, [f"model={base}", *words]), weights=True)
-    save_adapter(plan, moved(apply_plan(plan, load_base(str(base)))), out)
+    save_adapter(plan, perturbed(apply_plan(plan, load_base(str(base)))), out)
     return out
 
 
@@ -81,7 +81,7 @@ def test_answers_are_compared_with_what_is_generated(name: str, seer: Path, tmp_
     folder = adapter(seer, tmp_path / "a", *words, name=name)
     said = answers_of(folder, names, tmp_path)
     said[1] = "something else"
-    records = [colour_question(name) for name in names]
+    records = [color_question(name) for name in names]
     for record, answer in zip(records, said, strict=True):
         record["conversations"][1]["value"] = answer.strip() or "nothing"
     right = sum(bool(answer.strip()) for answer in said) - 1
@@ -96,14 +96,14 @@ def test_answers_are_compared_with_what_is_generated(name: str, seer: Path, tmp_
         ("shared", line, 1) for line in (1, 2, 3)
     ]
     assert kept[1]["wanted"] == "something else"
-    assert "colour" in kept[1]["question"]
+    assert "color" in kept[1]["question"]
     assert "<image>" not in kept[1]["question"]
     assert [one["right"] for one in kept] == [bool(said[0].strip()), False, bool(said[2].strip())]
 
 
 def test_predictions_replace_nothing_that_is_read(seer: Path, tmp_path: Path) -> None:
     folder = adapter(seer, tmp_path / "a", name="lora")
-    questions = write_lines(tmp_path / "q.jsonl", [colour_question("red")])
+    questions = write_lines(tmp_path / "q.jsonl", [color_question("red")])
     for out in (questions, folder / "plan.json", folder / "said.jsonl"):
         with pytest.raises(SurgeryError) as caught:
             evaluate_adapter(folder, questions=questions, predictions=out)
@@ -114,7 +114,7 @@ def test_a_blind_adapter_is_not_asked_about_pictures(tmp_path: Path) -> None:
     write_images(tmp_path)
     plan = plan_recipe(load_recipe("lora", ["rank=2"]), weights=True)
     write_adapter(plan, tmp_path / "a")
-    questions = write_lines(tmp_path / "q.jsonl", [colour_question("red")])
+    questions = write_lines(tmp_path / "q.jsonl", [color_question("red")])
     with pytest.raises(SurgeryError) as caught:
         evaluate_adapter(tmp_path / "a", questions=questions)
     assert caught.value.diagnostics[0].code == "D107"
@@ -123,12 +123,12 @@ def test_a_blind_adapter_is_not_asked_about_pictures(tmp_path: Path) -> None:
 @torch.no_grad()
 def answers_of(folder: Path, names: list[str], images: Path) -> list[str]:
     from PIL import Image
-    from seeing import processor
+    from tiny_llava import processor
 
     model: Any = load_adapter(folder).eval()
     said = []
     for name in names:
-        prompt = "<|bos|>User: <|image|>\nWhat colour is it?\nAssistant:"
+        prompt = "<|bos|>User: <|image|>\nWhat color is it?\nAssistant:"
         image = Image.open(images / f"{name}.png")
         inputs = processor()(
             text=[prompt], images=[image], add_special_tokens=False, return_tensors="pt"

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from seeing import save_llava
 from support.shrink import tiny_config
-from tiny import greedy, moved_adapter, save_tiny, talked
+from tiny import greedy, perturbed_adapter, save_tiny, trained_adapter
+from tiny_llava import save_llava
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from surgery.adapter.folder import load_adapter, load_base
@@ -51,7 +51,7 @@ def said(out: Path, path: Any, ids: list[int], steps: int = STEPS) -> list[int]:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A shortly trained adapter of the built-in model, and its export."""
     folder = tmp_path_factory.mktemp("executorch")
-    adapter = talked("genieblue_skip", folder)
+    adapter = trained_adapter("genieblue_skip", folder)
     export_adapter(adapter, folder / "out", to="executorch", prefill=16, context=128)
     return adapter, folder / "out"
 
@@ -170,7 +170,7 @@ def test_other_families_and_recipes(
 ) -> None:
     """A base that trained in place; sliding windows of 8 words; learned positions."""
     base = save_tiny(tmp_path / "base", family, **how)
-    adapter = moved_adapter(tmp_path / "a", base, recipe)
+    adapter = perturbed_adapter(tmp_path / "a", base, recipe)
     out = tmp_path / "out"
     options = {"to": "executorch", "base": "shared", "prefill": prefill, "context": 32}
     manifest: Manifest = export_adapter(adapter, out, **options)
@@ -183,7 +183,7 @@ def test_other_families_and_recipes(
 @made
 def test_a_killed_export_leaves_the_old_folder(tmp_path: Path) -> None:
     base = save_tiny(tmp_path / "base", num_hidden_layers=1)
-    adapter, out = moved_adapter(tmp_path / "a", base, "lora"), tmp_path / "exports" / "out"
+    adapter, out = perturbed_adapter(tmp_path / "a", base, "lora"), tmp_path / "exports" / "out"
     export_adapter(adapter, out)
     before = {file: file.read_bytes() for file in out.rglob("*") if file.is_file()}
     run = [sys.executable, "-c", KILLED, str(adapter), str(out)]
@@ -203,10 +203,10 @@ def refused(adapter: Path, **options: Any) -> str:
 
 
 def test_what_a_program_cannot_be_is_refused(tmp_path: Path) -> None:
-    adapter = moved_adapter(tmp_path / "a", save_tiny(tmp_path / "base"), "genieblue_skip")
+    adapter = perturbed_adapter(tmp_path / "a", save_tiny(tmp_path / "base"), "genieblue_skip")
     assert "A623" in refused(adapter, lora="keep")
     assert "A613" in refused(adapter, prefill=64, context=32)
-    sees = moved_adapter(tmp_path / "b", save_llava(tmp_path / "eyes"), "genieblue_skip")
+    sees = perturbed_adapter(tmp_path / "b", save_llava(tmp_path / "eyes"), "genieblue_skip")
     assert "A622" in refused(sees)
 
 
@@ -214,7 +214,7 @@ def test_what_a_program_cannot_be_is_refused(tmp_path: Path) -> None:
 def test_what_has_no_such_cache_is_told(tmp_path: Path) -> None:
     """A state instead of keys and values: nothing that the cache of transformers' exporter has."""
     AutoModelForCausalLM.from_config(tiny_config("mamba")).save_pretrained(tmp_path / "base")
-    adapter = moved_adapter(tmp_path / "a", tmp_path / "base", "full_finetune")
+    adapter = perturbed_adapter(tmp_path / "a", tmp_path / "base", "full_finetune")
     with pytest.raises(SurgeryError, match="A622"):
         export_adapter(adapter, tmp_path / "exports" / "out", to="executorch")
     assert list((tmp_path / "exports").iterdir()) == []
@@ -222,7 +222,7 @@ def test_what_has_no_such_cache_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not MISSING, reason="executorch is installed")
 def test_a_missing_extra_is_told(tmp_path: Path) -> None:
-    adapter = moved_adapter(tmp_path / "a", save_tiny(tmp_path / "base"), "genieblue_skip")
+    adapter = perturbed_adapter(tmp_path / "a", save_tiny(tmp_path / "base"), "genieblue_skip")
     assert "A621" in refused(adapter)
     export_adapter(adapter, tmp_path / "out")
     file = tmp_path / "out" / "manifest.json"

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from tiny import greedy, moved_adapter, save_tiny, talked
+from tiny import greedy, perturbed_adapter, save_tiny, trained_adapter
 from transformers import AutoTokenizer
 
 from surgery.adapter.folder import load_adapter, load_base
@@ -47,7 +47,7 @@ def trained(
 ) -> tuple[Path, Path]:
     """A shortly trained adapter of the built-in model, and its export."""
     folder = tmp_path_factory.mktemp(request.param)
-    adapter = talked(request.param, folder)
+    adapter = trained_adapter(request.param, folder)
     export_adapter(adapter, folder / "out", to="onnx", prefill=16, context=128)
     return adapter, folder / "out"
 
@@ -137,7 +137,7 @@ def test_other_families_keep_their_own_ways(
 ) -> None:
     """Sliding windows, two kinds of angles and scaled embeddings; learned positions."""
     base = save_tiny(tmp_path / "base", family, **how)
-    adapter = moved_adapter(tmp_path / "a", base, "genieblue_skip", "rank=4")
+    adapter = perturbed_adapter(tmp_path / "a", base, "genieblue_skip", "rank=4")
     options = {"to": "onnx", "base": form, "prefill": 4, "context": 32}
     manifest = export_adapter(adapter, tmp_path / "out", **options)
     assert ("block.3" in manifest.parts) == (form == "unshared")
@@ -161,7 +161,7 @@ def logits(model: Any, path: str, ids: list[int]) -> Any:
 
 def test_a_prompt_may_go_through_token_by_token(tmp_path: Path) -> None:
     base = save_tiny(tmp_path / "base")
-    adapter = moved_adapter(tmp_path / "a", base, "genieblue_skip", "rank=4")
+    adapter = perturbed_adapter(tmp_path / "a", base, "genieblue_skip", "rank=4")
     manifest = export_adapter(adapter, tmp_path / "out", to="onnx", prefill=1, context=16)
     for name in ("embeddings", "positions", "block.0", "copy.3"):
         files = [file.name for file in manifest.parts[name].files if file.graph]
@@ -181,21 +181,21 @@ def refused(adapter: Path, **options: Any) -> str:
 
 def test_what_graphs_in_parts_cannot_hold_is_refused(tmp_path: Path) -> None:
     base = save_tiny(tmp_path / "base")
-    adapter = moved_adapter(tmp_path / "a", base, "genieblue_skip", "rank=4")
+    adapter = perturbed_adapter(tmp_path / "a", base, "genieblue_skip", "rank=4")
     assert "A611" in refused(adapter, lora="merge")
     assert "A613" in refused(adapter, prefill=64, context=32)
     assert "A613" in refused(adapter, prefill=0)
     (tmp_path / "small.yaml").write_text(SMALL)
     assert "A618" in refused(adapter, target=str(tmp_path / "small.yaml"))
     token = "operations.experts.image_token_id=5"
-    assert "A611" in refused(moved_adapter(tmp_path / "b", base, "cogvlm_skip", token))
-    assert "A611" in refused(moved_adapter(tmp_path / "c", base, "full_finetune"))
+    assert "A611" in refused(perturbed_adapter(tmp_path / "b", base, "cogvlm_skip", token))
+    assert "A611" in refused(perturbed_adapter(tmp_path / "c", base, "full_finetune"))
 
 
 @pytest.mark.slow
 def test_a_killed_export_leaves_the_old_folder(tmp_path: Path) -> None:
     """Killed once two blocks of the new one are written."""
-    adapter = moved_adapter(tmp_path / "a", save_tiny(tmp_path / "base"), "lora", "rank=4")
+    adapter = perturbed_adapter(tmp_path / "a", save_tiny(tmp_path / "base"), "lora", "rank=4")
     words = (str(adapter), "--to", "onnx", "--out", str(tmp_path / "out"), "--overwrite")
     command = [sys.executable, "-m", "surgery", "export", *words]
     export_adapter(adapter, tmp_path / "out", to="onnx", prefill=4, context=32)

@@ -15,7 +15,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from support.shrink import tiny_config
-from tiny import CONVERTED, FAMILIES, moved, save_tiny, tokens, without_prefix
+from tiny import CONVERTED, FAMILIES, perturbed, save_tiny, tokens, without_prefix
 from transformers import AutoModelForCausalLM
 
 from surgery.adapter.apply import apply_plan
@@ -52,7 +52,7 @@ train: [copies, low, high, default]
 def adapter_of(folder: Path, base: Path, recipe: str, *overrides: str) -> Path:
     """An adapter that is moved off its start, as training would."""
     plan = plan_recipe(load_recipe(recipe, [f"model={base}", *overrides]), weights=True)
-    save_adapter(plan, moved(apply_plan(plan, load_base(str(base)))), folder)
+    save_adapter(plan, perturbed(apply_plan(plan, load_base(str(base)))), folder)
     return folder
 
 
@@ -178,7 +178,7 @@ def test_saving_into_linked_weights_spares_the_base(tmp_path: Path) -> None:
     export_adapter(adapter, tmp_path / "out", link=True)
     before = digest(base / "model.safetensors")
     model = load_base(str(tmp_path / "out" / "llm"))
-    moved(model).save_pretrained(tmp_path / "out" / "llm")
+    perturbed(model).save_pretrained(tmp_path / "out" / "llm")
     assert digest(tmp_path / "out" / "llm" / "model.safetensors") != before
     assert digest(base / "model.safetensors") == before
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from same_words import logits, same_words
-from tiny import moved_adapter, shallow, talked
+from same_tokens import logits, same_tokens
+from tiny import perturbed_adapter, shallow, trained_adapter
 from transformers import AutoTokenizer
 
 from surgery.data.samples.texts import CALIBRATION
@@ -46,7 +46,7 @@ train: [copies]
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An export that was killed behind its first block, and went on."""
     folder = tmp_path_factory.mktemp("qnn")
-    adapter = talked("genieblue_skip", folder)
+    adapter = trained_adapter("genieblue_skip", folder)
     out: Path = folder / "out"
     made = folder / ".out.work" / "made"
     words = ("--to", "qnn", "--target", "snapdragon", "--prefill", "16", "--context", "128")
@@ -73,7 +73,7 @@ def test_the_emulator_says_what_the_quantised_reference_says(out: Path) -> None:
             words = open_loop(out, manifest, path, engines[0]).generate(ids, STEPS, ())
             loops = (open_loop(out, manifest, path, engine) for engine in engines)
             reference, found = (logits(loop, ids, words) for loop in loops)
-            same_words(reference, found)
+            same_tokens(reference, found)
             assert len({*words}) > 8, "a model that says few words proves little"
 
 
@@ -125,7 +125,7 @@ def test_sharing_its_blocks_costs_text_nothing(tmp_path: Path) -> None:
     base = shallow(tmp_path / "base")
     (tmp_path / "copies.yaml").write_text(COPIES)
     shared, alone = (
-        on_both_engines(moved_adapter(tmp_path / name, base, recipe))
+        on_both_engines(perturbed_adapter(tmp_path / name, base, recipe))
         for name, recipe in (("shared", "lora"), ("alone", str(tmp_path / "copies.yaml")))
     )
     np.testing.assert_array_equal(shared[0], alone[0])
@@ -155,7 +155,7 @@ def test_the_users_records_are_calibrated_on(tmp_path: Path) -> None:
 
 
 def test_a_device_must_be_named(tmp_path: Path) -> None:
-    adapter = moved_adapter(tmp_path / "adapter", BUILT_IN, "lora")
+    adapter = perturbed_adapter(tmp_path / "adapter", BUILT_IN, "lora")
     for target in (None, "dimensity"):
         with pytest.raises(SurgeryError, match="A617"):
             prepare_export(adapter, to="qnn", target=target)
@@ -173,7 +173,7 @@ def test_a_prompt_shorter_than_a_step_shows_a_range_of_the_cache(tmp_path: Path)
 
 
 def test_records_that_cannot_be_read_leave_nothing(tmp_path: Path) -> None:
-    adapter = moved_adapter(tmp_path / "a", shallow(tmp_path / "base"), "lora")
+    adapter = perturbed_adapter(tmp_path / "a", shallow(tmp_path / "base"), "lora")
     how = {"target": "snapdragon", "prefill": 1, "context": 64, "calibration": tmp_path / "no.txt"}
     with pytest.raises(SurgeryError, match="D101"):
         export_adapter(adapter, tmp_path / "out", to="qnn", **how)

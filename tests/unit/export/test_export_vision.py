@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from seeing import processor, save_llava
-from tiny import moved
+from tiny import perturbed
+from tiny_llava import processor, save_llava
 from transformers import (
     AutoConfig,
     CLIPVisionConfig,
@@ -68,7 +68,7 @@ def trained(folder: Path, recipe: str, base: Path, *overrides: str) -> Path:
     """An adapter with noise in all that it trains."""
     words = [f"model={base}", *overrides]
     plan = plan_recipe(load_recipe(recipe, words), weights=True)
-    save_adapter(plan, moved(apply_plan(plan, load_base(str(base)))), folder)
+    save_adapter(plan, perturbed(apply_plan(plan, load_base(str(base)))), folder)
     return folder
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from same_words import logits, same_words
-from seeing import colour_question, processor, write_images, write_lines
-from tiny import moved, shallow
+from same_tokens import logits, same_tokens
+from tiny import perturbed, shallow
+from tiny_llava import color_question, processor, write_images, write_lines
 
 from surgery.adapter.apply import apply_plan
 from surgery.adapter.folder import load_adapter, load_base, save_adapter
@@ -61,7 +61,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     (folder / "r.yaml").write_text(RECIPE)
     recipe = load_recipe(str(folder / "r.yaml"), [f"model={folder / 'base'}"])
     plan = plan_recipe(recipe, weights=True)
-    model: Any = moved(apply_plan(plan, load_base(str(folder / "base"))))
+    model: Any = perturbed(apply_plan(plan, load_base(str(folder / "base"))))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "linear_2" in name and parameter.requires_grad:
@@ -145,7 +145,7 @@ def test_answers_in_the_emulator_are_the_references(
     with open_emulator(manifest) as emulator:
         engine = OnEmulator(out, emulator)
         for pictures, path, words in ((shown, "multimodal", wanted), ([], "text", text)):
-            same_words(
+            same_tokens(
                 *(
                     behind(out, manifest, pictures, each, path, words)
                     for each in (reference, engine)
@@ -199,7 +199,7 @@ def test_built_in_pictures_are_shown_where_no_record_has_any(tmp_path: Path) -> 
     assert max(np.corrcoef(drawn[0].ravel(), tile.ravel())[0, 1] for tile in drawn[1:]) < 0.9
     assert not any(row.has_images for row in prompts_of(llava.tokenizer, None, 64))
     write_images(tmp_path)
-    mine = write_lines(tmp_path / "mine.jsonl", [colour_question("red"), colour_question("blue")])
+    mine = write_lines(tmp_path / "mine.jsonl", [color_question("red"), color_question("blue")])
     assert [row.has_images for row in prompts_of(llava, mine, 64)] == [True] * 2
     blind = write_lines(tmp_path / "blind.jsonl", [{"text": "One."}])
     assert [row.has_images for row in prompts_of(llava, blind, 64)] == [False] + [True] * 4

@@ -9,7 +9,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 import torch
-from tiny import moved, tiny_model
+from tiny import perturbed, tiny_model
 from transformers import DynamicCache
 
 from surgery.adapter.apply import apply_plan
@@ -115,7 +115,7 @@ def test_prefill_then_decode_as_in_the_model(family: str, tmp_path: Path) -> Non
 def adapted(tmp_path: Path, recipe: str, *overrides: str) -> tuple[Plan, Any, Path]:
     """A tiny model with an adapter that does something, and the adapter's folder."""
     plan = planned(save_lively(tmp_path / "base"), recipe, *overrides)
-    model = moved(apply_plan(plan, load_base(str(plan.files.folder)))).eval()
+    model = perturbed(apply_plan(plan, load_base(str(plan.files.folder)))).eval()
     save_adapter(plan, model, tmp_path / "adapter")
     return plan, model, tmp_path / "adapter"
 

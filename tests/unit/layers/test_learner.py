@@ -95,11 +95,11 @@ def base_model(**how: Any) -> Any:
     return tiny_model(**{"initializer_range": 0.2, **how})
 
 
-def wings(*overrides: str, moved: bool = True, **how: Any) -> tuple[Plan, Any]:
+def wings(*overrides: str, perturbed: bool = True, **how: Any) -> tuple[Plan, Any]:
     model = base_model(**how)
     plan = planned(model, "wings", *FROZEN, *overrides)
     model = apply_plan(plan, model)
-    return plan, move(model) if moved else model
+    return plan, move(model) if perturbed else model
 
 
 def weights_of(plan: Plan, model: Any) -> dict[str, torch.Tensor]:
@@ -292,7 +292,7 @@ def test_long_prompts_are_weighed_in_pieces(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("family", ["qwen2", "llama", "qwen3", "phi3"])
 def test_start_is_the_base_to_the_bit(family: str, dtype: torch.dtype) -> None:
     wanted = computed(base_model(family=family, dtype=dtype), **plain(batch()))
-    _, model = wings(moved=False, family=family, dtype=dtype)
+    _, model = wings(perturbed=False, family=family, dtype=dtype)
     assert torch.equal(computed(model, **batch()), wanted)
     move(model)
     assert not torch.equal(computed(model, **batch()), wanted)
@@ -477,7 +477,7 @@ def test_prompts_without_images_train_the_textual_learner_alone() -> None:
 
 
 def test_first_step_reaches_the_output_pairs() -> None:
-    _, model = wings(moved=False)
+    _, model = wings(perturbed=False)
     found = gradients(model)
     moving = {name for name, gradient in found.items() if gradient.any()}
     assert moving == {name for name in found if name.endswith(".o.B.weight")}
@@ -588,7 +588,7 @@ def test_unload_gives_the_base_back() -> None:
 
 
 def test_lora_in_the_same_blocks_trains_too() -> None:
-    plan, model = wings("+operations.lora={op: lora, blocks: all, rank: 2}", moved=False)
+    plan, model = wings("+operations.lora={op: lora, blocks: all, rank: 2}", perturbed=False)
     wanted = computed(base_model(), **plain(batch()))
     assert plan.loras()
     assert torch.equal(computed(model, **batch()), wanted)

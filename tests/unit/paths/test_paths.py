@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import FAMILIES, applied, computed, moved, planned, tiny_model, tokens
+from tiny import FAMILIES, applied, computed, perturbed, planned, tiny_model, tokens
 from transformers import DynamicCache, StaticCache
 
 from surgery.adapter.apply import apply_plan
@@ -495,7 +495,7 @@ def test_checkpointing_follows_a_second_adapter_on_the_same_base() -> None:
     gradients(first, MIXED, reentrant=True)
     base = first.unload()
     base.load_state_dict(tiny_model().state_dict())
-    second = moved(apply_plan(planned(base, "lora", "rank=4"), base))
+    second = perturbed(apply_plan(planned(base, "lora", "rank=4"), base))
     found = gradients(second, MIXED, None)  # still checkpointed, by the functions of before
     assert any(getattr(module, "gradient_checkpointing", False) for module in base.modules())
     assert found.keys() == expected.keys()

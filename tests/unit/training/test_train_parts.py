@@ -17,15 +17,15 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from seeing import (
-    colour_question,
+from tiny import computed, save_tiny
+from tiny_llava import (
+    color_question,
     processor,
     save_llava,
     tokenizer,
     write_images,
     write_lines,
 )
-from tiny import computed, save_tiny
 from transformers import TrainerCallback
 
 from surgery.adapter.apply import apply_plan, trainable_parameters
@@ -104,7 +104,7 @@ def talk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sight(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sight")
     names = write_images(folder)
-    records = [colour_question(name.partition(".")[0]) for name in names]
+    records = [color_question(name.partition(".")[0]) for name in names]
     return write_lines(folder / "sight.jsonl", records)
 
 
@@ -317,8 +317,8 @@ def test_stage_changes_what_it_trains_and_nothing_else(
     plan = plan_recipe(recipe_of(seer, *words, name="lora"), weights=True)
     start = dict(apply_plan(plan, load_base(str(seer))).named_parameters())
     after = dict(load_adapter(tmp_path / "a").named_parameters())
-    moved = {n for n, p in start.items() if not torch.equal(p, after[n])}
-    assert moved == {n for n in start if "multi_modal_projector.modules_to_save" in n}
+    perturbed = {n for n, p in start.items() if not torch.equal(p, after[n])}
+    assert perturbed == {n for n in start if "multi_modal_projector.modules_to_save" in n}
 
 
 def test_rates_by_word_and_by_layer(seer: Path) -> None:
@@ -532,7 +532,7 @@ def test_settings_that_fail_at_once_are_named(talker: Path, talk: Path, tmp_path
 
 
 def test_a_row_that_only_a_worker_saw_is_named(seer: Path, sight: Path, tmp_path: Path) -> None:
-    record = colour_question("red")
+    record = color_question("red")
     data = write_lines(tmp_path / "a.jsonl", [record])
     (tmp_path / "red.png").write_bytes(b"no image")
     words = (f"data={data}", "length=48", "steps=2", "batch=2", "trainer.dataloader_num_workers=1")

@@ -21,7 +21,7 @@ from surgery.model.source import find_model
 
 SIDE, PATCH = 28, 14
 IMAGE_TOKENS = (SIDE // PATCH) ** 2
-COLOURS = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 220)}
+COLORS = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 220)}
 
 
 def tokenizer() -> Any:
@@ -66,16 +66,16 @@ def save_llava(folder: Path, blocks: int = 4) -> Path:
 
 
 def write_images(folder: Path) -> list[str]:
-    """One plain image of each colour; their names."""
-    for name, colour in COLOURS.items():
-        Image.new("RGB", (40, 30), colour).save(folder / f"{name}.png")
-    return [f"{name}.png" for name in COLOURS]
+    """One plain image of each color; their names."""
+    for name, color in COLORS.items():
+        Image.new("RGB", (40, 30), color).save(folder / f"{name}.png")
+    return [f"{name}.png" for name in COLORS]
 
 
-def colour_question(name: str) -> dict[str, Any]:
-    """A record in LLaVA's form that asks for the colour of an image."""
+def color_question(name: str) -> dict[str, Any]:
+    """A record in LLaVA's form that asks for the color of an image."""
     turns = [
-        {"from": "human", "value": "<image>\nWhat colour is it?"},
+        {"from": "human", "value": "<image>\nWhat color is it?"},
         {"from": "gpt", "value": f"It is {name}."},
     ]
     return {"id": name, "image": f"{name}.png", "conversations": turns}

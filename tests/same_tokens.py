@@ -19,7 +19,7 @@ def logits(loop: Any, ids: Sequence[int], words: Sequence[int], features: Any = 
     return np.stack([read, *(loop.step("decode", [word]) for word in words[:-1])])
 
 
-def same_words(reference: np.ndarray, found: np.ndarray) -> None:
+def same_tokens(reference: np.ndarray, found: np.ndarray) -> None:
     """The likeliest words are the same; one may be a tie, a hundredth of the logits' spread."""
     chosen = found.argmax(-1)
     lead = reference.max(-1) - np.take_along_axis(reference, chosen[:, None], -1)[:, 0]
