@@ -246,9 +246,9 @@ def _tower_row(name: str) -> str:
     cells = (
         f"`{name}`",
         tower.config["model_type"],
-        f"{tower.width:,}",
-        f"{tower.image} x {tower.image}",
-        f"{tower.side} x {tower.side}",
+        f"{tower.hidden_size:,}",
+        f"{tower.image_size} x {tower.image_size}",
+        f"{tower.grid_size} x {tower.grid_size}",
         f"{sum(tensor.size for tensor in tower.tensors):,}",
         "yes" if files.has_weights else "no",
     )

@@ -317,8 +317,8 @@ def test_stage_changes_what_it_trains_and_nothing_else(
     plan = plan_recipe(recipe_of(seer, *words, name="lora"), weights=True)
     start = dict(apply_plan(plan, load_base(str(seer))).named_parameters())
     after = dict(load_adapter(tmp_path / "a").named_parameters())
-    perturbed = {n for n, p in start.items() if not torch.equal(p, after[n])}
-    assert perturbed == {n for n in start if "multi_modal_projector.modules_to_save" in n}
+    changed = {n for n, p in start.items() if not torch.equal(p, after[n])}
+    assert changed == {n for n in start if "multi_modal_projector.modules_to_save" in n}
 
 
 def test_rates_by_word_and_by_layer(seer: Path) -> None:
