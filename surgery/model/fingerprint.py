@@ -29,9 +29,9 @@ _Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 _DIFFERENCES: Final = {
     "config": "its config.json differs",
     "tensors": "its tensors have other names, types or shapes",
-    "sample": "its weights are other numbers",
-    "strided": "its weights are other numbers",
-    "checksum": "its weights are other numbers",
+    "sample": "its weights have other values",
+    "strided": "its weights have other values",
+    "checksum": "its weights have other values",
 }
 
 
@@ -164,11 +164,11 @@ def _first_values(tensor: StoredTensor) -> list[float] | None:
 def _bad_fingerprint(file: Path, key: str) -> Diagnostic:
     return Diagnostic(
         code="A422",
-        what=f"`{file}` doesn't say by what to know the adapter's base: `{key}` is not what "
+        what=f"`{file}` has no valid fingerprint of the adapter's base: `{key}` is not what "
         "`surgery apply` wrote",
         why="without its fingerprint an adapter opens on any base of the right shapes, and answers "
         "nonsense",
-        fix="put plan.json back as it was, or make the adapter anew with `surgery apply`",
+        fix="put plan.json back as it was, or make the adapter again with `surgery apply`",
     )
 
 
@@ -177,5 +177,5 @@ def _other_base(source: str, difference: str) -> Diagnostic:
         code="A401",
         what=f"`{source}` is not the base that this adapter was made for",
         why=difference,
-        fix="name the base in plan.json, or make the adapter anew with `surgery apply` on this one",
+        fix="name the base in plan.json, or make it again with `surgery apply` on this one",
     )

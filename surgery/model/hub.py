@@ -93,7 +93,7 @@ def _failed(
     remedies = (alternative, f"{remedy}, or name a folder that holds the checkpoint")
     return Diagnostic(
         code="M103",
-        what=f"`{source}`{at} could not be had from the hub",
+        what=f"`{source}`{at} could not be downloaded from the hub",
         why=why,
         fix=" ".join(filter(None, remedies)),
         key="model",

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["cache_folder", "read_anatomy"]
 
-_FORMAT: Final = "2"
+_FORMAT: Final = "3"
 
 
 def read_anatomy(
@@ -109,13 +109,13 @@ def missing_weights(anatomy: Anatomy, name: str, stored: DiskNames) -> Diagnosti
     failed = stored.names.failed.get(name)
     return Diagnostic(
         code="M107",
-        what=f"the files of `{anatomy.source}` hold nothing that makes `{name}`"
+        what=f"the files of `{anatomy.source}` have no tensor for `{name}`"
         + (f" (and {others} more)" if others else ""),
-        why=f"transformers can't make it of the tensors that they hold: {failed}"
+        why=f"transformers can't make it from the tensors in them: {failed}"
         if failed
         else f"{anatomy.class_name} has it in memory, and transformers would start it at random: "
         "the checkpoint is not complete, or another model's",
-        fix="download the whole checkpoint again",
+        fix="download the complete checkpoint again",
         key="model",
     )
 
@@ -138,7 +138,7 @@ def _other_dtype(anatomy: Anatomy, name: str, found: str) -> Diagnostic:
         code="M109",
         what=f"`{name}` of `{anatomy.source}` is stored as {found}",
         why=f"weights are copied and trained as {', '.join(FLOATS)}, and the config names no "
-        "quantisation method",
+        "quantization method",
         fix="name a checkpoint in bf16, fp16 or fp32",
         key="model",
     )

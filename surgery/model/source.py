@@ -175,7 +175,7 @@ def _not_a_model(source: str) -> Diagnostic:
 def _no_weights(source: str) -> Diagnostic:
     return Diagnostic(
         code="M102",
-        what=f"`{source}` is a shape without weights",
+        what=f"`{source}` has a config and no weights",
         why="inspect, plan and lint need only its config; this command needs the weights",
         fix="name a folder with safetensors files, a hub id, or builtin/tiny-qwen2 in `model=`",
         key="model",

@@ -81,11 +81,11 @@ def _only_skipped(
 ) -> Diagnostic:
     return Diagnostic(
         code="P203",
-        what=f"nothing can be put beside {' and '.join(names)} of {anatomy.source}",
+        what=f"nothing can be added to {' and '.join(names)} of {anatomy.source}",
         why=f"`{matrix.name}` {matrix.apart}",
         fix=f"name others in `modules`: {_in_order(useful)}"
         if useful
-        else "copy whole blocks with `duplicate`",
+        else "copy complete blocks with `duplicate`",
         key="modules",
     )
 

@@ -27,10 +27,10 @@ def refuse_quantized(
     raise SurgeryError(
         Diagnostic(
             code="P206",
-            what=f"{action} of {anatomy.source}: its weights are quantised "
+            what=f"{action} of {anatomy.source}: its weights are quantized "
             f"({anatomy.quantization})",
             why=why,
-            fix=f"name the unquantised checkpoint in `model=`{fix}",
+            fix=f"name the unquantized checkpoint in `model=`{fix}",
             key="op",
         )
     )

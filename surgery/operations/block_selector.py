@@ -46,8 +46,8 @@ _PICKERS: Final[dict[str, _Picker]] = {
     "i-j": lambda match, count: range(int(match["i"]), int(match["j"]) + 1),
 }
 GRAMMAR: Final = (
-    f"{', '.join(_PICKERS)}, {REST}, any of them with `of WORD` behind it, "
-    "or positions such as [0, 5, -1]"
+    f"{', '.join(_PICKERS)}, {REST}, any of them followed by `of NAME`, "
+    "or indices such as [0, 5, -1]"
 )
 """All forms of a selector, in one line."""
 
@@ -68,7 +68,7 @@ def _match(expression: str) -> tuple[re.Match[str], _Picker] | None:
 def _fault(selector: object) -> str | None:
     if isinstance(selector, tuple):
         wrong = [position for position in selector if type(position) is not int]
-        return f"a position is a whole number, and {wrong[0]!r} is none" if wrong else None
+        return f"an index is a whole number, and {wrong[0]!r} is none" if wrong else None
     if type(selector) is int:
         return f"a single block is written as a list: [{selector}]"
     expression = _split(selector)[0] if isinstance(selector, str) else ""

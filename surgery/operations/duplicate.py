@@ -22,7 +22,7 @@ class Duplicate(Operation):
     def plan(self, name: str, anatomy: Anatomy, blocks: Sequence[int]) -> list[Edit]:
         """Return one edit for each block; see `Operation.plan`."""
         refuse_quantized(
-            anatomy, "`duplicate` can't copy blocks", fix=", or use `lora` on the quantised one"
+            anatomy, "`duplicate` can't copy blocks", fix=", or use `lora` on the quantized one"
         )
         return [_swap(name, anatomy, block) for block in blocks]
 

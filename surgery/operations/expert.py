@@ -84,7 +84,7 @@ class Expert(Operation):
     def _refuse_unordered_runs(self) -> None:
         ends = [edge for run in self.runs for edge in run]
         if ends != sorted(set(ends)) or any(edge < 0 for edge in ends):
-            what = f"the runs {[list(run) for run in self.runs]} are not ascending and apart"
+            what = f"the runs {[list(run) for run in self.runs]} are not ascending and separate"
             fix = "write [start, end] of each run in order, such as [[1, 197], [210, 406]]"
             raise SurgeryError(Diagnostic("P213", what, fix=fix, key="runs"))
 

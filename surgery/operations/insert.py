@@ -72,7 +72,7 @@ class Insert(Operation):
     def plan(self, name: str, anatomy: Anatomy, blocks: Sequence[int]) -> list[Edit]:
         """Return one edit for each copy; see `Operation.plan`."""
         refuse_quantized(
-            anatomy, "`insert` can't copy blocks", why=_PACKED, fix=", and quantise the deeper one"
+            anatomy, "`insert` can't copy blocks", why=_PACKED, fix=", and quantize the deeper one"
         )
         insertions = [(block, block) for block in blocks for _ in range(self.times)]
         if self.ranges:

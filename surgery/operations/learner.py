@@ -122,17 +122,17 @@ def _unsupported_reason(kind: BlockKind) -> str:
     direct = (t.name.partition(".") for t in kind.tensors if t.name.count(".") <= 1)
     norms = dict.fromkeys(owner for owner, _, _ in direct if owner not in owners)
     if set(norms) != set(_NORMS):
-        return f"beside its matrices it has {', '.join(norms) or 'nothing'}"
+        return f"its modules other than matrices are {', '.join(norms) or 'nothing'}"
     return ""
 
 
 def _unsupported_block(anatomy: Anatomy, block: int, fault: str) -> Diagnostic:
     return Diagnostic(
         code="P215",
-        what=f"`learner` has no place in block {block} of {anatomy.source}: {fault}",
+        what=f"`learner` doesn't fit block {block} of {anatomy.source}: {fault}",
         why="a learner reads and changes the sum of residual and attention before the MLP, which "
         f"a block with exactly {' and '.join(_NORMS)} has; parallel blocks have no such sum, and "
-        "norms behind the attention come between",
+        "norms after the attention come between",
         fix="name other `blocks`, or a base such as Llama, Mistral, Qwen2.5 or Qwen3",
         key="blocks",
     )
@@ -142,7 +142,7 @@ def _no_groups(anatomy: Anatomy, hidden: int, kv: int) -> Diagnostic:
     return Diagnostic(
         code="P215",
         what=f"`heads: grouped` doesn't fit {anatomy.source}",
-        why=f"a hidden state of {hidden} is no whole number of keys' widths of {kv}",
+        why=f"a hidden state of {hidden} is not a multiple of the keys' width of {kv}",
         fix="use `heads: full`",
         key="heads",
     )

@@ -31,7 +31,7 @@ def conflicts(edits: Sequence[Edit], in_place: bool) -> list[Diagnostic]:
     dropped = "two operations drop {count}, {first} first"
     learning = "two operations give learners to {count}, {first} first"
     found = [
-        *_twice(edits, SwapBlock, copied, "only one copy can take a block's place"),
+        *_twice(edits, SwapBlock, copied, "only one copy can replace a block"),
         *_twice(edits, AddLora, adapted, "one adapter holds one pair for each matrix"),
         *_twice(edits, AddLearner, learning, "a block has one visual and one textual learner"),
         *_twice(edits, DropBlock, dropped, "a block can be left out once"),
@@ -64,10 +64,10 @@ def quantized_in_place(anatomy: Anatomy, trained: Iterable[frozenset[str]]) -> I
     if first:
         yield Diagnostic(
             code="P206",
-            what=f"`train` names weights of {anatomy.source} that are quantised "
+            what=f"`train` names weights of {anatomy.source} that are quantized "
             f"({anatomy.quantization}), {first} first",
             why="packed integers have no gradients",
-            fix="name the unquantised checkpoint in `model=`, or use `lora` on the quantised one",
+            fix="name the unquantized checkpoint in `model=`, or use `lora` on the quantized one",
             key="train",
         )
 
@@ -99,7 +99,7 @@ def _lora_on_copies(edits: Sequence[Edit]) -> Iterator[Diagnostic]:
             code="P204",
             what=f"`{first.operation}` puts LoRA on {counted(len(blocks), 'block')} that "
             f"`{copied[first.block].operation}` copies, block {blocks[0]} first",
-            why="a copied block trains in full, and PEFT would drop its LoRA without a word",
+            why="a copied block trains in full, and PEFT would drop its LoRA silently",
             fix=f"set `operations.{first.operation}.blocks: rest`",
             key=f"operations.{first.operation}.blocks",
         )
@@ -165,7 +165,7 @@ def _learners_on_copies(edits: Sequence[Edit]) -> Iterator[Diagnostic]:
                 code="P204",
                 what=f"`{edit.operation}` puts learners in block {edit.block}, which `{other}` "
                 "copies",
-                why="they would sit beside the original's attention, which doesn't run on the "
+                why="they would be on the original's attention, which doesn't run on the "
                 "multimodal path",
                 fix=f"set `operations.{edit.operation}.blocks: rest`",
                 key=f"operations.{edit.operation}.blocks",
@@ -176,7 +176,7 @@ def _learners_on_copies(edits: Sequence[Edit]) -> Iterator[Diagnostic]:
 def _in_place_with_additions() -> Diagnostic:
     return Diagnostic(
         code="P207",
-        what="`train` names weights of the base beside operations that add parts",
+        what="`train` names weights of the base along with operations that add parts",
         why="a base weight that trains in place takes the untouched text path away",
         fix="train the operations alone, `duplicate` the blocks that should train, "
         "or take the operations out",

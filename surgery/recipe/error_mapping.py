@@ -33,7 +33,7 @@ _OWN_FIXES: Final = {
     "ranges": "write `blocks: every 4`, or `ranges: [[0, 24], [8, 32]]`",
     "rest": "give all but one of them blocks of their own",
     "reason": "write who decided it and why, such as `measured on our phone, 2026-11-20`",
-    "named": "name it: `data: {sight: {file: talk.jsonl, images: photos}}`",
+    "named": "name it: `data: {captions: {file: talk.jsonl, images: photos}}`",
 }
 _TYPES: Final = {  # the expected value, by pydantic's names of errors; braces take its context
     "literal_error": "{expected}",
@@ -263,7 +263,7 @@ def _missing_parent(name: str, sources: SourceMap, names: Iterable[str]) -> Diag
     return Diagnostic(
         code="R113",
         what=f"`defaults` names `{name}`, and there is no such recipe",
-        why="parents are looked for beside the recipe, then among the packaged ones",
+        why="parents are looked for next to the recipe, then among the packaged ones",
         fix=nearest(name, names),
         span=sources.span(("defaults",)),
     )

@@ -12,7 +12,7 @@ CODE_KEYS: Final = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_
 
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _NOT_IN_A_FILE: Final = {
-    "name": ("a recipe bears the name of its file", "rename the file, or write a `description`"),
+    "name": ("a recipe has the name of its file", "rename the file, or write a `description`"),
     "hydra": (
         "a recipe says what to change, not how jobs are launched",
         "give settings of Hydra to `surgery sweep` on the command line",
@@ -56,8 +56,8 @@ def _broken_texts(data: Mapping[str, Any], sources: SourceMap) -> list[Diagnosti
     return [
         Diagnostic(
             code="R137",
-            what=f"`{'.'.join(path) or 'the recipe'}` holds half a character",
-            why="a surrogate stands alone in it, as where a name's bytes are not UTF-8",
+            what=f"`{'.'.join(path) or 'the recipe'}` has half a character in it",
+            why="it has a lone surrogate, as where a name's bytes are not UTF-8",
             fix="write the character itself, or rename the file that is meant",
             span=sources.span(path),
         )

@@ -169,7 +169,7 @@ def _bad_value(number: int, typed: str, reason: str) -> Diagnostic:
     if value.startswith(("[", "{")):
         fix = 'close its brackets, and quote words in it that have other signs: ["a b", "c=d"]'
     else:
-        fix = f"close its quotes and brackets, or quote it whole: '{name}=\"TEXT\"'"
+        fix = f"close its quotes and brackets, or quote all of it: '{name}=\"TEXT\"'"
     return Diagnostic(
         code="R110",
         what=f"the value of `{name}` can't be read",

@@ -124,7 +124,7 @@ class Recipe(Strict):
     def _check_rest(self) -> "Recipe":
         rests = [name for name, operation in self.operations.items() if is_rest(operation.blocks)]
         if len(rests) > 1:
-            fault = f"`rest` stands in {' and '.join(rests)}; only one operation may take the rest"
+            fault = f"`rest` is in {' and '.join(rests)}; only one operation may take the rest"
             key = f"operations.{rests[-1]}.blocks"
             raise PydanticCustomError("rest", "{fault}", {"fault": fault, "key": key})
         return self
@@ -172,9 +172,9 @@ def _fault_of_name(key: str, name: str) -> str | None:
     if not _NAME.fullmatch(name):
         return f"the {kind} `{name}` is not named with letters, digits, _ and - alone"
     if key == "knobs" and name in Recipe.model_fields:
-        return f"the knob `{name}` bears the name of a field of the recipe"
+        return f"the knob `{name}` has the name of a field of the recipe"
     if key == "operations" and name in PARTS:
-        return f"the operation `{name}` bears the name of a part of the model"
+        return f"the operation `{name}` has the name of a part of the model"
     return None
 
 

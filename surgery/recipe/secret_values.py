@@ -82,7 +82,7 @@ def secrets(content: Mapping[str, Any], sources: SourceMap) -> list[Diagnostic]:
     return [
         Diagnostic(
             code="R135",
-            what=f"`{'.'.join(path)}` holds a password or a token",
+            what=f"`{'.'.join(path)}` has a password or a token in it",
             why="a recipe is written into plan.json, recipe.yaml and the checkpoints of a training",
             fix="log in once with `hf auth login` or `wandb login`, or set HF_TOKEN or "
             "WANDB_API_KEY, which are read where they are needed and written nowhere",
@@ -117,7 +117,7 @@ def _would_be_written(path: Key, sources: SourceMap) -> Diagnostic:
         what=f"`{'.'.join(path)}` can't come from the environment",
         why="its value would be written into checkpoints and logs"
         if _PUBLISHED in path
-        else "an interpolation can't stand here in the folder that is made of the recipe",
+        else "an interpolation can't be written here in the folder that is made of the recipe",
         fix="write the value",
         span=sources.span(path),
     )

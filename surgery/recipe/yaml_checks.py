@@ -127,9 +127,9 @@ def leads_out(name: str, span: Span | None) -> Diagnostic:
     """The diagnostic for a parent that isn't in the recipe's own folder."""
     return Diagnostic(
         code="R136",
-        what=f"`defaults` names `{name}`, which lies outside of the recipe's folder",
-        why="a recipe may come from anywhere, so that it reads no files but those beside it",
-        fix="copy that file into the recipe's folder, or move the recipe beside it",
+        what=f"`defaults` names `{name}`, which is outside of the recipe's folder",
+        why="a recipe may come from anywhere, so that it reads no files but those next to it",
+        fix="copy that file into the recipe's folder, or move the recipe next to it",
         span=span,
     )
 
@@ -202,7 +202,7 @@ def _no_self(file: Path, node: yaml.Node, count: int) -> Diagnostic:
         what="`defaults` names `_self_` twice"
         if count
         else "`defaults` doesn't say where the file itself comes",
-        why="the order decides: a key of this file loses to a parent that stands behind `_self_`",
+        why="the order decides: a key of this file loses to a parent that comes after `_self_`",
         fix=f"end the list with one `_self_`: {_EXAMPLE}",
         span=span_of_node(file, node),
     )

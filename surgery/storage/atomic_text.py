@@ -135,7 +135,7 @@ def _refuse_binary(file: Path) -> None:
         return
     with file.open("rb") as stream:
         if b"\0" in stream.read(_PROBE_BYTES):
-            what = f"`{file}` is there and is no text, so no text is written over it"
+            what = f"`{file}` exists and is binary, so it is not overwritten with text"
             raise SurgeryError(Diagnostic("A301", what, fix="name another file"))
 
 
@@ -143,6 +143,6 @@ def _changed_meanwhile(file: Path) -> Diagnostic:
     return Diagnostic(
         code="A308",
         what=f"`{file}` was changed while its successor was made, and is not replaced",
-        why="what was written there in the meantime would be lost",
+        why="what was written to it in the meantime would be lost",
         fix="run it again",
     )

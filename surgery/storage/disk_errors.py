@@ -63,9 +63,9 @@ def _disk_full(path: Path, needed: int | None) -> Diagnostic:
     needs = f"{needed:,} bytes are needed, " if needed is not None else ""
     return Diagnostic(
         "A302",
-        f"the disk is full: no room for `{path}`",
+        f"the disk is full: not enough space for `{path}`",
         why=f"{needs}{free:,} are free",
-        fix="make room, or choose an `--out` on another disk",
+        fix="free some space, or choose an `--out` on another disk",
     )
 
 
@@ -88,7 +88,7 @@ def _io_diagnostic(number: int, error: Exception, path: Path, needed: int | None
     if number in (errno.ENOSPC, errno.EDQUOT):
         return _disk_full(path, needed)
     if number in (errno.EEXIST, errno.ENOTEMPTY):
-        return Diagnostic("A301", f"`{location}` exists already", fix="choose another place")
+        return Diagnostic("A301", f"`{location}` exists already", fix="choose another path")
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
         what = f"no permission to write `{location}`"
         return Diagnostic("A303", what, reason, "choose an `--out` that you may write to")
@@ -107,7 +107,7 @@ def _unwritable(number: int, location: Path, reason: str) -> tuple[str, str]:
     if number == errno.EISDIR:
         return "it is a folder, and a file is written", "name a file"
     if number == errno.ENOTDIR and blocking:
-        return f"`{blocking[0]}` is a file, not a folder", "choose another place"
+        return f"`{blocking[0]}` is a file, not a folder", "choose another path"
     if number == errno.ENOENT and absent:
         return f"there is no folder `{absent[0]}`", f"make it first: mkdir -p {absent[0]}"
     return reason, "check the disk and the mount"

@@ -65,7 +65,7 @@ def _overlap(own: _Identity | None, around: list[_Identity], read: Input) -> str
         return "is"
     if own in (*holding, *_identities(read.path.absolute().parent)):
         return "holds"
-    return "lies inside" if not read.open and holding[0] in around else ""
+    return "is inside" if not read.open and holding[0] in around else ""
 
 
 def _read(item: Input) -> Iterator[Input]:
@@ -92,5 +92,5 @@ def _would_harm(out: Path, how: str, item: Input) -> Diagnostic:
         code="A306",
         what=f"the output `{out}` {how} {item.name} that is read, `{item.path}`",
         why="a command never writes into, over or around what it reads",
-        fix="choose an `--out` beside it",
+        fix="choose an `--out` outside of it",
     )

@@ -113,7 +113,7 @@ def _as_type(content: bytes, dtype: str, wanted: str) -> bytes:
 def _incomplete(source: str, name: str) -> Diagnostic:
     return Diagnostic(
         code="M107",
-        what=f"the files of `{source}` hold nothing that makes `{name}`",
+        what=f"the files of `{source}` have no tensor for `{name}`",
         why="the vision tower has it in memory, and would start it at random: the checkpoint is "
         "not complete, or another model's",
         fix="download the whole checkpoint again",

@@ -173,7 +173,7 @@ def _needs_conversion() -> Iterator[None]:
 def _no_conversion(error: Exception) -> Diagnostic:
     return Diagnostic(
         code="M110",
-        what=f"transformers {version('transformers')} does not say how it converts a checkpoint",
+        what=f"transformers {version('transformers')} doesn't show how it converts a checkpoint",
         why=f"names on disk are not those in memory here, and its conversion is not the one that "
         f"this version of surgery knows: {error}",
         fix="install transformers 5.23, or save the model with `save_original_format=False` and "

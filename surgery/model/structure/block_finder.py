@@ -119,5 +119,5 @@ def _only_parts(model: "nn.Module", source: str, lists: Iterable[str]) -> Diagno
         code="M106",
         what=f"{source}: {type(model).__name__} has no list of decoder blocks",
         why=f"the parts of a block are in parallel lists: {', '.join(lists)}",
-        fix="name a model that keeps whole blocks in one list, as nearly all do",
+        fix="name a model that keeps complete blocks in one list, as nearly all do",
     )

@@ -32,9 +32,9 @@ def _against_other_depths(anatomy: Anatomy, config: Any) -> Iterator[str]:
     if sharing:
         yield f"{len(sharing)} of its blocks share parameters with others, by their position"
     if getattr(text, "cross_attention_layers", None):
-        yield "its config lists the positions of the blocks that look at images"
+        yield "its config lists the positions of the blocks that attend to images"
     if any(_field(config, name) for name in _DEEPSTACK):
-        yield "image features are added behind blocks that are chosen by their position"
+        yield "image features are added after blocks that are chosen by their position"
 
 
 def _field(config: Any, name: str) -> Any:

@@ -30,7 +30,7 @@ from surgery.storage.cache import cached
 if TYPE_CHECKING:
     from torch import nn
 
-_FORMAT: Final = "1"
+_FORMAT: Final = "2"
 _POSITION: Final = re.compile(r"(^|\.)(layer|block)_(idx|id|index|number)$")
 Traits = dict[str, Any]
 

@@ -134,7 +134,7 @@ def _no_identity(anatomy: Anatomy, source: int) -> Diagnostic:
         code="P219",
         what=f"a copy of block {source} of {anatomy.source} can't start as an identity",
         why=f"with all that it writes to the residual stream at zero, its {kind.class_name} "
-        "still changes its input, as blocks with a norm behind the sum do",
+        "still changes its input, as blocks with a norm after the sum do",
         fix="use `start: copy`",
         key="start",
     )

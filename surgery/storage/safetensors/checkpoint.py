@@ -144,7 +144,7 @@ def _no_weights(folder: Path, names: list[str]) -> Diagnostic:
     why = f"neither {WEIGHTS_NAME} nor {INDEX_NAME} is in it"
     why += f"; it has {', '.join(others[:4])}" if others else ""
     why += f"; unfinished downloads: {', '.join(unfinished)}" if unfinished else ""
-    fix = f"download {INDEX_NAME} too" if len(others) > 1 else "download the whole repository"
+    fix = f"download {INDEX_NAME} too" if len(others) > 1 else "download the complete repository"
     return Diagnostic("M201", f"`{folder}` has no weights", why, f"{fix}, or check the path")
 
 
@@ -171,7 +171,7 @@ def _weight_map(index: Any) -> dict[str, Any]:
 
 def _inside(shard: Any) -> str:
     if not isinstance(shard, str) or escapes(shard):
-        raise ValueError(f"the shard {shard!r} lies outside the folder")
+        raise ValueError(f"the shard {shard!r} is outside the folder")
     return shard
 
 
@@ -203,7 +203,7 @@ def _disagreements(
         found.append(Diagnostic("M208", what, fix="download the index and the shards again"))
     if twice := sorted(stored.keys() & before.keys()):
         what = f"`{file}` holds {some_of(twice)} again, which `{before[twice[0]].file}` holds"
-        found.append(Diagnostic("M208", what, fix="keep one of the two and save the index anew"))
+        found.append(Diagnostic("M208", what, fix="keep one of the two and save the index again"))
     return found
 
 

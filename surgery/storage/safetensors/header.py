@@ -148,7 +148,7 @@ def _parse_header(file: Path, header: bytes) -> list[StoredTensor]:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     entries = dict(pairs)
     if len(entries) != len(pairs):
-        raise ValueError("a key stands twice")
+        raise ValueError("a key is there twice")
     return entries
 
 
@@ -173,7 +173,7 @@ def _parse_entry(file: Path, header_bytes: int, name: str, entry: dict[str, Any]
     except (KeyError, TypeError, ValueError):
         raise ValueError(f"tensor {name!r} lacks its dtype, shape or two data_offsets") from None
     if others:
-        raise ValueError(f"tensor {name!r} has a key {min(others)!r} beside those three")
+        raise ValueError(f"tensor {name!r} has a key {min(others)!r} besides those three")
     name.encode()
     if not all(type(count) is int and count >= 0 for count in counts):
         raise ValueError(f"tensor {name!r} has a shape or offset that is no count")
@@ -202,7 +202,7 @@ def truncated(file: Path, why: str) -> SurgeryError:
         why: What is too short.
     """
     rest = unfinished_downloads(file.parent)
-    why += f"; unfinished downloads lie beside it: {', '.join(rest)}" if rest else ""
+    why += f"; unfinished downloads next to it: {', '.join(rest)}" if rest else ""
     what = f"`{file}` is cut short or half-downloaded"
     return SurgeryError(Diagnostic("M204", what, why, _DOWNLOAD))
 

@@ -98,7 +98,7 @@ def layout(specs: Iterable[Spec], metadata: Mapping[str, str] = FORMAT) -> Layou
     end = 0
     for name, dtype, shape in (specs[i] for i in order):
         if name in entries or name == "__metadata__":
-            raise ValueError(f"the tensor name {name!r} stands twice or is reserved")
+            raise ValueError(f"the tensor name {name!r} is there twice or is reserved")
         begin, end = end, end + tensor_bytes(dtype, shape)
         entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
     text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()

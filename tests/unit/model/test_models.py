@@ -316,7 +316,7 @@ QUANTISED = {
 
 @pytest.mark.parametrize("method", QUANTISED)
 @pytest.mark.parametrize("recipe", ["genieblue_skip", "full_finetune"])
-def test_quantised_base_is_not_trained_itself(method, recipe, here, monkeypatch, capsys) -> None:
+def test_quantized_base_is_not_trained_itself(method, recipe, here, monkeypatch, capsys) -> None:
     folder = save_tiny(here.parent / "model")
     edit_config(folder, quantization_config=QUANTISED[method])
     assert run(monkeypatch, "plan", recipe, f"model={folder}") == EXIT_USAGE
@@ -326,7 +326,7 @@ def test_quantised_base_is_not_trained_itself(method, recipe, here, monkeypatch,
 
 
 @pytest.mark.parametrize("method", QUANTISED)
-def test_quantised_base_takes_lora(method: str, tmp_path: Path) -> None:
+def test_quantized_base_takes_lora(method: str, tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / "model")
     edit_config(folder, quantization_config=QUANTISED[method])
     plan = plan_recipe(load_recipe("lora", [f"model={folder}", "rank=4"]))

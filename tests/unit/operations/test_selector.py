@@ -71,7 +71,7 @@ REFUSED = [
     (None, "an empty value is not a block selector"),
     ({"a": 1}, "is not a block selector"),
     (True, "True is not a block selector"),
-    ([1, "a"], "a position is a whole number, and 'a' is none"),
+    ([1, "a"], "an index is a whole number, and 'a' is none"),
     ([1, 2.0], "2.0 is none"),
     ([True], "True is none"),
 ]

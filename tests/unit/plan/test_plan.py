@@ -246,7 +246,7 @@ def test_experts_stand_alone_and_follow_one_rule(written, text, code):
     assert [found for found, _ in told(written, text)] == [code]
 
 
-def test_quantised_base_is_not_copied():
+def test_quantized_base_is_not_copied():
     recipe = load_recipe("genieblue_skip", [f"model={QWEN}"])
     packed = read_anatomy(QWEN).model_copy(update={"quantization": "bitsandbytes"})
     assert told(make_plan, recipe, packed) == [("P206", 7)]

@@ -389,7 +389,7 @@ REMEDIES = [
         "operations: {a: {blocks: all}}\n",
         "add `op:` with one of drop, duplicate, expert, insert, learner, lora",
     ),
-    ("stages: {a: {data: {file: x.jsonl, images: p}}}\n", "name it: `data: {sight: {file:"),
+    ("stages: {a: {data: {file: x.jsonl, images: p}}}\n", "name it: `data: {captions: {file:"),
     ("stages: {a: {data: ''}}\n", "should be text that is not empty"),
     ("stages: {a: {data: {b: {file: ''}}}}\n", "should be text that is not empty"),
     ("knobs: {a: [1]}\n", "true or false, a whole number, a number or text, and is [1]"),

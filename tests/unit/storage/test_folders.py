@@ -155,8 +155,8 @@ PLACES = {
     ("plan", "lora", "--out", "no/such/p.json"): "mkdir -p",
     ("plan", "lora", "--out", "notes.txt/p.json"): "`{here}/notes.txt` is a file, not a folder",
     ("recipes", "copy", "lora", "no/such.yaml"): "mkdir -p {here}/no",
-    ("recipes", "copy", "lora", "notes.txt"): "choose another place",
-    ("samples", "notes.txt"): "choose another place",
+    ("recipes", "copy", "lora", "notes.txt"): "choose another path",
+    ("samples", "notes.txt"): "choose another path",
 }
 
 
