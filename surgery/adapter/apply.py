@@ -26,8 +26,8 @@ def apply_plan(plan: Plan, model: "PreTrainedModel") -> "PreTrainedModel":
     """Apply a plan to a loaded model and return it, both paths equal to the base so far.
 
     Args:
-        plan: made for this model.
-        model: changed in place; of any dtype and on any device. LoRA is fp32 beside it, copies
+        plan: Made for this model.
+        model: Changed in place; of any dtype and on any device. LoRA is fp32 beside it, copies
             have its dtype.
 
     Returns:
@@ -54,10 +54,10 @@ def open_adapter(
     """Put the weights of an adapter folder on its base.
 
     Args:
-        plan: the folder's.
-        model: the base; or, where the recipe trains in place, the loaded folder itself.
-        folder: the adapter folder.
-        trainable: whether what the plan trains requires gradients.
+        plan: The folder's plan.
+        model: The base; or, where the recipe trains in place, the loaded folder itself.
+        folder: Path of the adapter folder.
+        trainable: Whether what the plan trains requires gradients.
     """
     if plan.is_plain:
         return _with_gradients(plan, model) if trainable else model
@@ -75,8 +75,8 @@ def trainable_parameters(plan: Plan, model: "nn.Module") -> Iterator[tuple[str, 
     """The parameters that the plan trains in its last stage, under their names in the model.
 
     Args:
-        plan: what was applied.
-        model: what `apply_plan` or `load_adapter` returned.
+        plan: The applied plan.
+        model: The model that `apply_plan` or `load_adapter` returned.
     """
     wanted = _names_in_memory(plan)
     return ((name, p) for name, p in model.named_parameters() if name in wanted)
@@ -175,8 +175,8 @@ def name_in_memory(edit: Edit, name: str) -> str:
     """Where PEFT keeps a tensor that its adapter file calls `name`.
 
     Args:
-        edit: what adds the tensor.
-        name: as in `AddedTensor`, without `PEFT_PREFIX`.
+        edit: What adds the tensor.
+        name: As in `AddedTensor`, without `PEFT_PREFIX`.
     """
     if isinstance(edit, SwapBlock | SwapPart):
         inner = name.removeprefix(f"{edit.path}.")

@@ -43,12 +43,12 @@ class ExpertReport:
     """What `load_expert_weights` did and did not do.
 
     Args:
-        copied: name in the checkpoint, and the name in the model of each tensor it filled.
-        unfilled: the experts' tensors that nothing filled; they keep what they had.
-        no_place: names that a pattern matched where the model has no such expert or no bias.
-        unmatched: names in the checkpoint that no pattern matched, such as the base's.
-        unused: patterns that matched nothing, such as that of biases which neither side has.
-        elsewhere: those of `no_place` in blocks that have no experts here, as the recipe picked.
+        copied: Name in the checkpoint, and the name in the model of each tensor it filled.
+        unfilled: The experts' tensors that nothing filled; they keep what they had.
+        no_place: Names that a pattern matched where the model has no such expert or no bias.
+        unmatched: Names in the checkpoint that no pattern matched, such as the base's.
+        unused: Patterns that matched nothing, such as that of biases which neither side has.
+        elsewhere: Those of `no_place` in blocks that have no experts here, as the recipe picked.
     """
 
     copied: tuple[tuple[str, str], ...]
@@ -87,9 +87,9 @@ def load_expert_weights(
     """Copy expert weights into a model that a recipe with `op: expert` was applied to.
 
     Args:
-        model: what `apply_plan` or `load_adapter` returned.
-        source: a safetensors file, a folder of them, several files, or tensors by name.
-        name_map: from a pattern of names in the source, where `{i}` is the number of the block, to
+        model: The model that `apply_plan` or `load_adapter` returned.
+        source: A safetensors file, a folder of them, several files, or tensors by name.
+        name_map: From a pattern of names in the source, where `{i}` is the number of the block, to
             the last part of a matrix's name in that block, such as `q_proj`, or of several whose
             rows follow each other. Weights and biases have patterns of their own, which end in
             `.weight` and `.bias`.

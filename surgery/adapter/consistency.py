@@ -64,7 +64,7 @@ def read_document(folder: Path) -> dict[str, Any]:
     """Return plan.json of an adapter folder, after a look at what it says of the base.
 
     Args:
-        folder: an adapter folder.
+        folder: Path of an adapter folder.
 
     Raises:
         SurgeryError: A402 for no adapter, A422 where it doesn't say by what to know the base.
@@ -120,12 +120,12 @@ def refuse_inconsistent(
     """Refuse a folder whose files don't mean one model.
 
     Args:
-        plan: made anew of the recipe in `document`.
-        document: plan.json of the folder.
-        folder: an adapter folder.
-        needs_weights: whether the weights must be there; else they are compared where they are, and
+        plan: Made anew of the recipe in `document`.
+        document: Plan.json of the folder.
+        folder: Path of an adapter folder.
+        needs_weights: Whether the weights must be there; else they are compared where they are, and
             so is adapter_config.json, which a saved plan alone has not.
-        trust_remote_code: whether the base may run code of its own.
+        trust_remote_code: Whether the base may run its own Python code; False by default.
 
     Raises:
         SurgeryError: A420 for adapter_config.json, A421 and A402 for the weights, A423 for

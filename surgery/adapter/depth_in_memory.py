@@ -24,8 +24,8 @@ def change_depth(plan: Plan, model: "PreTrainedModel") -> "PreTrainedModel":
     """Return a model of the plan's depth; what it keeps are the base's own tensors.
 
     Args:
-        plan: made for this model.
-        model: the base, on any device and in any type.
+        plan: Made for this model.
+        model: The base, on any device and in any type.
 
     Raises:
         SurgeryError: P218 and P219, see `read_depth`.

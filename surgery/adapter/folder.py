@@ -60,12 +60,12 @@ def write_adapter(
     """Carry a plan out disk to disk; the model is never loaded.
 
     Args:
-        plan: made by `plan_recipe`, so that it knows where the base is.
-        out: the folder to make.
-        checksum: whether the fingerprint covers every byte of the base.
-        overwrite: replace a folder that `surgery` wrote before.
-        inputs: what is read beside what the plan names, such as a file of the plan.
-        progress: told of the bytes of each step; they add up to `weight_bytes(plan)`.
+        plan: Made by `plan_recipe`, so that it knows where the base is.
+        out: Path of the folder to make.
+        checksum: Whether the fingerprint covers every byte of the base.
+        overwrite: Whether to replace a folder that `surgery` wrote; False by default.
+        inputs: What is read beside what the plan names, such as a file of the plan.
+        progress: Told of the bytes of each step; they add up to `weight_bytes(plan)`.
 
     Raises:
         SurgeryError: A301 to A308 for the disk, A404 for a start that needs the weights.
@@ -93,9 +93,9 @@ def read_plan(
     """Return the plan of an adapter folder, made anew, and its document as it was written.
 
     Args:
-        folder: an adapter folder.
-        base: another place of the base than the plan names; its weights must be there too.
-        trust_remote_code: whether the base may run code of its own.
+        folder: Path of an adapter folder.
+        base: Another place of the base than the plan names; its weights must be there too.
+        trust_remote_code: Whether the base may run its own Python code; False by default.
 
     Raises:
         SurgeryError: A402, if the folder is none; A401, if the base isn't the adapter's; A420 to
@@ -166,11 +166,11 @@ def load_adapter(
     """Open an adapter folder on its base, with both paths.
 
     Args:
-        folder: what `surgery apply` or `save_adapter` wrote.
-        model: the base in memory; loaded from disk unless given.
-        base: another place of the base than the plan names.
-        trainable: whether what the plan trains requires gradients.
-        trust_remote_code: whether the base may run code of its own.
+        folder: What `surgery apply` or `save_adapter` wrote.
+        model: The base in memory; loaded from disk unless given.
+        base: Path or hub id of the base; the one that the plan names by default.
+        trainable: Whether what the plan trains requires gradients.
+        trust_remote_code: Whether the base may run its own Python code; False by default.
 
     Raises:
         SurgeryError: A402 for no adapter or other weights, A401 for another base, A420 to A423 for

@@ -38,9 +38,9 @@ class WeightFile:
     """One file of weights.
 
     Args:
-        name: of the file.
-        tensors: what goes in.
-        same: the base's file that holds exactly these bytes; None where something is changed.
+        name: Of the file.
+        tensors: What goes in.
+        same: The base's file that holds exactly these bytes; None where something is changed.
     """
 
     name: str
@@ -52,9 +52,9 @@ def multimodal_files(plan: Plan, folder: Path, *, merge: bool) -> list[WeightFil
     """Return the weight files of the multimodal path; nothing is read but headers.
 
     Args:
-        plan: the adapter's, one that doesn't train the base in place.
-        folder: the adapter folder.
-        merge: whether LoRA is merged into its matrices.
+        plan: The adapter's, one that doesn't train the base in place.
+        folder: Path of the adapter folder.
+        merge: Whether LoRA is merged into its matrices.
 
     Raises:
         SurgeryError: M201 to M208 for the files.
@@ -82,8 +82,8 @@ def shared_tensor(anatomy: Anatomy, names: set[str]) -> str | None:
     """A tensor among `names` that the model has under another name too, if there is one.
 
     Args:
-        anatomy: the model's.
-        names: full names of tensors in memory.
+        anatomy: The model's.
+        names: Full names of tensors in memory.
     """
     shared = {*anatomy.tied, *anatomy.tied.values()}
     return min(shared & names, default=None)
@@ -93,8 +93,8 @@ def changed_names(plan: Plan, *, merge: bool) -> set[str]:
     """The tensors in memory that are other ones on the multimodal path.
 
     Args:
-        plan: the adapter's.
-        merge: whether LoRA is merged.
+        plan: The adapter's.
+        merge: Whether LoRA is merged.
     """
     copies = {t.name for edit in (*plan.swaps(), *plan.part_swaps()) for t in edit.tensors}
     return copies | {_weight(edit) for edit in plan.loras() if merge}
@@ -105,8 +105,8 @@ class _Changes:
     """What is changed, and where it goes on disk.
 
     Args:
-        stored: the base.
-        made: the bytes of each tensor that is another one, by name in memory.
+        stored: The base.
+        made: The bytes of each tensor that is another one, by name in memory.
     """
 
     stored: DiskNames

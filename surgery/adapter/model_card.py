@@ -73,8 +73,8 @@ def model_card(plan: Plan, fingerprint: dict[str, Any] | None) -> str:
     """Return the text of README.md.
 
     Args:
-        plan: what was applied.
-        fingerprint: of the base, or None where its weights are not here.
+        plan: The applied plan.
+        fingerprint: Of the base, or None where its weights are not here.
     """
     source, recipe = plan.anatomy.source, plan.recipe
     base = recipe.model if recipe.vision else source

@@ -24,10 +24,10 @@ def save_adapter(
     """Save a model in memory that a plan was applied to, with its weights of now.
 
     Args:
-        plan: what was applied.
-        model: what `apply_plan` returned.
-        out: the folder to make.
-        overwrite: replace a folder that `surgery` wrote before.
+        plan: The applied plan.
+        model: The model that `apply_plan` returned.
+        out: Path of the folder to make.
+        overwrite: Whether to replace a folder that `surgery` wrote; False by default.
 
     Raises:
         SurgeryError: A301 to A308 for the disk.
@@ -40,9 +40,9 @@ def save_into(plan: Plan, model: "PreTrainedModel", folder: Path) -> None:
     """Save as `save_adapter` does, into an empty folder of the caller's.
 
     Args:
-        plan: what was applied.
-        model: what `apply_plan` returned.
-        folder: where the files go.
+        plan: The applied plan.
+        model: The model that `apply_plan` returned.
+        folder: Where the files go.
 
     Raises:
         OSError: where the disk doesn't let it.

@@ -179,8 +179,8 @@ def side_files(plan: Plan, fingerprint: dict[str, Any] | None) -> Mapping[str, b
     number it states is true, which takes two or three rounds.
 
     Args:
-        plan: what was applied, or will be.
-        fingerprint: of the base, or None where its weights are not here.
+        plan: What was applied, or will be.
+        fingerprint: Of the base, or None where its weights are not here.
     """
     texts = {RECIPE_FILE: _recipe_yaml(plan), CARD_FILE: model_card(plan, fingerprint)}
     if not plan.is_plain:

@@ -27,8 +27,8 @@ def weights_layout(plan: Plan, folder: Path) -> dict[str, str]:
     """Return two SHA-256 in hex: of names, types and shapes, and of the order of the bytes.
 
     Args:
-        plan: the folder's.
-        folder: an adapter folder with its weights.
+        plan: The folder's plan.
+        folder: An adapter folder with its weights.
 
     Raises:
         SurgeryError: M201 to M208 for a file that isn't whole.
@@ -59,10 +59,10 @@ def check_weights(
     """Refuse weights that aren't the plan's, which PEFT and transformers load with a warning.
 
     Args:
-        plan: the folder's.
-        folder: an adapter folder.
-        recorded: what `weights_layout` gave when it was written; None of a folder of before.
-        trust_remote_code: whether the base may run code of its own.
+        plan: The folder's plan.
+        folder: Path of an adapter folder.
+        recorded: What `weights_layout` gave when it was written; None of a folder of before.
+        trust_remote_code: Whether the base may run its own Python code; False by default.
 
     Raises:
         SurgeryError: A402 for other tensors or shapes; A421 for other types, another order or

@@ -21,7 +21,7 @@ class RecordLocation:
     """Where a record is written.
 
     Args:
-        file: its data file.
+        file: Its data file.
         line: 1-based, the line that it begins on; 0 for what has no lines.
         record: 1-based, its number in an array of records, which may be one line; 0 elsewhere.
     """
@@ -40,9 +40,9 @@ class Turn:
     """What one side of a conversation says.
 
     Args:
-        role: who says it.
-        text: what is said; `IMAGE` stands where an image is shown.
-        is_learned: whether an answer is learned; other turns never are.
+        role: Who says it.
+        text: What is said; `IMAGE` stands where an image is shown.
+        is_learned: Whether an answer is learned; other turns never are.
     """
 
     role: Role
@@ -55,12 +55,12 @@ class Record:
     """A conversation, or a text.
 
     Args:
-        location: where it is written.
-        turns: of a conversation; empty for a text.
-        images: files of its images, in the order of their placeholders.
-        text: language to be learned whole; empty for a conversation.
-        tools: descriptions of functions that the chat template writes into the prompt.
-        unused: what it has besides, as it is named to the user.
+        location: Where it is written.
+        turns: Of a conversation; empty for a text.
+        images: Files of its images, in the order of their placeholders.
+        text: Language to be learned whole; empty for a conversation.
+        tools: Descriptions of functions that the chat template writes into the prompt.
+        unused: What it has besides, as it is named to the user.
     """
 
     location: RecordLocation
@@ -88,9 +88,9 @@ class RecordForm(ABC):
         """Return the record.
 
         Args:
-            content: a JSON object with `key`, without empty columns.
+            content: A JSON object with `key`, without empty columns.
             location: File, line and record number.
-            images: the folder that image paths are relative to.
+            images: The folder that image paths are relative to.
 
         Raises:
             SurgeryError: D102 to D105, D107 and D115, naming the location.
@@ -135,9 +135,9 @@ def refuse_meaning(keys: Set[str], location: RecordLocation, where: str) -> list
     """Return keys that may be left unused, as they are named; those of names alone are left out.
 
     Args:
-        keys: that `where` doesn't use.
+        keys: That `where` doesn't use.
         location: File, line and record number.
-        where: what has them.
+        where: What has them.
 
     Raises:
         SurgeryError: D115, if one of them would change what is learned.

@@ -17,12 +17,12 @@ class Collator:
     """Puts rows together, padded on the right.
 
     Args:
-        pad: the id that fills up.
-        packing: whether rows of one place share a row of the batch.
-        by_path: whether rows without images take the text path.
-        image_token: the id that images are made of, where the model has parts for image tokens
+        pad: The id that fills up.
+        packing: Whether rows of one place share a row of the batch.
+        by_path: Whether rows without images take the text path.
+        image_token: The id that images are made of, where the model has parts for image tokens
             and must be told of them.
-        is_routed: whether it has.
+        is_routed: Whether it has.
     """
 
     pad_token_id: int
@@ -35,7 +35,7 @@ class Collator:
         """Return a batch.
 
         Args:
-            groups: the rows of each row of the batch; more than one where they are packed.
+            groups: The rows of each row of the batch; more than one where they are packed.
 
         Returns:
             `input_ids`, `labels` and what else belongs to a token (rows, tokens); `attention_mask`,

@@ -33,9 +33,9 @@ class Row:
     Args:
         ids: (tokens,), int64.
         labels: (tokens,), the ids that are learned, `IGNORED` elsewhere.
-        images: what the processor made of the images, by the model's argument; images first.
-        sees: whether it has images.
-        beside: further values of each token, (tokens,), by the model's argument.
+        images: What the processor made of the images, by the model's argument; images first.
+        sees: Whether it has images.
+        beside: Further values of each token, (tokens,), by the model's argument.
     """
 
     ids: torch.Tensor
@@ -49,8 +49,8 @@ class Encoder:
     """Encodes records for one model.
 
     Args:
-        processor: of a model that sees; or a tokenizer.
-        length: tokens of a row, at most.
+        processor: Of a model that sees; or a tokenizer.
+        length: Tokens of a row, at most.
     """
 
     def __init__(self, processor: Any, length: int) -> None:
@@ -146,7 +146,7 @@ class Encoder:
         """Encode conversations up to where an answer begins, as `generate` takes them.
 
         Args:
-            asked: for each row a conversation, and how many of its turns come before the answer.
+            asked: For each row a conversation, and how many of its turns come before the answer.
 
         Returns:
             `input_ids` and `attention_mask` (rows, tokens), padded on the left, and what the model

@@ -27,8 +27,8 @@ class DataFile(Sequence[Record]):
     """The usable records of one file.
 
     Args:
-        source: the file, and where its images are.
-        bad_records: whether a bad record is an error or left out.
+        source: The file, and where its images are.
+        bad_records: Whether a bad record is an error or left out.
 
     Raises:
         SurgeryError: D101 if the file can't be read, D109 if no record of it is usable; for
@@ -203,8 +203,8 @@ def no_usable_record(file: Path, bad: Sequence[Diagnostic]) -> Diagnostic:
     """D109, for a file all of whose records were left out.
 
     Args:
-        file: of data.
-        bad: what was wrong with them.
+        file: Of data.
+        bad: What was wrong with them.
     """
     return Diagnostic(
         code="D109",

@@ -52,9 +52,9 @@ def resolve_image(images: Path, file: str, location: RecordLocation) -> Path:
     """Return where an image of a record is.
 
     Args:
-        images: the folder that image paths are relative to.
-        file: as the record names it; an absolute path must lie in that folder, too.
-        location: of the record.
+        images: The folder that image paths are relative to.
+        file: As the record names it; an absolute path must lie in that folder, too.
+        location: Of the record.
 
     Raises:
         SurgeryError: D105 for a path that leads out of the folder; links in it may.

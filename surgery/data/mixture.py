@@ -25,9 +25,9 @@ class Mixture(Sequence[Any]):
     """The rows of a stage in the order in which they are trained on.
 
     Args:
-        sources: the files.
-        order: what to take of them.
-        packs: for each packed row, where in `order` it begins and ends; None without packing.
+        sources: The files.
+        order: What to take of them.
+        packs: For each packed row, where in `order` it begins and ends; None without packing.
     """
 
     def __init__(
@@ -68,9 +68,9 @@ def mix(sources: Sequence[Rows], stage: Stage, seed: int) -> Mixture:
     """Order the rows of a stage: as many as its steps take.
 
     Args:
-        sources: the files, in the order of `stage.sources`.
-        stage: gives weights, shares, steps and packing.
-        seed: of the order.
+        sources: The files, in the order of `stage.sources`.
+        stage: Gives weights, shares, steps and packing.
+        seed: Seed of the order.
 
     Raises:
         SurgeryError: D111, for a share of text that can't be had.
@@ -102,9 +102,9 @@ def epoch_sizes(sources: Sequence[Rows], weights: Sequence[float], text_mix: flo
     """How many rows of each file an epoch takes.
 
     Args:
-        sources: the files.
-        weights: how often each row of a file is taken.
-        text_mix: the share of rows without images, or None.
+        sources: The files.
+        weights: How often each row of a file is taken.
+        text_mix: The share of rows without images, or None.
 
     Raises:
         SurgeryError: D111, where `text_mix` can't be had of these files.
@@ -124,10 +124,10 @@ def make_order(lengths: Sequence[int], counts: Order, rows: int, seed: int) -> O
     """The order of so many rows: epoch after epoch, each shuffled, no row again before all were.
 
     Args:
-        lengths: rows of each file.
-        counts: rows of each file in an epoch.
-        rows: how many to return.
-        seed: of the stage.
+        lengths: Rows of each file.
+        counts: Rows of each file in an epoch.
+        rows: How many to return.
+        seed: Of the stage.
 
     Returns:
         (rows, 2), the same for the same arguments on every machine.

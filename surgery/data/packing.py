@@ -11,8 +11,8 @@ def pack(lengths: Iterable[int], capacity: int) -> list[tuple[int, int]]:
     """Return where each packed row begins and ends: next-fit, which keeps the order.
 
     Args:
-        lengths: tokens of each row, none above `capacity`.
-        capacity: tokens of a packed row, at most.
+        lengths: Tokens of each row, none above `capacity`.
+        capacity: Tokens of a packed row, at most.
     """
     packs: list[tuple[int, int]] = []
     first, end, filled = 0, 0, 0

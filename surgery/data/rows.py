@@ -20,9 +20,9 @@ class Rows(Sequence[Row]):
     Every record is looked at as the text that it becomes, before any is encoded.
 
     Args:
-        file: the usable records, by what can be said without the model.
-        encoder: of the model.
-        bad_records: whether a record that turns out bad is an error, or the next one stands in.
+        file: The usable records, by what can be said without the model.
+        encoder: Encoder of the model.
+        bad_records: Whether a record that turns out bad is an error, or the next one stands in.
 
     Raises:
         SurgeryError: for `error` all that is wrong with the records' texts, at most `TOLD` of

@@ -22,8 +22,8 @@ def load_processor(folder: Path, *, trust_remote_code: bool = False) -> Any:
     """Open the processor of a model's folder; its tokenizer, where the model sees nothing.
 
     Args:
-        folder: where its files are.
-        trust_remote_code: whether it may be Python code of the folder.
+        folder: Where its files are.
+        trust_remote_code: Whether it may be Python code of the folder.
 
     Raises:
         SurgeryError: M105 where it is such code, M111 where it can't be opened.
@@ -43,9 +43,9 @@ def refuse_ids_without_rows(processor: Any, model: Any, folder: Path) -> None:
     """Refuse a tokenizer that gives ids for which the model has no embedding.
 
     Args:
-        processor: of `load_processor`.
-        model: a transformers model, in PEFT or not.
-        folder: what to call them.
+        processor: Of `load_processor`.
+        model: A transformers model, in PEFT or not.
+        folder: What to call them.
 
     Raises:
         SurgeryError: M112.

@@ -40,18 +40,18 @@ class Evaluation:
     """The figures of one adapter.
 
     Args:
-        adapter: its folder.
-        model: its base.
-        recipe: its recipe's name.
-        perplexity: of held-out text, by `base`, `shared` and `text`; without `text` where the
+        adapter: Its folder.
+        model: Its base.
+        recipe: Its recipe's name.
+        perplexity: Of held-out text, by `base`, `shared` and `text`; without `text` where the
             base trains in place.
-        tokens: that the perplexity is of.
-        accuracy: share of right answers, 0 to 1, by the same words; `shared` for all questions,
+        tokens: That the perplexity is of.
+        accuracy: Share of right answers, 0 to 1, by the same words; `shared` for all questions,
             the others for questions without images.
-        answers: how many were asked for.
-        references: perplexities and accuracies to compare with, named `perplexity.shared` and so
+        answers: How many were asked for.
+        references: Perplexities and accuracies to compare with, named `perplexity.shared` and so
             on.
-        predictions: every answer of every path.
+        predictions: Every answer of every path.
     """
 
     adapter: str
@@ -115,16 +115,16 @@ def evaluate_adapter(
     """Measure an adapter, or an export of one, and its base.
 
     Args:
-        folder: what `surgery train`, `apply`, `save_adapter` or `export --to hf` wrote.
-        text: held-out text in a form of `surgery train`; what the base brings along unless given.
-        questions: conversations whose answers are compared.
-        images: the folder that their image paths are relative to.
-        reference: what `surgery evaluate --format json` said of another adapter.
-        predictions: a JSONL file to write every answer to, beside what was asked and wanted.
-        length: tokens of a block of text; blocks don't overlap.
-        new_tokens: of an answer, at most.
-        base: another place of the base than the plan names.
-        trust_remote_code: whether the base may run code of its own.
+        folder: What `surgery train`, `apply`, `save_adapter` or `export --to hf` wrote.
+        text: Held-out text in a form of `surgery train`; what the base brings along unless given.
+        questions: Conversations whose answers are compared.
+        images: The folder that their image paths are relative to.
+        reference: What `surgery evaluate --format json` said of another adapter.
+        predictions: A JSONL file to write every answer to, beside what was asked and wanted.
+        length: Tokens of a block of text; blocks don't overlap.
+        new_tokens: Of an answer, at most.
+        base: Path or hub id of the base; the one that the plan names by default.
+        trust_remote_code: Whether the base may run its own Python code; False by default.
 
     Raises:
         SurgeryError: T113 with nothing to measure; D for the files, A401, A402 and A606 for the
@@ -207,10 +207,10 @@ def perplexity(model: Any, rows: Sequence[Row], encoder: Encoder, is_routed: boo
     """The perplexity of rows: exp of the mean negative log likelihood of their labels.
 
     Args:
-        model: on the path that is measured.
-        rows: encoded.
-        encoder: of the model.
-        is_routed: whether it must be told of image tokens.
+        model: On the path that is measured.
+        rows: Encoded.
+        encoder: Encoder of the model.
+        is_routed: Whether it must be told of image tokens.
     """
     collate = Collator(encoder.pad_token_id, image_token=encoder.image_token, is_routed=is_routed)
     total, count = 0.0, 0

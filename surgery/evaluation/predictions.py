@@ -18,13 +18,13 @@ class Prediction:
 
     Args:
         path: `base`, `shared` or `text`.
-        file: of the conversation.
-        line: of the conversation in it, from 1.
-        question: the last words before the answer.
-        images: how many pictures were shown.
-        wanted: the answer as it is written.
-        answer: the answer as it was generated, special tokens left out.
-        right: whether the two are the same after `normalised`.
+        file: Of the conversation.
+        line: Of the conversation in it, from 1.
+        question: The last words before the answer.
+        images: How many pictures were shown.
+        wanted: The answer as it is written.
+        answer: The answer as it was generated, special tokens left out.
+        right: Whether the two are the same after `normalised`.
     """
 
     path: str

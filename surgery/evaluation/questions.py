@@ -27,9 +27,9 @@ def read_questions(
     """Conversations whose answers are asked for, each of which the chat template can ask.
 
     Args:
-        questions: a file of them; None for none.
-        images: the folder that their image paths are relative to; the file's own unless given.
-        encoder: of the model.
+        questions: A file of them; None for none.
+        images: The folder that their image paths are relative to; the file's own unless given.
+        encoder: Encoder of the model.
 
     Raises:
         SurgeryError: D for the file and its records.
@@ -60,12 +60,12 @@ def predictions_of(
     """Generate each answer greedily, and compare it with what is written, after `normalised`.
 
     Args:
-        path: the name of the path that the model is on.
-        model: on the path that is measured.
-        records: conversations; each answer is asked for with all that was said before it.
-        encoder: of the model.
-        new_tokens: of an answer, at most.
-        is_routed: whether the model must be told of image tokens.
+        path: The name of the path that the model is on.
+        model: On the path that is measured.
+        records: Conversations; each answer is asked for with all that was said before it.
+        encoder: Encoder of the model.
+        new_tokens: Of an answer, at most.
+        is_routed: Whether the model must be told of image tokens.
     """
     pairs = [pair for record in records for pair in asked_of(record)]
     predictions: list[Prediction] = []

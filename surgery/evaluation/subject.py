@@ -35,13 +35,13 @@ class Evaluated:
     """Something with a base, a shared path and perhaps a text path of its own.
 
     Args:
-        folder: of the adapter or of the export.
-        model: the base, as the user calls it.
-        recipe: name of its recipe.
-        home: a folder with the processor, and perhaps with held-out text.
-        is_routed: whether its model must be told of image tokens.
-        inputs: what is read of the adapter or the export, and of its base.
-        each: opens one path after the other, hands each to a function, and gives what that returns.
+        folder: Of the adapter or of the export.
+        model: The base, as the user calls it.
+        recipe: Name of its recipe.
+        home: A folder with the processor, and perhaps with held-out text.
+        is_routed: Whether its model must be told of image tokens.
+        inputs: What is read of the adapter or the export, and of its base.
+        each: Opens one path after the other, hands each to a function, and gives what that returns.
     """
 
     folder: Path
@@ -59,9 +59,9 @@ def open_evaluated(
     """Look at an adapter or an export; no weights are loaded.
 
     Args:
-        folder: what `surgery train`, `apply`, `save_adapter` or `export --to hf` wrote.
-        base: another place of the base than the plan or the manifest names.
-        trust_remote_code: whether the model may run code of its own.
+        folder: What `surgery train`, `apply`, `save_adapter` or `export --to hf` wrote.
+        base: Another place of the base than the plan or the manifest names.
+        trust_remote_code: Whether the model may run its own Python code; False by default.
 
     Raises:
         SurgeryError: A401 for another base, A402 for an adapter, A601 and A606 for an export, M

@@ -1,1 +1,1 @@
-"""The parts that operations add beside PEFT's own: visual experts and learners."""
+"""Torch modules that operations add to those of PEFT: visual experts and learners."""

@@ -1,6 +1,6 @@
-"""What an attention looks at, seen from outside of it: no family's code is written again.
+"""Attention weights of any family's attention, recorded from outside without rewriting its code.
 
-Shapes: B rows, H heads, T tokens of this call, S tokens that are looked at, C width of a head.
+Shapes: B rows, H heads, T tokens of this call, S attended tokens, C width of a head.
 """
 
 from typing import Any, Final
@@ -12,11 +12,11 @@ from torch.overrides import TorchFunctionMode
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 
 _CHUNK: Final = 256
-"""Queries whose weights are held at once, for all heads."""
+"""Queries per chunk, whose weights are in memory at once for all heads."""
 
 
 class AttentionRecorder(TorchFunctionMode):
-    """While it is entered, remembers the last call of PyTorch's attention in this thread."""
+    """Records the last call of PyTorch's attention in this thread, while it is entered."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class AttentionRecorder(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        """Let every function do its work; see `TorchFunctionMode`."""
+        """Call every function unchanged; see `TorchFunctionMode`."""
         kwargs = kwargs or {}
         if func is functional.scaled_dot_product_attention:
             self._last_call = args, kwargs
@@ -36,10 +36,10 @@ class AttentionRecorder(TorchFunctionMode):
 
         Args:
             tokens: T.
-            weights: (B, H, T, S), where the attention returns them itself, as `eager` does.
+            weights: (B, H, T, S), where the attention itself returns them, as `eager` does.
 
         Raises:
-            SurgeryError: A413, where the attention shows neither weights nor queries and keys.
+            SurgeryError: A413, where neither weights nor queries and keys can be observed.
         """
         if weights is not None:
             return weights.to(_wide(weights)).sum(dim=1)
@@ -60,9 +60,10 @@ def _summed(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> torch.Tensor:
-    """Softmax of the scores, summed over heads; arguments as PyTorch's attention takes them.
+    """Softmax of the scores, summed over heads; arguments are those of PyTorch's attention.
 
-    transformers packs the heads of a group into the place of the tokens where there is one token.
+    transformers packs the heads of a group into the dimension of the tokens where there is one
+    token.
     """
     rows, _, _, width = query.shape
     q_BHTC = query.reshape(rows, -1, tokens, width)
@@ -96,13 +97,13 @@ def _masked(scores_BHTS: torch.Tensor, mask: torch.Tensor | None) -> torch.Tenso
 def attend(
     q_BHTC: torch.Tensor, k_BGSC: torch.Tensor, v_BGSC: torch.Tensor, mask_BTS: torch.Tensor
 ) -> torch.Tensor:
-    """Softmax attention (B, T, H x C); a token that may look at nothing gets exactly zero.
+    """Softmax attention (B, T, H x C); exactly zero for a token that may attend to nothing.
 
     Args:
-        q_BHTC: queries.
-        k_BGSC: keys of G heads, each for H / G heads of queries.
-        v_BGSC: values.
-        mask_BTS: bool, True where a token may look.
+        q_BHTC: Queries.
+        k_BGSC: Keys of G heads, each for H / G heads of queries.
+        v_BGSC: Values.
+        mask_BTS: Bool, True where a token may attend.
     """
     attends_BT = mask_BTS.any(dim=-1)
     mask = (mask_BTS | ~attends_BT[..., None]).unsqueeze(1)
@@ -114,11 +115,12 @@ def attend(
 
 
 def rotate(x_BHTC: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    """Turn the halves of each head by its token's position; dimensions beyond the angles stay.
+    """Apply rotary embeddings by halves; dimensions of a head beyond theirs are unchanged.
 
     Args:
-        x_BHTC: queries or keys.
-        rope: cosine and sine, (B or 1, T, turned dimensions), as the model gives its own attention.
+        x_BHTC: Queries or keys.
+        rope: Cosine and sine, (B or 1, T, rotated dimensions), as the model's own attention gets
+            them.
 
     Source: RoFormer (arXiv 2104.09864), in the order of halves that Llama has.
     """
@@ -132,8 +134,8 @@ def rotate(x_BHTC: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor]) -> tor
 def _hidden_attention() -> Diagnostic:
     return Diagnostic(
         code="A413",
-        what="the router of this model's learners can't see what the attention looks at",
-        why="it reads attention weights, and only `eager` returns them and only `sdpa` passes "
-        "queries and keys where they can be seen",
+        what="the router of this model's learners can't read the attention weights",
+        why="only `eager` returns them, and only `sdpa` passes queries and keys through a function "
+        "that can be observed",
         fix='call `model.set_attn_implementation("sdpa")`',
     )

@@ -1,9 +1,9 @@
 """Values that belong to one call of one model, while it runs.
 
-They live in a `ContextVar`, so that threads and tasks don't see each other's. `torch.compile` can't
-read one: where a model's path is fixed, what it traces reads an attribute of the switch instead,
-and dynamo guards on it. Inside one graph that attribute is resolved while tracing, so that compiled
-calls don't meet in it either.
+They are in a `ContextVar`, so that threads and tasks don't share them. `torch.compile` can't read
+one: where a model's path is fixed, a traced call reads an attribute of the switch instead, which
+dynamo guards. Inside one graph that attribute is resolved while tracing, so that compiled calls
+don't share it either.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,10 +18,10 @@ T = TypeVar("T")
 
 
 class CallState(Generic[T]):
-    """A value for each model, None outside of its calls.
+    """One value per model, None outside of its calls.
 
     Args:
-        name: of the ContextVar, and of the value on a switch.
+        name: Name of the ContextVar, and key of the value on a switch.
     """
 
     def __init__(self, name: str) -> None:
@@ -40,7 +40,7 @@ class CallState(Generic[T]):
         return value
 
     def write(self, switch: Any, value: T | None) -> None:
-        """Set the value of a model for this call; None takes it away."""
+        """Set the value of a model for this call; None removes it."""
         if switch.fixed is not None:
             switch.call_values[self.name] = value
         if switch.fixed is None or not torch.compiler.is_compiling():
@@ -50,7 +50,7 @@ class CallState(Generic[T]):
 
     @contextmanager
     def scope(self, switch: Any, value: T | None) -> Iterator[None]:
-        """Set the value for a while; not to be traced."""
+        """Set the value in a context; not traceable."""
         before = self.read(switch)
         self.write(switch, value)
         try:

@@ -1,7 +1,7 @@
 """CogVLM's positions: all patches of an image share one, its first and last token have their own.
 
-The rotary embedding alone is told of them. All else, such as the search for packed samples in the
-position ids, goes on with the model's own.
+Only the rotary embedding gets them. Everything else, such as the detection of packed samples in the
+position ids, uses the model's own.
 
 Shapes: B rows, T tokens of this call.
 
@@ -17,13 +17,13 @@ from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.layers.call_state import CallState
 
 LAG: Final = CallState[torch.Tensor]("lag")
-"""How far each token's position (B, T) is behind its place in the row."""
+"""(B, T), by how much each token's position is less than its index in the row."""
 
 _ON_CACHE: Final = "_surgery_lag"
 
 
 def share_positions(decoder: Any, switch: Any) -> None:
-    """Let a decoder's rotary embedding follow `LAG`.
+    """Hook a decoder's rotary embedding so that it subtracts `LAG`.
 
     Raises:
         SurgeryError: A418, if it has none of its own.
@@ -35,11 +35,11 @@ def share_positions(decoder: Any, switch: Any) -> None:
 
 
 def position_lag(mask: torch.Tensor, starts: torch.Tensor | None) -> torch.Tensor:
-    """How many positions the tokens of a row have saved so far, (B, T).
+    """Number of positions that image tokens have shared so far in each row, (B, T).
 
     Args:
-        mask: bool (B, T), True at all image tokens, marks of begin and end included.
-        starts: bool (B, T), True where a packed sample begins and counts anew.
+        mask: (B, T), bool, True at all image tokens, those of begin and end included.
+        starts: (B, T), bool, True where a packed sample begins, whose positions restart.
     """
     before, after = torch.zeros_like(mask), torch.zeros_like(mask)
     before[:, 1:], after[:, :-1] = mask[:, :-1], mask[:, 1:]
@@ -56,7 +56,7 @@ def position_lag(mask: torch.Tensor, starts: torch.Tensor | None) -> torch.Tenso
 
 
 def begin_lag(switch: Any, mask: torch.Tensor, starts: Any, cache: Any, cached: int) -> None:
-    """Work the lag of a call out; it goes on where the cache's last token stopped."""
+    """Compute the lag of a call, continuing from the last token in the cache."""
     lag = position_lag(mask, starts)
     earlier = getattr(cache, _ON_CACHE, None) if cached else None
     if earlier is not None:
@@ -67,7 +67,7 @@ def begin_lag(switch: Any, mask: torch.Tensor, starts: Any, cache: Any, cached: 
 
 
 def remember_lag(switch: Any, cache: Any) -> None:
-    """Keep the last token's lag (B, 1) with the cache that was filled."""
+    """Store the last token's lag (B, 1) on the cache that was filled."""
     lag = LAG.read(switch)
     if cache is not None and lag is not None:
         setattr(cache, _ON_CACHE, lag[:, -1:])
@@ -93,8 +93,8 @@ def _no_rotary(name: str) -> Diagnostic:
     return Diagnostic(
         code="A418",
         what=f"`positions: cogvlm` needs rotary positions, and {name} has none for all blocks",
-        why="shared positions are given to the decoder's own rotary embedding alone",
-        fix="take `positions: cogvlm` out of the recipe",
+        why="shared positions are passed to the decoder's own rotary embedding only",
+        fix="remove `positions: cogvlm` from the recipe",
     )
 
 
@@ -103,5 +103,5 @@ def _own_positions(axes: int) -> Diagnostic:
         code="A418",
         what=f"`positions: cogvlm` can't be used with position ids of {axes} axes",
         why="this model already gives images positions of its own",
-        fix="take `positions: cogvlm` out of the recipe",
+        fix="remove `positions: cogvlm` from the recipe",
     )

@@ -1,4 +1,4 @@
-"""A matrix with a second one for image tokens, in three forms that give the same result.
+"""A linear module with a second one for image tokens, in three forms that give the same result.
 
 Shapes: B rows, T tokens, D inputs, E outputs, N = B x T.
 """
@@ -21,10 +21,10 @@ _Linear = Callable[[torch.Tensor], torch.Tensor]
 
 
 class ExpertMatrix(TrainedPart):
-    """Wraps a linear module; image tokens go through a trained copy of it.
+    """Wrapper of a linear module: image tokens go through a trained copy of it.
 
     Args:
-        module_to_save: the base's module, kept as it is.
+        module_to_save: The base's module, unchanged.
         adapter_name: PEFT's name of the adapter.
     """
 
@@ -32,7 +32,7 @@ class ExpertMatrix(TrainedPart):
     saved_prefix = "expert."
 
     def init_modules(self, adapter_name: str, **kwargs: Any) -> None:
-        """Make the place of the copies; see PEFT."""
+        """Create the container of the copies; see PEFT."""
         self.expert = nn.ModuleDict()
 
     def update(self, adapter_name: str, **kwargs: Any) -> None:
@@ -60,14 +60,14 @@ class ExpertMatrix(TrainedPart):
         return getattr(modules["original_module"], name)
 
     def merge_refusal(self) -> Diagnostic:
-        """Why it can't be merged; see `TrainedPart`."""
+        """Error of merging it; see `TrainedPart`."""
         return _cannot_merge()
 
 
 class TokenwiseMlp:
-    """Mixed into an MLP whose matrices have experts: it runs once for each kind of token.
+    """Mixin of an MLP whose matrices have experts: it runs once for each kind of token.
 
-    So the widest tensors of a block, those between its matrices, are never taken apart.
+    So the widest tensors of a block, those between its matrices, are never split.
     """
 
     _first: tuple[ExpertMatrix]
@@ -88,11 +88,11 @@ class TokenwiseMlp:
 
 
 def add_experts(model: nn.Module, matrices: Sequence[str], adapter_name: str) -> None:
-    """Wrap linear modules, and let an MLP that holds several run once for each kind of token.
+    """Wrap linear modules, and let an MLP with several run once for each kind of token.
 
     Args:
-        model: changed in place.
-        matrices: full module names.
+        model: Changed in place.
+        matrices: Full module names.
         adapter_name: PEFT's name of the adapter.
     """
     parents: dict[str, list[ExpertMatrix]] = {}
@@ -109,7 +109,7 @@ def add_experts(model: nn.Module, matrices: Sequence[str], adapter_name: str) ->
 
 
 def gather(routing: Routing, base: _Linear, expert: _Linear, x_BTD: torch.Tensor) -> torch.Tensor:
-    """Each matrix on its own tokens, taken by index and put back."""
+    """Each matrix on its own tokens, selected by index and written back."""
     text, image = _split_tokens(routing, x_BTD)
     outputs = base(text).flatten(0, 1), expert(image).flatten(0, 1)
     out = _MergeTokens.apply(*outputs, routing.text, routing.image)
@@ -134,7 +134,7 @@ def blend(routing: Routing, base: _Linear, expert: _Linear, x_BTD: torch.Tensor)
 
 
 def image(routing: Routing, base: _Linear, expert: _Linear, x_BTD: torch.Tensor) -> torch.Tensor:
-    """The expert alone, where there is no text."""
+    """The expert alone, for calls without text."""
     return expert(x_BTD)
 
 
@@ -142,7 +142,7 @@ FORMS: Final = {"gather": gather, "segments": segments, "blend": blend, "image":
 
 
 class _SplitTokens(torch.autograd.Function):
-    """The rows of each kind. Backward puts them back, where that of an index would add them up."""
+    """Rows of each kind. Backward writes them back, where that of an index would accumulate."""
 
     @staticmethod
     def forward(x_ND: torch.Tensor, text: torch.Tensor, image: torch.Tensor) -> Any:
@@ -158,7 +158,7 @@ class _SplitTokens(torch.autograd.Function):
 
 
 class _MergeTokens(torch.autograd.Function):
-    """The rows of both kinds in one tensor, each written once; the opposite of `_TakeApart`."""
+    """Rows of both kinds in one tensor, each written once; the inverse of `_SplitTokens`."""
 
     @staticmethod
     def forward(
@@ -177,7 +177,7 @@ class _MergeTokens(torch.autograd.Function):
 
 
 def _split_tokens(routing: Routing, x_BTD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The text and the image tokens; done once where several matrices are given the same."""
+    """The text and the image tokens, cached where several matrices have the same input."""
     compiling = torch.compiler.is_compiling()
     for given, text, image in () if compiling else tuple(routing.last_split):
         if given is x_BTD and text.requires_grad == (x_BTD.requires_grad and _records()):
@@ -227,5 +227,5 @@ def _cannot_merge() -> Diagnostic:
         code="A412",
         what="visual experts can't be merged into the base",
         why="text and image tokens use different matrices, and one can't be both",
-        fix="keep the adapter apart, or `unload()` to have the base back",
+        fix="keep the adapter separate, or call `unload()` to get the base",
     )

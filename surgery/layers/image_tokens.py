@@ -1,6 +1,6 @@
 """Which tokens of a call are image tokens: by the caller's mask, by their id, or by the layout.
 
-Shapes: B rows, T tokens of this call, S tokens of the whole prompt.
+Shapes: B rows, T tokens of this call, S tokens of the complete prompt.
 
 Source: CogVLM (arXiv 2311.03079) and its released code for the boundary rule.
 """
@@ -18,12 +18,12 @@ from surgery.operations.edits import RoutingRule
 
 @dataclass(frozen=True)
 class ImageMask:
-    """What the caller said.
+    """The caller's mask of the image tokens.
 
     Args:
-        mask: bool, True at image tokens; (B, T), or (B, S) along a cache.
-        is_prompt: whether it is of the prompt of `generate`, whose rows may be repeated and whose
-            later tokens are text.
+        mask: (B, T), or (B, S) with a cache, bool, True at image tokens.
+        is_prompt: Whether it belongs to the prompt of `generate`, whose rows may be repeated and
+            whose later tokens are text; False by default.
     """
 
     mask: torch.Tensor
@@ -36,7 +36,7 @@ INPUT_IDS: Final = CallState[torch.Tensor]("ids")
 
 
 def cached_tokens(kwargs: Mapping[str, Any]) -> int:
-    """How many tokens came before a call with these arguments."""
+    """Number of tokens in the cache before a call with these arguments."""
     cache = kwargs.get("past_key_values")
     return 0 if cache is None else int(cache.get_seq_length())
 
@@ -49,19 +49,19 @@ def image_tokens(
     shape: Sequence[int],
     cached: int,
 ) -> torch.Tensor:
-    """All image tokens of this call, bool (B, T).
+    """All image tokens of this call, (B, T), bool.
 
     Args:
-        switch: the model's.
-        rule: how they are found.
-        token: the id that stands for one, or None.
-        ids: (B, T), where the call has ids.
+        switch: The model's switch.
+        rule: How they are found.
+        token: Id of an image token; None if unknown.
+        ids: (B, T) token ids, where the call has them.
         shape: B and T.
-        cached: how many tokens came before this call.
+        cached: Number of tokens before this call.
 
     Raises:
         SurgeryError: A410 where nothing tells, A411 for a mask of another shape, or for a prompt
-            that isn't laid out as the rule's runs say.
+            with another layout than the rule's runs.
     """
     rows, tokens = shape
     given = CALLER_MASK.read(switch)
@@ -79,11 +79,11 @@ def image_tokens(
 
 
 def check_mask(mask: torch.Tensor, shape: Sequence[int] | None) -> None:
-    """Refuse a mask that has no row or no column for each row and token.
+    """Refuse a mask without a row for each row or a column for each token.
 
     Args:
-        mask: the caller's.
-        shape: B and T of the call; None where it can't be told yet.
+        mask: The caller's mask.
+        shape: B and T of the call; None where they are unknown.
 
     Raises:
         SurgeryError: A411.
@@ -100,9 +100,10 @@ def apply_boundary(
     """Keep an image token only where the next is one too, if the rule is CogVLM's.
 
     Args:
-        mask: bool (B, T).
+        mask: (B, T), bool.
         boundary: `plain` or `cogvlm`.
-        starts: bool (B, T), True where another packed sample begins, whose tokens don't count.
+        starts: (B, T), bool, True where another packed sample begins, whose tokens don't count;
+            None without packing.
     """
     if boundary == "plain":
         return mask
@@ -114,11 +115,11 @@ def apply_boundary(
 
 
 def sample_starts(positions: Any, mask: torch.Tensor) -> torch.Tensor | None:
-    """Where packed samples begin, bool (B, T): where positions fall, or are 0.
+    """First tokens of packed samples, (B, T), bool: where positions decrease, or are 0.
 
     Args:
-        positions: position ids (B or 1, T) as the caller gave them; None without.
-        mask: bool (B, T), for the shape.
+        positions: Position ids (B or 1, T) of the caller; None without.
+        mask: (B, T), bool, for the shape.
     """
     if not isinstance(positions, torch.Tensor) or positions.dim() != 2:
         return None
@@ -164,7 +165,7 @@ def _slice(given: ImageMask, rows: int, tokens: int, cached: int) -> torch.Tenso
 def _no_way_to_know() -> Diagnostic:
     return Diagnostic(
         code="A410",
-        what="this model has parts for image tokens and can't know which tokens those are",
+        what="this model has parts for image tokens and no way to find these tokens",
         why="the recipe names no `image_token_id`, the model's config has none, and no mask came "
         "with the call",
         fix="set `image_token_id` in the recipe's operation, or call the model with `image_mask=` "
@@ -173,12 +174,12 @@ def _no_way_to_know() -> Diagnostic:
 
 
 def bad_mask(found: tuple[int, ...], expected: tuple[int, ...]) -> Diagnostic:
-    """What is wrong with a mask of another shape than the tokens."""
+    """The error of a mask of another shape than the tokens."""
     return Diagnostic(
         code="A411",
         what=f"`image_mask` has the shape {list(found)} for tokens of shape {list(expected)}",
-        why="it says of each token whether it is an image token",
-        fix="give it one row for each row and one column for each token",
+        why="it marks each token as an image token or not",
+        fix="pass one row for each row and one column for each token",
     )
 
 
@@ -186,6 +187,6 @@ def _other_layout(rule: RoutingRule) -> Diagnostic:
     return Diagnostic(
         code="A411",
         what=f"the image tokens of this prompt are not at {[list(run) for run in rule.runs]}",
-        why="`runs` fixes their places in every row of every prompt, padding included",
-        fix="lay the prompt out like that, pass `image_mask`, or use `form=gather` without `runs`",
+        why="`runs` fixes their positions in every row of every prompt, padding included",
+        fix="give the prompt that layout, pass `image_mask`, or use `form=gather` without `runs`",
     )

@@ -1,4 +1,4 @@
-"""Learners: a visual and a textual low-rank attention beside a block's own.
+"""Learners: a visual and a textual low-rank attention, parallel to a block's own.
 
 Shapes: B rows, T tokens of this call, S tokens so far, D width of the hidden state.
 """
@@ -19,22 +19,22 @@ from surgery.operations.edits import AddLearner
 
 
 class BlockLearners(TrainedPart):
-    """A block's learners by adapter; beside the attention, so that it wraps nothing.
+    """A block's learners by adapter, a submodule of the attention, so that they wrap nothing.
 
     Args:
-        module_to_save: an identity.
+        module_to_save: An identity.
         adapter_name: PEFT's name of the adapter.
-        edit: what it was planned to be.
-        layer: where in the cache its keys and values are.
-        width: of a head.
-        device: where the weights are.
+        edit: The planned edit.
+        layer: Index of the cache layer of their keys and values.
+        width: Width of a head.
+        device: Device of the weights.
     """
 
     adapter_layer_names = ("learner",)
     _switch: object
 
     def init_modules(self, adapter_name: str, **kwargs: Any) -> None:
-        """Make the place of the parts; see PEFT."""
+        """Create the container of the parts; see PEFT."""
         self.learner = nn.ModuleDict()
         self.edit: AddLearner = kwargs["edit"]
         self.layer: int = kwargs["layer"]
@@ -60,7 +60,7 @@ class BlockLearners(TrainedPart):
         rope: Rope,
         sequence: SequenceState,
     ) -> torch.Tensor:
-        """What is added to the attention's output, (B, T, D); rows are for the router."""
+        """Summand of the attention's output, (B, T, D); the router reads the attention weights."""
         mixture: Any = self.learner[self.active_adapters[0]]
         new = mixture.keys_and_values(sequence, rope)
         known = sequence.append_keys_values(self.layer, *new)
@@ -76,17 +76,17 @@ class BlockLearners(TrainedPart):
         return torch.zeros_like(h_BTD)
 
     def merge_refusal(self) -> Diagnostic:
-        """Why it can't be merged; see `TrainedPart`."""
+        """Error of merging it; see `TrainedPart`."""
         return _cannot_merge()
 
 
 class LearnerAttention:
-    """Mixed into a block's attention: adds its learners to what it returns."""
+    """Mixin of a block's attention that adds the learners to its output."""
 
     learner: Any
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the attention; arguments and result are its own."""
+        """Run the attention, with its own arguments and result."""
         learner: Any = self.learner
         sequence = sequence_of(learner._switch) if isinstance(learner, BlockLearners) else None
         if sequence is None:
@@ -108,13 +108,13 @@ class LearnerAttention:
 
 
 def add_learner(model: nn.Module, edit: AddLearner, adapter: str, layer: int) -> None:
-    """Put learners beside the attention of one block.
+    """Add learners to the attention of one block.
 
     Args:
-        model: the base, changed in place.
-        edit: what and where.
+        model: The base, changed in place.
+        edit: The planned edit.
         adapter: PEFT's name of the adapter.
-        layer: where in the cache their keys and values are.
+        layer: Index of the cache layer of their keys and values.
 
     Raises:
         SurgeryError: A415, where the heads' width doesn't divide that of keys and values.
@@ -143,7 +143,7 @@ def _take_residual(learner: BlockLearners, norm: nn.Module, args: tuple[Any, ...
 
 
 def _confirm(learner: BlockLearners, norm: nn.Module, args: tuple[Any, ...]) -> None:
-    """Make sure, once, that the block adds what it was taken to add; dropout would hide it."""
+    """Check once that the block computes the expected sum; with dropout it can't be compared."""
     sequence = sequence_of(learner._switch)
     total = sequence.sums.pop(learner.edit.block, None) if sequence is not None else None
     if total is None or (norm.training and learner.may_drop):
@@ -164,7 +164,8 @@ def _odd_width(edit: AddLearner, width: int) -> Diagnostic:
     return Diagnostic(
         code="A415",
         what=f"learners don't fit {edit.path}, whose heads are {width} wide",
-        why=f"a hidden state of {edit.hidden} and keys of {edit.kv} are no whole numbers of heads",
+        why=f"a hidden state of {edit.hidden} and keys of {edit.kv} are no multiples of a "
+        "head's width",
         fix="use `heads: full`, or another base",
     )
 
@@ -173,9 +174,9 @@ def _no_rope() -> Diagnostic:
     return Diagnostic(
         code="A415",
         what="learners don't know the positions of this model",
-        why="its blocks get no cosine and sine of one position for each token, which learners "
-        "turn their queries and keys by",
-        fix="use a base with plain rotary positions, such as Llama or Qwen2.5",
+        why="its blocks get no rotary embeddings (cosine and sine) of one position for each token, "
+        "which learners apply to their queries and keys",
+        fix="use a base with plain rotary embeddings, such as Llama or Qwen2.5",
     )
 
 
@@ -183,7 +184,8 @@ def _other_sum(edit: AddLearner) -> Diagnostic:
     return Diagnostic(
         code="A416",
         what=f"what `{edit.norms[1]}` gets is not the residual plus {edit.path}'s output",
-        why="this block scales, norms or adds otherwise, and learners read and change that sum",
+        why="this block scales, normalizes or adds in another way, and learners read and change "
+        "that sum",
         fix="use a base with plain pre-norm blocks, such as Llama or Qwen2.5",
     )
 
@@ -192,6 +194,6 @@ def _cannot_merge() -> Diagnostic:
     return Diagnostic(
         code="A412",
         what="learners can't be merged into the base",
-        why="they are attentions of their own, and no matrix of the block can do what they do",
-        fix="keep the adapter apart, or `unload()` to have the base back",
+        why="they are separate attentions, which no matrix of the block can replace",
+        fix="keep the adapter separate, or call `unload()` to get the base",
     )

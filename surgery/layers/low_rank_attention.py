@@ -3,7 +3,7 @@
 Shapes: B rows, T tokens of this call, S tokens so far, D width of the hidden state, H heads,
 G heads of keys and values, C width of a head.
 
-Source: Wings (arXiv 2406.03496) and its released code; what is decided otherwise, and why, is in
+Source: Wings (arXiv 2406.03496) and its released code; where and why this differs is in
 docs/decisions/0006-learners-are-causal-and-cached.md.
 """
 
@@ -15,17 +15,17 @@ from surgery.layers.sequence_cache import SequenceState
 from surgery.operations.edits import AddLearner
 
 Rope = tuple[torch.Tensor, torch.Tensor]
-"""Cosine and sine of each token's position, (B or 1, T, turned dimensions of a head)."""
+"""Cosine and sine of each token's position, (B or 1, T, rotated dimensions of a head)."""
 
 
 class LowRankLinear(nn.Module):
-    """B A x, computed in fp32 and returned in the type of x; both start at zero here.
+    """B A x, computed in fp32 and returned in the dtype of x; both are zero until they are loaded.
 
     Args:
-        inputs: width of x.
-        outputs: width of the result.
-        rank: width between.
-        device: where the weights are.
+        inputs: Width of x.
+        outputs: Width of the result.
+        rank: Rank of the product.
+        device: Device of the weights.
     """
 
     def __init__(self, inputs: int, outputs: int, rank: int, device: torch.device) -> None:
@@ -40,12 +40,12 @@ class LowRankLinear(nn.Module):
 
 
 class LowRankAttention(nn.Module):
-    """Queries, keys and values are the hidden state plus a pair; the output is a pair alone.
+    """Queries, keys and values are x plus a low-rank map of it; the output map is low-rank.
 
     Args:
-        edit: the sizes.
+        edit: The planned edit, for the sizes.
         width: C.
-        device: where the weights are.
+        device: Device of the weights.
     """
 
     def __init__(self, edit: AddLearner, width: int, device: torch.device) -> None:
@@ -57,7 +57,7 @@ class LowRankAttention(nn.Module):
         self.o = LowRankLinear(edit.hidden, edit.hidden, edit.rank, device)
 
     def keys_and_values(self, x_BTD: torch.Tensor, rope: Rope) -> torch.Tensor:
-        """Keys, turned by position, above values: (2, B, G, T, C)."""
+        """Rotated keys, stacked on values: (2, B, G, T, C)."""
         keys, values = self._reduced(x_BTD, self.k), self._reduced(x_BTD, self.v)
         return torch.stack((rotate(keys, rope), values))
 
@@ -68,7 +68,7 @@ class LowRankAttention(nn.Module):
         mask_BTS: torch.Tensor,
         rope: Rope,
     ) -> torch.Tensor:
-        """Return (B, T, D); zero for a token that may look at nothing."""
+        """Return (B, T, D); zero for a token that may attend to nothing."""
         q_BHTC = rotate(self._heads(h_BTD + self.q(h_BTD)), rope)
         out: torch.Tensor = self.o(attend(q_BHTC, *keys_and_values, mask_BTS))
         return out
@@ -78,7 +78,7 @@ class LowRankAttention(nn.Module):
         return heads
 
     def _reduced(self, x_BTD: torch.Tensor, pair: LowRankLinear) -> torch.Tensor:
-        """Heads of x plus a pair; where they are grouped, the mean of each group's heads of x."""
+        """Heads of x plus a low-rank map; of grouped heads, the mean of each group of x."""
         added: torch.Tensor = pair(x_BTD)
         groups = added.shape[2] // self.width
         mean = x_BTD.unflatten(2, (groups, -1, self.width)).mean(dim=3).flatten(2)
@@ -89,9 +89,9 @@ class MixedAttention(nn.Module):
     """Both attentions of a block, and the router that weighs them.
 
     Args:
-        edit: the sizes.
+        edit: The planned edit, for the sizes.
         width: C.
-        device: where the weights are.
+        device: Device of the weights.
     """
 
     def __init__(self, edit: AddLearner, width: int, device: torch.device) -> None:
@@ -101,7 +101,7 @@ class MixedAttention(nn.Module):
         self.router = _zero_linear(edit.columns, 2, device, bias=True)
 
     def keys_and_values(self, sequence: SequenceState, rope: Rope) -> torch.Tensor:
-        """Those of this call's tokens (2, B, G, T, C): image tokens by one, text by the other."""
+        """Keys and values (2, B, G, T, C), visual at image tokens of this call, textual at text."""
         assert sequence.inputs is not None
         text: torch.Tensor = self.textual.keys_and_values(sequence.inputs, rope)
         if sequence.is_image is None:
@@ -112,11 +112,11 @@ class MixedAttention(nn.Module):
     def router_weights(self, rows_BTS: torch.Tensor, sequence: SequenceState) -> torch.Tensor:
         """Two weights for each token (B, T, 2), the first for the visual attention.
 
-        A column is a token's place among the real tokens of its row, so padding moves nothing.
+        A column is a token's index among the real tokens of its row, so that padding has no effect.
 
         Args:
-            rows_BTS: the block's own attention weights, summed over heads; the last S tokens.
-            sequence: of this call.
+            rows_BTS: The block's own attention weights, summed over heads; of the last S tokens.
+            sequence: State of this call.
         """
         weight, columns = self.router.weight, self.router.in_features
         width = rows_BTS.shape[2]

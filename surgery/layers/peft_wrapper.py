@@ -1,4 +1,4 @@
-"""What PEFT asks of a trained part that a module keeps by adapter, whatever the part computes."""
+"""What PEFT requires of a trained part that a module has by adapter, whatever the part computes."""
 
 from typing import Any
 
@@ -9,13 +9,13 @@ from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 
 
 class TrainedPart(AuxiliaryTrainingWrapper):
-    """The base of experts and learners: saved, loaded and switched by PEFT, and never merged.
+    """Base of experts and learners: saved, loaded and switched by PEFT, and never merged.
 
-    A subclass names in `adapter_layer_names` the ModuleDict that holds its parts by adapter.
+    A subclass names in `adapter_layer_names` the ModuleDict of its parts by adapter.
     """
 
     saved_prefix = ""
-    """What stands before the tensors' names on disk."""
+    """Prefix of the tensors' names on disk."""
 
     @property
     def parts(self) -> nn.ModuleDict:
@@ -24,7 +24,7 @@ class TrainedPart(AuxiliaryTrainingWrapper):
         return parts
 
     def merge_refusal(self) -> Diagnostic:
-        """Why the part can't be merged into the base."""
+        """Error of merging the part into the base."""
         raise NotImplementedError
 
     def check_set_adapter(self, adapter_name: str | list[str]) -> str | None:
@@ -45,7 +45,7 @@ class TrainedPart(AuxiliaryTrainingWrapper):
         return {f"{self.saved_prefix}{name}": f"{prefix}.{name}" for name in names}
 
     def unload_and_optionally_merge_module(self, merge: bool, **kwargs: Any) -> nn.Module:
-        """Return what was wrapped; merging is refused.
+        """Return the wrapped module; merging is refused.
 
         Raises:
             SurgeryError: A412, if asked to merge.

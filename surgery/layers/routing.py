@@ -1,4 +1,4 @@
-"""How the image tokens of a call are routed, worked out once for all experts of a model.
+"""How the image tokens of a call are routed, computed once for all experts of a model.
 
 Shapes: B rows, T tokens of this call, N = B x T.
 """
@@ -24,7 +24,7 @@ from surgery.layers.image_tokens import (
 from surgery.operations.edits import RoutingRule
 
 Run = tuple[int, int, bool]
-"""Start and end of a run of like tokens, and whether they are image tokens."""
+"""Start and end of a run of tokens of one kind, and whether they are image tokens."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,12 @@ class Routing:
     """The image tokens of one call.
 
     Args:
-        form: how they are routed; `image` where all tokens are image tokens.
-        mask: bool (B, T), True at tokens that the experts take.
-        text: positions of the text tokens in the flattened batch; for gather.
-        image: positions of the image tokens; for gather. Together they are 0 to N - 1.
-        runs: the same runs in every row; for segments.
-        last_split: the last matrix's input with its text and image tokens, since q, k and v have
+        form: How they are routed; `image` where all tokens are image tokens.
+        mask: (B, T), bool, True at tokens of the experts.
+        text: Indices of the text tokens in the flattened batch; for gather.
+        image: Indices of the image tokens; for gather. Together they are 0 to N - 1.
+        runs: Runs of tokens, the same in every row; for segments.
+        last_split: The last matrix's input with its text and image tokens, since q, k and v have
             the same input.
     """
 
@@ -56,21 +56,21 @@ TEXT_ONLY: Final = None
 _ROUTING: Final = CallState[Routing]("routing")
 
 routing_of = _ROUTING.read
-"""The routing of the call that a model is in; None where no token is an image's."""
+"""Routing of a model's current call; None where no token is an image token."""
 set_routing = _ROUTING.write
 
 
 def register_routing(
     base: Any, decoder: Any, expert: Any, rule: RoutingRule, token: int | None
 ) -> None:
-    """Hook a decoder so that it works out its routing at the beginning of each call.
+    """Hook a decoder so that it computes its routing at the beginning of each call.
 
     Args:
-        base: the whole model, which may have the ids where the decoder has only embeddings.
-        decoder: the module that holds the blocks; its hooks do the work.
-        expert: one of its experts; it tells whether they take part.
-        rule: how tokens are routed.
-        token: the id of an image token: the rule's, or the model config's.
+        base: The complete model, which may have the ids where the decoder has only embeddings.
+        decoder: The module that contains the blocks, which is hooked.
+        expert: One of its experts, which knows whether they are active.
+        rule: How tokens are routed.
+        token: Id of an image token, of the rule or of the model's config; None if unknown.
     """
     register_input_ids(base, decoder, expert)
     if rule.positions == "cogvlm":
@@ -84,9 +84,9 @@ def register_input_ids(base: Any, decoder: Any, part: Any) -> None:
     """Hook a model so that its decoder, which may get embeddings alone, can read the call's ids.
 
     Args:
-        base: the whole model.
-        decoder: the module that holds the blocks.
-        part: one of those that the ids are for; it knows the model's switch.
+        base: The complete model.
+        decoder: The module that contains the blocks.
+        part: One of the parts that read the ids, which knows the model's switch.
     """
     if base is not decoder:
         base.register_forward_pre_hook(functools.partial(_note_ids, part), with_kwargs=True)
@@ -94,10 +94,10 @@ def register_input_ids(base: Any, decoder: Any, part: Any) -> None:
 
 
 def find_runs(mask: torch.Tensor) -> tuple[Run, ...]:
-    """The runs of like tokens in one row.
+    """Runs of tokens of one kind in one row.
 
     Args:
-        mask: bool (T,).
+        mask: (T,), bool.
     """
     values = mask.tolist()
     edges = [0, *(i for i in range(1, len(values)) if values[i] != values[i - 1]), len(values)]
@@ -178,7 +178,7 @@ def _found_runs(mask: torch.Tensor) -> tuple[Run, ...]:
 
 
 def _planned_runs(rule: RoutingRule, tokens: int, cached: int) -> tuple[Run, ...]:
-    """The runs that the rule names, in numbers alone, so that a graph has no data in it."""
+    """The runs of the rule, as Python integers, so that a graph of them is static."""
     shorter = 1 if rule.boundary == "cogvlm" else 0
     found: list[Run] = []
     edge = 0
@@ -191,7 +191,7 @@ def _planned_runs(rule: RoutingRule, tokens: int, cached: int) -> tuple[Run, ...
 def _rows_differ() -> Diagnostic:
     return Diagnostic(
         code="A411",
-        what="the rows of this batch have image tokens in different places",
+        what="the rows of this batch have image tokens at different positions",
         why="`form: segments` runs static slices, the same in every row",
         fix="batch prompts of one layout, or use `form=gather`",
     )

@@ -1,4 +1,4 @@
-"""What learners know of the sequence that a call goes on with, worked out once for all of them.
+"""State of the sequence that a call continues, computed once for all learners.
 
 Shapes: B rows, T tokens of this call, S tokens so far, D width of the hidden state.
 """
@@ -22,18 +22,18 @@ IMAGE_TOKEN: Final = 2
 
 @dataclass
 class SequenceState:
-    """One call, and what its cache holds of the calls before it.
+    """One call, and what its cache has of the calls before.
 
     Args:
-        first: (B,) position of each row's first real token.
+        first: (B,) index of each row's first real token.
         length: S.
-        text: bool (B, T, S), True where a token may look at a token of text.
-        image: the same for image tokens; None where no row has had any yet.
-        is_image: bool (B, T); None where no token of this call is an image's.
-        cache: transformers' cache, or None.
-        inputs: (B, T, D), what enters the first block.
-        residuals: by block, what its attention's output will be added to.
-        sums: by block, that sum, until it is confirmed.
+        text: (B, T, S), bool, True where a token may attend to a text token.
+        image: The same for image tokens; None where no row has any so far.
+        is_image: (B, T), bool; None where no token of this call is an image token.
+        cache: Cache of transformers, or None.
+        inputs: (B, T, D), input of the first block.
+        residuals: Residual input of each block's attention, by block.
+        sums: Expected sum of residual and attention output, by block, until it is checked.
     """
 
     first: torch.Tensor
@@ -49,7 +49,7 @@ class SequenceState:
     def append_keys_values(
         self, layer: int, keys: torch.Tensor, values: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Add keys and values (B, heads, T, width) to those so far, and return all of them."""
+        """Append keys and values (B, heads, T, width) to the cache, and return all of them."""
         if self.cache is None:
             return keys, values
         known: tuple[torch.Tensor, torch.Tensor] = _layer(self.cache, layer).update(keys, values)
@@ -59,21 +59,21 @@ class SequenceState:
 _SEQUENCE: Final = CallState[SequenceState]("sequence")
 
 sequence_of = _SEQUENCE.read
-"""The sequence of the call that a model is in; None along the text path."""
+"""State of a model's current call; None on the text path."""
 
 
 def register_sequence(
     base: Any, decoder: Any, blocks: Any, learner: Any, rule: RoutingRule, token: int | None
 ) -> None:
-    """Hook a decoder so that it works out its sequence at the beginning of each call.
+    """Hook a decoder so that it computes its sequence state at the beginning of each call.
 
     Args:
-        base: the whole model, which may have the ids where the decoder has only embeddings.
-        decoder: the module that holds the blocks; its hooks do the work.
-        blocks: the blocks in order.
-        learner: one of the model's; it tells whether learners take part.
-        rule: how image tokens are found.
-        token: the id of an image token: the rule's, or the model config's.
+        base: The complete model, which may have the ids where the decoder has only embeddings.
+        decoder: The module that contains the blocks, which is hooked.
+        blocks: The blocks in order.
+        learner: One of the model's learners, which knows whether they are active.
+        rule: How image tokens are found.
+        token: Id of an image token, of the rule or of the model's config; None if unknown.
     """
     register_input_ids(base, decoder, learner)
     begin = functools.partial(_begin, learner, rule, token, len(blocks))
@@ -109,7 +109,7 @@ def _begin(
 
 
 def _sequence(kinds_BT: torch.Tensor, cache: Any, layer: int, cached: int) -> SequenceState:
-    """Look at the kinds of this call's tokens beside those so far, which the cache remembers."""
+    """State from the kinds of this call's tokens and, in the cache, of those before."""
     kinds_BS = kinds_BT
     if cache is not None:
         flags = kinds_BT[:, None, :, None].to(torch.uint8)
@@ -141,7 +141,7 @@ def _take_inputs(learner: Any, block: Any, args: Any, kwargs: Any) -> None:
 
 
 def _with_cache(decoder: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Make the cache that the decoder would make, so that it can be written to."""
+    """Create the cache that the decoder would create, so that learners can write to it."""
     asked = kwargs.get("use_cache")
     wanted = getattr(decoder.config, "use_cache", False) if asked is None else asked
     if not wanted or _recomputes(decoder) or kwargs.get("past_key_values") is not None:
@@ -159,7 +159,7 @@ def _recomputes(decoder: Any) -> bool:
 
 
 def _layer(cache: Any, layer: int) -> Any:
-    """A layer of the cache beyond the model's own: what is done to those is done to it too."""
+    """A cache layer after the model's own: operations on the cache apply to it too."""
     from transformers.cache_utils import DynamicLayer
 
     while len(cache.layers) <= layer:
@@ -180,7 +180,7 @@ def _bad_attention_mask() -> Diagnostic:
     return Diagnostic(
         code="A414",
         what="learners can't tell padding from an `attention_mask` that isn't of (rows, tokens)",
-        why="a mask of queries and keys, as a static cache has it, says who looks at whom",
+        why="a mask of queries and keys, as a static cache has it, says which tokens attend",
         fix="pass 1 for each real token and 0 for padding, and leave `cache_implementation` out",
     )
 
@@ -188,7 +188,7 @@ def _bad_attention_mask() -> Diagnostic:
 def _other_cache(cached: int, known: int) -> Diagnostic:
     return Diagnostic(
         code="A408",
-        what=f"this cache holds {cached} tokens, and the learners know {known} of them",
-        why="it was filled while the learners were off, or its layers were changed one by one",
-        fix="run the whole sequence again without that cache",
+        what=f"this cache has {cached} tokens, and the learners' part of it {known}",
+        why="it was filled while the learners were disabled, or its layers were changed one by one",
+        fix="run the complete sequence again without that cache",
     )

@@ -1,4 +1,4 @@
-"""A batch whose rows take different paths: split by path, run, and put back in order.
+"""A batch whose rows take different paths: split by path, run, and joined in order.
 
 Each path runs once on its own rows, which costs what the rows cost. A layer could not choose by
 row, because all rows of a call share one cache.
@@ -18,11 +18,11 @@ _NOT_JOINED_BY_ROW: Final = ("loss", "past_key_values", "image_hidden_states")
 
 
 class PathCaches(dict[PathName, Any]):
-    """The caches of a batch of both paths, as `past_key_values` of its output.
+    """Caches of a batch with both paths, as `past_key_values` of its output.
 
     Args:
-        paths: the path of each row.
-        caches: the cache of the rows of each path.
+        paths: Path of each row.
+        caches: Cache of the rows of each path.
     """
 
     def __init__(self, paths: Sequence[PathName], caches: Mapping[PathName, Any]) -> None:
@@ -30,7 +30,7 @@ class PathCaches(dict[PathName, Any]):
         self.paths = tuple(paths)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Tokens cached so far; the same for both paths."""
+        """Number of cached tokens, the same for both paths."""
         cache = next(iter(self.values()))
         return int(cache.get_seq_length(layer_idx))
 
@@ -38,17 +38,17 @@ class PathCaches(dict[PathName, Any]):
 def forward_rows(
     model: Any, paths: Sequence[PathName], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
-    """Run each row on its path and return one output in the rows' order.
+    """Run each row on its path and return one output in the order of the rows.
 
     Args:
-        model: a switched PEFT model.
-        paths: one for each row.
-        args: only `input_ids` (rows, tokens).
-        kwargs: arguments of the model; tensors with the batch first are split.
+        model: A switched PEFT model.
+        paths: Path of each row.
+        args: At most `input_ids` (rows, tokens).
+        kwargs: Arguments of the model; tensors with the batch as first dimension are split.
 
     Returns:
-        The model's own output type. The loss is the mean over all labels, as if not split; hidden
-        states of images, which belong to no row, are left out.
+        The model's own output type. The loss is the mean over all labels, as without splitting;
+        hidden states of images, which belong to no row, are left out.
 
     Raises:
         SurgeryError: A407, if `paths` doesn't fit the batch.
@@ -78,7 +78,7 @@ def generate_rows(
         Token ids (rows x returned sequences, length of the longest), padded on the right.
 
     Raises:
-        SurgeryError: A407, if `paths` doesn't fit, or for what can't be put back together.
+        SurgeryError: A407, if `paths` doesn't fit the batch, or for outputs that can't be joined.
     """
     kwargs = _named(args, kwargs)
     for name in ("streamer", "return_dict_in_generate", "past_key_values"):
@@ -122,19 +122,19 @@ def _groups(
 
 
 def tile_owners(model: Any, kwargs: Mapping[str, Any]) -> torch.Tensor | None:
-    """The row to which each tile of `pixel_values` belongs, in the order of the rows' image tokens.
+    """Row to which each tile of `pixel_values` belongs, in the order of the rows' image tokens.
 
-    A row may have several tiles, or none. All tiles have as many tokens.
+    A row may have several tiles, or none. All tiles have the same number of tokens.
 
     Args:
-        model: its config says which token stands for an image.
-        kwargs: of the call.
+        model: Its config has the id of the image token.
+        kwargs: Arguments of the call.
 
     Returns:
-        (tiles,), int64; None without `pixel_values` that hold one tile each, or without ids.
+        (tiles,), int64; None without `pixel_values` of one tile each, or without ids.
 
     Raises:
-        SurgeryError: A407, where tokens and tiles don't fit.
+        SurgeryError: A407, where tokens and tiles don't match.
     """
     pixels, ids = kwargs.get("pixel_values"), kwargs.get("input_ids", kwargs.get("inputs"))
     token = getattr(model.get_base_model().config, "image_token_id", None)
@@ -210,7 +210,7 @@ def _join_loss(
 
 
 def _scatter(rows: list[torch.Tensor], values: list[torch.Tensor]) -> torch.Tensor:
-    """Put the rows of each group back where they came from; a row may have given several."""
+    """Put the rows of each group back in order; a row may have several outputs."""
     repeats = values[0].shape[0] // len(rows[0])
     positions = [(r[:, None] * repeats + torch.arange(repeats)).flatten() for r in rows]
     order = torch.cat(positions).argsort().to(values[0].device)
@@ -227,20 +227,20 @@ def _padding_token(model: Any, kwargs: dict[str, Any]) -> int:
 
 def _bad_paths(rows: int, paths: Sequence[str], unknown: list[str]) -> Diagnostic:
     if isinstance(paths, str):
-        what = f"`paths` is one word, `{paths}`, and not a list"
+        what = f"`paths` is one name, `{paths}`, and not a list"
     elif unknown:
         what = f"`{unknown[0]}` is not a path"
     elif rows < 0:
         what = "`paths` needs `input_ids` or `inputs_embeds` to know the rows"
     else:
         what = f"`paths` names {len(paths)} paths for a batch of {rows} rows"
-    return Diagnostic("A407", what, fix="give `text` or `multimodal` for each row")
+    return Diagnostic("A407", what, fix="pass `text` or `multimodal` for each row")
 
 
 def _not_with_paths(what: str) -> Diagnostic:
     return Diagnostic(
         code="A407",
         what=f"`paths` can't be used with {what}",
-        why="rows of different paths run apart, and this can't be split or joined",
+        why="rows of different paths run separately, and this can't be split or joined",
         fix="run the rows of each path in a call of their own, inside `text_path(model)` or not",
     )

@@ -1,8 +1,8 @@
-"""What a decoder does around each call: its cache stays on one path, checkpoints keep theirs.
+"""Hooks of a decoder: its cache stays on one path, and gradient checkpoints keep theirs.
 
-Outside of any context a model is on the multimodal path. A checkpointed block is computed again by
-the backward pass, outside of the context and perhaps in a thread of autograd, so it takes the path
-and the routing of its forward pass along.
+Outside of any context a model is on the multimodal path. The backward pass recomputes a
+checkpointed block outside of the context, perhaps in a thread of autograd, so the block keeps the
+path and the routing of its forward pass.
 """
 
 from collections.abc import Sequence
@@ -14,15 +14,15 @@ from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.paths.path_state import SwitchedLayer, path_of, use_path
 
 _CACHES: Final = ("past_key_values", "cache_params")
-"""What decoders call their cache; Mamba's is the second."""
+"""Names of the cache in outputs and arguments of decoders; Mamba's is the second."""
 
 
 def register_path_hooks(decoder: Any, layer: SwitchedLayer) -> None:
-    """Hook a decoder; hooks of an adapter that was on this base before are taken off.
+    """Hook a decoder; hooks of an earlier adapter on this base are removed.
 
     Args:
-        decoder: the module that holds the list of blocks.
-        layer: any switched layer of the model, which knows its path.
+        decoder: The module that contains the list of blocks.
+        layer: Any switched layer of the model.
     """
     for earlier in vars(decoder).get("_surgery_hooks", ()):
         earlier.remove()
@@ -34,7 +34,7 @@ def register_path_hooks(decoder: Any, layer: SwitchedLayer) -> None:
 
 
 def _check_cache(layer: SwitchedLayer, decoder: Any, args: Any, kwargs: dict[str, Any]) -> None:
-    """Refuse to go on with a cache that the other path has filled."""
+    """Refuse to continue with a cache that was filled on the other path."""
     cache = next((kwargs[name] for name in _CACHES if kwargs.get(name) is not None), None)
     if cache is None:
         return
@@ -54,7 +54,7 @@ def _mark_cache(layer: SwitchedLayer, decoder: Any, args: Any, output: Any) -> N
 
 
 def _is_filled(cache: Any) -> bool:
-    """Whether there is anything in a cache; one of state-space blocks alone doesn't say."""
+    """Whether a cache contains anything; one of state-space blocks alone doesn't tell."""
     try:
         return bool(cache.get_seq_length() > 0)
     except ValueError:
@@ -74,7 +74,7 @@ def _keep_path_in_checkpoints(layer: SwitchedLayer, decoder: Any, args: Any) -> 
 
 
 def _checkpoint(layer: SwitchedLayer, checkpoint: Any, function: Any, *args: Any) -> Any:
-    """Checkpoint a function so that it is computed again on today's path and routing."""
+    """Checkpoint a function so that it is recomputed on the current path and routing."""
     path, context = path_of(layer), copy_context()
 
     def on_path(*args: Any) -> Any:
@@ -87,16 +87,16 @@ def _checkpoint(layer: SwitchedLayer, checkpoint: Any, function: Any, *args: Any
 def _cache_of_other_path(used: str, path: str) -> Diagnostic:
     return Diagnostic(
         code="A408",
-        what=f"this sequence began on the {used} path and can't go on on the {path} path",
+        what=f"this sequence began on the {used} path and can't continue on the {path} path",
         why="its cached keys and values were computed by other weights",
-        fix=f"stay on the {used} path, or run the whole sequence again without the cache",
+        fix=f"stay on the {used} path, or run the complete sequence again without the cache",
     )
 
 
 def _cache_of_rows(paths: Sequence[str]) -> Diagnostic:
     return Diagnostic(
         code="A408",
-        what="this batch began with a path for each row and can't go on without",
+        what="this batch began with a path for each row and can't continue without",
         why="it has one cache for the rows of each path",
         fix=f"call the model with `paths={list(paths)}` again",
     )

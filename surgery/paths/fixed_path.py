@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 
 def fix_path(model: "nn.Module", path: PathName | None) -> None:
-    """Fix a model's path, so that `torch.compile` makes one graph of it: it can't read a context.
+    """Fix a model's path, so that `torch.compile` makes one graph: dynamo can't read a ContextVar.
 
-    The other path is refused from then on (A417). Without, a compiled model follows its context by
-    breaking the graph at each layer.
+    The other path is then refused (A417). A compiled model whose path isn't fixed follows the
+    context by breaking the graph at each layer.
 
     Args:
-        model: what `apply_plan` or `load_adapter` returned.
-        path: `text` or `multimodal`, the only one from now on; None for the context's again.
+        model: The model that `apply_plan` or `load_adapter` returned.
+        path: `text` or `multimodal`; None to follow the context again.
 
     Raises:
         SurgeryError: A405, if the model has no such path.

@@ -1,7 +1,7 @@
-"""Which path a model is on: the key of its context, and the property by which its layers answer.
+"""The path that a model is on: a key of the context, and a property of each layer that reads it.
 
-The path lives in a `ContextVar`, so that it nests, ends with its block even when that raises, and
-is each thread's own. PEFT's wrappers ask `disable_adapters` on every call; ours answer by the path.
+The path is in a `ContextVar`, so that it nests, is restored even when the body raises, and is each
+thread's own. PEFT's wrappers read `disable_adapters` on every call; here it depends on the path.
 """
 
 from collections.abc import Iterator, Mapping
@@ -22,11 +22,11 @@ MULTIMODAL: Final = "multimodal"
 
 
 _BASE_MODULES: Final = ("base_layer", "original_module")
-"""What PEFT's LoRA layers and its wrappers of whole modules call the base's own module."""
+"""Attributes under which PEFT's LoRA layers and module wrappers keep the base's module."""
 
 
 class Switch:
-    """What the wrappers of one model share: the key under which the context holds its path."""
+    """State shared by the wrappers of one model: the key under which the context has its path."""
 
     def __init__(self) -> None:
         self.has_text_path = True
@@ -48,21 +48,21 @@ _paths: ContextVar[Mapping[Switch, PathName]] = ContextVar(
 
 
 class SwitchedLayer:
-    """Mixed into a PEFT layer or wrapper: it is disabled along the text path."""
+    """Mixin of a PEFT layer or wrapper that disables it on the text path."""
 
     _switch: Switch
     _disable_adapters: bool
 
     @property
     def disable_adapters(self) -> bool:
-        """Whether only the base takes part: along the text path, or where PEFT was told so."""
-        # not super().disable_adapters: torch.compile takes that property for a true value
+        """Whether only the base computes: on the text path, or where PEFT disabled the adapters."""
+        # not super().disable_adapters: torch.compile takes that property for True
         return self._switch.path == TEXT or bool(self._disable_adapters)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Go straight to the base's module along the text path, and PEFT's way otherwise."""
+        """Call the base's module directly on the text path, and PEFT's forward otherwise."""
         if self._switch.path == TEXT:
-            modules = vars(self)["_modules"]  # spares the slow way of Module.__getattr__
+            modules = vars(self)["_modules"]  # faster than Module.__getattr__
             for name in _BASE_MODULES:
                 if name in modules:
                     kwargs.pop("adapter_names", None)
@@ -75,7 +75,7 @@ class SwitchedLayer:
 
 @contextmanager
 def use_path(switch: Switch, path: PathName) -> Iterator[None]:
-    """Set the path of one switch for a while; A417 where another is fixed."""
+    """Set the path of one switch in a context; A417 where another is fixed."""
     if switch.fixed not in (None, path):
         raise SurgeryError(_is_fixed(str(switch.fixed), path))
     token = _paths.set(MappingProxyType({**_paths.get(), switch: path}))
@@ -88,19 +88,19 @@ def use_path(switch: Switch, path: PathName) -> Iterator[None]:
 def _is_fixed(fixed: str, path: str) -> Diagnostic:
     return Diagnostic(
         code="A417",
-        what=f"the {path} path was asked of a model that is fixed to the {fixed} path",
-        why="`fix_path` did so, and what was compiled since knows no other path",
+        what=f"the {path} path was requested of a model that is fixed to the {fixed} path",
+        why="`fix_path` did so, and what was compiled since has no other path",
         fix="call `fix_path(model, None)` to give it both paths again",
     )
 
 
 def path_of(layer: SwitchedLayer) -> PathName:
-    """The path that a layer is on, by its context or because PEFT was told so."""
+    """The path of a layer, by its context or because PEFT disabled its adapters."""
     return TEXT if layer.disable_adapters else MULTIMODAL
 
 
 def no_paths(model: "nn.Module") -> Diagnostic:
-    """What is wrong with asking a model for a path that it doesn't have."""
+    """The error of a model that doesn't have the requested path."""
     return Diagnostic(
         code="A405",
         what=f"this {type(model).__name__} has no text and multimodal path",

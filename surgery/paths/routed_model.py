@@ -1,4 +1,4 @@
-"""A model with parts for image tokens: told of them in each call, saved and merged with care."""
+"""A model with parts for image tokens: each call has a mask; saving and merging are guarded."""
 
 import inspect
 import json
@@ -18,17 +18,17 @@ from surgery.storage.file_names import ADAPTER_CONFIG, ROUTED_TYPE
 
 
 class RoutedModel(SwitchedModel):
-    """Mixed into a PEFT model: `forward` and `generate` take a mask of the image tokens."""
+    """Mixin of a PEFT model: `forward` and `generate` take a mask of the image tokens."""
 
     def forward(self, *args: Any, paths: Sequence[PathName] | None = None, **kwargs: Any) -> Any:
         """Run the model.
 
         Args:
-            args: as the model's own.
-            paths: as for `SwitchedModel.forward`.
-            kwargs: as the model's own, and `image_mask`, bool (rows, tokens), True at image
-                tokens; along a cache, of this call's tokens or of all so far. `token_type_ids` of 1
-                say the same.
+            args: Positional arguments of the model.
+            paths: As for `SwitchedModel.forward`.
+            kwargs: Arguments of the model, and `image_mask`, (rows, tokens), bool, True at image
+                tokens; with a cache, of the tokens of this call or of all tokens so far.
+                `token_type_ids` of 1 mean the same.
 
         Raises:
             SurgeryError: A410, if nothing tells which tokens are image tokens; A411, for a mask of
@@ -43,7 +43,7 @@ class RoutedModel(SwitchedModel):
             return super().forward(*args, **kwargs)
 
     def generate(self, *args: Any, paths: Sequence[PathName] | None = None, **kwargs: Any) -> Any:
-        """Generate; arguments as for `forward`, the mask of the prompt's tokens.
+        """Generate; arguments as for `forward`, with the mask of the prompt's tokens.
 
         Returns:
             As `SwitchedModel.generate`.
@@ -54,7 +54,7 @@ class RoutedModel(SwitchedModel):
             return super().generate(*args, **kwargs)
 
     def merge_and_unload(self, *args: Any, **kwargs: Any) -> Any:
-        """Refuse before anything is merged; `unload()` gives the base back.
+        """Refuse before anything is merged; `unload()` returns the base.
 
         Raises:
             SurgeryError: A412.
@@ -62,7 +62,7 @@ class RoutedModel(SwitchedModel):
         raise SurgeryError(cannot_merge())
 
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
-        """Save as PEFT does, under a type that plain PEFT refuses: it would drop the parts."""
+        """Save as PEFT does, as a `peft_type` that plain PEFT refuses: it would drop the parts."""
         super().save_pretrained(save_directory, **kwargs)  # type: ignore[misc]
         file = Path(save_directory) / ADAPTER_CONFIG
         if file.exists():
@@ -70,7 +70,7 @@ class RoutedModel(SwitchedModel):
             file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
     def _take_mask(self, kwargs: dict[str, Any]) -> torch.Tensor | None:
-        """Take out of the arguments what the base doesn't understand."""
+        """Remove from the arguments what the base doesn't accept, and return the mask."""
         mask, types = kwargs.pop("image_mask", None), kwargs.get("token_type_ids")
         base: Any = self.get_base_model()  # type: ignore[attr-defined]
         if types is not None and "token_type_ids" not in inspect.signature(base.forward).parameters:
@@ -94,10 +94,10 @@ class RoutedModel(SwitchedModel):
 
 
 def cannot_merge() -> Diagnostic:
-    """Why parts for image tokens stay apart from the base."""
+    """The error of merging parts for image tokens."""
     return Diagnostic(
         code="A412",
         what="parts for image tokens can't be merged into the base",
         why="text and image tokens use different matrices, and one matrix can't be both",
-        fix="keep the adapter apart, or `unload()` to have the base back",
+        fix="keep the adapter separate, or call `unload()` to get the base",
     )

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class SwitchedModel:
-    """Mixed into a PEFT model: `forward` and `generate` take a path for each row of the batch."""
+    """Mixin of a PEFT model: `forward` and `generate` take a path for each row of the batch."""
 
     _switch: Switch
 
@@ -30,9 +30,10 @@ class SwitchedModel:
         """Run the model.
 
         Args:
-            args: as the model's own.
-            paths: `text` or `multimodal` for each row; all rows take the context's path without.
-            kwargs: as the model's own; tensors have the batch first.
+            args: Positional arguments of the model.
+            paths: `text` or `multimodal` for each row; by default all rows are on the context's
+                path.
+            kwargs: Arguments of the model; tensors have the batch as first dimension.
         """
         if paths is None:
             return super().forward(*args, **kwargs)  # type: ignore[misc]
@@ -44,7 +45,7 @@ class SwitchedModel:
         """Generate; arguments as for `forward`.
 
         Returns:
-            Token ids (rows, length), shorter rows filled up with the padding token.
+            Token ids (rows, length), shorter rows padded on the right.
         """
         if paths is None:
             return super().generate(*args, **kwargs)  # type: ignore[misc]
@@ -54,11 +55,11 @@ class SwitchedModel:
 
     @contextmanager
     def disable_adapter(self) -> Iterator[None]:
-        """Run as the base along the text path, where PEFT would switch all threads' layers off.
+        """Run as the base on the text path, where PEFT would disable the layers for all threads.
 
-        A thread that is started inside takes no part in it, as with `text_path`. Without a text
-        path, or once LoRA is merged, it does as PEFT does, for all threads, and freezes again
-        afterwards what PEFT would leave trainable.
+        A thread that is started inside is not affected, as with `text_path`. Without a text path,
+        or once LoRA is merged, it does as PEFT does, for all threads, and afterwards freezes what
+        PEFT would leave trainable.
         """
         if self._switch.has_text_path and self._switch.fixed is None and _merged(self) is None:
             with use_path(self._switch, TEXT):
@@ -79,18 +80,19 @@ class SwitchedModel:
 
 @contextmanager
 def text_path(model: "nn.Module") -> Iterator[None]:
-    """Run a model as its untouched base: copies swapped out, LoRA off.
+    """Run a model as its untouched base: copies swapped out, LoRA disabled.
 
-    The path is the context's own, as a `ContextVar` is: other threads and tasks stay on theirs, and
-    a thread that is started inside begins on the multimodal path. To take the path along, start it
+    The path belongs to the context, as a `ContextVar` does: other threads and tasks keep theirs,
+    and a thread that is started inside begins on the multimodal path. To pass the path on, start it
     with `contextvars.copy_context().run`.
 
     Logits are the base's bit for bit where both are computed alike: with as many threads and rows,
-    and weights of which none requires gradients in either (torch picks its kernels by that flag,
-    and `from_pretrained` sets it, so compare with `base.requires_grad_(False)`).
+    and with weights that require no gradients in either (torch picks its kernels by that flag, and
+    `from_pretrained` sets it, so compare with `base.requires_grad_(False)`).
 
     Args:
-        model: what `apply_plan` or `load_adapter` returned, also inside a wrapper such as DDP.
+        model: The model that `apply_plan` or `load_adapter` returned, also inside a wrapper such as
+            DDP.
 
     Raises:
         SurgeryError: A405, if the model has no paths; A406, if its LoRA is merged into the base.
@@ -105,10 +107,10 @@ def text_path(model: "nn.Module") -> Iterator[None]:
 
 @contextmanager
 def multimodal_path(model: "nn.Module") -> Iterator[None]:
-    """Run a model with its copies swapped in and LoRA on, as it does by default.
+    """Run a model with its copies swapped in and LoRA enabled, as by default.
 
     Args:
-        model: as for `text_path`.
+        model: As for `text_path`.
 
     Raises:
         SurgeryError: A405, if the model has no paths.
@@ -120,13 +122,13 @@ def multimodal_path(model: "nn.Module") -> Iterator[None]:
 def make_switchable(peft_model: Any, decoder_path: str, mixin: type | None = None) -> Switch:
     """Let a PEFT model follow the path of the context.
 
-    Each layer's class becomes a subclass that adds one property, so that quantised and future LoRA
-    layers switch as well.
+    Each layer's class becomes a subclass with one more property, so that quantized and future LoRA
+    layers switch too.
 
     Args:
-        peft_model: changed in place.
-        decoder_path: module name of what holds the list of blocks, such as `model`.
-        mixin: `SwitchedModel` unless given, or a subclass of it.
+        peft_model: Changed in place.
+        decoder_path: Name of the module that contains the list of blocks, such as `model`.
+        mixin: `SwitchedModel` by default, or a subclass of it.
 
     Returns:
         The model's switch.
@@ -162,7 +164,7 @@ def _refuse_merged(model: "nn.Module") -> None:
 
 
 def _merged(model: Any) -> str | None:
-    """The name of a layer whose LoRA is merged into the base; None where none is."""
+    """Name of a layer whose LoRA is merged into the base; None where none is."""
     named = model.named_modules()
     return next((name for name, module in named if getattr(module, "merged", False)), None)
 
@@ -171,7 +173,7 @@ def _is_merged(name: str) -> Diagnostic:
     return Diagnostic(
         code="A406",
         what="the text path is gone: LoRA is merged into the base",
-        why=f"`{name}` and others hold the sum of base and LoRA, which rounding keeps from coming "
-        "apart bit for bit",
+        why=f"`{name}` and others have the sum of base and LoRA, which can't be subtracted bit for "
+        "bit",
         fix="open the adapter again and don't call `merge_adapter`",
     )

@@ -35,11 +35,11 @@ class GridPoint:
     """One point of the grid.
 
     Args:
-        number: from 0; also the name of its job's folder.
-        recipe: as typed.
-        overrides: one value each, as they could be typed for `surgery plan`.
-        swept: those of them that differ between points, for people; all, where none differs.
-        notes: what was left out, such as "no knob `placement`".
+        number: From 0; also the name of its job's folder.
+        recipe: As typed.
+        overrides: One value each, as they could be typed for `surgery plan`.
+        swept: Those of them that differ between points, for people; all, where none differs.
+        notes: What was left out, such as "no knob `placement`".
     """
 
     number: int
@@ -58,9 +58,9 @@ def expand(
     """Return the Cartesian product of recipes and the values of their overrides, in typed order.
 
     Args:
-        recipes: packaged names or paths; names after `recipe=` are read by `read_recipes`.
-        arguments: overrides, `rank=4,8` and `rank=range(4,17,4)` among them.
-        allow_env: whether the recipes may read the environment.
+        recipes: Packaged names or paths; names after `recipe=` are read by `read_recipes`.
+        arguments: Overrides, `rank=4,8` and `rank=range(4,17,4)` among them.
+        allow_env: Whether the recipes may read the environment.
 
     Raises:
         SurgeryError: R108 to R113, all that is wrong with the words at once; R118 for too many.
@@ -125,10 +125,10 @@ def plan_points(
     """Compose and plan every point.
 
     Args:
-        points: of `expand`.
-        weights: whether the jobs will need the weights.
-        trust_remote_code: whether the models may run code of their own.
-        allow_env: whether the recipes may read the environment.
+        points: Of `expand`.
+        weights: Whether the jobs will need the weights.
+        trust_remote_code: Whether the models may run their own Python code; False by default.
+        allow_env: Whether the recipes may read the environment.
 
     Raises:
         SurgeryError: every error of every point, each saying in which points it stands.

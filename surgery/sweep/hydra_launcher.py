@@ -48,11 +48,11 @@ class HydraSettings:
     """What Hydra is told besides the points.
 
     Args:
-        overrides: its own overrides, such as `hydra.launcher.n_jobs=2`.
-        folder: where the sweep's folders go.
-        launcher: its name.
-        multirun: whether Hydra sweeps; else it runs one job.
-        quiet: whether Hydra keeps to itself what it and the launcher's processes say.
+        overrides: Its own overrides, such as `hydra.launcher.n_jobs=2`.
+        folder: Where the sweep's folders go.
+        launcher: Its name.
+        multirun: Whether Hydra sweeps; else it runs one job.
+        quiet: Whether Hydra keeps to itself what it and the launcher's processes say.
     """
 
     overrides: tuple[str, ...]
@@ -86,10 +86,10 @@ def read_settings(
 
     Args:
         overrides: `hydra.…` and `hydra/…` overrides.
-        launcher: a name of `LAUNCHERS`.
-        out: the sweep's folder; Hydra's multirun/DATE/TIME unless given here or among `overrides`.
-        quiet: whether Hydra writes no logs and no `.hydra` folders.
-        multirun: whether Hydra sweeps.
+        launcher: A name of `LAUNCHERS`.
+        out: The sweep's folder; Hydra's multirun/DATE/TIME unless given here or among `overrides`.
+        quiet: Whether Hydra writes no logs and no `.hydra` folders.
+        multirun: Whether Hydra sweeps.
 
     Raises:
         SurgeryError: A501 for a launcher that isn't installed, R108 for code, R118 for the rest.

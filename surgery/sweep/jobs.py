@@ -51,10 +51,10 @@ class Job:
     """What is done at each point.
 
     Args:
-        run: takes the plan and the job's folder; what it returns is added to result.json.
-        weights: whether it needs the model's weights.
-        loads: whether it loads the model, so that it is told whether that may run code of its own.
-        go_on: the same where a job that was killed may have left something; `run` unless given.
+        run: Takes the plan and the job's folder; what it returns is added to result.json.
+        weights: Whether it needs the model's weights.
+        loads: Whether it loads the model, so that it is told whether that may run code of its own.
+        go_on: The same where a job that was killed may have left something; `run` unless given.
     """
 
     run: Callable[..., dict[str, Any]]
@@ -122,10 +122,10 @@ def run_points(settings: HydraSettings, numbers: Sequence[int], job: str, resume
     """Let Hydra run the job at points of the sweep's points.json.
 
     Args:
-        settings: of `read_settings`.
-        numbers: of the points, at least one.
-        job: a name of `JOBS`.
-        resume: whether jobs that were killed may have left something at these points.
+        settings: Of `read_settings`.
+        numbers: Of the points, at least one.
+        job: A name of `JOBS`.
+        resume: Whether jobs that were killed may have left something at these points.
 
     Returns:
         Why Hydra gave up, or nothing; a job that fails says so in its result.json.

@@ -92,10 +92,10 @@ def reopen_folder(folder: Path, name: str, content: str, count: int) -> list[int
     Points whose job failed are among them; their results go.
 
     Args:
-        folder: of the sweep.
-        name: of its first file.
-        content: what that file would be for what is asked now.
-        count: how many points there are.
+        folder: Path of the folder of the sweep.
+        name: Of its first file.
+        content: What that file would be for what is asked now.
+        count: How many points there are.
 
     Raises:
         SurgeryError: T107, if what lies there is of another grid, or no sweep.
@@ -148,8 +148,8 @@ def watching(folder: Path, finished: Callable[[Result], None]) -> Iterator[None]
     """Tell of every result.json as it appears, whichever process or machine wrote it.
 
     Args:
-        folder: of the sweep.
-        finished: called once for each job, from another thread.
+        folder: Path of the folder of the sweep.
+        finished: Called once for each job, from another thread.
     """
     seen: set[Path] = set()
     stop = threading.Event()
@@ -177,9 +177,9 @@ def gather_results(folder: Path, points: Sequence[GridPoint], reason: str) -> li
     """Return the result of every point; a job without one failed.
 
     Args:
-        folder: of the sweep.
-        points: all of them.
-        reason: why Hydra gave up, if it did.
+        folder: Path of the folder of the sweep.
+        points: All of them.
+        reason: Why Hydra gave up, if it did.
 
     Raises:
         SurgeryError: A502, if Hydra gave up before any job ran.

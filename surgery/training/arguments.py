@@ -17,11 +17,11 @@ def training_arguments(stage: Stage, name: str, folder: Path, steps: int, seed: 
     """Return the arguments of a stage for this process.
 
     Args:
-        stage: the settings.
-        name: the stage's, for diagnostics.
-        folder: where its checkpoints go.
-        steps: optimizer steps.
-        seed: of dropout.
+        stage: Settings of the stage.
+        name: Name of the stage, for diagnostics.
+        folder: Where its checkpoints go.
+        steps: Optimizer steps.
+        seed: Of dropout.
 
     Raises:
         SurgeryError: T104, if the batch doesn't divide; T105, for a field of `trainer` that is

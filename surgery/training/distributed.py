@@ -37,8 +37,8 @@ def shard(plan: Plan, model: Any) -> None:
     """Spread a model over all processes.
 
     Args:
-        plan: what was applied.
-        model: in one type; changed in place.
+        plan: The applied plan.
+        model: In one type; changed in place.
     """
     from torch.distributed.fsdp import fully_shard
 

@@ -27,9 +27,9 @@ def parameter_groups(
     """Group parameters as an optimizer takes them: by learning rate, and by whether they decay.
 
     Args:
-        named: parameters by name.
-        rates: the peak learning rate of each name that trains; others are left out.
-        weight_decay: of matrices; vectors, which are norms and biases, have none.
+        named: Parameters by name.
+        rates: The peak learning rate of each name that trains; others are left out.
+        weight_decay: Of matrices; vectors, which are norms and biases, have none.
     """
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in named:
@@ -47,10 +47,10 @@ def learning_rates(
     """The peak learning rate of every parameter that a stage trains, by its name in memory.
 
     Args:
-        plan: what was applied.
-        trained: who trains in this stage.
-        stage: its rates.
-        model: what `apply_plan` returned.
+        plan: The applied plan.
+        trained: Who trains in this stage.
+        stage: Its rates.
+        model: The model that `apply_plan` returned.
 
     Raises:
         SurgeryError: T102, if nothing trains; T103, for a word of `rates` that means none of it.
@@ -82,8 +82,8 @@ def layer_scales(names: Sequence[str], decay: float) -> dict[str, float]:
     is one more and has the whole rate (BEiT, arXiv 2106.08254, and its released code).
 
     Args:
-        names: of the tower's tensors, in the order in which they are registered.
-        decay: from one layer to the one before it.
+        names: Of the tower's tensors, in the order in which they are registered.
+        decay: From one layer to the one before it.
     """
     found = [_BLOCK.search(name) for name in names]
     blocks = [int(match[1]) for match in found if match]

@@ -22,15 +22,15 @@ class LogLine:
     """One line of the log.
 
     Args:
-        stage: its name.
-        step: optimizer steps so far.
-        steps: of the stage.
-        loss: mean of the steps since the line before, nats per label.
-        rate: learning rate of the first group.
-        grad_norm: before clipping.
-        tokens: seen so far, over all processes.
-        tokens_per_second: since this process began the stage.
-        seconds_left: of the stage, at that speed.
+        stage: Its name.
+        step: Optimizer steps so far.
+        steps: Of the stage.
+        loss: Mean of the steps since the line before, nats per label.
+        rate: Learning rate of the first group.
+        grad_norm: Before clipping.
+        tokens: Seen so far, over all processes.
+        tokens_per_second: Since this process began the stage.
+        seconds_left: Of the stage, at that speed.
     """
 
     stage: str
@@ -52,9 +52,9 @@ class TrainingLog(TrainerCallback):  # type: ignore[misc]
     """Writes `log.csv` and calls the progress callback.
 
     Args:
-        file: the CSV file; lines of earlier stages stay.
-        stage: its name.
-        progress: callback with each line, on the main process.
+        file: The CSV file; lines of earlier stages stay.
+        stage: Its name.
+        progress: Callback with each line, on the main process.
     """
 
     def __init__(self, file: Path, stage: str, progress: LogCallback | None) -> None:

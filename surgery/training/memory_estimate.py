@@ -23,9 +23,9 @@ class Memory:
     """Bytes of a stage.
 
     Args:
-        stage: its name.
-        weights: of the model with all that is added; what trains or did train is held in fp32.
-        gradients: of what trains.
+        stage: Its name.
+        weights: Of the model with all that is added; what trains or did train is held in fp32.
+        gradients: Of what trains.
         optimizer: AdamW's two moments of what trains.
     """
 
@@ -44,7 +44,7 @@ def training_memory(plan: Plan) -> list[Memory]:
     """Predict the memory of each stage, in order.
 
     Args:
-        plan: its stages' `precision` says what is frozen in which type; fp32 without stages.
+        plan: Its stages' `precision` says what is frozen in which type; fp32 without stages.
     """
     found, fp32_keys = [], frozenset[tuple[str, str]]()
     for trained in plan.stages:

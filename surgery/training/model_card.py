@@ -20,9 +20,9 @@ def add_training(folder: Path, plan: Plan, results: Sequence[StageResult]) -> No
     """Append the section to the card of an adapter folder.
 
     Args:
-        folder: that has a card.
-        plan: what was trained.
-        results: one for each stage, in order.
+        folder: That has a card.
+        plan: What was trained.
+        results: One for each stage, in order.
     """
     with (folder / CARD_FILE).open("a", encoding="utf-8") as card:
         card.write(f"\n{training_section(plan, results)}")

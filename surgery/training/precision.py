@@ -23,8 +23,8 @@ def cast_to_fp32(model: "nn.Module", *, frozen: bool) -> None:
     """Hold what trains in fp32, and perhaps what is frozen too; packed weights stay as they are.
 
     Args:
-        model: changed in place.
-        frozen: whether all of it is to be held in fp32, because it is computed in fp32 or because
+        model: Changed in place.
+        frozen: Whether all of it is to be held in fp32, because it is computed in fp32 or because
             FSDP takes one type for all of a block.
     """
     for parameter in model.parameters():

@@ -58,13 +58,13 @@ def opened_work(
     Where the body raises before anything was trained, that folder goes.
 
     Args:
-        out: where the adapter will be.
-        recipe: what is trained.
-        inputs: what is read for it.
-        resume: go on with what lies there; begin where nothing does, since a kill may fall before
+        out: Where the adapter will be.
+        recipe: What is trained.
+        inputs: What is read for it.
+        resume: Go on with what lies there; begin where nothing does, since a kill may fall before
             the folder is made.
-        overwrite: begin anew, and later replace `out`.
-        warn: called where there is nothing to go on with.
+        overwrite: Begin anew, and later replace `out`.
+        warn: Called where there is nothing to go on with.
 
     Raises:
         SurgeryError: T106, if a training lies there; T107, if one of another recipe does; A301 to
@@ -168,8 +168,8 @@ def refuse_other_data(work: Path, digests: Mapping[str, Sequence[str]]) -> None:
     """Note what a training's data is known by, or refuse other data than it began with.
 
     Args:
-        work: of the training.
-        digests: for each stage, of its files.
+        work: Of the training.
+        digests: For each stage, of its files.
 
     Raises:
         SurgeryError: T107, naming the stage.

@@ -26,12 +26,12 @@ class StageResult:
     """How a stage ended.
 
     Args:
-        name: the stage's.
-        steps: optimizer steps.
-        parameters: that trained.
-        skipped: bad records that were left out, on the main process.
-        bad: what was wrong with the first of each file, as warnings.
-        losses: of the first and the last line of the log; empty where there is none.
+        name: The stage's.
+        steps: Optimizer steps.
+        parameters: That trained.
+        skipped: Bad records that were left out, on the main process.
+        bad: What was wrong with the first of each file, as warnings.
+        losses: Of the first and the last line of the log; empty where there is none.
     """
 
     name: str
@@ -47,13 +47,13 @@ class PreparedStage:
     """A stage that was checked and can begin.
 
     Args:
-        name: the stage's.
-        stage: its settings.
-        rates: the peak learning rate of each parameter that trains, by its name in memory.
-        parameters: that train.
-        rows: what it is trained on, in order.
-        collator: puts them together.
-        arguments: transformers' TrainingArguments.
+        name: The stage's.
+        stage: Its settings.
+        rates: The peak learning rate of each parameter that trains, by its name in memory.
+        parameters: That train.
+        rows: What it is trained on, in order.
+        collator: Puts them together.
+        arguments: Transformers' TrainingArguments.
     """
 
     name: str
@@ -69,7 +69,7 @@ class PreparedStage:
         """Say what is wrong with a row or with the settings of the Trainer while it trains.
 
         Args:
-            is_under_way: says whether a step is done.
+            is_under_way: Says whether a step is done.
 
         Raises:
             SurgeryError: D for a row, wherever it was encoded; T119 for the settings.
@@ -96,11 +96,11 @@ def prepare_stage(
     """Check a stage.
 
     Args:
-        plan: what was applied.
-        trained: who trains in the stage.
-        model: what `apply_plan` returned.
-        processor: of the base, or its tokenizer.
-        folder: where the stage's checkpoints go.
+        plan: The applied plan.
+        trained: Who trains in the stage.
+        model: The model that `apply_plan` returned.
+        processor: Of the base, or its tokenizer.
+        folder: Where the stage's checkpoints go.
 
     Raises:
         SurgeryError: T102 to T105, T108, T111, T112, T117 and T118 for its settings, D for its

@@ -56,15 +56,15 @@ def train_recipe(
     """Apply a recipe in memory, train its stages, and save the adapter.
 
     Args:
-        recipe: with data in its stages; without stages, there is nothing to train on.
-        out: the adapter folder to make; checkpoints lie in `work_folder(out)` meanwhile.
-        resume: go on where a training for the same `out` and recipe was ended.
-        overwrite: replace a folder that `surgery` wrote, and begin anew.
-        trust_remote_code: whether the base may run code of its own.
-        progress: callback with each line of the log, on the main process.
-        warn: called before the first step with notes: on what the data holds and is not learned
+        recipe: With data in its stages; without stages, there is nothing to train on.
+        out: The adapter folder to make; checkpoints lie in `work_folder(out)` meanwhile.
+        resume: Go on where a training for the same `out` and recipe was ended.
+        overwrite: Replace a folder that `surgery` wrote, and begin anew.
+        trust_remote_code: Whether the base may run its own Python code; False by default.
+        progress: Callback with each line of the log, on the main process.
+        warn: Called before the first step with notes: on what the data holds and is not learned
             from, and where there is nothing to resume.
-        callbacks: further callbacks of the Trainer.
+        callbacks: Further callbacks of the Trainer.
 
     Raises:
         SurgeryError: T for the training, D for its data, and what `apply` raises.
@@ -101,15 +101,15 @@ def train_adapter(
     """Train an adapter on, from the weights that it has.
 
     Args:
-        folder: an adapter folder; it stays as it is.
-        recipe: the folder's with other stages.
-        out: this and the rest as for `train_recipe`.
-        resume: the same.
-        overwrite: the same.
-        trust_remote_code: the same.
-        progress: the same.
-        warn: the same.
-        callbacks: the same.
+        folder: An adapter folder; it stays as it is.
+        recipe: The folder's with other stages.
+        out: This and the rest as for `train_recipe`.
+        resume: The same.
+        overwrite: The same.
+        trust_remote_code: The same.
+        progress: The same.
+        warn: The same.
+        callbacks: The same.
 
     Raises:
         SurgeryError: T109, if the recipe means other edits than the folder has.

@@ -31,8 +31,8 @@ class StageTrainer(Trainer):  # type: ignore[misc]
     """Trains one stage.
 
     Args:
-        rates: the peak learning rate of each parameter that trains, by its name in memory.
-        kwargs: as the Trainer's own.
+        rates: The peak learning rate of each parameter that trains, by its name in memory.
+        kwargs: As the Trainer's own.
     """
 
     def __init__(self, *, rates: Mapping[str, float], **kwargs: Any) -> None:

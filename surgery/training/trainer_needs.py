@@ -17,10 +17,10 @@ def refuse_lacking(stage: Stage, name: str, arguments: Any, model: Any) -> None:
     """Refuse settings that can't be had here.
 
     Args:
-        stage: the settings.
-        name: the stage's, for diagnostics.
+        stage: Settings of the stage.
+        name: Name of the stage, for diagnostics.
         arguments: TrainingArguments that were made of them.
-        model: what is trained, for optimizers that look at it.
+        model: What is trained, for optimizers that look at it.
 
     Raises:
         SurgeryError: T117 for what isn't installed, T118 for a setting that pushes to the hub.
@@ -41,9 +41,9 @@ def named_start(stage: Stage, name: str, is_under_way: Callable[[], bool]) -> It
     """Blame the settings under `trainer` for an error before the first step is done.
 
     Args:
-        stage: the settings.
-        name: the stage's, for diagnostics.
-        is_under_way: says whether a step is done.
+        stage: Settings of the stage.
+        name: Name of the stage, for diagnostics.
+        is_under_way: Says whether a step is done.
 
     Raises:
         SurgeryError: T119.

@@ -42,7 +42,7 @@ class Reference:
     Args:
         logits: (real tokens of the prompts, vocabulary).
         tokens: (rows, `NEW_TOKENS`), generated greedily.
-        digests: sha256 of each tensor by its name in the base.
+        digests: Sha256 of each tensor by its name in the base.
     """
 
     logits: torch.Tensor
@@ -55,13 +55,13 @@ class VerificationContext:
     """One adapter on its base.
 
     Args:
-        plan: the folder's.
-        folder: the adapter folder.
-        model: what `load_adapter` would return, trainable.
-        untouched: the base over the same tensors; None where the base trains in place.
-        prompts: a batch of different lengths.
-        reference: of the untouched base.
-        trust_remote_code: whether the base may run code of its own.
+        plan: The folder's plan.
+        folder: Path of the adapter folder.
+        model: What `load_adapter` would return, trainable.
+        untouched: The base over the same tensors; None where the base trains in place.
+        prompts: A batch of different lengths.
+        reference: Of the untouched base.
+        trust_remote_code: Whether the base may run its own Python code; False by default.
     """
 
     plan: Plan
@@ -190,9 +190,9 @@ def open_context(
     """Load the base, let it answer, and put the adapter on it.
 
     Args:
-        plan: the folder's, from `sound_plan`.
-        folder: the adapter folder.
-        trust_remote_code: whether the base may run code of its own.
+        plan: The folder's, from `sound_plan`.
+        folder: Path of the adapter folder.
+        trust_remote_code: Whether the base may run its own Python code; False by default.
     """
     assert plan.files is not None
     source = plan.files.folder
@@ -219,8 +219,8 @@ def sums_of(plan: Plan, model: nn.Module) -> Sums:
     """Return what rounding depends on; logits may be finer than the weights that made them.
 
     Args:
-        plan: what was applied.
-        model: the decoder with all that was added.
+        plan: The applied plan.
+        model: The decoder with all that was added.
     """
     shapes = (tensor.shape for kind in plan.anatomy.kinds for tensor in kind.tensors)
     width = max((size for shape in shapes for size in shape), default=1)

@@ -23,13 +23,13 @@ class Prompts:
     Args:
         ids: (rows, tokens), int64.
         mask: (rows, tokens), 1 for a real token.
-        pad: the id that fills up.
-        source: where they are from: `tokenizer` or `random ids`.
-        image_mask: bool (rows, tokens), True at image tokens: those of the images; without images
+        pad: The id that fills up.
+        source: Where they are from: `tokenizer` or `random ids`.
+        image_mask: Bool (rows, tokens), True at image tokens: those of the images; without images
             some in every row, at random positions unless all rows must have the same.
-        pixel_values: of a multimodal model, the tiles of each row (tiles, channels, height, width),
+        pixel_values: Of a multimodal model, the tiles of each row (tiles, channels, height, width),
             perhaps none; else empty.
-        token: id of an image token; None without images.
+        token: Id of an image token; None without images.
     """
 
     ids: torch.Tensor
@@ -93,10 +93,10 @@ def make_prompts(
     """Tokenize the sentences, or draw ids of the vocabulary that have no meaning of their own.
 
     Args:
-        folder: of the base, perhaps with a tokenizer.
-        model: the base, for its vocabulary.
-        same_positions: whether image tokens must have the same positions in every row.
-        trust_remote_code: whether the tokenizer may run code of its own.
+        folder: Of the base, perhaps with a tokenizer.
+        model: The base, for its vocabulary.
+        same_positions: Whether image tokens must have the same positions in every row.
+        trust_remote_code: Whether the tokenizer may run its own Python code; False by default.
     """
     with_images = None if same_positions else _with_images(folder, model)
     if with_images is not None:

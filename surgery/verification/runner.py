@@ -36,11 +36,11 @@ class Outcome:
     """What a check found.
 
     Args:
-        check: its name.
+        check: Its name.
         state: `skipped` where the check doesn't apply to this recipe.
-        what: one sentence without a full stop.
-        measured: the numbers behind it.
-        seconds: how long it took.
+        what: One sentence without a full stop.
+        measured: The numbers behind it.
+        seconds: How long it took.
     """
 
     check: str
@@ -60,10 +60,10 @@ class Verification:
     """What all checks found on one adapter.
 
     Args:
-        adapter: its folder.
-        model: its base, as the plan calls it.
-        recipe: the recipe's name.
-        outcomes: one for each check, in the order of their names.
+        adapter: Its folder.
+        model: Its base, as the plan calls it.
+        recipe: The recipe's name.
+        outcomes: One for each check, in the order of their names.
     """
 
     adapter: str
@@ -114,7 +114,7 @@ class Check(ABC):
         """Look, and say what was found.
 
         Args:
-            context: an adapter on its base; weights, gradients and modes may be changed and are
+            context: An adapter on its base; weights, gradients and modes may be changed and are
                 restored afterwards. Hooks must be removed.
         """
 
@@ -122,9 +122,9 @@ class Check(ABC):
         """Return the outcome: failed with the failures, or passed with `success`.
 
         Args:
-            failures: clauses that say what is wrong; empty if nothing is.
-            success: a sentence without a full stop.
-            measured: values that the outcome rests on.
+            failures: Clauses that say what is wrong; empty if nothing is.
+            success: A sentence without a full stop.
+            measured: Values that the outcome rests on.
         """
         state: State = "failed" if failures else "passed"
         return Outcome(self.name, state, "; ".join(failures) or success, measured)
@@ -150,10 +150,10 @@ def verify_adapter(
     """Load an adapter on its base once, and run every check on it.
 
     Args:
-        folder: what `surgery apply` or `save_adapter` wrote, trained or not.
-        base: another place of the base than the plan names.
-        trust_remote_code: whether the base may run code of its own.
-        progress: told the name of each step when it begins.
+        folder: What `surgery apply` or `save_adapter` wrote, trained or not.
+        base: Path or hub id of the base; the one that the plan names by default.
+        trust_remote_code: Whether the base may run its own Python code; False by default.
+        progress: Told the name of each step when it begins.
 
     Raises:
         SurgeryError: A401 and A402 for a wrong base or folder, M for files that can't be read.
@@ -173,9 +173,9 @@ def run_checks(
     """Yield the outcome of each check; every tensor of the context is restored after each.
 
     Args:
-        context: an adapter on its base.
-        progress: callback with the name of each check when it begins.
-        checks: which to run; all known checks by default.
+        context: An adapter on its base.
+        progress: Callback with the name of each check when it begins.
+        checks: Which to run; all known checks by default.
     """
     for check in known_checks() if checks is None else checks:
         progress(check.name)

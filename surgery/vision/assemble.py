@@ -1,7 +1,7 @@
-"""A vision tower, a projector and a decoder made into one vision-language model, disk to disk.
+"""A vision tower, a projector and a decoder assembled into one multimodal model, disk to disk.
 
-The model is Llava of transformers, or the class in `model/remote_models` where Llava hasn't the
-projector. The decoder's tensors get other names and keep their bytes.
+The model is transformers' Llava, or the class in `model/remote_models` where Llava lacks the
+projector. The decoder's tensors are renamed and keep their bytes.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ from surgery.vision.projector import Projector
 from surgery.vision.tensors import assembled_tensors
 
 ASSEMBLY_FILE: Final = "assembly.json"
-"""Beside the checkpoint: what it was made of."""
+"""File next to the checkpoint that says what it was assembled of."""
 
 _FORMAT: Final = "1"
 _FILE_KEYS: Final = ("_name_or_path", "transformers_version", "architectures")
@@ -47,16 +47,16 @@ _FILE_KEYS: Final = ("_name_or_path", "transformers_version", "architectures")
 
 @dataclass(frozen=True)
 class Assembly:
-    """All that is to be written, none of it yet.
+    """An assembled model that is ready to be written.
 
     Args:
-        source: what to call the result.
-        config: content of config.json.
-        shards: the files of weights.
-        processor: of transformers, with the decoder's tokenizer.
-        taken: files that are copied as they are.
-        made_of: content of assembly.json.
-        inputs: what it is read from.
+        source: Name of the assembled model, for diagnostics.
+        config: Content of config.json.
+        shards: Weight files.
+        processor: Processor of transformers, with the decoder's tokenizer.
+        copied_files: Files that are copied unchanged.
+        description: Content of assembly.json.
+        inputs: Paths that the model is read from.
     """
 
     source: str
@@ -69,39 +69,39 @@ class Assembly:
 
     @property
     def size(self) -> int:
-        """Bytes of the weight files, headers included."""
+        """Size of the weight files in bytes, headers included."""
         return sum(shard.size for shard in self.shards)
 
     def document(self, folder: Path) -> dict[str, Any]:
-        """What `surgery assemble --format json` prints: what it is made of, and where it is."""
+        """Return the JSON document of `surgery assemble --format json`: sources and location."""
         return {**self.description, "folder": str(folder), "bytes": {"weights": self.size}}
 
     def write_folder(
         self, out: Path, *, overwrite: bool = False, progress: Progress | None = None
     ) -> None:
-        """Make a folder with everything in it, or none.
+        """Write the complete model to a new folder, or leave none behind.
 
         Args:
-            out: the folder to make.
-            overwrite: replace a folder that `surgery` wrote before.
-            progress: told of the bytes of each step; they add up to `size`.
+            out: Path of the folder to make.
+            overwrite: Whether to replace a folder that `surgery` wrote; False by default.
+            progress: Progress callback for the bytes of each step, which add up to `size`.
 
         Raises:
-            SurgeryError: A301 to A305 for the disk, M201 to M208 for the files it is made of.
+            SurgeryError: A301 to A305 for the disk, M201 to M208 for the files it is assembled of.
         """
         check_free_space(out, self.size)
         with staged_folder(out, overwrite=overwrite, inputs=self.inputs) as folder:
             self.write(folder, progress)
 
     def write(self, folder: Path, progress: Progress | None = None) -> None:
-        """Write everything into an empty folder.
+        """Write the complete model into an empty folder.
 
         Args:
-            folder: made by the caller.
-            progress: told of the bytes of each step; they add up to `size`.
+            folder: Path of an existing empty folder.
+            progress: Progress callback for the bytes of each step, which add up to `size`.
 
         Raises:
-            SurgeryError: A302 to A304 for the disk, M201 to M208 for the files it is made of.
+            SurgeryError: A302 to A304 for the disk, M201 to M208 for the files it is assembled of.
         """
         write_shards(self.shards, folder, progress)
         for name, content in shard_index(self.shards).items():
@@ -114,7 +114,7 @@ class Assembly:
             (folder / name).write_text(f"{text}\n", encoding="utf-8")
 
     def as_written(self, anatomy: Anatomy) -> Anatomy:
-        """Give each tensor of the assembled model's map the type that it will have on disk."""
+        """Return the assembled model's anatomy with the dtype of each tensor on disk."""
         tensors = (tensor for shard in self.shards for tensor in shard.tensors)
         stored = {
             t.name: StoredTensor(t.name, t.dtype, t.shape, Path(), 0, t.nbytes) for t in tensors
@@ -126,15 +126,15 @@ class Assembly:
 
 
 def source_of(recipe: Recipe) -> str:
-    """What to call the model that a recipe assembles."""
+    """Name of the model that a recipe assembles, for diagnostics."""
     return f"{recipe.model} + {recipe.vision}"
 
 
 def assemble_config(recipe: Recipe) -> ModelFiles:
-    """Return the shape of the model that a recipe assembles: a folder with its config, no weights.
+    """Return a folder with the config of the model that a recipe assembles, without weights.
 
     Args:
-        recipe: names `vision`.
+        recipe: A recipe with `vision`.
 
     Raises:
         SurgeryError: M101 to M110 for the decoder, M121 to M123 for the vision tower, M125 where
@@ -155,15 +155,14 @@ def assemble_config(recipe: Recipe) -> ModelFiles:
 
 
 def prepare_assembly(recipe: Recipe) -> Assembly:
-    """Look at all that a recipe's model is made of, and say what will be written.
+    """Check everything that a recipe's model is assembled of, and return what will be written.
 
     Args:
-        recipe: names `vision`; both models must have weights.
+        recipe: A recipe with `vision`; both models need weights.
 
     Raises:
-        SurgeryError: as `assemble`; P223 where the recipe names no `vision`; M102 for a model
-            without weights, M107 for one that isn't whole, M124 where no token can stand for an
-            image.
+        SurgeryError: As `assemble_config`; P223 where the recipe has no `vision`, M102 for a model
+            without weights, M107 for an incomplete one, M124 where no token can stand for an image.
     """
     if recipe.vision is None:
         raise SurgeryError(recipe.locate([_no_vision_tower(recipe.name)]))
@@ -206,16 +205,17 @@ def write_assembled(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> None:
-    """Write the model that a recipe assembles into a folder, disk to disk.
+    """Write the model that a recipe assembles to a folder, disk to disk.
 
     Args:
-        recipe: names `vision`.
-        out: the folder to make.
-        overwrite: replace a folder that `surgery` wrote before.
-        progress: told of the bytes of each step; they add up to the assembly's `size`.
+        recipe: A recipe with `vision`.
+        out: Path of the folder to make.
+        overwrite: Whether to replace a folder that `surgery` wrote; False by default.
+        progress: Progress callback for the bytes of each step, which add up to the size of the
+            weights.
 
     Raises:
-        SurgeryError: as `prepare`, before anything is written; A301 to A305 for the disk.
+        SurgeryError: As `prepare_assembly`, before anything is written; A301 to A305 for the disk.
     """
     prepare_assembly(recipe).write_folder(Path(out), overwrite=overwrite, progress=progress)
 
@@ -251,12 +251,12 @@ def _config(parts: Parts, image_token: int) -> dict[str, Any]:
 
 
 def _class_name(projector: Projector) -> str:
-    """What the classes of a model type are called, in transformers and in `model/remote_models`."""
+    """Prefix of the classes of a model type, in transformers and in `model/remote_models`."""
     return "".join(word.capitalize() for word in projector.model_type.split("_"))
 
 
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Without what says where and by which version it was read."""
+    """The config without the keys that say where and by which version it was read."""
     return {name: config[name] for name in config if name not in _FILE_KEYS}
 
 

@@ -1,4 +1,4 @@
-"""What a recipe assembles a model of, found and looked at; and what doesn't fit together."""
+"""The components that a recipe assembles a model of, and whether they fit together."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from surgery.vision.projector import Projector, known_projectors
 from surgery.vision.vision_tower import VisionTower, read_vision_tower
 
 LANGUAGE_PREFIX: Final = "model.language_model."
-"""Where the vision-language classes hold the decoder, without its head."""
+"""Prefix of the decoder's tensors, except its head, in the vision-language classes."""
 
 VISION_PREFIX: Final = "model.vision_tower."
 HEAD: Final = "lm_head.weight"
@@ -25,21 +25,21 @@ _AFTER_HEAD: Final = (
     "lm_head_multiplier",
     "final_logit_softcapping",
 )
-"""What some decoders do to logits behind their head, and Llava doesn't."""
+"""Config keys of decoders that scale or cap their logits after the head, which Llava doesn't."""
 
 _Made = TypeVar("_Made")
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What a model is assembled of.
+    """The components of an assembled model.
 
     Args:
-        text: where the decoder is.
-        vision: where the vision tower is.
-        decoder: the decoder's map.
-        tower: what is known of the vision tower.
-        projector: what stands between them.
+        text: Files of the decoder.
+        vision: Files of the vision tower.
+        decoder: Anatomy of the decoder.
+        tower: Sizes and tensors of the vision tower.
+        projector: The projector from the tower to the decoder.
     """
 
     text: ModelFiles
@@ -49,7 +49,7 @@ class Parts:
     projector: Projector
 
     def new_names(self) -> dict[str, str]:
-        """Each tensor of the decoder to its name in the assembled model."""
+        """Map each tensor name of the decoder to its name in the assembled model."""
         root = f"{self.decoder.blocks_path.partition('.')[0]}."
         names = (tensor.name for tensor in self.decoder.tensors())
         return {
@@ -58,11 +58,11 @@ class Parts:
 
 
 def find_parts(recipe: Recipe, *, weights: bool) -> Parts:
-    """Find a decoder and a vision tower, and look at them.
+    """Find and read the decoder and the vision tower of a recipe.
 
     Args:
-        recipe: names `vision`.
-        weights: whether both must have weights.
+        recipe: A recipe with `vision`.
+        weights: Whether both must have weights.
 
     Raises:
         SurgeryError: M101 to M110 for the decoder, M121 to M123 for the vision tower, M102 for one
@@ -84,11 +84,11 @@ def find_parts(recipe: Recipe, *, weights: bool) -> Parts:
 
 
 def refuse_unfit(decoder: Anatomy, config: Mapping[str, Any]) -> None:
-    """Refuse a decoder that would not be itself inside of Llava.
+    """Refuse a decoder that would compute something else inside Llava.
 
     Args:
-        decoder: its map.
-        config: content of its config.json.
+        decoder: Anatomy of the decoder.
+        config: Content of its config.json.
 
     Raises:
         SurgeryError: M125.
@@ -97,20 +97,20 @@ def refuse_unfit(decoder: Anatomy, config: Mapping[str, Any]) -> None:
     if decoder.names_in("vision"):
         raise SurgeryError(_unfit(source, "it has a vision tower of its own"))
     if decoder.quantization:
-        why = f"its weights are quantised ({decoder.quantization})"
+        why = f"its weights are quantized ({decoder.quantization})"
         raise SurgeryError(_unfit(source, why))
     changed = next((name for name in _AFTER_HEAD if config.get(name) not in (None, 1, 1.0)), None)
     if changed:
-        why = f"its logits are changed behind the head (`{changed}`), and Llava's are not"
+        why = f"its logits are changed after the head (`{changed}`), and Llava's are not"
         raise SurgeryError(_unfit(source, why))
 
 
 def refuse_other_decoder(parts: Parts, read: Callable[[], Anatomy]) -> None:
-    """Refuse where Llava can't be built around the decoder, or would have other tensors than it.
+    """Refuse a decoder that Llava can't be built around, or whose tensors would differ inside it.
 
     Args:
-        parts: what the model is assembled of.
-        read: returns its map.
+        parts: The components of the model.
+        read: Function that returns the anatomy of the assembled model.
 
     Raises:
         SurgeryError: M125.
@@ -131,7 +131,7 @@ def refuse_other_decoder(parts: Parts, read: Callable[[], Anatomy]) -> None:
 
 
 def _blaming_vision(make: Callable[[], _Made]) -> _Made:
-    """Let what is wrong with a model be the fault of the recipe's `vision`."""
+    """Report an error of a model as an error of the recipe's key `vision`."""
     try:
         return make()
     except SurgeryError as error:
@@ -157,7 +157,7 @@ def _unfit(source: str, why: str) -> Diagnostic:
         code="M125",
         what=f"`{source}` can't be assembled with a vision tower",
         why=why,
-        fix="name a plain language model such as Qwen/Qwen2.5-3B in `model=`; for a model that "
-        "already sees, leave `vision` out",
+        fix="name a plain language model such as Qwen/Qwen2.5-3B in `model=`; for a multimodal "
+        "model, leave `vision` out",
         key="model",
     )

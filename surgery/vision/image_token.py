@@ -1,7 +1,7 @@
-"""Which token stands for an image in a prompt: one that the decoder's tokenizer has, or a spare id.
+"""The token that stands for an image in a prompt: one that the tokenizer has, or an unused id.
 
-The embedding is never resized, because that would change the decoder: an id beyond the tokenizer's
-last is free where the embedding has a row for it.
+The embedding is never resized, because that would change the decoder: an id after the tokenizer's
+last one is free where the embedding has a row for it.
 """
 
 import re
@@ -33,15 +33,15 @@ def read_tokenizer(folder: Path, source: str) -> Any:
 
 
 def take_image_token(tokenizer: Any, rows: int, source: str) -> tuple[str, int]:
-    """Choose the token that stands for an image, and see to it that the tokenizer has it.
+    """Choose the token that stands for an image, and add it to the tokenizer if it is new.
 
-    A token that is meant for images comes first, such as Qwen's `<|image_pad|>`; then one that the
-    tokenizer keeps in reserve, such as Llama's; then `<image>`, added at the next free id.
+    Tokens that are meant for images come first, such as Qwen's `<|image_pad|>`; then reserved ones,
+    such as Llama's; then `<image>`, added at the next free id.
 
     Args:
-        tokenizer: of the decoder; `<image>` may be added to it.
-        rows: of the decoder's embedding.
-        source: what to call the decoder.
+        tokenizer: Tokenizer of the decoder; `<image>` may be added to it.
+        rows: Number of rows of the decoder's embedding.
+        source: Name of the decoder, for diagnostics.
 
     Returns:
         The token and its id.
@@ -55,7 +55,7 @@ def take_image_token(tokenizer: Any, rows: int, source: str) -> tuple[str, int]:
             if pattern.fullmatch(token):
                 return token, number
     if len(tokenizer) >= rows:
-        why = f"all {rows} rows of its embedding have a token, and none of them is kept in reserve"
+        why = f"all {rows} rows of its embedding have a token, and none of them is reserved"
         raise SurgeryError(_no_token(source, why))
     tokenizer.add_special_tokens(
         {"extra_special_tokens": [NEW_TOKEN]}, replace_extra_special_tokens=False
@@ -72,7 +72,7 @@ def _no_token(source: str, why: str) -> Diagnostic:
         code="M124",
         what=f"no token of `{source}` can stand for an image",
         why=why,
-        fix="name a decoder with a tokenizer and a token to spare, or resize its embedding first: "
+        fix="name a decoder with a tokenizer and an unused token, or resize its embedding first: "
         "`model.resize_token_embeddings(n)`, and save both",
         key="model",
     )

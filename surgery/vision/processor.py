@@ -1,8 +1,8 @@
-"""The processor of an assembled model: AyaVision's of transformers over the decoder's tokenizer.
+"""The processor of an assembled model: transformers' AyaVision on the decoder's tokenizer.
 
-It is the one of transformers 5.17 to 5.23 that takes a number of tokens for each tile, tells tiles
-apart, needs no token but one and no video. Its image processor is GOT-OCR2's, which fits an image
-to a grid of tiles and adds the whole image as a thumbnail behind them.
+It is the only one of transformers 5.17 to 5.23 with a configurable number of tokens for each tile,
+separate tiles, a single special token and no video. Its image processor, GOT-OCR2's, fits an image
+to a grid of tiles and appends the complete image as a thumbnail.
 """
 
 import json
@@ -13,7 +13,7 @@ from surgery.vision.vision_tower import VisionTower
 
 _MEAN: Final = (0.5, 0.5, 0.5)
 TILE: Final = "tile"
-"""Stands before each tile but the thumbnail, with its number: `tile_1`; plain text."""
+"""Plain text before each tile except the thumbnail, with the tile's number: `tile_1`."""
 
 _FLATTEN: Final = """\
 {%- set flat = namespace(messages=[]) -%}
@@ -38,12 +38,13 @@ def make_processor(
     """Return the processor.
 
     Args:
-        tokenizer: the decoder's, with the image token.
-        token: stands for an image in a prompt, and for each of its tokens in `input_ids`.
-        tower: the vision tower.
-        folder: of the tower, perhaps with a preprocessor_config.json.
-        side: tokens a side that the projector makes of a tile.
-        tiles: at most; 1 resizes the whole image to one.
+        tokenizer: Tokenizer of the decoder, with the image token.
+        token: Text of the image token, which stands for an image in a prompt and for each of its
+            tokens in `input_ids`.
+        tower: The vision tower.
+        folder: Folder of the tower, perhaps with a preprocessor_config.json.
+        side: Side of the square of tokens that the projector makes of a tile, in tokens.
+        tiles: Maximum number of tiles; 1 resizes the complete image to one.
     """
     from transformers import AyaVisionProcessor
     from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
@@ -73,14 +74,14 @@ def make_processor(
 
 
 def _channels(folder: Path) -> dict[str, Any]:
-    """Mean and deviation of each channel as the tower was trained; else SigLIP's."""
+    """Mean and standard deviation of each channel in the tower's training; SigLIP's by default."""
     file = folder / "preprocessor_config.json"
     config = json.loads(file.read_bytes()) if file.is_file() else {}
     return {key: config.get(key, _MEAN) for key in ("image_mean", "image_std")}
 
 
 def _with_images(template: str | None, token: str) -> str | None:
-    """A chat template that takes content in parts, text and images; None where there is none."""
+    """A chat template that takes content as parts of text and images; None where there is none."""
     if not isinstance(template, str):
         return None
     return _FLATTEN.replace("IMAGE", token) + template

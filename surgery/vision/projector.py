@@ -1,6 +1,6 @@
-"""The base of projectors: what stands between the tokens of a vision tower and a decoder.
+"""Base class of projectors, which map the tokens of a vision tower to a decoder's embeddings.
 
-A module in `surgery/vision/projectors/` defines one subclass; nothing else has to know of it.
+A module in `surgery/vision/projectors/` defines one subclass; nothing else lists it.
 """
 
 from abc import ABC, abstractmethod
@@ -10,16 +10,17 @@ from typing import Any, ClassVar, Final
 from surgery.plugins import classes_in
 
 PROJECTOR_PATH: Final = "model.multi_modal_projector"
-"""Where the vision-language classes hold it."""
+"""Module name of the projector in the vision-language classes."""
 
 
 class Projector(ABC):
     """One kind of projector.
 
     Args:
-        word: what `projector:` in a recipe says; the name of its file.
-        model_type: of the model that holds it, in transformers or in `surgery/model/remote_models`.
-        fields: what the model's config says beside.
+        name: Value of `projector:` in a recipe, and name of the file.
+        model_type: Model type that contains it, in transformers or in
+            `surgery/model/remote_models`.
+        fields: Further keys of the model's config.
     """
 
     name: ClassVar[str]
@@ -28,10 +29,10 @@ class Projector(ABC):
 
     @abstractmethod
     def tokens_per_side(self, patches: int) -> int:
-        """Tokens a side that come of so many patches a side."""
+        """Side of the square of tokens, in tokens, for a square with so many patches a side."""
 
 
 def known_projectors() -> dict[str, Projector]:
-    """Every projector by its word, found in the folder `surgery/vision/projectors`."""
+    """Every projector by its name, found in the folder `surgery/vision/projectors`."""
     found = classes_in("surgery.vision.projectors", Projector)  # type: ignore[type-abstract]
     return {cls.name: cls() for cls in found}

@@ -1,7 +1,7 @@
-"""The tensors of an assembled model: the decoder's and the tower's from disk, the projector's made.
+"""The tensors of an assembled model: decoder and vision tower from disk, projector initialized.
 
-What lies on disk in the decoder's type keeps its bytes; a tower in another type is rounded to it,
-as loading both in one type would.
+Tensors in the decoder's dtype keep their bytes; those of a tower in another dtype are rounded to
+it, as loading both models in one dtype would.
 """
 
 from collections.abc import Callable, Iterator
@@ -29,16 +29,16 @@ _Source = StoredTensor | Callable[[], bytes]
 def assembled_tensors(
     parts: Parts, assembled: Anatomy, dtype: str | None, seed: int
 ) -> Iterator[NewTensor]:
-    """Return every tensor of the assembled model; nothing is read but headers.
+    """Return every tensor of the assembled model; only headers are read.
 
     Args:
-        parts: what it is assembled of, with weights.
-        assembled: its map.
-        dtype: torch's name of the decoder's type; None is float32.
-        seed: of the projector's start.
+        parts: The components of the model, with weights.
+        assembled: Anatomy of the assembled model.
+        dtype: Torch's name of the decoder's dtype; None for float32.
+        seed: Seed of the projector's initialization.
 
     Raises:
-        SurgeryError: M107, where a checkpoint isn't whole; M201 to M208 for its files.
+        SurgeryError: M107 for an incomplete checkpoint, M201 to M208 for its files.
     """
     stored_as = HEADER_NAMES[dtype or "float32"]
     yield from _decoder(parts)
@@ -80,7 +80,7 @@ def _tower(parts: Parts, dtype: str) -> Iterator[NewTensor]:
 
 
 def _start(seed: int, tensor: Tensor, dtype: str) -> bytes:
-    """Linear maps as torch starts them, but without biases; norms at one."""
+    """Initial values: torch's default for linear weights, zero biases, ones for norms."""
     module, _, kind = tensor.name.rpartition(".")
     if len(tensor.shape) == 2:
         rows, inputs = tensor.shape
@@ -99,7 +99,7 @@ def _cast(source: _Source, dtype: str, wanted: str) -> bytes:
 
 
 def _as_type(content: bytes, dtype: str, wanted: str) -> bytes:
-    """Round numbers to another type, as torch does it."""
+    """Round values to another dtype, as torch does."""
     if dtype == wanted:
         return content
     import torch
@@ -114,8 +114,8 @@ def _incomplete(source: str, name: str) -> Diagnostic:
     return Diagnostic(
         code="M107",
         what=f"the files of `{source}` have no tensor for `{name}`",
-        why="the vision tower has it in memory, and would start it at random: the checkpoint is "
-        "not complete, or another model's",
+        why="the vision tower has it in memory, and would initialize it at random: the checkpoint "
+        "is not complete, or another model's",
         fix="download the whole checkpoint again",
         key="vision",
     )

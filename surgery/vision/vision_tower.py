@@ -1,6 +1,6 @@
-"""A vision tower, looked at without weights: how wide it is, and which patches it gives.
+"""Sizes of a vision tower, read without its weights.
 
-It is built on the meta device and called once, so that what is known of it is what it does.
+The tower is built on the meta device and called once, so that its output shape is measured.
 """
 
 from importlib.metadata import version
@@ -44,14 +44,14 @@ class VisionTower(BaseModel):
 
 
 def read_vision_tower(files: ModelFiles) -> VisionTower:
-    """Return what is known of a vision tower; of a two-tower model such as SigLIP, of that one.
+    """Return the sizes and tensors of a vision tower; of SigLIP or CLIP, of its vision part.
 
     Args:
-        files: where its config is.
+        files: Files of the model.
 
     Raises:
-        SurgeryError: M104 for a config that is no JSON; M122 where it is no vision tower, M123
-            where it gives no square of patches.
+        SurgeryError: M104 for a config that is not JSON, M122 for a model that is no vision tower,
+            M123 for one that doesn't give a square of patches.
     """
     if "auto_map" in files.config():
         raise SurgeryError(_no_tower(files.source, "it runs Python code of its own"))
@@ -119,7 +119,7 @@ def _reason(error: Exception) -> str:
 def _no_tower(source: str, why: str) -> Diagnostic:
     return Diagnostic(
         code="M122",
-        what=f"`{source}` is no vision tower that can stand before a decoder",
+        what=f"`{source}` is no vision tower that a decoder can use",
         why=why,
         fix="name one that takes square images and gives a vector for each patch, such as "
         "google/siglip-so400m-patch14-384",

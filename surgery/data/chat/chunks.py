@@ -30,9 +30,9 @@ class Encoded:
     """Pieces of a record.
 
     Args:
-        ids: of each piece, (tokens,).
-        images: what became of all images, by the model's argument; images first.
-        beside: further values of each token of all pieces, (tokens,), by the model's argument.
+        ids: Of each piece, (tokens,).
+        images: What became of all images, by the model's argument; images first.
+        beside: Further values of each token of all pieces, (tokens,), by the model's argument.
     """
 
     ids: list[torch.Tensor]
@@ -60,10 +60,10 @@ def encode_chunks(
     """Encode pieces of a record.
 
     Args:
-        processor: of the model, or its tokenizer.
-        chunks: in order, from the first.
-        record: whose images they show.
-        anchor: what `find_anchor` says of the tokenizer.
+        processor: Of the model, or its tokenizer.
+        chunks: In order, from the first.
+        record: Whose images they show.
+        anchor: What `find_anchor` says of the tokenizer.
 
     Raises:
         SurgeryError: D106 for an image that doesn't decode, D116 for what the tokenizer or the
@@ -94,7 +94,7 @@ def stacked(made: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tenso
     """What a processor made of images several times, as one; tiles are filled up with zeros.
 
     Args:
-        made: for each time, by the model's argument; empty where there were no images.
+        made: For each time, by the model's argument; empty where there were no images.
     """
     names = dict.fromkeys(name for each in made for name in each)
     by_name = {name: [each[name] for each in made if name in each] for name in names}

@@ -26,11 +26,11 @@ def conversation(
     begins with is no answer, since nobody asked.
 
     Args:
-        location: where it is written.
-        turns: in order.
-        images: files.
-        tools: see `Record`.
-        unused: see `Record`.
+        location: Where it is written.
+        turns: In order.
+        images: Files.
+        tools: See `Record`.
+        unused: See `Record`.
 
     Raises:
         SurgeryError: D104 without an answer to learn or with an empty one, D105 for an image that

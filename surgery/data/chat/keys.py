@@ -66,10 +66,10 @@ def turn_keys(
     """Whether a turn is to be learned, and which of its keys are not used.
 
     Args:
-        content: the turn.
-        used: keys that are read elsewhere.
-        location: of the record.
-        is_answer: whether it could be learned.
+        content: The turn.
+        used: Keys that are read elsewhere.
+        location: Of the record.
+        is_answer: Whether it could be learned.
 
     Raises:
         SurgeryError: D115, for a key that can't be honored.

@@ -60,9 +60,9 @@ class Template:
     """Writes turns as one model takes them.
 
     Args:
-        render: from messages, tools, and whether an answer is to follow, to a text.
-        image_token: what stands for an image in a text; None where nothing does.
-        special: tokens by one of which images are counted in a text.
+        render: From messages, tools, and whether an answer is to follow, to a text.
+        image_token: What stands for an image in a text; None where nothing does.
+        special: Tokens by one of which images are counted in a text.
     """
 
     def __init__(
@@ -75,9 +75,9 @@ class Template:
         """Write a record's turns before `end`.
 
         Args:
-            record: a conversation.
-            end: how many turns.
-            prompt: whether an answer is to follow.
+            record: A conversation.
+            end: How many turns.
+            prompt: Whether an answer is to follow.
 
         Raises:
             SurgeryError: D112 for a conversation that the template refuses, D114 for one of whose
@@ -142,8 +142,8 @@ def template_of(named: str | Mapping[str, str] | None, *, tools: bool) -> str | 
     """One chat template of those that a tokenizer has by name: for tools, or the default.
 
     Args:
-        named: what a tokenizer or a processor has.
-        tools: whether there are any.
+        named: What a tokenizer or a processor has.
+        tools: Whether there are any.
 
     Raises:
         ValueError: for names without a default.

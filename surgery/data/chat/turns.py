@@ -24,9 +24,9 @@ class Chunk:
     """Some of a conversation as text.
 
     Args:
-        text: never empty.
-        is_learned: whether it is an answer that is learned.
-        images: how many of the record's next images it shows.
+        text: Never empty.
+        is_learned: Whether it is an answer that is learned.
+        images: How many of the record's next images it shows.
     """
 
     text: str
@@ -38,8 +38,8 @@ class Chat:
     """Writes conversations for one model.
 
     Args:
-        template: the model's.
-        special: tokens that call for an image or another input, which no words may contain.
+        template: The model's.
+        special: Tokens that call for an image or another input, which no words may contain.
     """
 
     def __init__(self, template: Template, special: Collection[str] = ()) -> None:

@@ -33,7 +33,7 @@ def write_samples(folder: Path) -> list[str]:
     """Write the samples into a folder; return what each one is, one line a file.
 
     Args:
-        folder: it may have other files, and samples that were written before.
+        folder: It may have other files, and samples that were written before.
 
     Raises:
         SurgeryError: A301, if one of them is there and says otherwise; A302 to A304 for the disk.

@@ -15,9 +15,9 @@ def draw_image(number: int, height: int, width: int) -> Any:
     """Draw a picture with slopes, waves, edges, black, white, and some noise.
 
     Args:
-        number: which; the same one is always the same, and no two are alike.
-        height: in pixels.
-        width: in pixels.
+        number: Which; the same one is always the same, and no two are alike.
+        height: In pixels.
+        width: In pixels.
 
     Returns:
         (height, width, 3), uint8.

@@ -1,1 +1,1 @@
-"""Projectors: one file each, found by their word."""
+"""Projectors, one file each, found by name."""

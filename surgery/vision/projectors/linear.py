@@ -14,5 +14,5 @@ class Linear(Projector):
     fields = {"projector_type": "linear"}
 
     def tokens_per_side(self, patches: int) -> int:
-        """As many tokens as patches."""
+        """As many as patches."""
         return patches

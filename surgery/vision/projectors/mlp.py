@@ -13,5 +13,5 @@ class Mlp(Projector):
     model_type = "llava"
 
     def tokens_per_side(self, patches: int) -> int:
-        """As many tokens as patches."""
+        """As many as patches."""
         return patches

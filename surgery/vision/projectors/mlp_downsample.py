@@ -14,5 +14,5 @@ class MlpDownsample(Projector):
     fields = {"projector_type": "mlp_downsample"}
 
     def tokens_per_side(self, patches: int) -> int:
-        """Half as many, rounded up: 27 patches a side make 14 tokens."""
+        """Half as many as patches, rounded up: 27 patches a side give 14 tokens."""
         return (patches + 1) // 2

@@ -15,7 +15,7 @@ from surgery.adapter.folder import load_adapter, read_plan, save_adapter
 from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.export.export import export_adapter
 from surgery.verification.runner import verify_adapter
-from tests.tiny import moved_adapter, planned, save_tiny, tiny_model, tokens
+from tests.tiny import perturbed_adapter, planned, save_tiny, tiny_model, tokens
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CONFIG, PLAN, WEIGHTS = "adapter_config.json", "plan.json", "adapter_model.safetensors"
@@ -26,7 +26,7 @@ def made(tmp_path_factory) -> Path:
     """A folder with `base`, and `adapter` of it, moved off its start."""
     home = tmp_path_factory.mktemp("one")
     save_tiny(home / "base")
-    moved_adapter(home / "adapter", home / "base", "genieblue_skip")
+    perturbed_adapter(home / "adapter", home / "base", "genieblue_skip")
     return home
 
 
@@ -217,7 +217,7 @@ def test_a_header_that_gives_the_bytes_another_meaning_is_refused(adapter, tmp_p
 
 def test_bfloat16_read_as_float16_is_refused(tmp_path):
     save_tiny(tmp_path / "base", dtype=torch.bfloat16)
-    adapter = moved_adapter(tmp_path / "a", tmp_path / "base", "genieblue_skip")
+    adapter = perturbed_adapter(tmp_path / "a", tmp_path / "base", "genieblue_skip")
 
     def change(header):
         name = next(n for n, e in header.items() if e.get("dtype") == "BF16")
@@ -238,7 +238,7 @@ def test_weights_that_a_tool_wrote_anew_are_fine(adapter):
 
 def test_weights_that_the_plan_knows_nothing_of_are_refused(tmp_path):
     save_tiny(tmp_path / "base")
-    adapter = moved_adapter(tmp_path / "a", tmp_path / "base", "full_finetune")
+    adapter = perturbed_adapter(tmp_path / "a", tmp_path / "base", "full_finetune")
     edit_plan(adapter, "recipe", "train", value=[])
     (adapter / "recipe.yaml").unlink()
     assert refusal(load_adapter, adapter).code in ("A421", "A423", "P209", "P211")
@@ -268,7 +268,7 @@ def changed_middle(base: Path) -> None:
 
 def test_a_base_that_changed_in_the_middle_of_a_tensor_is_refused(tmp_path):
     save_tiny(tmp_path / "base")
-    adapter = moved_adapter(tmp_path / "a", tmp_path / "base", "lora")
+    adapter = perturbed_adapter(tmp_path / "a", tmp_path / "base", "lora")
     changed_middle(tmp_path / "base")
     for function, more in (
         (load_adapter, {}),
@@ -280,7 +280,7 @@ def test_a_base_that_changed_in_the_middle_of_a_tensor_is_refused(tmp_path):
 
 def test_a_fingerprint_of_before_is_still_read(tmp_path):
     save_tiny(tmp_path / "base")
-    adapter = moved_adapter(tmp_path / "a", tmp_path / "base", "lora")
+    adapter = perturbed_adapter(tmp_path / "a", tmp_path / "base", "lora")
     edit_plan(adapter, "model", "fingerprint", "strided", drop=True)
     edit_plan(adapter, "model", "fingerprint", "adapter", drop=True)
     read_plan(adapter)

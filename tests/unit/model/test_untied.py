@@ -9,7 +9,7 @@ from surgery.export.export import export_adapter
 from surgery.model.reader import read_anatomy
 from surgery.plan.planner import plan_recipe
 from surgery.recipe.loading import load_recipe
-from tests.tiny import moved_adapter, save_tiny, tokens
+from tests.tiny import perturbed_adapter, save_tiny, tokens
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 HEAD, EMBEDDINGS = "lm_head.weight", "model.embed_tokens.weight"
@@ -48,7 +48,7 @@ def test_a_plan_counts_trains_and_exports_both(tmp_path, recipe):
     home = stored_twice(tmp_path / "base", 2)
     plan = plan_recipe(load_recipe(recipe, [f"model={home}"]), weights=True)
     assert plan.base == load_base(str(home)).num_parameters()
-    folder = moved_adapter(tmp_path / "a", home, recipe)
+    folder = perturbed_adapter(tmp_path / "a", home, recipe)
     export_adapter(folder, tmp_path / "out")
     ids = tokens()
     with torch.no_grad():

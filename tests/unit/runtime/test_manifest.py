@@ -10,7 +10,7 @@ from surgery.evaluation.evaluate import evaluate_adapter
 from surgery.export.export import export_adapter
 from surgery.runtime.manifest import read_manifest
 from surgery.runtime.run import run_export
-from tests.tiny import moved_adapter, save_tiny, shallow
+from tests.tiny import perturbed_adapter, save_tiny, shallow
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 DROP = object()
@@ -19,7 +19,7 @@ DROP = object()
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     home = tmp_path_factory.mktemp("manifest")
-    moved_adapter(home / "a", shallow(home / "base"), "lora")
+    perturbed_adapter(home / "a", shallow(home / "base"), "lora")
     export_adapter(home / "a", home / "out", lora="keep")
     return home / "out"
 
