@@ -74,8 +74,8 @@ def ends_well(*words: str) -> Ended:
     finally:
         sys.argv = typed
     ended = Ended(code, _read(out), _read(err))
-    told = "".join(traceback.format_exception(cause, limit=-6)) if cause else ""
-    assert ended.code in _DOCUMENTED, f"{words}: exit {ended.code}\n{ended.err}\n{told}"
+    trace = "".join(traceback.format_exception(cause, limit=-6)) if cause else ""
+    assert ended.code in _DOCUMENTED, f"{words}: exit {ended.code}\n{ended.err}\n{trace}"
     assert ended.code in (EXIT_DONE, EXIT_NO) or ended.err.strip(), f"{words}: no sentence"
     assert "Traceback (most recent call last)" not in ended.err, ended.err
     return ended

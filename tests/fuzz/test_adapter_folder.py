@@ -39,7 +39,7 @@ WORDS = _MEANT.split()
 
 
 @cache
-def home() -> Path:
+def cache_root() -> Path:
     """A folder with a base, an adapter of each recipe, and an export."""
     folder = Path(tempfile.mkdtemp(prefix="surgery-fuzz-"))
     save_tiny(folder / "base", dtype=torch.bfloat16)
@@ -52,8 +52,8 @@ def home() -> Path:
 @pytest.fixture(scope="module", autouse=True)
 def clean() -> Any:
     yield
-    shutil.rmtree(home(), ignore_errors=True)
-    for made in (home, unedited):  # a worker may come back to this module
+    shutil.rmtree(cache_root(), ignore_errors=True)
+    for made in (cache_root, unedited):  # a worker may come back to this module
         made.cache_clear()
 
 
@@ -73,14 +73,14 @@ def seen(folder: Path) -> tuple[bytes, bytes]:
 
 @cache
 def unedited(recipe: str) -> tuple[bytes, bytes]:
-    return seen(home() / recipe)
+    return seen(cache_root() / recipe)
 
 
 def is_refused_or_harmless(recipe: str, name: str, content: bytes) -> bool:
     """Whether an adapter folder with another content of one file is; what it is in the end."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "adapter"
-        shutil.copytree(home() / recipe, folder)
+        shutil.copytree(cache_root() / recipe, folder)
         (folder / name).write_bytes(content)
         try:
             return seen(folder) == unedited(recipe)
@@ -89,7 +89,7 @@ def is_refused_or_harmless(recipe: str, name: str, content: bytes) -> bool:
 
 
 def read(recipe: str, name: str) -> Any:
-    return json.loads((home() / recipe / name).read_bytes())
+    return json.loads((cache_root() / recipe / name).read_bytes())
 
 
 @inputs(0.12)
@@ -112,7 +112,7 @@ def test_an_edited_plan_is_refused_or_harmless(data):
 @given(st.data())
 def test_an_edited_header_is_refused_or_harmless(data):
     recipe = data.draw(st.sampled_from(RECIPES))
-    raw = (home() / recipe / WEIGHTS).read_bytes()
+    raw = (cache_root() / recipe / WEIGHTS).read_bytes()
     size = int.from_bytes(raw[:8], "little")
     header = json.loads(raw[8 : 8 + size])
     if data.draw(st.booleans()):
@@ -131,7 +131,7 @@ def test_an_edited_header_is_refused_or_harmless(data):
 def test_a_file_with_other_bytes_is_refused_or_harmless(data):
     recipe = data.draw(st.sampled_from(RECIPES))
     name = data.draw(st.sampled_from([CONFIG, PLAN, "recipe.yaml"]))
-    raw = bytearray((home() / recipe / name).read_bytes())
+    raw = bytearray((cache_root() / recipe / name).read_bytes())
     for _ in range(data.draw(st.integers(1, 4))):
         raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
     cut = data.draw(st.sampled_from([len(raw), len(raw), len(raw) // 2, 0]))
@@ -141,7 +141,7 @@ def test_a_file_with_other_bytes_is_refused_or_harmless(data):
 @inputs(0.06)
 @given(st.data())
 def test_an_edited_manifest_is_refused_or_the_same(data):
-    original = json.loads((home() / "export" / MANIFEST).read_bytes())
+    original = json.loads((cache_root() / "export" / MANIFEST).read_bytes())
     content = data.draw(spoilt_json([original], WORDS))
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -150,7 +150,7 @@ def test_an_edited_manifest_is_refused_or_the_same(data):
             found = read_manifest(folder)
         except SurgeryError:
             return
-    same = read_manifest(home() / "export")
+    same = read_manifest(cache_root() / "export")
     assert found.model_copy(update={"sha256": same.sha256}) == same
 
 

@@ -41,7 +41,7 @@ FOLDERS = itertools.count()
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
+def workspace(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return place_in(tmp_path)
 
@@ -82,8 +82,8 @@ def place_in(folder):
     ],
     ids=range(19),
 )
-def test_a_config_that_is_wrong_as_a_whole_is_refused_with_a_sentence(place, content):
-    folder = place()
+def test_a_config_that_is_wrong_as_a_whole_is_refused_with_a_sentence(workspace, content):
+    folder = workspace()
     (folder / "config.json").write_text(content)
     assert ends_well("inspect", str(folder)).code == 3
 
@@ -93,8 +93,8 @@ def test_a_config_that_is_wrong_as_a_whole_is_refused_with_a_sentence(place, con
     command=st.sampled_from(["inspect", "inspect", "plan lora model=", "plan sighted vision="]),
 )
 @inputs(0.15)
-def test_a_spoilt_config_is_read_or_refused_with_a_sentence(place, data, command):
-    folder = place()
+def test_a_spoilt_config_is_read_or_refused_with_a_sentence(workspace, data, command):
+    folder = workspace()
     (folder / "config.json").write_bytes(data)
     *words, last = command.split()
     ends_well(*words, *([f"{last}{folder}"] if last.endswith("=") else [last, str(folder)]))
@@ -118,8 +118,8 @@ TYPES = ["dtype", "shape", "data_offsets", "__metadata__", *DTYPE_BYTES]
     index=st.none() | spoilt_json([{"metadata": {}, "weight_map": {"a": "a.safetensors"}}]),
 )
 @inputs(0.15)
-def test_spoilt_weights_are_read_or_refused_with_a_sentence(place, text, length, tail, index):
-    folder = place()
+def test_spoilt_weights_are_read_or_refused_with_a_sentence(workspace, text, length, tail, index):
+    folder = workspace()
     (folder / "config.json").write_bytes((HEADER.parent / "config.json").read_bytes())
     head = struct.pack("<Q", len(text) if length is None else length) + text
     if tail is None:
@@ -143,8 +143,8 @@ operations op lora blocks rank train vision revision source fingerprint name kno
 
 @given(data=st.deferred(lambda: spoilt_json(plans(), [*_KEYS.split(), "builtin/tiny-qwen2"])))
 @inputs(0.1)
-def test_a_spoilt_plan_is_applied_or_refused_with_a_sentence(place, data):
-    folder = place()
+def test_a_spoilt_plan_is_applied_or_refused_with_a_sentence(workspace, data):
+    folder = workspace()
     (folder / "plan.json").write_bytes(data)
     out = folder / "out"
     code = ends_well("apply", str(folder / "plan.json"), "--out", str(out)).code
@@ -166,8 +166,8 @@ TAKING = [
 @pytest.mark.parametrize(
     "words", [*TAKING, "inspect {}", "lint plan.json", "inspect .", "plan lora model=."]
 )
-def test_a_device_is_refused_with_a_sentence(place, monkeypatch, device, words):
-    folder = place()
+def test_a_device_is_refused_with_a_sentence(workspace, monkeypatch, device, words):
+    folder = workspace()
     monkeypatch.chdir(folder)
     for name in ("plan.json", "recipe.yaml", "config.json"):
         (folder / name).symlink_to(device)

@@ -23,10 +23,10 @@ _MEANT = """copies adapters decoder vision head rest all none base lora duplicat
 blocks rank knobs train operations model defaults _target_ hydra name peft stages ranges expert
 learner insert drop modules alpha a.b genieblue_skip builtin/tiny-qwen2 builtin/tiny-vit"""
 WORDS = [*_MEANT.split(), *Recipe.model_fields, *Stage.model_fields, "skip 1/4", "every 0", "9-1"]
-_PIECES = """\t|:|- |[|]|{|}|&a |*a|<<: *a|!!x |'|"|#|---|\n|\n  |${|? |%|@|`|\x00|\u2028|\ufeff
+_CHUNKS = """\t|:|- |[|]|{|}|&a |*a|<<: *a|!!x |'|"|#|---|\n|\n  |${|? |%|@|`|\x00|\u2028|\ufeff
 !!set {a}|!!python/object:os.system {}|!!binary |!!timestamp 1|? [a]: b|<<: [*a, *a]|1: 2|on: off
 op: lora|[[[[[[[[|${a:${b}}|${knobs.rank}|&a [*a]|.inf|0x1f|1_000|1:30|~|=|\x85|\ud800|\r|\\u0000"""
-PIECES = [*_PIECES.replace("\nop", "|op").split("|"), "|", "\n!!set {a}", LONG]
+CHUNKS = [*_CHUNKS.replace("\nop", "|op").split("|"), "|", "\n!!set {a}", LONG]
 CIRCLE = "${knobs.a}"
 BOMB = "\n".join(
     ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
@@ -56,7 +56,7 @@ FOLDERS = itertools.count()
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
+def workspace(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return lambda: Path(f"{next(FOLDERS)}.yaml")
 
@@ -67,8 +67,8 @@ def scrambled(draw):
     text = draw(st.sampled_from(TEXTS))
     for _ in range(draw(st.integers(1, 3))):
         at, length = draw(st.integers(0, len(text))), draw(st.integers(0, 9))
-        piece = draw(st.sampled_from(PIECES) | st.text(max_size=4))
-        text = text[:at] + piece + text[at + length * draw(st.integers(0, 1)) :]
+        chunk = draw(st.sampled_from(CHUNKS) | st.text(max_size=4))
+        text = text[:at] + chunk + text[at + length * draw(st.integers(0, 1)) :]
     return draw(spoilt_bytes(text))
 
 
@@ -82,16 +82,16 @@ RECIPE_BYTES = st.one_of(
 
 
 @pytest.mark.parametrize("text", WHOLE, ids=range(len(WHOLE)))
-def test_a_recipe_that_is_wrong_as_a_whole_is_refused_with_a_sentence(place, text):
-    file = place()
+def test_a_recipe_that_is_wrong_as_a_whole_is_refused_with_a_sentence(workspace, text):
+    file = workspace()
     file.write_text(text, encoding="utf-8")
     assert ends_well("plan", str(file)).code in (2, 3)
 
 
 @given(data=RECIPE_BYTES, command=st.sampled_from(["plan", "plan", "plan", "lint", "sweep"]))
 @inputs(0.25)
-def test_a_spoilt_recipe_is_planned_or_refused_with_a_sentence(place, data, command):
-    file = place()
+def test_a_spoilt_recipe_is_planned_or_refused_with_a_sentence(workspace, data, command):
+    file = workspace()
     file.write_bytes(data)
     ends_well(command, str(file), *(["--out", f"{file}.out"] if command == "sweep" else []))
 
@@ -128,8 +128,8 @@ OVERRIDES = st.lists(
     overrides=OVERRIDES,
 )
 @inputs(0.25)
-def test_any_override_is_taken_or_refused_with_a_sentence(place, command, recipe, overrides):
-    out = ["--out", f"{place()}.out"] if command == "sweep" else []
+def test_any_override_is_taken_or_refused_with_a_sentence(workspace, command, recipe, overrides):
+    out = ["--out", f"{workspace()}.out"] if command == "sweep" else []
     overrides = [word for word in overrides if word and not word.startswith("-")]
     ends_well(*command.split(), recipe, *out, *overrides)
 
@@ -150,8 +150,8 @@ ODD_NAMES = ["/", "~", "..", "\0", LONG, "n" * 252, "~x/y", f"a/{LONG}", "../" *
     name=st.sampled_from(ODD_NAMES) | st.text(min_size=1, max_size=10),
 )
 @inputs(0.1)
-def test_any_name_is_found_or_refused_with_a_sentence(place, command, name):
-    folder = place().with_suffix("")
+def test_any_name_is_found_or_refused_with_a_sentence(workspace, command, name):
+    folder = workspace().with_suffix("")
     folder.mkdir()
     with contextlib.chdir(folder):
         ends_well(*(word.format(name) if "{}" in word else word for word in command.split()))
@@ -159,6 +159,6 @@ def test_any_name_is_found_or_refused_with_a_sentence(place, command, name):
 
 @pytest.mark.parametrize("name", [LONG, "a\udcffb"])
 @pytest.mark.parametrize("command", NAMED)
-def test_a_name_that_no_file_has_is_no_bug(place, monkeypatch, command, name):
-    monkeypatch.chdir(place().parent)
+def test_a_name_that_no_file_has_is_no_bug(workspace, monkeypatch, command, name):
+    monkeypatch.chdir(workspace().parent)
     ends_well(*(word.format(name) for word in command.split()))

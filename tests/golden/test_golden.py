@@ -43,7 +43,9 @@ def test_transcript_is_the_one_that_was_looked_at(name, golden, tmp_path):
     (tmp_path / "mine.yaml").write_text(MISTAKES)
     command = [sys.executable, "-m", "surgery", *TRANSCRIPTS[name]]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    typed = " ".join(f"'{word}'" if " " in word else word for word in TRANSCRIPTS[name])
+    typed = " ".join(
+        f"'{argument}'" if " " in argument else argument for argument in TRANSCRIPTS[name]
+    )
     text = f"$ surgery {typed}\n{done.stdout}{done.stderr}$ echo $?\n{done.returncode}\n"
     recipes = str(Path(__file__).parents[2] / "recipes")
     golden(f"{name}.txt", text.replace(recipes, "RECIPES"))

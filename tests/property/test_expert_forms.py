@@ -99,14 +99,14 @@ masks = st.lists(
 
 @pytest.mark.parametrize("family", ["qwen2", "phi3", "gpt2"])
 @settings(max_examples=20, deadline=None)
-@given(mask=masks, alike=st.booleans(), boundary=st.sampled_from(["plain", "cogvlm"]))
+@given(mask=masks, same_mask=st.booleans(), boundary=st.sampled_from(["plain", "cogvlm"]))
 def test_forms_equal_the_slow_one(
-    family: str, mask: list[list[bool]], alike: bool, boundary: str
+    family: str, mask: list[list[bool]], same_mask: bool, boundary: str
 ) -> None:
-    mask = [mask[0]] * ROWS if alike else mask
+    mask = [mask[0]] * ROWS if same_mask else mask
     ids, wanted = tokens(ROWS, TOKENS), None
     flags = slow_flags(mask, boundary)
-    for form in ("gather", "blend", *(["segments"] if alike else [])):
+    for form in ("gather", "blend", *(["segments"] if same_mask else [])):
         model = model_of(family, form, boundary)
         leaves = {n: p for n, p in model.named_parameters() if ".expert." in n}
         wanted = wanted or run(slow_model(model, flags), leaves, ids)

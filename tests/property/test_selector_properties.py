@@ -55,10 +55,10 @@ def test_positions_are_those_of_a_python_list(count, positions):
     assert list(pick_blocks(tuple(positions), count)) == wanted
 
 
-@given(having=st.sets(st.integers(0, 129), min_size=1), part=PARTS, word=WORDS)
-def test_of_a_kind_picks_as_if_only_those_blocks_were_there(having, part, word):
+@given(blocks_with=st.sets(st.integers(0, 129), min_size=1), part=PARTS, word=WORDS)
+def test_of_a_kind_picks_as_if_only_those_blocks_were_there(blocks_with, part, word):
     n, d = part
-    blocks = sorted(having)
+    blocks = sorted(blocks_with)
     wanted = [blocks[i] for i in pick_blocks(f"{word} {n}/{d}", len(blocks))]
     assert list(pick_blocks(f"{word} {n}/{d} of mixer", 130, lambda kind: blocks)) == wanted
 

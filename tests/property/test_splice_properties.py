@@ -80,9 +80,11 @@ def test_ranges_arrive_in_any_order_and_number(drawn, chunk, data):
     with tempfile.TemporaryDirectory() as folder, patch.object(transfer, "CHUNK_BYTES", chunk):
         first, second = Path(folder, "1"), Path(folder, "2")
         write_safetensors(first, makers(drawn))
-        held = read_header(first)
-        picks = data.draw(st.lists(st.sampled_from(sorted(held)), max_size=12)) if held else []
-        chosen = [held[name] for name in picks]
+        headers = read_header(first)
+        picks = (
+            data.draw(st.lists(st.sampled_from(sorted(headers)), max_size=12)) if headers else []
+        )
+        chosen = [headers[name] for name in picks]
         new = [NewTensor(f"{i} {t.name}", t.dtype, t.shape, t) for i, t in enumerate(chosen)]
         write_safetensors(second, new)
         expected = {f"{i} {name}": drawn[name] for i, name in enumerate(picks)}
@@ -120,16 +122,16 @@ def test_damaged_files_are_read_as_the_library_reads_them_or_refused(drawn, data
         text = len(content[: content.rindex(b"}", 0, 4096 if drawn else None) + 1])
         for _ in range(data.draw(st.integers(1, 3))):
             at = data.draw(st.integers(0, text))
-            piece = data.draw(st.one_of(st.binary(max_size=3), st.sampled_from(DAMAGE)))
-            content[at : at + data.draw(st.integers(0, 3))] = piece
+            damage = data.draw(st.one_of(st.binary(max_size=3), st.sampled_from(DAMAGE)))
+            content[at : at + data.draw(st.integers(0, 3))] = damage
         content = content[: data.draw(st.sampled_from([len(content), len(content) - 1]))]
         file.write_bytes(content)
         try:
-            held = read_header(file)
+            headers = read_header(file)
         except SurgeryError:
             return
         read = library_read(file)
-        assert {n: (t.dtype, t.shape) for n, t in held.items()} == {
+        assert {n: (t.dtype, t.shape) for n, t in headers.items()} == {
             n: (dtype, shape) for n, (dtype, shape, _) in read.items()
         }
 

@@ -70,7 +70,7 @@ def test_title_is_a_name_of_its_own():
     assert len(set(titles)) == len(titles)
 
 
-def test_page_is_found_in_lower_case_and_unknown_codes_are_told():
+def test_page_is_found_in_lower_case_and_unknown_codes_are_errors():
     assert page_of("r101") == page_of("R101")
     for code in ("R999", "", "../R101", "r", "R101.md"):
         with pytest.raises(SurgeryError) as caught:
@@ -81,7 +81,7 @@ def test_page_is_found_in_lower_case_and_unknown_codes_are_told():
 @pytest.mark.parametrize(
     ("typed", "meant"), [("P20", "`P220`"), ("routed", "`routed-expert`"), ("P2o4", "`P204`")]
 )
-def test_unknown_codes_are_told_in_a_line_with_the_nearest(typed, meant):
+def test_unknown_codes_are_one_line_with_the_nearest(typed, meant):
     with pytest.raises(SurgeryError) as caught:
         page_of(typed)
     assert meant in caught.value.diagnostics[0].fix

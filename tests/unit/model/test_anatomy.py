@@ -51,9 +51,9 @@ def fault(anatomy: Anatomy, *modules: str) -> str:
 )
 def test_parameters_are_those_of_the_model(model_type):
     model = built(model_type)
-    held = {id(p): p.numel() for p in model.parameters()}
+    sizes = {id(p): p.numel() for p in model.parameters()}
     anatomy = inspect_model(model, model_type)
-    assert anatomy.parameters == sum(held.values())
+    assert anatomy.parameters == sum(sizes.values())
     assert sum(anatomy.sizes.values()) == anatomy.parameters
 
 
@@ -111,12 +111,12 @@ def test_names_that_peft_takes_for_others_get_no_lora():
     assert all(m.apart for m in every)
 
 
-@pytest.mark.parametrize("word", ["attention", "mixer", "mlp"])
-def test_kinds_of_a_hybrid_are_those_of_its_config(word):
+@pytest.mark.parametrize("part", ["attention", "mixer", "mlp"])
+def test_kinds_of_a_hybrid_are_those_of_its_config(part):
     anatomy, config = anatomy_of("nemotron_h"), tiny_config("nemotron_h")
     kinds = {"mixer": "mamba|linear_attention", "attention": "full_attention", "mlp": "mlp|moe"}
-    wanted = [i for i, kind in enumerate(config.layers_block_type) if re.match(kinds[word], kind)]
-    assert pick_blocks(f"all of {word}", anatomy.count, anatomy.blocks_with) == tuple(wanted)
+    wanted = [i for i, kind in enumerate(config.layers_block_type) if re.match(kinds[part], kind)]
+    assert pick_blocks(f"all of {part}", anatomy.count, anatomy.blocks_with) == tuple(wanted)
 
 
 def test_recurrent_blocks_are_mixers_whatever_their_name():

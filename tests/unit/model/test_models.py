@@ -128,12 +128,12 @@ def refused(
     """Apply to a model that can't be had; return the code and the sentence."""
     capsys.readouterr()
     assert run(monkeypatch, "apply", "lora", f'model="{model}"') == EXIT_ENVIRONMENT
-    told = capsys.readouterr()
-    errors = [line for line in told.err.splitlines() if "error[" in line]
-    assert told.out == ""
+    output = capsys.readouterr()
+    errors = [line for line in output.err.splitlines() if "error[" in line]
+    assert output.out == ""
     assert len(errors) == 1
-    assert "Traceback" not in told.err
-    assert "  fix: " in told.err
+    assert "Traceback" not in output.err
+    assert "  fix: " in output.err
     assert list(here.iterdir()) == []
     _, _, rest = errors[0].partition("error[")
     code, _, sentence = rest.partition("]: ")
@@ -203,15 +203,15 @@ def refusal(source: str, **how: bool) -> Diagnostic:
 
 
 @pytest.mark.parametrize("weights", [False, True])
-def test_silent_hub_is_asked_for_no_file_and_told_with_the_built_in_twin(
+def test_unreachable_hub_is_asked_for_no_file_and_the_built_in_model_is_suggested(
     weights, unreachable, capsys
 ) -> None:
-    said = refusal("Qwen/Qwen2.5-3B", weights=weights)
+    diagnostic = refusal("Qwen/Qwen2.5-3B", weights=weights)
     assert not [url for url in unreachable if "Qwen" in url]  # else six times over half a minute
-    assert said.code == "M103"
-    assert "http://127.0.0.1:9 doesn't answer" in said.why
-    assert said.fix.startswith("`builtin/qwen2.5-3b` has its shape, without weights; ")
-    assert len(f"{said.what} {said.why}") < 160
+    assert diagnostic.code == "M103"
+    assert "http://127.0.0.1:9 doesn't answer" in diagnostic.why
+    assert diagnostic.fix.startswith("`builtin/qwen2.5-3b` has its shape, without weights; ")
+    assert len(f"{diagnostic.what} {diagnostic.why}") < 160
     assert "etry" not in capsys.readouterr().err
 
 
@@ -258,16 +258,16 @@ def test_misspelled_folder_is_no_hub_id(source: str, here: Path, monkeypatch) ->
     monkeypatch.setattr("surgery.model.source.from_hub", asked)
     for folder in ("models/llama", "models/deep/llama"):
         save_tiny(here / folder)
-    said = refusal(source)
-    assert (said.code, said.what.count(source)) == ("M101", 1)
-    assert said.fix.startswith(MISSPELLED[source])
+    diagnostic = refusal(source)
+    assert (diagnostic.code, diagnostic.what.count(source)) == ("M101", 1)
+    assert diagnostic.fix.startswith(MISSPELLED[source])
 
 
 def test_misspelled_owner_is_a_hub_id_that_names_the_folder(here: Path) -> None:
     save_tiny(here / "models" / "llama")
-    said = refusal("modles/llama")
-    assert said.code == "M103"
-    assert said.fix.startswith("did you mean `models/llama`?")
+    diagnostic = refusal("modles/llama")
+    assert diagnostic.code == "M103"
+    assert diagnostic.fix.startswith("did you mean `models/llama`?")
 
 
 def test_file_is_no_model(here) -> None:
@@ -278,15 +278,15 @@ def test_file_is_no_model(here) -> None:
     assert caught.value.diagnostics[0].code == "M101"
 
 
-def test_all_broken_shards_are_told_at_once(here, monkeypatch, capsys) -> None:
+def test_all_broken_shards_are_reported_together(here, monkeypatch, capsys) -> None:
     folder = save_tiny(here.parent / "model", shards=True)
     shards = sorted(folder.glob("model-*.safetensors"))
     shards[0].unlink()
     cut_short(shards[1])
     assert run(monkeypatch, "plan", "lora", f"model={folder}") == EXIT_ENVIRONMENT
-    told = capsys.readouterr().err
-    assert "error[M203]" in told
-    assert "error[M204]" in told
+    output = capsys.readouterr().err
+    assert "error[M203]" in output
+    assert "error[M204]" in output
 
 
 def test_shape_without_weights_is_planned(here, monkeypatch, capsys) -> None:
@@ -304,7 +304,7 @@ def test_builtin_model_has_an_anatomy(name: str) -> None:
     assert {"attention", "mlp"} <= anatomy.kinds[0].module_names()
 
 
-QUANTISED = {
+QUANTIZED = {
     "bitsandbytes 4 bit": {"quant_method": "bitsandbytes", "load_in_4bit": True},
     "bitsandbytes 8 bit": {"quant_method": "bitsandbytes", "load_in_8bit": True},
     "gptq": {"quant_method": "gptq", "bits": 4},
@@ -314,21 +314,21 @@ QUANTISED = {
 }
 
 
-@pytest.mark.parametrize("method", QUANTISED)
+@pytest.mark.parametrize("method", QUANTIZED)
 @pytest.mark.parametrize("recipe", ["genieblue_skip", "full_finetune"])
 def test_quantized_base_is_not_trained_itself(method, recipe, here, monkeypatch, capsys) -> None:
     folder = save_tiny(here.parent / "model")
-    edit_config(folder, quantization_config=QUANTISED[method])
+    edit_config(folder, quantization_config=QUANTIZED[method])
     assert run(monkeypatch, "plan", recipe, f"model={folder}") == EXIT_USAGE
-    told = capsys.readouterr().err
-    assert "error[P206]" in told
-    assert QUANTISED[method].get("quant_method", "unknown method") in told
+    output = capsys.readouterr().err
+    assert "error[P206]" in output
+    assert QUANTIZED[method].get("quant_method", "unknown method") in output
 
 
-@pytest.mark.parametrize("method", QUANTISED)
+@pytest.mark.parametrize("method", QUANTIZED)
 def test_quantized_base_takes_lora(method: str, tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / "model")
-    edit_config(folder, quantization_config=QUANTISED[method])
+    edit_config(folder, quantization_config=QUANTIZED[method])
     plan = plan_recipe(load_recipe("lora", [f"model={folder}", "rank=4"]))
     assert plan.anatomy.quantization
     assert len(plan.loras()) == 28

@@ -232,11 +232,11 @@ def test_checks_hold_on_a_processor_that_rounds_by_every_condition(
 
 
 @pytest.mark.parametrize(
-    ("drift", "state", "said"),
+    ("drift", "state", "message"),
     [(0.0, "passed", "bit for bit"), (1e-7, "passed", "up to rounding"), (1e-3, "failed", "other")],
 )
 def test_an_outcome_says_whether_logits_are_the_same_by_bits_or_by_rounding(
-    copied: Path, monkeypatch: pytest.MonkeyPatch, drift: float, state: str, said: str
+    copied: Path, monkeypatch: pytest.MonkeyPatch, drift: float, state: str, message: str
 ) -> None:
     context = opened_context(copied)
     monkeypatch.setattr(
@@ -248,7 +248,7 @@ def test_an_outcome_says_whether_logits_are_the_same_by_bits_or_by_rounding(
             "surgery.verification.checks.save_reload.largest_difference", lambda *args: 0.0
         )
     found = outcome(context, "save_reload")
-    assert (found.state, said in found.what) == (state, True), found.what
+    assert (found.state, message in found.what) == (state, True), found.what
 
 
 def test_a_broken_scale_is_no_rounding(copied: Path) -> None:

@@ -173,8 +173,8 @@ def test_experts_are_taken_in_the_order_of_their_numbers(tmp_path: Path) -> None
     folder = save_tiny(tmp_path / "model", "qwen3_moe", num_experts=12)
     origin = read(folder).origin("model.layers.0.mlp.experts.down_proj")
     assert origin is not None
-    numbers = [int(source.name.split(".")[5]) for source in origin.sources]
-    assert numbers == list(range(12))
+    indices = [int(source.name.split(".")[5]) for source in origin.sources]
+    assert indices == list(range(12))
 
 
 @pytest.mark.parametrize(
@@ -185,9 +185,9 @@ def test_experts_are_taken_in_the_order_of_their_numbers(tmp_path: Path) -> None
 def test_a_lost_expert_is_named(lost: str, code: str, tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / "model", "qwen3_moe")
     renamed(folder, lambda t: {n: v for n, v in t.items() if n != EXPERT.format(lost)})
-    found, said = refused(folder)
+    found, message = refused(folder)
     assert found == code
-    assert "model.layers.1.mlp.experts" in said
+    assert "model.layers.1.mlp.experts" in message
 
 
 def test_a_transformers_without_conversion_is_named(
@@ -213,16 +213,16 @@ def test_an_adapter_from_disk_opens_everywhere(layout: str, tmp_path: Path) -> N
     plain = PeftModel.from_pretrained(base, out).eval()
     assert is_rounding(computed(plain, ids), wanted)
     assert verify_adapter(out).passed
-    held = plain.get_base_model().state_dict()
+    state = plain.get_base_model().state_dict()
     for name, tensor in load_file(out / "adapter_model.safetensors").items():
         inner = name.removeprefix("base_model.model.")
-        found = [t for n, t in held.items() if n.replace(".default", "") == inner]
-        copies = [t for n, t in held.items() if n.replace(".modules_to_save.default", "") == inner]
+        found = [t for n, t in state.items() if n.replace(".default", "") == inner]
+        copies = [t for n, t in state.items() if n.replace(".modules_to_save.default", "") == inner]
         assert torch.equal((copies or found)[0], tensor), name
 
 
 @pytest.mark.parametrize("layout", ["prefix taken away", "qwen3_moe"])
-def test_the_probe_bears_the_name_in_memory(layout: str, tmp_path: Path) -> None:
+def test_the_probe_has_the_name_in_memory(layout: str, tmp_path: Path) -> None:
     files = find_model(str(LAYOUTS[layout](tmp_path / "model")))
     found = identify(files, read_anatomy(files))
     assert found is not None

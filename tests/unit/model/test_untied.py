@@ -27,28 +27,28 @@ def stored_twice(folder, factor):
 
 @pytest.mark.parametrize("factor", [1, 2])
 def test_parameters_are_those_that_transformers_builds(tmp_path, factor):
-    home = stored_twice(tmp_path / "base", factor)
-    model, anatomy = load_base(str(home)), read_anatomy(str(home))
+    base = stored_twice(tmp_path / "base", factor)
+    model, anatomy = load_base(str(base)), read_anatomy(str(base))
     assert anatomy.parameters == model.num_parameters()
     assert (HEAD in anatomy.tied) == (factor == 1)
     assert anatomy == read_anatomy(model).model_copy(update={"source": anatomy.source})
 
 
 def test_one_that_differs_at_its_end_alone_is_apart(tmp_path):
-    home = stored_twice(tmp_path / "base", 1)
-    file = home / "model.safetensors"
+    base = stored_twice(tmp_path / "base", 1)
+    file = base / "model.safetensors"
     tensors = load_file(file)
     tensors[HEAD][-1, -1] += 1
     save_file(tensors, file, {"format": "pt"})
-    assert read_anatomy(str(home)).parameters == load_base(str(home)).num_parameters()
+    assert read_anatomy(str(base)).parameters == load_base(str(base)).num_parameters()
 
 
 @pytest.mark.parametrize("recipe", ["genieblue_skip", "full_finetune"])
 def test_a_plan_counts_trains_and_exports_both(tmp_path, recipe):
-    home = stored_twice(tmp_path / "base", 2)
-    plan = plan_recipe(load_recipe(recipe, [f"model={home}"]), weights=True)
-    assert plan.base == load_base(str(home)).num_parameters()
-    folder = perturbed_adapter(tmp_path / "a", home, recipe)
+    base = stored_twice(tmp_path / "base", 2)
+    plan = plan_recipe(load_recipe(recipe, [f"model={base}"]), weights=True)
+    assert plan.base == load_base(str(base)).num_parameters()
+    folder = perturbed_adapter(tmp_path / "a", base, recipe)
     export_adapter(folder, tmp_path / "out")
     ids = tokens()
     with torch.no_grad():

@@ -98,7 +98,7 @@ LEARNER = "model.layers.0.self_attn.learner.visual.q.A"
 def slow_normal(seed: int, module: str, shape: tuple[int, int]) -> np.ndarray:
     digest = hashlib.sha256(f"{seed}\n{module}".encode()).digest()
     words = philox_words(struct.unpack("<QQ", digest[:16]))
-    drawn = (word >> 16 * place & 0xFFFF for word in words for place in range(4))
+    drawn = (word >> 16 * position & 0xFFFF for word in words for position in range(4))
     middles = ((number + 0.5) / 65536 for number in islice(drawn, math.prod(shape)))
     return np.array([NormalDist(0, 0.02).inv_cdf(p) for p in middles], np.float32).reshape(shape)
 

@@ -94,7 +94,7 @@ def in_order(model: Any, sources: tuple[int, ...], path: str) -> torch.Tensor:
 
 
 CASES = {
-    "behind every second": ((insert(blocks="every 2"),), (0, 1, 1, 2, 3, 3)),
+    "after every second": ((insert(blocks="every 2"),), (0, 1, 1, 2, 3, 3)),
     "twice": ((insert(blocks=[0], times=2),), (0, 0, 0, 1, 2, 3)),
     "ranges": ((insert(ranges=[[0, 3], [1, 4]]),), (0, 1, 2, 1, 2, 3)),
     "shares": ((insert(ranges=[[0, "3/4"], ["1/4", "4/4"]]),), (0, 1, 2, 1, 2, 3)),
@@ -232,7 +232,7 @@ def test_refused_with_its_code(code: str, tiny_anatomy: Anatomy) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ranges", "said"),
+    ("ranges", "message"),
     [
         ([[0, 9]], "picks no blocks"),
         ([[2, 2]], "picks no blocks"),
@@ -240,8 +240,8 @@ def test_refused_with_its_code(code: str, tiny_anatomy: Anatomy) -> None:
         ([[2, 4], [0, 4]], "change the order"),
     ],
 )
-def test_ranges_that_mean_no_depth(ranges: object, said: str, tiny_anatomy: Anatomy) -> None:
-    with pytest.raises(SurgeryError, match=said):
+def test_ranges_that_mean_no_depth(ranges: object, message: str, tiny_anatomy: Anatomy) -> None:
+    with pytest.raises(SurgeryError, match=message):
         make_plan(recipe(insert(ranges=ranges)), tiny_anatomy)
 
 
@@ -272,7 +272,7 @@ def test_a_period_that_no_config_can_express_is_refused(tmp_path: Path) -> None:
     assert len(plan_recipe(whole).depth) == 8
 
 
-def test_a_norm_behind_the_sum_can_not_start_as_an_identity(tmp_path: Path) -> None:
+def test_a_norm_after_the_sum_can_not_start_as_an_identity(tmp_path: Path) -> None:
     config = AutoConfig.for_model(
         "opt",
         vocab_size=64,

@@ -19,7 +19,7 @@ QWEN = "builtin/qwen2.5-3b"
 BASE = 3_085_938_688
 COPIES = 693_692_928
 EXPERTS = 693_656_064
-LORA_BESIDE = 11_225_088
+LORA_WITH_COPIES = 11_225_088
 LORA = 14_966_784
 GENIEBLUE = ["genieblue_pre", "genieblue_post", "genieblue_skip"]
 HEAD = "defaults: [base, _self_]\nmodel: builtin/qwen2.5-3b\n"
@@ -41,7 +41,7 @@ def written(tmp_path, monkeypatch):
     return planned
 
 
-def told(plan, *arguments):
+def codes_and_lines(plan, *arguments):
     with pytest.raises(SurgeryError) as caught:
         plan(*arguments)
     return [(d.code, d.span.line if d.span else 0) for d in caught.value.diagnostics]
@@ -50,8 +50,8 @@ def told(plan, *arguments):
 @pytest.mark.parametrize("recipe", GENIEBLUE)
 def test_genieblue_trains_what_the_paper_counts(recipe):
     plan = plan_of(recipe)
-    assert plan.by_operation() == {"copies": COPIES, "adapters": LORA_BESIDE}
-    assert plan.added == plan.trainable == COPIES + LORA_BESIDE == 704_918_016
+    assert plan.by_operation() == {"copies": COPIES, "adapters": LORA_WITH_COPIES}
+    assert plan.added == plan.trainable == COPIES + LORA_WITH_COPIES == 704_918_016
     assert plan.base == BASE
     assert len(plan.swaps()) == 9
     assert len(plan.loras()) == 27 * 7
@@ -61,7 +61,7 @@ def test_genieblue_trains_what_the_paper_counts(recipe):
 @pytest.mark.parametrize("recipe", ["cogvlm_pre", "cogvlm_post", "cogvlm_skip"])
 def test_cogvlm_trains_what_the_paper_counts(recipe):
     plan = plan_of(recipe)
-    assert plan.by_operation() == {"experts": EXPERTS, "adapters": LORA_BESIDE}
+    assert plan.by_operation() == {"experts": EXPERTS, "adapters": LORA_WITH_COPIES}
     assert plan.added == plan.trainable == 704_881_152
     assert len(plan.experts()) == 9
     assert len(plan.loras()) == 27 * 7
@@ -181,8 +181,8 @@ def test_stages_replace_train_and_the_last_one_counts(written):
     assert [stage.name for stage in plan.stages] == ["warm", "main"]
     assert plan.trainable_in(plan.stages[0]) == plan.by_operation()["adapters"]
     assert plan.trainable == plan.added
-    shown = plan_document(plan, 0, 0, None)["stages"]
-    assert [stage["trainable"] for stage in shown] == [
+    found = plan_document(plan, 0, 0, None)["stages"]
+    assert [stage["trainable"] for stage in found] == [
         plan.by_operation()["adapters"],
         plan.added,
     ]
@@ -222,9 +222,9 @@ CONFLICTS = [
 ]
 
 
-@pytest.mark.parametrize(("text", "said"), CONFLICTS, ids=[c[1][0][0] for c in CONFLICTS])
-def test_conflict_is_told_with_its_line(written, text, said):
-    assert told(written, text) == said
+@pytest.mark.parametrize(("text", "expected"), CONFLICTS, ids=[c[1][0][0] for c in CONFLICTS])
+def test_conflict_is_reported_with_its_line(written, text, expected):
+    assert codes_and_lines(written, text) == expected
 
 
 LORA_ON_EXPERTS = """
@@ -243,25 +243,25 @@ train: [first, second]
 
 @pytest.mark.parametrize(("text", "code"), [(LORA_ON_EXPERTS, "P204"), (TWO_RULES, "P209")])
 def test_experts_stand_alone_and_follow_one_rule(written, text, code):
-    assert [found for found, _ in told(written, text)] == [code]
+    assert [found for found, _ in codes_and_lines(written, text)] == [code]
 
 
 def test_quantized_base_is_not_copied():
     recipe = load_recipe("genieblue_skip", [f"model={QWEN}"])
     packed = read_anatomy(QWEN).model_copy(update={"quantization": "bitsandbytes"})
-    assert told(make_plan, recipe, packed) == [("P206", 7)]
+    assert codes_and_lines(make_plan, recipe, packed) == [("P206", 7)]
     assert make_plan(load_recipe("lora"), packed).added == LORA
 
 
-def test_all_conflicts_are_told_at_once(written):
+def test_all_conflicts_are_reported_together(written):
     text = (
         "operations:\n  a: {op: lora, blocks: [99]}\n  b: {op: lora, blocks: all, modules: [w]}\n"
         "  c: {op: lora, blocks: all, rank: 999}\ntrain: [nope]\n"
     )
-    assert told(written, text) == [("P202", 4), ("P203", 5), ("P208", 6), ("P201", 7)]
+    assert codes_and_lines(written, text) == [("P202", 4), ("P203", 5), ("P208", 6), ("P201", 7)]
 
 
-def test_unknown_model_is_told_where_it_is_named():
+def test_unknown_model_is_reported_where_it_is_named():
     with pytest.raises(SurgeryError) as caught:
         plan_recipe(load_recipe("lora", ["model=builtin/qwen2.5-4b"]))
     (diagnostic,) = caught.value.diagnostics
@@ -318,14 +318,14 @@ def test_the_table_of_a_plan_takes_time_by_its_blocks_and_no_more(recipe, capsys
 def test_one_is_no_plural(capsys):
     one = "operations.copies.blocks=[3]"
     print_plan(plan_of("genieblue_skip", one, "operations.adapters.modules=[q]"), 0)
-    shown = capsys.readouterr().out
-    assert "1 block copied, LoRA on 35 matrices." in shown
-    assert "LoRA rank 8 on 1 matrix " in shown
+    found = capsys.readouterr().out
+    assert "1 block copied, LoRA on 35 matrices." in found
+    assert "LoRA rank 8 on 1 matrix " in found
     with pytest.raises(SurgeryError, match="puts LoRA on 1 block that `copies` copies"):
         plan_of("genieblue_skip", one, "operations.adapters.blocks=all")
 
 
-def test_a_long_table_groups_blocks_that_are_alike(capsys):
+def test_a_long_table_groups_identical_blocks(capsys):
     print_plan(deep_plan("genieblue_skip", 48), 0)
     print_plan(deep_plan("genieblue_skip", 2000), 0)
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
@@ -336,12 +336,12 @@ def test_a_long_table_groups_blocks_that_are_alike(capsys):
 
 def test_a_plan_and_an_anatomy_show_themselves_in_one_line():
     plan = plan_of("genieblue_skip")
-    for thing, said in (
+    for thing, expected in (
         (plan, "genieblue_skip on builtin/qwen2.5-3b"),
         (plan.anatomy, "36 blocks"),
     ):
         assert repr(thing) == str(thing)
-        assert said in repr(thing)
+        assert expected in repr(thing)
         assert len(repr(thing)) < 200
 
 

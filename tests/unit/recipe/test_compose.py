@@ -31,7 +31,7 @@ def write(tmp_path, monkeypatch):
     return written
 
 
-def told(recipe, *overrides):
+def located_codes(recipe, *overrides):
     """Code and place of everything that is said of a recipe."""
     with pytest.raises(SurgeryError) as caught:
         load_recipe(recipe, overrides)
@@ -60,7 +60,7 @@ def test_own_file_wins_over_packaged_one_of_the_same_name(write):
     assert load_recipe(write("defaults: [lora, _self_]\nseed: 3\n")).train == ("decoder",)
 
 
-def test_parent_behind_self_wins(write):
+def test_parent_after_self_wins(write):
     before = load_recipe(write("defaults: [lora, _self_]\nknobs: {rank: 4}\n"))
     after = load_recipe(write("defaults: [_self_, lora]\nknobs: {rank: 4}\n"))
     assert (before.knobs["rank"], after.knobs["rank"]) == (4, 8)
@@ -140,12 +140,12 @@ def test_model_path_is_taken_as_typed(typed, model):
 @pytest.mark.parametrize(
     "name", ["a,b", "${knobs.rank}", "c\\${x}", "[a]", "x=(1)", "it's", 'q"u', "a:b", "glob(*)"]
 )
-def test_a_place_that_is_there_is_taken_by_its_name_to_the_letter(tmp_path, monkeypatch, name):
+def test_an_existing_path_is_taken_literally(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     (tmp_path / name).mkdir()
     quoted = [] if "'" in name else [f"model='./{name}'"]
-    for word in (f"model=./{name}", f"model={name}", *quoted):
-        assert load_recipe("lora", [word]).model in (name, f"./{name}")
+    for argument in (f"model=./{name}", f"model={name}", *quoted):
+        assert load_recipe("lora", [argument]).model in (name, f"./{name}")
 
 
 def test_overrides_may_be_a_mapping_of_values():
@@ -180,7 +180,7 @@ def test_last_override_wins():
     assert load_recipe("lora", ["rank=2", "knobs.rank=3"]).knobs["rank"] == 3
 
 
-def test_all_errors_are_told_at_once_with_their_places(write):
+def test_all_errors_are_reported_together_with_their_locations(write):
     write(
         "defaults: [base, _self_]\n"
         "modell: a\n"
@@ -191,7 +191,7 @@ def test_all_errors_are_told_at_once_with_their_places(write):
         "  more: {op: lora, rank: '8', blocks: all}\n"
         "train: decoder\n"
     )
-    assert sorted(told("mine", "foo=3", "rank")) == sorted(
+    assert sorted(located_codes("mine", "foo=3", "rank")) == sorted(
         [
             ("R109", "<override 1>:1:1"),
             ("R110", "<override 2>:1:1"),
@@ -209,19 +209,19 @@ def test_all_errors_are_told_at_once_with_their_places(write):
 def test_error_in_a_parent_names_the_parents_file(write):
     write("defaults: [base, _self_]\nseed: x\n", "parent.yaml")
     write("defaults: [parent, _self_]\n")
-    assert told("mine") == [("R102", "parent.yaml:2:7")]
-    assert told("mine", "seed=y") == [("R102", "<override 1>:1:6")]
+    assert located_codes("mine") == [("R102", "parent.yaml:2:7")]
+    assert located_codes("mine", "seed=y") == [("R102", "<override 1>:1:6")]
 
 
 def test_wrong_knob_is_shown_where_it_was_overridden():
-    assert told("lora", "rank=a") == [("R102", "<override 1>:1:6")]
+    assert located_codes("lora", "rank=a") == [("R102", "<override 1>:1:6")]
 
 
 def test_wrong_knob_is_shown_in_the_file_that_set_it_last(write):
     write("defaults: [lora, _self_]\nknobs: {rank: a}\n")
-    assert told("mine") == [("R102", "mine.yaml:2:15")]
+    assert located_codes("mine") == [("R102", "mine.yaml:2:15")]
     write("defaults: [lora, _self_]\noperations: {adapters: {blocks: '${knobs.rank}'}}\n")
-    assert told("mine") == [("R106", "mine.yaml:2:33")]
+    assert located_codes("mine") == [("R106", "mine.yaml:2:33")]
 
 
 FILES = [
@@ -280,10 +280,10 @@ FILES = [
 ]
 
 
-@pytest.mark.parametrize(("content", "said"), FILES, ids=[repr(f[0][:30]) for f in FILES])
-def test_mistake_in_a_file_is_told_with_its_place(write, content, said):
+@pytest.mark.parametrize(("content", "expected"), FILES, ids=[repr(f[0][:30]) for f in FILES])
+def test_mistake_in_a_file_is_reported_with_its_location(write, content, expected):
     write(content)
-    assert told("mine") == said
+    assert located_codes("mine") == expected
 
 
 OVERRIDES = [
@@ -350,21 +350,23 @@ _BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for
     ids=["bomb", "merged into itself", "inside itself", "large", "long name"],
 )
 def test_a_file_that_means_too_much_is_refused_at_once(write, content, code):
-    assert [found for found, _ in told(write(content))] == [code]
+    assert [found for found, _ in located_codes(write(content))] == [code]
 
 
 @pytest.mark.parametrize(("typed", "code", "column"), OVERRIDES, ids=[o[0][:40] for o in OVERRIDES])
-def test_mistake_in_an_override_is_told_with_its_place(typed, code, column):
-    assert (code, f"<override 1>:1:{column}") in told("genieblue_skip", typed)
+def test_mistake_in_an_override_is_reported_with_its_location(typed, code, column):
+    assert (code, f"<override 1>:1:{column}") in located_codes("genieblue_skip", typed)
 
 
-def test_a_fault_inside_a_union_is_told_without_its_other_branches():
+def test_an_error_inside_a_union_is_reported_without_its_other_branches():
     words = "stages={a: {data: {sight: {fil: a.json}}}}"
-    assert [code for code, _ in told("genieblue_skip", words)] == ["R104", "R101"]
+    assert [code for code, _ in located_codes("genieblue_skip", words)] == ["R104", "R101"]
 
 
 def test_an_override_into_a_list_is_a_recipe_error():
-    assert [code for code, _ in told("genieblue_skip", "train.copies.copies=None")] == ["R110"]
+    assert [code for code, _ in located_codes("genieblue_skip", "train.copies.copies=None")] == [
+        "R110"
+    ]
 
 
 REMEDIES = [
@@ -406,7 +408,7 @@ def test_unknown_recipe_names_the_nearest(write):
     assert "rename it to mine.yaml" in words(write(MINE, "mine.yml"))
     assert "known are cogvlm_full" in words("xyz/qqq")
     os.mkdir("folder.yaml")
-    assert told("folder.yaml") == [("R112", "")]
+    assert located_codes("folder.yaml") == [("R112", "")]
 
 
 def test_packaged_parent_with_a_typo_names_the_nearest(write):

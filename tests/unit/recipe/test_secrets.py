@@ -30,7 +30,7 @@ def codes(function, *args, **kwargs):
 
 
 @pytest.mark.parametrize(
-    "word",
+    "argument",
     [
         "description=${oc.env:SURGERY_TEST_TOKEN}",
         "description=x-${oc.env:SURGERY_TEST_TOKEN}-y",
@@ -40,8 +40,8 @@ def codes(function, *args, **kwargs):
         "knobs='${oc.create:{a:${oc.env:SURGERY_TEST_TOKEN}}}'",
     ],
 )
-def test_without_the_flag_nothing_is_read(word):
-    assert {*codes(load_recipe, "lora", [word])} == {"R134"}
+def test_without_the_flag_nothing_is_read(argument):
+    assert {*codes(load_recipe, "lora", [argument])} == {"R134"}
 
 
 def test_parents_can_not_read_it_either(tmp_path):
@@ -74,8 +74,8 @@ def test_no_error_tells_what_the_flag_let_it_read(command, text, tmp_path, capfd
     result = CliRunner().invoke(build_app(), words)
     assert result.exception
     written = (tmp_path / "out").read_text() if (tmp_path / "out").is_file() else ""
-    for said in (str(result.exception), result.output, written, *capfd.readouterr()):
-        assert SECRET not in said
+    for printed in (str(result.exception), result.output, written, *capfd.readouterr()):
+        assert SECRET not in printed
 
 
 def test_the_resolver_is_omegaconfs_own_again_afterwards():
@@ -118,33 +118,33 @@ def test_a_sweep_hands_the_text_on_and_its_jobs_read_it_again(tmp_path):
 
 
 def test_what_the_trainer_would_write_is_refused():
-    word = "stages={a: {data: x.jsonl, trainer: {run_name: '${oc.env:SURGERY_TEST_TOKEN}'}}}"
-    assert codes(load_recipe, "lora", [word], allow_env=True) == ["R134"]
+    argument = "stages={a: {data: x.jsonl, trainer: {run_name: '${oc.env:SURGERY_TEST_TOKEN}'}}}"
+    assert codes(load_recipe, "lora", [argument], allow_env=True) == ["R134"]
 
 
 def test_where_an_interpolation_can_not_stand_it_is_refused(monkeypatch):
     monkeypatch.setenv("SURGERY_TEST_PRECISION", "bf16")
-    word = "stages={a: {data: x.jsonl, precision: '${oc.env:SURGERY_TEST_PRECISION}'}}"
-    assert codes(load_recipe, "lora", [word], allow_env=True) == ["R134"]
+    argument = "stages={a: {data: x.jsonl, precision: '${oc.env:SURGERY_TEST_PRECISION}'}}"
+    assert codes(load_recipe, "lora", [argument], allow_env=True) == ["R134"]
 
 
 def test_what_a_stage_trains_is_written_as_the_plan_shows_it(monkeypatch):
     monkeypatch.setenv("SURGERY_TEST_TRAINED", "adapters")
-    word = "stages={a: {data: x.jsonl, train: ['${oc.env:SURGERY_TEST_TRAINED}']}}"
-    recipe = load_recipe("lora", [word], allow_env=True)
+    argument = "stages={a: {data: x.jsonl, train: ['${oc.env:SURGERY_TEST_TRAINED}']}}"
+    recipe = load_recipe("lora", [argument], allow_env=True)
     assert recipe.resolved()["stages"]["a"]["train"] == ["adapters"]
 
 
 @pytest.mark.parametrize(
-    "word",
+    "argument",
     [
         "stages={a: {data: x.jsonl, trainer: {hub_token: abc}}}",
         "model='https://me:pass@example.org/x'",
         "description='hf_abcdefghijklmnopqrstuvwxyzABCDEFGH'",
     ],
 )
-def test_a_password_or_a_token_in_a_recipe_is_refused(word):
-    assert codes(load_recipe, "lora", [word]) == ["R135"]
+def test_a_password_or_a_token_in_a_recipe_is_refused(argument):
+    assert codes(load_recipe, "lora", [argument]) == ["R135"]
 
 
 @pytest.mark.parametrize("command", ["plan", "apply", "train", "lint", "assemble", "sweep"])

@@ -29,9 +29,9 @@ TENSORS = {
 
 
 def test_dtypes_are_those_of_safetensors_and_torch() -> None:
-    held = {name: getattr(torch, known) for name, known in TORCH_NAMES.items()}
-    assert safetensors.torch._TYPES.items() <= held.items()
-    assert {name: kind.itemsize for name, kind in held.items()}.items() <= DTYPE_BYTES.items()
+    types = {name: getattr(torch, known) for name, known in TORCH_NAMES.items()}
+    assert safetensors.torch._TYPES.items() <= types.items()
+    assert {name: kind.itemsize for name, kind in types.items()}.items() <= DTYPE_BYTES.items()
     assert {name: numpy_type(name).itemsize for name in FLOATS}.items() <= DTYPE_BYTES.items()
 
 
@@ -76,17 +76,17 @@ def codes(error: SurgeryError) -> list[str]:
     return [diagnostic.code for diagnostic in error.diagnostics]
 
 
-def test_read_header_gives_places_of_bytes_that_safetensors_wrote(tmp_path):
+def test_read_header_gives_byte_ranges_of_what_safetensors_wrote(tmp_path):
     file = save_single(tmp_path) / WEIGHTS_NAME
     content = file.read_bytes()
-    held = read_header(file)
-    assert held.keys() == TENSORS.keys()
+    types = read_header(file)
+    assert types.keys() == TENSORS.keys()
     for name, tensor in TENSORS.items():
-        place = held[name]
-        assert place.shape == tuple(tensor.shape)
-        assert place.nbytes == tensor.numel() * DTYPE_BYTES[place.dtype]
+        tensor_location = types[name]
+        assert tensor_location.shape == tuple(tensor.shape)
+        assert tensor_location.nbytes == tensor.numel() * DTYPE_BYTES[tensor_location.dtype]
         expected = tensor.reshape(-1).view(torch.uint8) if tensor.numel() else torch.zeros(0)
-        stored = content[place.offset : place.offset + place.nbytes]
+        stored = content[tensor_location.offset : tensor_location.offset + tensor_location.nbytes]
         assert stored == bytes(expected.to(torch.uint8).tolist())
 
 
@@ -94,10 +94,10 @@ def test_read_header_accepts_a_file_with_no_tensors(tmp_path):
     assert read_header(raw_file(tmp_path / "f", {"__metadata__": {"format": "pt"}})) == {}
 
 
-@pytest.mark.parametrize("kept", [0, 5, 8, 30, 200, -1])
-def test_read_header_refuses_a_truncated_file(tmp_path, kept):
+@pytest.mark.parametrize("length", [0, 5, 8, 30, 200, -1])
+def test_read_header_refuses_a_truncated_file(tmp_path, length):
     file = save_single(tmp_path) / WEIGHTS_NAME
-    file.write_bytes(file.read_bytes()[:kept])
+    file.write_bytes(file.read_bytes()[:length])
     assert codes(refusal(read_header, file)) == ["M204"]
 
 
@@ -125,7 +125,7 @@ def test_read_header_refuses_a_git_lfs_pointer(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("header", "data", "said"),
+    ("header", "data", "message"),
     [
         (b"<!doctype html>", b"", "does not begin"),
         (b"{nonsense", b"", "header is wrong"),
@@ -153,10 +153,10 @@ def test_read_header_refuses_a_git_lfs_pointer(tmp_path):
         ('{"a": 1}'.encode("utf-16-le"), b"", "header is wrong"),
     ],
 )
-def test_read_header_refuses_what_is_not_safetensors(tmp_path, header, data, said):
+def test_read_header_refuses_what_is_not_safetensors(tmp_path, header, data, message):
     error = refusal(read_header, raw_file(tmp_path / "f", header, data))
     assert codes(error) == ["M205"]
-    assert said in str(error)
+    assert message in str(error)
 
 
 def test_read_header_refuses_a_zip_of_pickles(tmp_path):
@@ -182,7 +182,7 @@ def test_read_header_refuses_a_file_without_permission(tmp_path):
     assert "Permission denied" in str(error)
 
 
-def test_read_checkpoint_reads_single_file_and_shards_alike(tmp_path):
+def test_read_checkpoint_reads_a_single_file_as_it_reads_shards(tmp_path):
     single = read_checkpoint(save_single(tmp_path / "single"))
     shards = read_checkpoint(two_shards(tmp_path / "shards"))
     assert single.tensors.keys() == shards.tensors.keys() == TENSORS.keys()

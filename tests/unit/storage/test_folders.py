@@ -38,7 +38,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def said(*words: str) -> str:
+def output(*words: str) -> str:
     with pytest.raises(SurgeryError) as caught:
         build_app()(list(words), standalone_mode=False)
     return str(caught.value)
@@ -47,7 +47,7 @@ def said(*words: str) -> str:
 @pytest.mark.parametrize("name", RECIPES)
 @pytest.mark.parametrize("command", ["plan", "apply", "sweep"])
 def test_folder_where_a_recipe_is_meant(command: str, name: str, here: Path) -> None:
-    text = said(command, name)
+    text = output(command, name)
     assert "error[R112]" in text
     for words in RECIPES[name]:
         assert words in text
@@ -57,14 +57,14 @@ def test_folder_where_a_recipe_is_meant(command: str, name: str, here: Path) -> 
 def test_folder_where_an_adapter_is_meant(name: str, here: Path) -> None:
     kind = kind_of(here / name)
     assert kind is not None
-    text = said("verify", name)
+    text = output("verify", name)
     assert "error[A402]" in text
     assert kind.what in text
     assert kind.taken_by in text
 
 
 def test_folder_where_an_export_is_meant(here: Path) -> None:
-    text = said("run", "adapter", "--path", "text", "--prompt", "x")
+    text = output("run", "adapter", "--path", "text", "--prompt", "x")
     assert "error[A601]" in text
     assert "it is an adapter" in text
 
@@ -84,7 +84,7 @@ MISSPELLED = {
 
 @pytest.mark.parametrize("words", MISSPELLED, ids=" ".join)
 def test_misspelled_folder_is_named(words: tuple[str, ...], here: Path) -> None:
-    assert MISSPELLED[words] in said(*words)
+    assert MISSPELLED[words] in output(*words)
 
 
 def test_near_paths_compare_the_part_that_is_missing(here: Path) -> None:
@@ -135,7 +135,7 @@ def test_what_is_no_recipe_is_said(command: str, typed: str, words: str, here: P
     (here / "kept").mkdir()
     (here / "kept" / "mine.yaml").write_text("model: builtin/tiny-qwen2\n")
     (here / "notes.txt").write_text("x")
-    text = said(*command.split(), typed)
+    text = output(*command.split(), typed)
     assert "error[R112]" in text
     assert words in text
     assert (words.startswith("did")) == ("no such file" in text)
@@ -145,7 +145,7 @@ def test_what_is_no_recipe_is_said(command: str, typed: str, words: str, here: P
 def test_why_a_path_is_no_adapter(command: str, here: Path) -> None:
     (here / "notes.txt").write_text("x")
     for typed, why in (("notes.txt", "it is a file"), ("empty", "it has no plan.json")):
-        text = said(command, typed)
+        text = output(command, typed)
         assert f"why: {why}\n" in text
         assert "Errno" not in text
 
@@ -161,9 +161,9 @@ PLACES = {
 
 
 @pytest.mark.parametrize("words", PLACES, ids=" ".join)
-def test_remedy_for_a_place_fits_it(words: tuple[str, ...], here: Path) -> None:
+def test_fix_fits_the_path(words: tuple[str, ...], here: Path) -> None:
     (here / "notes.txt").write_text("x")
-    text = said(*words)
+    text = output(*words)
     assert PLACES[words].format(here=here) in text
     assert "--out" not in text
     assert "check the disk" not in text

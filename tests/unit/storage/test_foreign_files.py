@@ -38,20 +38,20 @@ def edit(file: Path, **changed) -> None:
 
 
 def test_what_one_run_was_allowed_the_next_is_asked_again(tmp_path):
-    home = save_tiny(tmp_path / "base")
-    edit(home / "config.json", auto_map={"AutoModelForCausalLM": "a.B"})
+    base = save_tiny(tmp_path / "base")
+    edit(base / "config.json", auto_map={"AutoModelForCausalLM": "a.B"})
     code = "from transformers import Qwen2ForCausalLM\n\nclass B(Qwen2ForCausalLM):\n    pass\n"
-    (home / "a.py").write_text(code)
-    read_anatomy(str(home), trust_remote_code=True)
-    assert codes(read_anatomy, str(home)) == ["M105"]
-    assert codes(plan_recipe, load_recipe("lora", [f"model={home}"])) == ["M105"]
+    (base / "a.py").write_text(code)
+    read_anatomy(str(base), trust_remote_code=True)
+    assert codes(read_anatomy, str(base)) == ["M105"]
+    assert codes(plan_recipe, load_recipe("lora", [f"model={base}"])) == ["M105"]
 
 
 @pytest.mark.parametrize("name", ["tokenizer_config.json", "processor_config.json"])
 def test_a_tokenizer_that_is_code_of_the_folder_is_refused(tmp_path, name):
-    home = shallow(tmp_path / "base")
-    (home / "tokenizer.json").unlink()
-    (home / name).write_text(
+    base = shallow(tmp_path / "base")
+    (base / "tokenizer.json").unlink()
+    (base / name).write_text(
         json.dumps(
             {
                 "auto_map": {"AutoTokenizer": ["a.B", None], "AutoProcessor": "a.B"},
@@ -60,13 +60,13 @@ def test_a_tokenizer_that_is_code_of_the_folder_is_refused(tmp_path, name):
             }
         )
     )
-    assert codes(load_processor, home) == ["M105"]
+    assert codes(load_processor, base) == ["M105"]
 
 
-def test_a_tokenizer_that_is_broken_is_told(tmp_path):
-    home = shallow(tmp_path / "base")
-    (home / "tokenizer.json").write_text("{")
-    assert codes(load_processor, home) == ["M111"]
+def test_a_broken_tokenizer_is_an_error(tmp_path):
+    base = shallow(tmp_path / "base")
+    (base / "tokenizer.json").write_text("{")
+    assert codes(load_processor, base) == ["M111"]
 
 
 @pytest.mark.parametrize(
@@ -80,18 +80,18 @@ def test_a_config_that_is_no_object_or_no_model_is_refused(tmp_path, content):
 @pytest.mark.parametrize("value", [1.5, "x", [], True, {"model_type": 3}, None])
 @pytest.mark.parametrize("key", ["text_config", "model_type", "vocab_size", "layer_types"])
 def test_a_config_with_a_wrong_value_is_refused_or_reads(tmp_path, key, value):
-    home = save_tiny(tmp_path / "base")
-    edit(home / "config.json", **{key: value})
+    base = save_tiny(tmp_path / "base")
+    edit(base / "config.json", **{key: value})
     with contextlib.suppress(SurgeryError):
-        read_anatomy(str(home))
+        read_anatomy(str(base))
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_a_model_that_is_a_pipe_is_refused_and_not_waited_for(tmp_path, name):
-    home = save_tiny(tmp_path / "base")
-    (home / name).unlink()
-    os.mkfifo(home / name)
-    assert set(codes(read_anatomy, str(home))) <= {"M101", "M104", "M207"}
+    base = save_tiny(tmp_path / "base")
+    (base / name).unlink()
+    os.mkfifo(base / name)
+    assert set(codes(read_anatomy, str(base))) <= {"M101", "M104", "M207"}
 
 
 @pytest.mark.parametrize(
@@ -204,11 +204,11 @@ def test_an_image_of_any_mode_is_opened_in_rgb(mode: str, tmp_path: Path) -> Non
 def test_a_tokenizer_of_more_ids_than_rows_is_refused_before_it_ends_in_an_index_error(tmp_path):
     from surgery.adapter.folder import write_adapter
 
-    home = shallow(tmp_path / "base")
+    base = shallow(tmp_path / "base")
     small = tiny_model(vocab_size=64)
-    small.save_pretrained(home)
+    small.save_pretrained(base)
     (tmp_path / "talk.txt").write_text("Bananas are yellow and they are round. " * 20)
-    words = [f"model={home}", f"data={tmp_path / 'talk.txt'}", "steps=1", "batch=1", "length=32"]
+    words = [f"model={base}", f"data={tmp_path / 'talk.txt'}", "steps=1", "batch=1", "length=32"]
     recipe = load_recipe("lora", words)
     plan = plan_recipe(recipe, weights=True)
     assert "M112" in [note.code for note in plan.notes]

@@ -228,7 +228,7 @@ def test_short_writes_are_continued(tmp_path, monkeypatch):
     assert (tmp_path / "out").read_bytes()[4096:] == content
 
 
-def test_full_disk_is_told_before_anything_is_written(tmp_path):
+def test_full_disk_is_an_error_before_anything_is_written(tmp_path):
     huge = NewTensor("a", "U8", (1 << 60,), lambda: pytest.fail("was asked for bytes"))
     with pytest.raises(SurgeryError, match="1,152,921,504,606,851,072 bytes are needed") as caught:
         write_safetensors(tmp_path / "out", [huge])
@@ -238,7 +238,7 @@ def test_full_disk_is_told_before_anything_is_written(tmp_path):
     assert refusal_code(check_free_space, tmp_path / "not" / "yet", 1 << 60) == "A302"
 
 
-def test_full_disk_is_told_when_a_write_meets_it(tmp_path, monkeypatch):
+def test_full_disk_is_an_error_when_a_write_fails(tmp_path, monkeypatch):
     real, out = os.open, tmp_path / "out"
 
     def full(path, flags, *mode):
@@ -297,7 +297,7 @@ def test_io_errors_lets_errors_of_libraries_pass(tmp_path):
 
 
 @pytest.mark.parametrize("save", [torch.save, save_file])
-def test_full_disk_is_told_by_libraries_too(small_disk, save, monkeypatch):
+def test_full_disk_in_a_library_is_an_error_too(small_disk, save, monkeypatch):
     def write():
         with io_errors(small_disk / "x"):
             save({"a": torch.zeros(3 << 20)}, small_disk / "x")
@@ -415,7 +415,7 @@ def test_staged_folder_replaces_only_the_folder_that_it_saw(tmp_path):
     assert sorted(os.listdir(tmp_path / "out")) == ["plan.json", "thesis.txt"]
 
 
-def test_staged_folder_fills_the_place_of_one_removed_meanwhile(tmp_path):
+def test_staged_folder_takes_the_path_of_one_removed_meanwhile(tmp_path):
     out = written_before(tmp_path / "out")
     with staged_folder(out, overwrite=True) as folder:
         (folder / "plan.json").write_text("new")
@@ -490,10 +490,10 @@ def test_staged_folder_clears_what_is_superseded_and_nothing_else(tmp_path):
     (tmp_path / ".out.partial").mkdir()
     with staged_folder(tmp_path / "out", overwrite=True):
         pass
-    out, kept = sorted(os.listdir(tmp_path))
+    out, previous = sorted(os.listdir(tmp_path))
     assert out == "out"
-    assert kept.startswith("out.before-")
-    assert (tmp_path / kept / "plan.json").exists()
+    assert previous.startswith("out.before-")
+    assert (tmp_path / previous / "plan.json").exists()
 
 
 def test_disk_without_locks_has_unfinished_work_as_its_claim(tmp_path, monkeypatch):
@@ -510,7 +510,7 @@ def test_disk_without_locks_has_unfinished_work_as_its_claim(tmp_path, monkeypat
     assert os.listdir(tmp_path) == ["out"]
 
 
-def test_a_lock_that_its_last_owner_removed_meanwhile_is_taken_anew(tmp_path, monkeypatch):
+def test_a_lock_that_its_last_owner_removed_meanwhile_is_taken_again(tmp_path, monkeypatch):
     lock, tries, real = tmp_path / ".out.lock", [], fcntl.flock
 
     def late(descriptor, how):
@@ -533,7 +533,7 @@ def test_who_has_a_claim_may_claim_the_same_again(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["out"]
 
 
-def test_beside_the_root_there_is_nothing():
+def test_the_root_has_no_sibling_path():
     with pytest.raises(SurgeryError, match="A301"):
         sibling_path(Path("/"), ".{}.lock")
 
@@ -563,19 +563,19 @@ def read(tmp_path):
         "models/base/new/deep", "store", "data", "data/talk.jsonl",
     ],
 )  # fmt: skip
-def test_output_that_is_holds_or_lies_inside_an_input_is_refused(tmp_path, read, out, monkeypatch):
+def test_output_that_is_contains_or_is_inside_an_input_is_refused(tmp_path, read, out, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.rglob("*"))
-    for place in (Path(out), tmp_path / out):
+    for output in (Path(out), tmp_path / out):
         with pytest.raises(SurgeryError, match="A306"):
-            refuse_inputs(place, read)
+            refuse_inputs(output, read)
         with pytest.raises(SurgeryError, match="A306"):
-            staged_folder(place, overwrite=True, inputs=read).__enter__()
+            staged_folder(output, overwrite=True, inputs=read).__enter__()
     assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize("out", ["new", "models/new", "models/basement", "data/new", "store/new"])
-def test_output_beside_an_input_is_not(tmp_path, read, out):
+def test_output_next_to_an_input_is_not_refused(tmp_path, read, out):
     refuse_inputs(tmp_path / out, read)
 
 
