@@ -215,7 +215,7 @@ class Anatomy(_Data):
 
     @property
     def parameters(self) -> int:
-        """Parameters of the whole model, shared ones counted once."""
+        """Parameters of the complete model, shared ones counted once."""
         return sum(self.sizes.values())
 
     def names_in(self, part: str) -> list[str]:

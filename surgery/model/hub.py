@@ -89,12 +89,12 @@ def _failed(
     source: str, revision: str | None, cause: tuple[str, str], alternative: str
 ) -> Diagnostic:
     at = f" at revision `{revision}`" if revision else ""
-    why, remedy = cause
-    remedies = (alternative, f"{remedy}, or name a folder that holds the checkpoint")
+    why, fix = cause
+    fixes = (alternative, f"{fix}, or name a folder with the checkpoint")
     return Diagnostic(
         code="M103",
         what=f"`{source}`{at} could not be downloaded from the hub",
         why=why,
-        fix=" ".join(filter(None, remedies)),
+        fix=" ".join(filter(None, fixes)),
         key="model",
     )

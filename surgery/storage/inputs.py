@@ -51,7 +51,7 @@ def refuse_inputs(out: Path, inputs: Iterable[Input]) -> None:
 
 
 def _overlap(own: _Identity | None, around: list[_Identity], read: Input) -> str:
-    """How an output overlaps an input: `is`, `holds`, `lies inside`, or empty.
+    """How an output overlaps an input: `is`, `holds`, `is inside`, or empty.
 
     Args:
         own: Identity of the output; None where it doesn't exist.
