@@ -39,12 +39,17 @@ def load_processor(folder: Path, *, trust_remote_code: bool = False) -> Any:
         raise SurgeryError(_unreadable(folder, error)) from error
 
 
-def refuse_ids_without_rows(processor: Any, model: Any, folder: Path) -> None:
+def embedding_rows(model: Any) -> int:
+    """The ids for which a transformers model, in PEFT or not, has an embedding."""
+    return int(model.get_input_embeddings().weight.shape[0])
+
+
+def refuse_ids_without_rows(processor: Any, rows: int, folder: Path) -> None:
     """Refuse a tokenizer that gives ids for which the model has no embedding.
 
     Args:
         processor: Of `load_processor`.
-        model: A transformers model, in PEFT or not.
+        rows: Of the model's embedding table.
         folder: What to call them.
 
     Raises:
@@ -52,7 +57,6 @@ def refuse_ids_without_rows(processor: Any, model: Any, folder: Path) -> None:
     """
     tokenizer = getattr(processor, "tokenizer", processor)
     ids = max(tokenizer.get_vocab().values(), default=-1) + 1
-    rows = model.get_input_embeddings().weight.shape[0]
     if ids > rows:
         raise SurgeryError(ids_without_rows(str(folder), ids, rows))
 

@@ -17,7 +17,7 @@ from surgery.data.collator import Collator
 from surgery.data.encoder import IGNORED, Encoder, Row
 from surgery.data.file_reader import DataFile
 from surgery.data.rows import Rows
-from surgery.data.vocabulary import load_processor, refuse_ids_without_rows
+from surgery.data.vocabulary import embedding_rows, load_processor, refuse_ids_without_rows
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.evaluation.predictions import Prediction, write_predictions
 from surgery.evaluation.questions import asked_of, predictions_of, read_questions
@@ -188,7 +188,9 @@ class _Measurement:
         self, model: Any, path: str
     ) -> tuple[dict[str, float], dict[str, float], list[Prediction]]:
         """Perplexity and accuracy of a model on a path, under the path's name; and its answers."""
-        refuse_ids_without_rows(self.encoder.tokenizer, model, self.processor_folder)
+        refuse_ids_without_rows(
+            self.encoder.tokenizer, embedding_rows(model), self.processor_folder
+        )
         model = model.to(torch.accelerator.current_accelerator() or "cpu").eval()
         is_routed = self.is_routed and path != BASE
         records = [record for record in self.records if path == SHARED or not record.images]

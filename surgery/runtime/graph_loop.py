@@ -33,6 +33,7 @@ def open_loop(folder: Path, manifest: Manifest, path: PathName, engine: Engine) 
 
 def generate_answer(
     folder: Path,
+    manifest: Manifest,
     loop: DecodeLoop,
     path: PathName,
     prompt: Prompt,
@@ -44,6 +45,7 @@ def generate_answer(
 
     Args:
         folder: the export.
+        manifest: its manifest.
         loop: a new one.
         path: text or multimodal.
         prompt: what is asked.
@@ -52,12 +54,14 @@ def generate_answer(
 
     Raises:
         SurgeryError: A614 where prompt and answer are longer than the cache, R132 for an image
-            before a path without eyes, R133 for one that doesn't open.
+            before a path without eyes, R133 for one that doesn't open, M112 for a tokenizer that
+            gives ids which the graphs don't know.
     """
-    from surgery.data.vocabulary import load_processor
+    from surgery.data.vocabulary import load_processor, refuse_ids_without_rows
     from surgery.runtime.prompt_encoding import encoded
 
     processor = load_processor(folder / TOKENIZER, trust_remote_code=trust_remote_code)
+    refuse_ids_without_rows(processor, manifest.logits_width(path), folder / TOKENIZER)
     tokenizer = getattr(processor, "tokenizer", processor)
     inputs = encoded(processor if eyes else tokenizer, prompt, path)
     ids = inputs["input_ids"][0].tolist()

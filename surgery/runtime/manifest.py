@@ -168,6 +168,16 @@ class Manifest(_Data):
     sha256: str | None = None
     """Of all the rest, in hex, so that a change is seen; None in a manifest of before."""
 
+    def logits_width(self, path: PathName) -> int:
+        """How many ids the graphs of a path know.
+
+        The embedding table has as many rows: what has more of them, such as Mllama with its row for
+        images, is no chain of graphs.
+        """
+        files = (file for part in self.paths[path] for file in self.parts[part].files)
+        outputs = (value for file in files if file.graph for value in file.graph.outputs)
+        return next(value.shape[-1] for value in outputs if value.name == "logits")
+
     def sealed(self) -> "Manifest":
         """The same manifest with its `sha256`."""
         return self.model_copy(update={"sha256": _digest(self.model_dump(mode="json"))})

@@ -13,7 +13,7 @@ from typing import Any
 from surgery.adapter.apply import apply_plan
 from surgery.adapter.folder import load_adapter, load_base, read_plan
 from surgery.adapter.save import save_into
-from surgery.data.vocabulary import load_processor, refuse_ids_without_rows
+from surgery.data.vocabulary import embedding_rows, load_processor, refuse_ids_without_rows
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.model.quiet import quiet
 from surgery.plan.planner import Plan, make_plan, plan_recipe
@@ -151,7 +151,7 @@ class _Run:
         model = self.build()
         types = stored_types(model)
         processor = load_processor(self.base_folder, trust_remote_code=self.trust_remote_code)
-        refuse_ids_without_rows(processor, model, self.base_folder)
+        refuse_ids_without_rows(processor, embedding_rows(model), self.base_folder)
         prepared = [
             prepare_stage(self.plan, trained, model, processor, self.work / trained.name)
             for trained in self.plan.stages

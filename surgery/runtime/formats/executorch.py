@@ -30,15 +30,16 @@ class ExecutorchRunner(Runner):
 
         Raises:
             SurgeryError: A614 where prompt and answer are longer than the program's cache, A621
-                without ExecuTorch, R132 for an image.
+                without ExecuTorch, R132 for an image, M112 for a tokenizer of another model.
         """
         require_runtime()
-        from surgery.data.vocabulary import load_processor
+        from surgery.data.vocabulary import load_processor, refuse_ids_without_rows
         from surgery.runtime.prompt_encoding import encoded
 
         program, record = open_program(folder, manifest, path)
         home = program.file.parent
         tokenizer = load_processor(home, trust_remote_code=trust_remote_code)
+        refuse_ids_without_rows(tokenizer, manifest.logits_width(path), home)
         ids = encoded(tokenizer, prompt, path)["input_ids"][0].tolist()
         refuse_too_long(len(ids), prompt.new_tokens, record.window, "programs")
         made = generate_tokens(program, ids, prompt.new_tokens, ends_of(home), record.tokens)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from surgery.data.vocabulary import load_processor, refuse_ids_without_rows
+from surgery.data.vocabulary import embedding_rows, load_processor, refuse_ids_without_rows
 from surgery.model.loading import load_base
 from surgery.runtime.base import Answer, Prompt, Runner
 from surgery.runtime.manifest import Manifest, PathName
@@ -34,7 +34,7 @@ class HfRunner(Runner):
         processor = load_processor(home, trust_remote_code=trust_remote_code)
         inputs = encoded(processor, prompt, path)
         model = open_path(folder, manifest, path, trust_remote_code=trust_remote_code)
-        refuse_ids_without_rows(processor, model, home)
+        refuse_ids_without_rows(processor, embedding_rows(model), home)
         made = _generate(model, inputs, prompt.new_tokens)
         tokenizer = getattr(processor, "tokenizer", processor)
         text: str = tokenizer.decode(made, skip_special_tokens=True)

@@ -34,5 +34,5 @@ class OnnxRunner(Runner):
         loop = open_loop(folder, manifest, path, engine)
         eyes = image_part(engine, manifest.paths[path], manifest.parts)
         return generate_answer(
-            folder, loop, path, prompt, eyes=eyes, trust_remote_code=trust_remote_code
+            folder, manifest, loop, path, prompt, eyes=eyes, trust_remote_code=trust_remote_code
         )

@@ -38,7 +38,7 @@ class QnnRunner(Runner):
             loop = open_loop(folder, manifest, path, engine)
             eyes = image_part(engine, manifest.paths[path], manifest.parts)
             return generate_answer(
-                folder, loop, path, prompt, eyes=eyes, trust_remote_code=trust_remote_code
+                folder, manifest, loop, path, prompt, eyes=eyes, trust_remote_code=trust_remote_code
             )
 
 

@@ -1,6 +1,7 @@
 """`--to onnx`: what the graphs say, step by step, is what torch says, on both paths."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -79,6 +80,21 @@ def test_run_answers_as_transformers_do(trained: tuple[Path, Path]) -> None:
     answer = run_export(out, "multimodal", PROMPT, new_tokens=STEPS, chat=False)
     assert [*answer.prompt, *answer.tokens] == wanted.tolist()
     assert answer.text
+
+
+def test_a_tokenizer_with_other_ids_is_refused(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    _, out = trained
+    shutil.copytree(out, tmp_path / "out")
+    file = tmp_path / "out" / "tokenizer" / "tokenizer.json"
+    text = file.read_text(encoding="utf-8")
+    last = f": {max(json.loads(text)['model']['vocab'].values())}"
+    file.write_text(text.replace(last, last.replace(last[2], "9", 1), 1), encoding="utf-8")
+    for path in ("text", "multimodal"):
+        with pytest.raises(SurgeryError, match="M112"):
+            run_export(tmp_path / "out", path, PROMPT, new_tokens=1)
+    file.write_text(text.replace(last, f"{last}9", 1), encoding="utf-8")
+    with pytest.raises(SurgeryError, match="A605"):
+        run_export(tmp_path / "out", "text", PROMPT, new_tokens=1)
 
 
 def test_the_manifest_tells_all_that_running_takes(trained: tuple[Path, Path]) -> None:
