@@ -1,1 +1,1 @@
-"""The adapter folder: made disk to disk, applied to a loaded model, saved, opened, compared."""
+"""The adapter folder: written disk to disk, applied to a loaded model, saved, loaded, compared."""

@@ -1,4 +1,4 @@
-"""Carry a plan out on a model in memory. The only module that changes a model."""
+"""Apply a plan to a model in memory. The only module that changes a model."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 
 @quiet()
 def apply_plan(plan: Plan, model: "PreTrainedModel") -> "PreTrainedModel":
-    """Apply a plan to a loaded model and return it, both paths equal to the base so far.
+    """Apply a plan to a loaded model and return it; both paths still equal the base.
 
     Args:
-        plan: Made for this model.
-        model: Changed in place; of any dtype and on any device. LoRA is fp32 beside it, copies
-            have its dtype.
+        plan: A plan for this model.
+        model: Changed in place; of any dtype and on any device. LoRA is added in fp32, copies in
+            the model's dtype.
 
     Returns:
-        A PEFT model; or `model` itself where the base trains in place; or a new model over the
-        same tensors where the depth changes. Exactly what the plan trains requires gradients.
+        A PEFT model; or `model` itself where the base trains in place; or a new model over the same
+        tensors where the depth changes. Exactly what the plan trains requires gradients.
 
     Raises:
-        SurgeryError: A403, if the plan was made for a model of another build.
+        SurgeryError: A403, if the plan was made for another architecture.
     """
     _refuse_other_anatomy(plan, model)
     if plan.is_plain:
@@ -51,11 +51,11 @@ def apply_plan(plan: Plan, model: "PreTrainedModel") -> "PreTrainedModel":
 def open_adapter(
     plan: Plan, model: "PreTrainedModel", folder: Path, *, trainable: bool
 ) -> "PreTrainedModel":
-    """Put the weights of an adapter folder on its base.
+    """Load the weights of an adapter folder onto its base.
 
     Args:
         plan: The folder's plan.
-        model: The base; or, where the recipe trains in place, the loaded folder itself.
+        model: The base; where the recipe trains in place, the model loaded from the folder.
         folder: Path of the adapter folder.
         trainable: Whether what the plan trains requires gradients.
     """
@@ -72,7 +72,7 @@ def open_adapter(
 
 
 def trainable_parameters(plan: Plan, model: "nn.Module") -> Iterator[tuple[str, "nn.Parameter"]]:
-    """The parameters that the plan trains in its last stage, under their names in the model.
+    """Parameters that the plan's last stage trains, by their names in the model.
 
     Args:
         plan: The applied plan.
@@ -172,11 +172,11 @@ def _trained_in_new_blocks(plan: Plan) -> Iterator[str]:
 
 
 def name_in_memory(edit: Edit, name: str) -> str:
-    """Where PEFT keeps a tensor that its adapter file calls `name`.
+    """PEFT's name in memory of a tensor of an adapter file.
 
     Args:
-        edit: What adds the tensor.
-        name: As in `AddedTensor`, without `PEFT_PREFIX`.
+        edit: The edit that adds the tensor.
+        name: Name as in `AddedTensor`, without `PEFT_PREFIX`.
     """
     if isinstance(edit, SwapBlock | SwapPart):
         inner = name.removeprefix(f"{edit.path}.")
@@ -191,7 +191,7 @@ def name_in_memory(edit: Edit, name: str) -> str:
 
 
 def _start(plan: Plan, peft_model: Any) -> None:
-    """Give all that starts at random its numbers; copies and zeros are in place already."""
+    """Set the values of all randomly initialized tensors; copies and zeros are already set."""
     import torch
 
     named = dict(peft_model.named_parameters())
@@ -204,7 +204,7 @@ def _start(plan: Plan, peft_model: Any) -> None:
 
 
 def _share_config(plan: Plan, peft_model: Any) -> None:
-    """Give each copy the model's own config object, which PEFT's deepcopy has doubled.
+    """Give each copy the model's own config object, which PEFT's deepcopy has duplicated.
 
     Otherwise a later `set_attn_implementation` would not reach the copies.
     """
@@ -230,7 +230,8 @@ def _refuse_other_anatomy(plan: Plan, model: "PreTrainedModel") -> None:
 def _other_anatomy(plan: Plan, name: str) -> Diagnostic:
     return Diagnostic(
         code="A403",
-        what=f"the plan was made for {plan.anatomy.source}, and this model is built otherwise",
-        why=f"`{name}` is not the same in both, or only in one of them",
+        what=f"the plan was made for {plan.anatomy.source}, and this model has another "
+        "architecture",
+        why=f"`{name}` differs, or is only in one of them",
         fix="make the plan for this model: `make_plan(recipe, read_anatomy(model))`",
     )

@@ -1,4 +1,4 @@
-"""A base of the folder's own: one that trains in place, or that the recipe assembles."""
+"""A base inside the adapter folder: one that trains in place, or that the recipe assembles."""
 
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,9 @@ from surgery.storage.safetensors.writer import copy_file
 
 
 def write_base(plan: Plan, folder: Path, progress: Progress | None) -> None:
-    """Write a base's files into a folder, where its weights are to be trained.
+    """Write the base's files to a folder in which its weights will be trained.
 
-    They are not linked: who later saves into a linked folder would write into the base.
+    They are copied and not linked: saving into a folder of links would overwrite the base.
     """
     assert plan.files is not None
     folder.mkdir(exist_ok=True)
@@ -30,7 +30,7 @@ def write_base(plan: Plan, folder: Path, progress: Progress | None) -> None:
 
 
 def write_assembly(plan: Plan, folder: Path, progress: Progress | None) -> Plan:
-    """Write the model that a recipe assembles into a folder, and plan the recipe on it."""
+    """Write the model that a recipe assembles to a folder, and plan the recipe on it."""
     assert plan.assembly is not None
     folder.mkdir()
     plan.assembly.write(folder, progress)
@@ -38,7 +38,7 @@ def write_assembly(plan: Plan, folder: Path, progress: Progress | None) -> Plan:
 
 
 def copy_assembled(plan: Plan, folder: Path) -> None:
-    """Take the assembled model along, which an adapter's recipe makes part of its folder."""
+    """Copy the assembled model, which belongs to the folder of its adapter."""
     if plan.recipe.vision and plan.files and plan.files.has_weights:
         folder.mkdir()
         for file in sorted(plan.files.folder.iterdir()):
@@ -46,7 +46,7 @@ def copy_assembled(plan: Plan, folder: Path) -> None:
 
 
 def save_base(plan: Plan, model: Any, folder: Path) -> None:
-    """Save the base of a PEFT model that trains in place, without what was added to it."""
+    """Save the base of a PEFT model that trains in place, without the added tensors."""
     base = model.get_base_model()
     names = {*plan.anatomy.sizes, *plan.anatomy.tied, *(t.name for t in plan.anatomy.tensors())}
     base.save_pretrained(
@@ -55,17 +55,17 @@ def save_base(plan: Plan, model: Any, folder: Path) -> None:
 
 
 def copy_base_files(plan: Plan, folder: Path) -> None:
-    """Copy the tokenizer and what else is beside the base's weights to where a model was saved."""
+    """Copy the tokenizer and the other files next to the base's weights to a saved model."""
     for file in base_files(plan):
         if file.name not in REWRITTEN and not (folder / file.name).exists():
             copy_file(file, folder / file.name)
 
 
 def has_own_base(folder: Path) -> Diagnostic:
-    """What is wrong with putting such an adapter on another model."""
+    """The error of loading such an adapter onto another model."""
     return Diagnostic(
         code="A409",
-        what=f"the adapter in `{folder}` goes on the trained base beside it, not on another model",
+        what=f"the adapter in `{folder}` belongs on the trained base in it, not on another model",
         why="its recipe trains the base in place",
         fix="leave `model` out: `load_adapter(folder)` loads both",
     )

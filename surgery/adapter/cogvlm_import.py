@@ -1,4 +1,4 @@
-"""Copy the expert weights of a CogVLM-style checkpoint into the experts of a model."""
+"""Copy expert weights of a CogVLM-style checkpoint into the experts of a model."""
 
 import os
 import re
@@ -40,15 +40,15 @@ _BLOCK: Final = re.compile(r"\.(\d+)\.(.+)$")
 
 @dataclass(frozen=True)
 class ExpertReport:
-    """What `load_expert_weights` did and did not do.
+    """What `load_expert_weights` copied and what it didn't.
 
     Args:
-        copied: Name in the checkpoint, and the name in the model of each tensor it filled.
-        unfilled: The experts' tensors that nothing filled; they keep what they had.
-        no_place: Names that a pattern matched where the model has no such expert or no bias.
+        copied: Name in the checkpoint and name in the model of each filled tensor.
+        unfilled: Tensors of experts that nothing filled; they are unchanged.
+        no_target: Names that a pattern matched where the model has no such expert or no bias.
         unmatched: Names in the checkpoint that no pattern matched, such as the base's.
         unused: Patterns that matched nothing, such as that of biases which neither side has.
-        elsewhere: Those of `no_place` in blocks that have no experts here, as the recipe picked.
+        other_blocks: Those of `no_target` in blocks that have no experts in this recipe.
     """
 
     copied: tuple[tuple[str, str], ...]
@@ -60,7 +60,7 @@ class ExpertReport:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every expert is filled, and nothing in the checkpoint's same blocks left over."""
+        """Whether every expert is filled, and no tensor for these blocks is left over."""
         return not (self.unfilled or self._left_over)
 
     @property
@@ -72,7 +72,7 @@ class ExpertReport:
         parts = [f"{len(self.copied)} tensors of experts filled"]
         for label, names in (
             ("not filled", self.unfilled),
-            ("in the checkpoint without a place here", self._left_over),
+            ("in the checkpoint without an expert here", self._left_over),
             ("of blocks that have no experts here", self.other_blocks),
             ("patterns without a match", self.unused),
             ("names that no pattern matched", self.unmatched),
@@ -89,10 +89,10 @@ def load_expert_weights(
     Args:
         model: The model that `apply_plan` or `load_adapter` returned.
         source: A safetensors file, a folder of them, several files, or tensors by name.
-        name_map: From a pattern of names in the source, where `{i}` is the number of the block, to
+        name_map: From a pattern of names in the source, with `{i}` for the index of the block, to
             the last part of a matrix's name in that block, such as `q_proj`, or of several whose
-            rows follow each other. Weights and biases have patterns of their own, which end in
-            `.weight` and `.bias`.
+            rows are concatenated. Weights and biases have separate patterns, which end in `.weight`
+            and `.bias`. CogVLM's names by default.
 
     Returns:
         What was copied and what did not match. Nothing is copied if this raises.
@@ -151,7 +151,7 @@ def _compile(pattern: str) -> re.Pattern[str]:
 def _targets(
     experts: Mapping[tuple[int, str], ExpertMatrix], block: int, names: Any, name: str
 ) -> list[tuple[str, torch.Tensor]]:
-    """Name and tensor of each matrix that is meant; none unless the model has all of them."""
+    """Name and tensor of each matrix to fill; empty unless the model has all of them."""
     kind = name.rpartition(".")[2]
     found = []
     for matrix in [names] if isinstance(names, str) else names:
@@ -202,7 +202,7 @@ def _tensors(source: Any) -> Iterator[tuple[str, Any]]:
                     yield name, lambda name=name, opened=opened: opened.get_tensor(name)
         except (OSError, SafetensorError) as error:
             what = f"`{file}` can't be read: {first_line(error)}"
-            raise SurgeryError(_problem(what, "give safetensors files, whole ones")) from error
+            raise SurgeryError(_problem(what, "pass complete safetensors files")) from error
 
 
 def _files(source: Files) -> list[Path]:
@@ -211,7 +211,7 @@ def _files(source: Files) -> list[Path]:
     wrong = next((f for f in files if f.suffix != ".safetensors" or not f.is_file()), None)
     if wrong is not None or not files:
         what = f"`{wrong or source}` is no safetensors file and no folder of them"
-        fix = "give safetensors; `.bin` files run code when they are read"
+        fix = "pass safetensors; `.bin` files run code when they are read"
         raise SurgeryError(_problem(what, fix))
     return files
 

@@ -1,8 +1,8 @@
-"""Whether the files of an adapter folder mean one model.
+"""Whether the files of an adapter folder describe one model.
 
 Plain PEFT reads adapter_config.json, `surgery export` reads plan.json, `surgery train` reads
 recipe.yaml, and all read the weights. Where two of them differ, each would see another model, so
-the folder is refused with the key that differs. This is the one place that compares them.
+the folder is refused with the key that differs. No other module compares them.
 """
 
 import os
@@ -34,7 +34,7 @@ from surgery.storage.yaml_text import load_yaml
 FREE_KEYS: Final = frozenset(
     ("base_model_name_or_path", "revision", "inference_mode", "auto_mapping", "peft_version")
 )
-"""Keys of adapter_config.json that change no number of the model."""
+"""Keys of adapter_config.json that change no weight of the model."""
 
 _NONE_KEYS: Final = """alora_invocation_tokens arrow_config corda_config eva_config exclude_modules
 kasa_config layer_replication layers_pattern layers_to_transform lora_ga_config megatron_config
@@ -57,17 +57,17 @@ PEFT_DEFAULTS: Final[Mapping[str, object]] = {
 """The defaults of PEFT's LoraConfig, whose import would bring torch to what only moves bytes."""
 
 _FREE_TO_DIFFER: Final = ("name", "description", "model", "revision", "knobs", "stages", "allow")
-"""Keys of a recipe from which no edit follows."""
+"""Keys of a recipe that change no edit."""
 
 
 def read_document(folder: Path) -> dict[str, Any]:
-    """Return plan.json of an adapter folder, after a look at what it says of the base.
+    """Return the content of plan.json, once what it says of the base is checked.
 
     Args:
         folder: Path of an adapter folder.
 
     Raises:
-        SurgeryError: A402 for no adapter, A422 where it doesn't say by what to know the base.
+        SurgeryError: A402 for no adapter, A422 where the base's fingerprint is missing.
     """
     refuse_export(folder)
     try:
@@ -87,7 +87,7 @@ def read_document(folder: Path) -> dict[str, Any]:
 def _names_its_base(folder: Path) -> bool:
     """Whether the model card names the fingerprint that plan.json should have.
 
-    An adapter of a model that was in memory alone has none, and neither has its card.
+    An adapter of a model that was only in memory has none, and neither has its card.
     """
     try:
         card = read_regular(folder / CARD_FILE).decode(errors="replace")
@@ -97,7 +97,7 @@ def _names_its_base(folder: Path) -> bool:
 
 
 def assembled_folder(folder: Path, document: Mapping[str, Any]) -> Path:
-    """Where an adapter folder has the model that its recipe assembles.
+    """Path of the assembled model in an adapter folder.
 
     Raises:
         SurgeryError: A423, where plan.json names a vision tower and the folder has no such model.
@@ -117,14 +117,14 @@ def refuse_inconsistent(
     needs_weights: bool = True,
     trust_remote_code: bool = False,
 ) -> None:
-    """Refuse a folder whose files don't mean one model.
+    """Refuse a folder whose files don't describe one model.
 
     Args:
-        plan: Made anew of the recipe in `document`.
-        document: Plan.json of the folder.
+        plan: A plan made now of the recipe in `document`.
+        document: Content of plan.json in the folder.
         folder: Path of an adapter folder.
-        needs_weights: Whether the weights must be there; else they are compared where they are, and
-            so is adapter_config.json, which a saved plan alone has not.
+        needs_weights: Whether the weights must be there, as by default; otherwise they are compared
+            where they are, and so is adapter_config.json, which a saved plan alone doesn't have.
         trust_remote_code: Whether the base may run its own Python code; False by default.
 
     Raises:
@@ -142,7 +142,7 @@ def refuse_inconsistent(
 
 
 def refuse_other_edits(plan: Plan, document: Mapping[str, Any], folder: Path) -> None:
-    """Refuse a plan.json whose recipe means other edits than it lists.
+    """Refuse a plan.json whose recipe gives other edits than it lists.
 
     Raises:
         SurgeryError: A423, with the key.
@@ -152,7 +152,7 @@ def refuse_other_edits(plan: Plan, document: Mapping[str, Any], folder: Path) ->
 
 
 def _refuse_other_recipe(document: Mapping[str, Any], folder: Path) -> None:
-    """Compare the recipe in plan.json with recipe.yaml, which `surgery train` goes on with."""
+    """Compare the recipe in plan.json with recipe.yaml, which `surgery train` continues with."""
     file = folder / RECIPE_FILE
     try:
         saved = load_yaml(read_regular(file).decode())
@@ -166,7 +166,7 @@ def _refuse_other_recipe(document: Mapping[str, Any], folder: Path) -> None:
 
 
 def _refuse_other_config(plan: Plan, folder: Path) -> None:
-    """Compare adapter_config.json with the one that the plan means, key by key."""
+    """Compare adapter_config.json with the one of the plan, key by key."""
     file = folder / ADAPTER_CONFIG
     try:
         saved = read_object(file)
@@ -184,7 +184,7 @@ def _refuse_other_config(plan: Plan, folder: Path) -> None:
 
 
 def _same_value(found: object, expected: object) -> bool:
-    """Whether two values of a LoraConfig mean the same; lists are sets of modules."""
+    """Whether two values of a LoraConfig are equivalent; lists are sets of modules."""
     if isinstance(found, list) and isinstance(expected, list):
         return sorted(map(str, found)) == sorted(map(str, expected))
     if isinstance(expected, float):
@@ -234,8 +234,7 @@ def _differs(folder: Path, name: str, key: str, expected: object, found: object)
         f"{_short(expected)}",
         why="plain PEFT, `load_adapter` and `surgery export` would see different models in this "
         "folder",
-        fix="put the folder's files back as they were, or make the adapter anew with "
-        "`surgery apply`",
+        fix="restore the folder's files, or make the adapter again with `surgery apply`",
     )
 
 
@@ -249,7 +248,7 @@ def _unreadable(file: Path, error: Exception) -> Diagnostic:
         code="A420" if file.name == ADAPTER_CONFIG else "A423",
         what=f"`{file}` can't be read",
         why=_short(first_line(error)),
-        fix="copy the folder again, or make it anew with `surgery apply` or `save_adapter`",
+        fix="copy the folder again, or make it again with `surgery apply` or `save_adapter`",
     )
 
 

@@ -1,7 +1,7 @@
-"""A checkpoint of another depth out of the base's files: names change, bytes move.
+"""A checkpoint of another depth, made of the base's files: names change, bytes are copied.
 
-What transformers ignores on loading and lies among the blocks, such as a block for multi-token
-prediction, is left out: its position would be another block's.
+Tensors between the blocks that transformers ignores on loading, such as a block for multi-token
+prediction, are left out: their position would be another block's.
 """
 
 import json
@@ -27,12 +27,12 @@ def depth_config(plan: Plan) -> bytes:
 
 
 def depth_shards(plan: Plan) -> list[Shard]:
-    """Return the files of weights that the plan's depth means; nothing is read but headers."""
+    """Return the weight files of the plan's depth; only headers are read."""
     return make_shards(_tensors(plan))
 
 
 def write_depth(plan: Plan, folder: Path, progress: Progress | None) -> None:
-    """Write the weights of the plan's depth into a folder.
+    """Write the weights of the plan's depth to a folder.
 
     Raises:
         SurgeryError: A302 to A304 for the disk, M201 to M208 for the base's files.
@@ -70,7 +70,7 @@ def _renamed(tensor: StoredTensor, name: str, *, silent: bool) -> NewTensor:
 
 
 def _by_block(plan: Plan, memory: dict[str, str | None]) -> dict[int, list[str]]:
-    """Position in the base to the names on disk of the block's tensors, in the order on disk."""
+    """Names on disk of each block's tensors, in order, by the block's index in the base."""
     prefix = f"{plan.anatomy.blocks_path}."
     blocks: dict[int, list[str]] = {block: [] for block in range(plan.anatomy.count)}
     for name, becomes in memory.items():
@@ -80,7 +80,7 @@ def _by_block(plan: Plan, memory: dict[str, str | None]) -> dict[int, list[str]]
 
 
 def _index_of_positions(blocks: dict[int, list[str]], plan: Plan) -> int:
-    """Which piece of the names on disk, between dots, is the position of the block."""
+    """Index of the block's position among the parts of a tensor name, split at dots."""
     named = [(str(block), name.split(".")) for block, names in blocks.items() for name in names]
     for index in range(max(len(parts) for _, parts in named)):
         if all(parts[index : index + 1] == [block] for block, parts in named):
@@ -92,7 +92,7 @@ def _no_positions(plan: Plan) -> Diagnostic:
     return Diagnostic(
         code="P218",
         what=f"the files of {plan.anatomy.source} don't name their tensors by block",
-        why="a new depth is written by renaming them, and their names hold no block's position",
+        why="a new depth is written by renaming them, and their names have no block's position",
         fix="load it with transformers and `save_pretrained` it again, then name the new folder",
         key="model",
     )
@@ -102,7 +102,7 @@ def _no_zeros(plan: Plan) -> Diagnostic:
     return Diagnostic(
         code="P219",
         what=f"copies in the files of {plan.anatomy.source} can't start as an identity",
-        why="what writes to the residual stream lies in one tensor on disk with something else",
+        why="what writes to the residual stream is in one tensor on disk with something else",
         fix="use `start: copy`, or load the base with transformers and `save_pretrained` it again",
         key="model",
     )

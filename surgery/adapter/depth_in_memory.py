@@ -1,7 +1,7 @@
 """A model of another depth in memory, over the tensors of the base.
 
-transformers builds it from the new config, so that positions, cache slots, windows and masks are
-those of a model that was saved and loaded; only then do the tensors move in.
+transformers builds it from the new config, so that positions, cache layers, windows and masks are
+those of a model that was saved and loaded; then the base's tensors are assigned.
 """
 
 import tempfile
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 
 def change_depth(plan: Plan, model: "PreTrainedModel") -> "PreTrainedModel":
-    """Return a model of the plan's depth; what it keeps are the base's own tensors.
+    """Return a model of the plan's depth, which shares the base's tensors.
 
     Args:
-        plan: Made for this model.
-        model: The base, on any device and in any type.
+        plan: A plan for this model.
+        model: The base, on any device and of any dtype.
 
     Raises:
         SurgeryError: P218 and P219, see `read_depth`.
@@ -55,13 +55,13 @@ def _empty(anatomy: Anatomy, slots: tuple[Slot, ...], model: Any) -> Any:
 
 
 def _tensors(model: "nn.Module") -> "dict[str, torch.Tensor]":
-    """Parameters and buffers, those that are not saved too, under each of their names."""
+    """Parameters and buffers, non-persistent ones too, under each of their names."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     return {**parameters, **dict(model.named_buffers(remove_duplicate=False))}
 
 
 def _origins(plan: Plan, deeper: "nn.Module") -> "list[tuple[str, str, Slot | None]]":
-    """Each tensor of the deeper model with its name in the base, and its slot in a block."""
+    """Each tensor name of the deeper model with its name in the base, and its slot in a block."""
     path = plan.anatomy.blocks_path
     slots = {own: (slot, source) for slot, source, own in new_names(plan.depth, path)}
     found: list[tuple[str, str, Slot | None]] = []

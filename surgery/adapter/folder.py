@@ -1,7 +1,7 @@
 """The adapter folder: written disk to disk, saved from memory, loaded onto its base.
 
-It is a PEFT adapter, so that plain `peft` opens it; the recipe, the plan and the card lie beside
-the weights. A recipe that trains the base in place has a plain checkpoint instead.
+It is a PEFT adapter, so that plain `peft` opens it; recipe, plan and model card are next to the
+weights. A recipe that trains the base in place has a plain checkpoint instead.
 """
 
 import json
@@ -57,15 +57,16 @@ def write_adapter(
     inputs: Iterable[Input] = (),
     progress: Progress | None = None,
 ) -> None:
-    """Carry a plan out disk to disk; the model is never loaded.
+    """Apply a plan disk to disk; the model is never loaded.
 
     Args:
-        plan: Made by `plan_recipe`, so that it knows where the base is.
+        plan: A plan of `plan_recipe`, which knows the base's files.
         out: Path of the folder to make.
-        checksum: Whether the fingerprint covers every byte of the base.
+        checksum: Whether the fingerprint covers every byte of the base; False by default.
         overwrite: Whether to replace a folder that `surgery` wrote; False by default.
-        inputs: What is read beside what the plan names, such as a file of the plan.
-        progress: Told of the bytes of each step; they add up to `weight_bytes(plan)`.
+        inputs: Further paths that are read, such as a file of the plan.
+        progress: Progress callback for the bytes of each step, which add up to
+            `weight_bytes(plan)`.
 
     Raises:
         SurgeryError: A301 to A308 for the disk, A404 for a start that needs the weights.
@@ -90,16 +91,16 @@ def write_adapter(
 def read_plan(
     folder: Path, base: str | os.PathLike[str] | None = None, *, trust_remote_code: bool = False
 ) -> tuple[Plan, dict[str, Any]]:
-    """Return the plan of an adapter folder, made anew, and its document as it was written.
+    """Return the plan of an adapter folder, planned again, and the content of its plan.json.
 
     Args:
         folder: Path of an adapter folder.
-        base: Another place of the base than the plan names; its weights must be there too.
+        base: Path or hub id of the base, with weights; the one that the plan names by default.
         trust_remote_code: Whether the base may run its own Python code; False by default.
 
     Raises:
-        SurgeryError: A402, if the folder is none; A401, if the base isn't the adapter's; A420 to
-            A423, if its files don't mean one model.
+        SurgeryError: A402, for no adapter folder; A401, if the base isn't the adapter's; A420 to
+            A423, if the files don't describe one model.
     """
     document = read_document(folder)
     recipe = recipe_in(document, str(folder / PLAN_FILE))
@@ -139,7 +140,7 @@ def load_plan(file: str | os.PathLike[str]) -> Plan:
 
 
 def _comparable(document: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """A plan without what it has only once it is carried out, or what `other` is too old to say."""
+    """A plan without what it has only once it is applied, or what `other` is too old to have."""
     own, known = (_fingerprint(each) for each in (document, other))
     if own is None or known is None:
         return document
@@ -148,7 +149,7 @@ def _comparable(document: dict[str, Any], other: dict[str, Any]) -> dict[str, An
 
 
 def _fingerprint(document: dict[str, Any]) -> dict[str, Any] | None:
-    """The base's, where a document that anybody may have edited has one."""
+    """The base's fingerprint in a document that may have been edited; None without one."""
     model = document.get("model")
     found = model.get("fingerprint") if isinstance(model, dict) else None
     return found if isinstance(found, dict) else None
@@ -163,18 +164,18 @@ def load_adapter(
     trainable: bool = False,
     trust_remote_code: bool = False,
 ) -> "PreTrainedModel":
-    """Open an adapter folder on its base, with both paths.
+    """Load an adapter folder onto its base, with both paths.
 
     Args:
-        folder: What `surgery apply` or `save_adapter` wrote.
-        model: The base in memory; loaded from disk unless given.
+        folder: Path of a folder that `surgery apply` or `save_adapter` wrote.
+        model: The base in memory; loaded from disk by default.
         base: Path or hub id of the base; the one that the plan names by default.
-        trainable: Whether what the plan trains requires gradients.
+        trainable: Whether what the plan trains requires gradients; False by default.
         trust_remote_code: Whether the base may run its own Python code; False by default.
 
     Raises:
         SurgeryError: A402 for no adapter or other weights, A401 for another base, A420 to A423 for
-            files that don't mean one model, M204.
+            files that don't describe one model, M204.
     """
     folder = Path(folder)
     if model is None:

@@ -1,7 +1,8 @@
 """An adapter's multimodal path as a plain checkpoint: copies in place of their originals.
 
-Tensors keep the names that they have on disk, and files that nothing changes stay as they are. What
-transformers makes of several tensors on disk is written as it is in memory, which it reads as well.
+Tensors keep their names on disk, and files in which nothing changes are unchanged. What
+transformers converts from several tensors on disk is written as it is in memory, which it reads
+too.
 """
 
 import json
@@ -35,12 +36,12 @@ Chunks = Callable[[], Iterator[bytes]]
 
 @dataclass(frozen=True)
 class WeightFile:
-    """One file of weights.
+    """One weight file.
 
     Args:
-        name: Of the file.
-        tensors: What goes in.
-        same: The base's file that holds exactly these bytes; None where something is changed.
+        name: File name.
+        tensors: Tensors in the file.
+        same: The base's file with exactly these bytes; None where a tensor is changed.
     """
 
     name: str
@@ -49,10 +50,10 @@ class WeightFile:
 
 
 def multimodal_files(plan: Plan, folder: Path, *, merge: bool) -> list[WeightFile]:
-    """Return the weight files of the multimodal path; nothing is read but headers.
+    """Return the weight files of the multimodal path; only headers are read.
 
     Args:
-        plan: The adapter's, one that doesn't train the base in place.
+        plan: Plan of an adapter that doesn't train the base in place.
         folder: Path of the adapter folder.
         merge: Whether LoRA is merged into its matrices.
 
@@ -68,7 +69,7 @@ def multimodal_files(plan: Plan, folder: Path, *, merge: bool) -> list[WeightFil
 
 
 def new_index(files: Sequence[WeightFile]) -> dict[str, bytes]:
-    """Return the index of several weight files by its file name; nothing where there is one."""
+    """Return the index of several weight files by its file name; empty for a single file."""
     if len(files) == 1:
         return {}
     specs = [(spec, file.name) for file in files for spec in (t.spec for t in file.tensors)]
@@ -79,10 +80,10 @@ def new_index(files: Sequence[WeightFile]) -> dict[str, bytes]:
 
 
 def shared_tensor(anatomy: Anatomy, names: set[str]) -> str | None:
-    """A tensor among `names` that the model has under another name too, if there is one.
+    """A tensor among `names` that the model has under another name too; None where there is none.
 
     Args:
-        anatomy: The model's.
+        anatomy: Anatomy of the model.
         names: Full names of tensors in memory.
     """
     shared = {*anatomy.tied, *anatomy.tied.values()}
@@ -90,10 +91,10 @@ def shared_tensor(anatomy: Anatomy, names: set[str]) -> str | None:
 
 
 def changed_names(plan: Plan, *, merge: bool) -> set[str]:
-    """The tensors in memory that are other ones on the multimodal path.
+    """Names of the tensors in memory that differ on the multimodal path.
 
     Args:
-        plan: The adapter's.
+        plan: The adapter's plan.
         merge: Whether LoRA is merged.
     """
     copies = {t.name for edit in (*plan.swaps(), *plan.part_swaps()) for t in edit.tensors}
@@ -102,18 +103,18 @@ def changed_names(plan: Plan, *, merge: bool) -> set[str]:
 
 @dataclass(frozen=True)
 class _Changes:
-    """What is changed, and where it goes on disk.
+    """Changed tensors, and where they are written.
 
     Args:
-        stored: The base.
-        made: The bytes of each tensor that is another one, by name in memory.
+        stored: Names and tensors of the base on disk.
+        made: Bytes of each changed tensor, by name in memory.
     """
 
     stored: DiskNames
     made: Mapping[str, Chunks]
 
     def in_place_of(self, disk: str, tensor: StoredTensor) -> Iterator[Streamed]:
-        """What stands where the base has a tensor; of several that become one, the first."""
+        """What replaces a tensor of the base; of several that become one, the first."""
         names = self.stored.names
         memory = names.memory.get(disk, "")
         if memory in self._layers:
@@ -129,7 +130,7 @@ class _Changes:
 
     @cached_property
     def _layers(self) -> dict[str, list[str]]:
-        """What transformers' converter makes together, where any of it is changed."""
+        """Tensors that transformers' converter makes together, where any of them is changed."""
         layers: dict[str, list[str]] = {}
         for name, made in self.stored.names.made.items():
             layers.setdefault(made.layer, []).append(name)
@@ -152,7 +153,7 @@ def _weight_file(file: Path, changes: _Changes, *, alone: bool) -> WeightFile:
 
 
 def _unchanged(streamed: Streamed) -> StoredTensor | None:
-    """The tensor of the base whose bytes are streamed as they are; None where others are."""
+    """The tensor of the base whose bytes are streamed unchanged; None where they differ."""
     chunks = streamed.chunks
     if not (isinstance(chunks, partial) and chunks.func is stored_chunks):
         return None
@@ -163,7 +164,7 @@ def _unchanged(streamed: Streamed) -> StoredTensor | None:
 def _changed(
     plan: Plan, tensors: Mapping[str, StoredTensor], stored: DiskNames, *, merge: bool
 ) -> Iterator[tuple[str, Chunks]]:
-    """Name in memory and bytes of each tensor that is another one on the multimodal path."""
+    """Name in memory and bytes of each tensor that differs on the multimodal path."""
     for edit in (*plan.swaps(), *plan.part_swaps()):
         for tensor in edit.tensors:
             own, origin = tensors[adapter_name(tensor)], stored.origin(tensor.name)

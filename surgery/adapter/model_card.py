@@ -74,7 +74,7 @@ def model_card(plan: Plan, fingerprint: dict[str, Any] | None) -> str:
 
     Args:
         plan: The applied plan.
-        fingerprint: Of the base, or None where its weights are not here.
+        fingerprint: Fingerprint of the base; None without its weights.
     """
     source, recipe = plan.anatomy.source, plan.recipe
     base = recipe.model if recipe.vision else source

@@ -1,4 +1,4 @@
-"""An adapter folder out of a model in memory."""
+"""An adapter folder from a model in memory."""
 
 import os
 from pathlib import Path
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def save_adapter(
     plan: Plan, model: "PreTrainedModel", out: str | os.PathLike[str], *, overwrite: bool = False
 ) -> None:
-    """Save a model in memory that a plan was applied to, with its weights of now.
+    """Save a model in memory that a plan was applied to, with its current weights.
 
     Args:
         plan: The applied plan.
@@ -37,15 +37,15 @@ def save_adapter(
 
 
 def save_into(plan: Plan, model: "PreTrainedModel", folder: Path) -> None:
-    """Save as `save_adapter` does, into an empty folder of the caller's.
+    """Save as `save_adapter` does, into an empty folder.
 
     Args:
         plan: The applied plan.
         model: The model that `apply_plan` returned.
-        folder: Where the files go.
+        folder: Path of an empty folder.
 
     Raises:
-        OSError: where the disk doesn't let it.
+        OSError: For an error of the disk.
     """
     fingerprint = identify(plan.files, plan.anatomy) if plan.files else None
     # else PEFT asks the hub whether the vocabulary grew, and adds embeddings if it can't tell

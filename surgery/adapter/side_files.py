@@ -1,6 +1,6 @@
-"""The files beside the weights of an adapter folder, and through them the bytes that apply writes.
+"""The files next to the weights of an adapter folder, and the size of what `apply` writes.
 
-Everything here follows from the plan and the base's fingerprint, so a plan knows to the byte what
+All of it follows from the plan and the base's fingerprint, so a plan knows to the byte what
 applying it will write.
 """
 
@@ -33,7 +33,7 @@ from surgery.storage.safetensors.shards import shard_index
 from surgery.storage.safetensors.writer import Spec, file_size
 
 _OWNERS_OF_A_PLAN: Final = (ADAPTER_CONFIG, "config.json", "manifest.json")
-"""What tells that a plan.json is an adapter's or an export's own."""
+"""Files by which a plan.json belongs to an adapter or an export."""
 _NO_TARGET: Final = "dummy-target-modules"  # PEFT's own word for "no LoRA anywhere"
 _COPIED_FILES: Final = (
     "config.json",
@@ -49,11 +49,11 @@ _COPIED_FILES: Final = (
     "*.py",
 )
 REWRITTEN: Final = ("config.json", "model.safetensors.index.json")
-"""What a checkpoint has anew where its weights are other ones than the base's."""
+"""Files of a checkpoint that change with its weights."""
 
 
 def adapter_name(tensor: AddedTensor) -> str:
-    """The name under which PEFT reads a tensor from an adapter file."""
+    """PEFT's name of a tensor in an adapter file."""
     return f"{PEFT_PREFIX}{tensor.name}"
 
 
@@ -63,7 +63,7 @@ def adapter_specs(plan: Plan) -> list[Spec]:
 
 
 def adapter_config(plan: Plan) -> dict[str, Any]:
-    """The arguments of PEFT's LoraConfig that mean this plan; every module under its full name."""
+    """The arguments of PEFT's LoraConfig for this plan, with every module under its full name."""
     loras = plan.loras()
     rank, alpha = (loras[0].rank, loras[0].alpha) if loras else (8, 16.0)
     config: dict[str, Any] = {
@@ -84,7 +84,7 @@ def adapter_config(plan: Plan) -> dict[str, Any]:
 
 
 def base_files(plan: Plan) -> list[Path]:
-    """The base's files beside its weights that a plain checkpoint needs to open and generate."""
+    """The base's files, except weights, that a plain checkpoint needs to load and generate."""
     assert plan.files is not None
     found = (file for glob in _COPIED_FILES for file in plan.files.folder.glob(glob))
     rewritten = REWRITTEN if plan.changes_depth else ()
@@ -92,14 +92,14 @@ def base_files(plan: Plan) -> list[Path]:
 
 
 def depth_files(plan: Plan) -> dict[str, bytes]:
-    """The files beside the weights that a new depth writes anew, by name."""
+    """The files, except weights, that a new depth changes, by name."""
     assert plan.files is not None
     index = shard_index(depth_shards(plan)) if plan.files.has_weights else {}
     return {"config.json": depth_config(plan), **index}
 
 
 def weight_bytes(plan: Plan) -> int:
-    """Bytes of the weight files, headers included; of an assembled model's too."""
+    """Size of the weight files in bytes, headers and an assembled model included."""
     written = 0 if plan.is_plain else file_size(adapter_specs(plan))
     if plan.recipe.vision:
         written += _base_bytes(plan)
@@ -111,7 +111,7 @@ def weight_bytes(plan: Plan) -> int:
 
 
 def _base_bytes(plan: Plan) -> int:
-    """Bytes of the base's own weight files, as they are or as they will be."""
+    """Size in bytes of the base's own weight files, as they are or as they will be."""
     if plan.assembly:
         return plan.assembly.size
     if plan.files and plan.files.has_weights:
@@ -126,10 +126,10 @@ def saved_plan(plan: Plan) -> str:
 
 
 def save_plan(file: Path, text: str, plan: Plan) -> None:
-    """Write what `saved_plan` gave into a file; only another plan is replaced by it.
+    """Write the text of `saved_plan` to a file; only another plan is replaced by it.
 
     Raises:
-        SurgeryError: A301 where something else is there, or an adapter's or an export's own plan,
+        SurgeryError: A301 where something else is there, or the plan of an adapter or an export,
             and as `replace_text`.
     """
     real = Path(os.path.realpath(file))
@@ -159,7 +159,7 @@ def _no_plan_of_its_own(file: Path) -> Diagnostic:
 
 
 def base_folder(plan: Plan, folder: Path) -> Path:
-    """Where the base's weights of an adapter folder are: beside it unless they train in place."""
+    """Folder with the base's weights: the base's own, unless they train in place."""
     if not plan.in_place:
         assert plan.files is not None
         return plan.files.folder
@@ -167,20 +167,20 @@ def base_folder(plan: Plan, folder: Path) -> Path:
 
 
 def saved_adapter_config(plan: Plan) -> dict[str, Any]:
-    """The content of adapter_config.json; of a type that PEFT refuses where it lacks the parts."""
+    """The content of adapter_config.json, whose type plain PEFT refuses where it lacks parts."""
     config = adapter_config(plan)
     return {**config, "peft_type": ROUTED_TYPE} if plan.is_routed else config
 
 
 def side_files(plan: Plan, fingerprint: dict[str, Any] | None) -> Mapping[str, bytes]:
-    """Return the content of every file beside the weights, by name.
+    """Return the content of every file next to the weights, by name.
 
-    plan.json states the bytes of all files, its own among them: it is written again until the
-    number it states is true, which takes two or three rounds.
+    plan.json states the size of all files, its own included: it is written again until the stated
+    size is right, which takes two or three rounds.
 
     Args:
-        plan: What was applied, or will be.
-        fingerprint: Of the base, or None where its weights are not here.
+        plan: The plan to apply.
+        fingerprint: Fingerprint of the base; None without its weights.
     """
     texts = {RECIPE_FILE: _recipe_yaml(plan), CARD_FILE: model_card(plan, fingerprint)}
     if not plan.is_plain:
@@ -197,9 +197,9 @@ def side_files(plan: Plan, fingerprint: dict[str, Any] | None) -> Mapping[str, b
 
 
 def _copied_bytes(plan: Plan) -> int:
-    """Bytes beside the weights that a plain checkpoint takes from the base, or has anew.
+    """Size in bytes of what a plain checkpoint copies from the base or changes, except weights.
 
-    An assembled model's tokenizer and processor are counted once they are written.
+    The tokenizer and processor of an assembled model are counted once they are written.
     """
     if plan.files is None:
         return 0

@@ -1,7 +1,7 @@
-"""Which tensors the weight files of an adapter folder hold, and in which order.
+"""The tensors in the weight files of an adapter folder, and their order.
 
-Both are recorded in plan.json when a folder is written, because a header says whose numbers the
-bytes are: a name or a type that is changed there makes another model of the same bytes.
+Both are recorded in plan.json when a folder is written, because the header assigns bytes to
+tensors: with a changed name or dtype, the same bytes are another model.
 """
 
 import os
@@ -20,18 +20,18 @@ from surgery.storage.safetensors.dtypes import FLOATS
 from surgery.storage.safetensors.header import StoredTensor, read_header
 
 _SAVED_FIRST: Final = ("U64", "I64", "F64", "F32", "U32", "I32", "BF16", "F16", "U16", "I16")
-"""The order of types in which safetensors' own `save_file` writes (safetensors 0.8)."""
+"""Order of dtypes in which safetensors' own `save_file` writes (safetensors 0.8)."""
 
 
 def weights_layout(plan: Plan, folder: Path) -> dict[str, str]:
-    """Return two SHA-256 in hex: of names, types and shapes, and of the order of the bytes.
+    """Return two SHA-256 in hex: of names, dtypes and shapes, and of the order of the bytes.
 
     Args:
         plan: The folder's plan.
-        folder: An adapter folder with its weights.
+        folder: Path of an adapter folder with its weights.
 
     Raises:
-        SurgeryError: M201 to M208 for a file that isn't whole.
+        SurgeryError: M201 to M208 for an incomplete file.
     """
     headers = dict(_headers(plan, folder))
     specs = {
@@ -61,12 +61,12 @@ def check_weights(
     Args:
         plan: The folder's plan.
         folder: Path of an adapter folder.
-        recorded: What `weights_layout` gave when it was written; None of a folder of before.
+        recorded: Result of `weights_layout` when the folder was written; None for older folders.
         trust_remote_code: Whether the base may run its own Python code; False by default.
 
     Raises:
-        SurgeryError: A402 for other tensors or shapes; A421 for other types, another order or
-            further weights; M201 to M208 for a file that isn't whole.
+        SurgeryError: A402 for other tensors or shapes; A421 for other dtypes, another order or
+            further weights; M201 to M208 for an incomplete file.
     """
     if differ := list(_differing(plan, folder, trust_remote_code)):
         raise SurgeryError(_other_weights(folder, differ[0], len(differ)))
@@ -78,16 +78,16 @@ def check_weights(
         raise SurgeryError(_other_layout(folder, f"`{odd.name}` is stored as {odd.dtype}"))
     found = weights_layout(plan, folder) if recorded else {}
     if recorded and recorded.get("tensors") != found["tensors"]:
-        raise SurgeryError(_other_layout(folder, "a type of its tensors is another one"))
+        raise SurgeryError(_other_layout(folder, "a dtype of its tensors has changed"))
     resaved = all(
         _names(tensors) == _names(sorted(tensors, key=_saved_at)) for tensors in headers.values()
     )
     if recorded and recorded.get("order") != found["order"] and not resaved:
-        raise SurgeryError(_other_layout(folder, "its tensors stand in another order"))
+        raise SurgeryError(_other_layout(folder, "its tensors are in another order"))
 
 
 def _headers(plan: Plan, folder: Path) -> Iterator[tuple[str, list[StoredTensor]]]:
-    """The tensors of each weight file in the order of their bytes, by the file's name."""
+    """The tensors of each weight file in the order of their bytes, by file name."""
     if not plan.is_plain:
         yield ADAPTER_WEIGHTS, list(read_header(folder / ADAPTER_WEIGHTS).values())
     if plan.in_place:
@@ -108,7 +108,7 @@ def _differing(plan: Plan, folder: Path, trust_remote_code: bool) -> Iterator[st
 
 
 def _surplus(plan: Plan, folder: Path) -> Iterator[str]:
-    """Weights that the plan knows nothing of."""
+    """Weight files that don't belong to the plan."""
     if plan.is_plain:
         yield from (ADAPTER_WEIGHTS for _ in folder.glob(ADAPTER_WEIGHTS))
     own = base_folder(plan, folder) if plan.in_place else None
@@ -119,7 +119,7 @@ def _surplus(plan: Plan, folder: Path) -> Iterator[str]:
 
 
 def _saved_at(tensor: StoredTensor) -> tuple[int, str]:
-    """Where safetensors' own `save_file` puts a tensor."""
+    """Sort key of safetensors' own `save_file`."""
     known = tensor.dtype in _SAVED_FIRST
     return _SAVED_FIRST.index(tensor.dtype) if known else len(_SAVED_FIRST), tensor.name
 
@@ -133,16 +133,16 @@ def _other_weights(folder: Path, name: str, count: int) -> Diagnostic:
         code="A402",
         what=f"the weights in `{folder}` are not those of its {PLAN_FILE}",
         why=f"{count} tensors are missing, too many or of another shape, `{name}` first",
-        fix="copy the folder again, or make it anew with `surgery apply` or `save_adapter`",
+        fix="copy the folder again, or make it again with `surgery apply` or `save_adapter`",
     )
 
 
 def _surplus_weights(folder: Path, name: str) -> Diagnostic:
     return Diagnostic(
         code="A421",
-        what=f"`{folder}` holds weights that its {PLAN_FILE} knows nothing of: `{name}`",
+        what=f"`{folder}` has weights that its {PLAN_FILE} doesn't list: `{name}`",
         why="one of the two was changed, so that nobody can say which model the folder is",
-        fix="copy the folder again, or make it anew with `surgery apply` or `save_adapter`",
+        fix="copy the folder again, or make it again with `surgery apply` or `save_adapter`",
     )
 
 
@@ -151,5 +151,5 @@ def _other_layout(folder: Path, difference: str) -> Diagnostic:
         code="A421",
         what=f"the header of the weights in `{folder}` is not the one that was written",
         why=f"{difference}, so that the same bytes would mean another model",
-        fix="copy the folder again, or make it anew with `surgery apply` or `save_adapter`",
+        fix="copy the folder again, or make it again with `surgery apply` or `save_adapter`",
     )

@@ -1,1 +1,1 @@
-"""Data for training: one file for each form of a record, and one for each step to a batch."""
+"""Training data: one file for each format of records, and one for each step to a batch."""

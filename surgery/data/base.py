@@ -1,4 +1,4 @@
-"""One record of a data file, whatever its form: turns of a conversation with images, or text."""
+"""One record of a data file, of any format: turns of a conversation with images, or text."""
 
 import json
 from abc import ABC, abstractmethod
@@ -13,17 +13,17 @@ from surgery.plugins import classes_in
 
 Role = Literal["system", "user", "assistant"]
 IMAGE: Final = "<image>"
-"""What stands for an image in a turn's text, as LLaVA writes it."""
+"""Placeholder of an image in a turn's text, as LLaVA writes it."""
 
 
 @dataclass(frozen=True, slots=True)
 class RecordLocation:
-    """Where a record is written.
+    """Location of a record.
 
     Args:
-        file: Its data file.
-        line: 1-based, the line that it begins on; 0 for what has no lines.
-        record: 1-based, its number in an array of records, which may be one line; 0 elsewhere.
+        file: Path of its data file.
+        line: 1-based number of its first line; 0 for what has no lines.
+        record: 1-based number in an array of records, which may be one line; 0 elsewhere.
     """
 
     file: Path
@@ -37,12 +37,12 @@ class RecordLocation:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What one side of a conversation says.
+    """One turn of a conversation.
 
     Args:
-        role: Who says it.
-        text: What is said; `IMAGE` stands where an image is shown.
-        is_learned: Whether an answer is learned; other turns never are.
+        role: Speaker.
+        text: Text, with `IMAGE` where an image is.
+        is_learned: Whether an answer is learned, as by default; other turns never are.
     """
 
     role: Role
@@ -55,12 +55,12 @@ class Record:
     """A conversation, or a text.
 
     Args:
-        location: Where it is written.
-        turns: Of a conversation; empty for a text.
-        images: Files of its images, in the order of their placeholders.
-        text: Language to be learned whole; empty for a conversation.
+        location: File, line and record number.
+        turns: Turns of a conversation; empty for a text.
+        images: Paths of its images, in the order of their placeholders.
+        text: Text that is learned completely; empty for a conversation.
         tools: Descriptions of functions that the chat template writes into the prompt.
-        unused: What it has besides, as it is named to the user.
+        unused: Further keys, as diagnostics name them.
     """
 
     location: RecordLocation
@@ -71,17 +71,17 @@ class Record:
     unused: tuple[str, ...] = ()
 
     def images_before(self, end: int) -> tuple[Path, ...]:
-        """The images of the turns before `end`."""
+        """The images of the turns before index `end`."""
         return self.images[: sum(turn.text.count(IMAGE) for turn in self.turns[:end])]
 
 
 class RecordForm(ABC):
-    """A form that records are written in; a module of this folder defines one."""
+    """A format of records; a module of `surgery/data/formats` defines one."""
 
     key: ClassVar[str]
-    """The key that a record of this form has."""
+    """Key by which a record of this format is recognized."""
     used: ClassVar[frozenset[str]]
-    """The keys that it means something by, `key` included."""
+    """Keys that are read, `key` included."""
 
     @abstractmethod
     def read(self, content: dict[str, Any], location: RecordLocation, images: Path) -> Record:
@@ -90,25 +90,25 @@ class RecordForm(ABC):
         Args:
             content: A JSON object with `key`, without empty columns.
             location: File, line and record number.
-            images: The folder that image paths are relative to.
+            images: Folder that image paths are relative to.
 
         Raises:
-            SurgeryError: D102 to D105, D107 and D115, naming the location.
+            SurgeryError: D102 to D105, D107 and D115, with the location.
         """
 
 
 @cache
 def known_forms() -> tuple[RecordForm, ...]:
-    """Every form, found in the folder `surgery/data`."""
+    """Every format, found in the folder `surgery/data/formats`."""
     return tuple(form() for form in classes_in("surgery.data.formats", RecordForm))  # type: ignore[type-abstract]
 
 
 def read_record(content: Any, location: RecordLocation, images: Path) -> Record:
-    """Return the record that a JSON value means; what isn't JSON is the ValueError that it gave.
+    """Return the record of a JSON value; what isn't JSON is the ValueError of parsing it.
 
     Raises:
-        SurgeryError: D102 for a value of no known form, D115 for keys that can't be honored, and
-            what its form raises.
+        SurgeryError: D102 for a value of no known format, D115 for keys that can't be honored, and
+            what its format raises.
     """
     if not isinstance(content, dict):
         why = str(content) if isinstance(content, ValueError) else "no object"
@@ -127,17 +127,17 @@ def read_record(content: Any, location: RecordLocation, images: Path) -> Record:
 
 
 def is_blank(value: Any) -> bool:
-    """Whether a value says nothing: null, or empty, as a table fills the columns of other rows."""
+    """Whether a value is null or empty, as a table fills the columns of other rows."""
     return value is None or value in ("", [], {})
 
 
 def refuse_meaning(keys: Set[str], location: RecordLocation, where: str) -> list[str]:
-    """Return keys that may be left unused, as they are named; those of names alone are left out.
+    """Return the names of keys that may be ignored, except those that only name a record.
 
     Args:
-        keys: That `where` doesn't use.
+        keys: Keys that `where` doesn't use.
         location: File, line and record number.
-        where: What has them.
+        where: What has the keys, for diagnostics.
 
     Raises:
         SurgeryError: D115, if one of them would change what is learned.
@@ -149,13 +149,13 @@ def refuse_meaning(keys: Set[str], location: RecordLocation, where: str) -> list
 
 
 def tool_name(tool: dict[str, Any]) -> Any:
-    """The name that a tool's description gives it; None where it has none."""
+    """The name in a tool's description; None where it has none."""
     inner = tool.get("function", tool)
     return inner.get("name") if isinstance(inner, dict) else None
 
 
 def bad_form(location: RecordLocation, why: str) -> NoReturn:
-    """Raise D102 for a record whose form is recognised and broken."""
+    """Raise D102 for a record of a known format that is malformed."""
     raise SurgeryError(Diagnostic("D102", f"{location}: this record can't be read", why, _FORMS))
 
 
@@ -166,12 +166,12 @@ def bad_role(location: RecordLocation, role: object, known: Sequence[str]) -> No
 
 
 def _refuse_surrogates(content: dict[str, Any], location: RecordLocation) -> None:
-    """Refuse half a character, as a cut pair leaves; no tokenizer and no file system takes one."""
+    """Refuse a lone surrogate, as a split pair leaves; no tokenizer or file system takes one."""
     try:
         json.dumps(content, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         half = ascii(error.object[error.start])[1:-1]
-        bad_form(location, f"`{half}` is half a character: its other half was cut off")
+        bad_form(location, f"`{half}` is half a character: its other half is missing")
     except RecursionError:
         bad_form(location, "it is nested too deeply")
 
@@ -184,7 +184,7 @@ _MEANT: Final = frozenset(
     | {"system", "system_prompt", "tools", "functions", "function_call", "tool_calls"}
     | {"tool_call_id", "reasoning", "reasoning_content", "thinking"}
 )
-"""Keys without which a record says something else."""
+"""Keys without which a record means something else."""
 
 _FORMS: Final = (
     'write {"conversations": [{"from": "human", "value": …}, {"from": "gpt", "value": …}]}, '
@@ -194,7 +194,7 @@ _FORMS: Final = (
 
 
 def _of_no_form(location: RecordLocation, why: str) -> Diagnostic:
-    return Diagnostic("D102", f"{location}: this record is of no known form", why, _FORMS)
+    return Diagnostic("D102", f"{location}: this record has no known format", why, _FORMS)
 
 
 def _not_honored(location: RecordLocation, keys: Sequence[str], where: str) -> Diagnostic:
@@ -202,7 +202,7 @@ def _not_honored(location: RecordLocation, keys: Sequence[str], where: str) -> D
         code="D115",
         what=f"{location}: {where} can't have {', '.join(f'`{key}`' for key in keys)}",
         why="it would be left out, and the record means something else without it",
-        fix="write it in a form that `surgery explain D115` shows, take it away, or leave such "
+        fix="write it in a format that `surgery explain D115` shows, remove it, or leave such "
         "records out with bad_records=skip",
     )
 
@@ -212,6 +212,6 @@ def no_answer(location: RecordLocation, why: str) -> Diagnostic:
     return Diagnostic(
         code="D104",
         what=f"{location}: {why}",
-        why="only answers are learned from, so each must say something",
+        why="only answers are learned from, so none may be empty",
         fix="write the answer, or leave the record out with bad_records=skip",
     )

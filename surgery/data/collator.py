@@ -1,4 +1,4 @@
-"""Rows to a batch, as a model takes it."""
+"""Collate rows to a batch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,15 +14,15 @@ from surgery.paths.path_state import MULTIMODAL, TEXT
 
 @dataclass(frozen=True)
 class Collator:
-    """Puts rows together, padded on the right.
+    """Collates rows, padded on the right.
 
     Args:
-        pad: The id that fills up.
-        packing: Whether rows of one place share a row of the batch.
-        by_path: Whether rows without images take the text path.
-        image_token: The id that images are made of, where the model has parts for image tokens
-            and must be told of them.
-        is_routed: Whether it has.
+        pad_token_id: Id of the padding token.
+        packing: Whether a row of the batch may have several rows; False by default.
+        by_path: Whether rows without images take the text path; False by default.
+        image_token: Id of an image token, where the model has parts for image tokens and needs a
+            mask; None by default.
+        is_routed: Whether the model has such parts; False by default.
     """
 
     pad_token_id: int
@@ -35,12 +35,12 @@ class Collator:
         """Return a batch.
 
         Args:
-            groups: The rows of each row of the batch; more than one where they are packed.
+            groups: Rows of each row of the batch; more than one where they are packed.
 
         Returns:
-            `input_ids`, `labels` and what else belongs to a token (rows, tokens); `attention_mask`,
-            or `position_ids` where rows are packed; what the processor made of images, in the order
-            of the rows; and perhaps `paths`.
+            `input_ids`, `labels` and other values per token (rows, tokens); `attention_mask`, or
+            `position_ids` where rows are packed; what the processor made of images, in the order of
+            the rows; and perhaps `paths`.
         """
         rows = [row for group in groups for row in group]
         batch: dict[str, Any] = {
@@ -77,7 +77,7 @@ def _padded(rows: Sequence[torch.Tensor], value: int) -> torch.Tensor:
 
 
 def _positions(counts: Sequence[Sequence[int]], width: int) -> torch.Tensor:
-    """Positions (rows, width) that start anew with each packed row, and with what fills up."""
+    """Positions (rows, width) that restart with each packed row, and with the padding."""
     return torch.stack(
         [torch.cat([torch.arange(n) for n in (*row, width - sum(row))]) for row in counts]
     )

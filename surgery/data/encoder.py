@@ -1,7 +1,7 @@
-"""From a record to token ids and labels: chat template, images, and who is learned from.
+"""From a record to token ids and labels: chat template, images, and which turns are learned.
 
-A conversation is tokenized piece by piece, each answer apart from what comes before it, because
-that is how it is generated later; so labels begin exactly where an answer does.
+A conversation is tokenized in chunks, each answer separate from what comes before it, because that
+is how it is generated later; so labels begin exactly where an answer does.
 """
 
 import re
@@ -20,22 +20,22 @@ from surgery.data.images import open_images
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 
 IGNORED: Final = -100
-"""The label that no loss counts."""
+"""Label that the loss ignores."""
 
 _MEDIA_TOKEN: Final = re.compile(r"[<\[|].*(image|img|vision|video|audio|boi|eoi)", re.IGNORECASE)
-"""How a token is written that stands for something other than words."""
+"""Pattern of tokens that stand for images, videos or sound."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """What a model learns from at once.
+    """One sequence of tokens to learn from.
 
     Args:
         ids: (tokens,), int64.
-        labels: (tokens,), the ids that are learned, `IGNORED` elsewhere.
+        labels: (tokens,), int64; `IGNORED` at tokens that aren't learned.
         images: What the processor made of the images, by the model's argument; images first.
-        sees: Whether it has images.
-        beside: Further values of each token, (tokens,), by the model's argument.
+        has_images: Whether it has images; False by default.
+        token_fields: Further values per token, (tokens,), by the model's argument.
     """
 
     ids: torch.Tensor
@@ -49,8 +49,8 @@ class Encoder:
     """Encodes records for one model.
 
     Args:
-        processor: Of a model that sees; or a tokenizer.
-        length: Tokens of a row, at most.
+        processor: Processor of a multimodal model, or a tokenizer.
+        length: Maximum length of a row, in tokens.
     """
 
     def __init__(self, processor: Any, length: int) -> None:
@@ -66,29 +66,29 @@ class Encoder:
 
     @property
     def pad_token_id(self) -> int:
-        """The id that fills up a batch; the end's where the tokenizer has none."""
+        """Id of the padding token; of the end token where the tokenizer has none."""
         known = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)
         return int(next(token for token in known if token is not None))
 
     @property
     def image_token(self) -> int | None:
-        """The id that images are made of."""
+        """Id of an image token; None without images."""
         token = getattr(self._processor, "image_token", None) if self.is_multimodal else None
         return None if token is None else int(self.tokenizer.convert_tokens_to_ids(token))
 
     @property
     def has_template(self) -> bool:
-        """Whether the model has a chat template of its own."""
+        """Whether the model has its own chat template."""
         return bool(self._named)
 
     def check(self, record: Record) -> int:
-        """Look at a record as text, without tokens and pixels; how many rows it makes.
+        """Check a record as text, without tokens and pixels.
 
         Returns:
-            Rows of a conversation; 1 for a text, which has as many as its tokens fill.
+            Number of rows of a conversation; 1 for a text, whose rows depend on its tokens.
 
         Raises:
-            SurgeryError: D107 for an image that the model can't see, and what `Chat.rows` raises.
+            SurgeryError: D107 for an image that the model can't take, and what `Chat.rows` raises.
         """
         self._refuse_unseen(record)
         if record.text:
@@ -97,11 +97,11 @@ class Encoder:
         return len(self.chat.rows(record))
 
     def check_questions(self, record: Record) -> None:
-        """Look at what is asked in a conversation as text.
+        """Check the questions of a conversation as text.
 
         Raises:
             SurgeryError: D104 for a text, which asks nothing, D107 for an image that the model
-                can't see, and what `Chat.prompt` raises.
+                can't take, and what `Chat.prompt` raises.
         """
         self._refuse_unseen(record)
         if record.text:
@@ -111,10 +111,10 @@ class Encoder:
                 self.chat.prompt(record, at)
 
     def conversation(self, record: Record, part: int = 0) -> Row:
-        """Encode a conversation, or that row of it where each answer makes one.
+        """Encode a conversation, or one of its rows where each answer makes one.
 
         Raises:
-            SurgeryError: D106 for an image that doesn't decode, D108 for what doesn't fit, D116
+            SurgeryError: D106 for an image that can't be decoded, D108 for what is too long, D116
                 for what the tokenizer or the processor refuses, and what `check` raises.
         """
         self._refuse_unseen(record)
@@ -130,7 +130,7 @@ class Encoder:
         return self._fitted(row, record.location)
 
     def text(self, text: str, location: RecordLocation | None = None) -> Iterator[Row]:
-        """Encode a text whole, in rows of `length` tokens; the last one may be shorter.
+        """Encode a complete text, in rows of `length` tokens; the last one may be shorter.
 
         Raises:
             SurgeryError: D116 for what the tokenizer refuses.
@@ -146,14 +146,14 @@ class Encoder:
         """Encode conversations up to where an answer begins, as `generate` takes them.
 
         Args:
-            asked: For each row a conversation, and how many of its turns come before the answer.
+            asked: For each row a conversation, and the number of turns before the answer.
 
         Returns:
-            `input_ids` and `attention_mask` (rows, tokens), padded on the left, and what the model
-            takes of images.
+            `input_ids` and `attention_mask` (rows, tokens), padded on the left, and the model's
+            arguments for images.
 
         Raises:
-            SurgeryError: D106 for an image that doesn't decode, D112 to D114 for what the chat
+            SurgeryError: D106 for an image that can't be decoded, D112 to D114 for what the chat
                 template doesn't write, D116 for what the tokenizer or the processor refuses.
         """
         from transformers import BatchFeature
@@ -174,7 +174,7 @@ class Encoder:
         return BatchFeature(batch | stacked([each.images for each in made]))
 
     def raw(self, record: Record) -> Any:
-        """Encode the words of a record's turns without the chat template, as `questions` does.
+        """Encode the text of a record's turns without the chat template, as `questions` does.
 
         Raises:
             SurgeryError: D106, D113 and D116, as for `questions`.
@@ -193,7 +193,7 @@ class Encoder:
             raise SurgeryError(_no_vision_tower(record.location))
 
     def _special_tokens(self) -> list[str]:
-        """Tokens that the model takes for an image, a video or a sound."""
+        """Tokens that the model takes for an image, a video or sound."""
         added = self.tokenizer.get_added_vocab()
         named = {value for value in vars(self._processor).values() if isinstance(value, str)}
         return sorted(token for token in added if token in named or _MEDIA_TOKEN.match(token))
@@ -211,7 +211,7 @@ class Encoder:
         return text
 
     def _fitted(self, row: Row, location: RecordLocation) -> Row:
-        """Cut a row to `length`, if its images and some of an answer fit."""
+        """Truncate a row to `length`, if its images and part of an answer fit."""
         learned = (row.labels[: self.length] != IGNORED).any()
         if len(row.ids) <= self.length and learned:
             return row
@@ -233,7 +233,7 @@ def _row(
     has_images: bool,
     token_fields: Mapping[str, torch.Tensor],
 ) -> Row:
-    # nothing comes before the first token, and in a packed row something that must not foretell it
+    # the first token has no context, and in a packed row the wrong one
     labels[:1] = IGNORED
     return Row(ids, labels, images, has_images, token_fields)
 
@@ -241,9 +241,9 @@ def _row(
 def _no_vision_tower(location: RecordLocation) -> Diagnostic:
     return Diagnostic(
         code="D107",
-        what=f"{location}: this record has images, and the model sees none",
+        what=f"{location}: this record has images, and the model takes none",
         why="its folder has no image processor",
-        fix="name `vision:` in the recipe, or a model that sees in `model=`",
+        fix="name `vision:` in the recipe, or a multimodal model in `model=`",
     )
 
 
@@ -252,7 +252,7 @@ def _too_long(location: RecordLocation, images: int, tokens: int, length: int) -
         code="D108",
         what=f"{location}: {tokens} tokens, {images} of them of images, are more than the {length} "
         "of a row",
-        why="a row that is cut must keep its images whole and something of an answer",
-        fix="raise `length` up to the model's context, show fewer or smaller images, or leave such "
+        why="a truncated row must keep its images complete and part of an answer",
+        fix="raise `length` up to the model's context, use fewer or smaller images, or leave such "
         "records out with bad_records=skip",
     )

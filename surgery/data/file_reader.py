@@ -1,7 +1,7 @@
-"""A data file as its records: JSON, JSONL or plain text, read by line and not held in memory.
+"""The records of a data file: JSON, JSONL or plain text, read by line and not kept in memory.
 
-A JSON file, which is one array, is held; of a JSONL file only where its lines begin is, so that a
-file of millions of records costs 16 bytes for each.
+A JSON file, which is one array, is kept in memory; of a JSONL file only the offsets of its lines
+are, so that a file of millions of records costs 16 bytes for each.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from surgery.diagnostics.wording import first_line
 from surgery.recipe.training_schema import Source
 
 MAX_REPORTED: Final = 5
-"""Bad records that are told of at once, at most."""
+"""Maximum number of bad records that are reported at once."""
 
 _BETWEEN: Final = re.compile(r"[\s,]*")
 
@@ -27,12 +27,12 @@ class DataFile(Sequence[Record]):
     """The usable records of one file.
 
     Args:
-        source: The file, and where its images are.
-        bad_records: Whether a bad record is an error or left out.
+        source: Path of the file, and folder of its images.
+        bad_records: Whether a bad record is an error, as by default, or skipped.
 
     Raises:
-        SurgeryError: D101 if the file can't be read, D109 if no record of it is usable; for
-            `error` all that is wrong with its records, at most `TOLD` of them.
+        SurgeryError: D101 if the file can't be read, D109 if no record of it is usable; for `error`
+            all that is wrong with its records, at most `MAX_REPORTED` of them.
     """
 
     def __init__(self, source: Source, bad_records: Literal["error", "skip"] = "error") -> None:
@@ -69,7 +69,7 @@ class DataFile(Sequence[Record]):
 
     @property
     def notes(self) -> list[Diagnostic]:
-        """What its usable records have that is not used, in one warning; empty where all is."""
+        """A warning with what its usable records have that is not used; empty where all is used."""
         return [_not_used(self.file, self._unused)] if self._unused else []
 
     def digest(self) -> str:
@@ -116,7 +116,7 @@ class DataFile(Sequence[Record]):
         return RecordLocation(self.file, line, at + 1 if self._is_array else 0)
 
     def _contents(self) -> Iterator[tuple[int, int, Any]]:
-        """The line, where to find it again, and the JSON value of each record."""
+        """Line, position in the file or array, and JSON value of each record."""
         try:
             _refuse_device(self.file)
             with self.file.open("rb") as stream:
@@ -167,12 +167,12 @@ class DataFile(Sequence[Record]):
         try:
             return json.loads(text)
         except (ValueError, RecursionError) as error:
-            # an error is of no known form, so that the record is bad and not the file
+            # an error has no known format, so that the record is bad and not the file
             return ValueError(f"line {line} is not JSON: {error}")
 
 
 def _refuse_device(file: Path) -> None:
-    """Refuse what can't be read twice, or never ends; what isn't there says so itself."""
+    """Refuse what can't be read twice, or never ends; a missing file is reported on opening."""
     if file.exists() and not file.is_file() and not file.is_dir():
         raise SurgeryError(
             _unreadable(file, "it is a pipe or a device, and is read more than once")
@@ -193,23 +193,23 @@ def _not_used(file: Path, unused: Mapping[str, int]) -> Diagnostic:
     named = ", ".join(f"{name} (line {line})" for name, line in unused.items())
     return Diagnostic(
         code="D117",
-        what=f"`{file}` has things that are not learned from: {named}",
-        why="no form of a record means anything by them",
+        what=f"`{file}` has keys that are not learned from: {named}",
+        why="no format of records uses them",
         severity="warning",
     )
 
 
 def no_usable_record(file: Path, bad: Sequence[Diagnostic]) -> Diagnostic:
-    """D109, for a file all of whose records were left out.
+    """D109, for a file whose records are all bad.
 
     Args:
-        file: Of data.
-        bad: What was wrong with them.
+        file: Path of the data file.
+        bad: What is wrong with its records.
     """
     return Diagnostic(
         code="D109",
         what=f"`{file}` has no usable record",
         why=f"{len(bad)} were left out, the first because: {bad[0].what}" if bad else "it is empty",
-        fix="mend the records, or name another file",
+        fix="fix the records, or name another file",
         key="data",
     )

@@ -17,7 +17,7 @@ def open_images(files: Sequence[Path], location: RecordLocation) -> list[Any]:
     """Decode images to RGB.
 
     Raises:
-        SurgeryError: D106 for one that doesn't decode.
+        SurgeryError: D106 for one that can't be decoded.
     """
     images = []
     for file in files:
@@ -29,10 +29,10 @@ def open_images(files: Sequence[Path], location: RecordLocation) -> list[Any]:
 
 
 def open_image(file: Path) -> Any:
-    """Decode one image to RGB, after a look at its size: a small file may unpack to gigabytes.
+    """Decode one image to RGB, once its size is checked: a small file may unpack to gigabytes.
 
     Raises:
-        ValueError: for more pixels than PIL holds for safe; and whatever its decoders raise.
+        ValueError: For more pixels than PIL considers safe; and whatever its decoders raise.
     """
     from PIL import Image
 
@@ -49,12 +49,12 @@ def open_image(file: Path) -> Any:
 
 
 def resolve_image(images: Path, file: str, location: RecordLocation) -> Path:
-    """Return where an image of a record is.
+    """Return the path of an image of a record.
 
     Args:
-        images: The folder that image paths are relative to.
-        file: As the record names it; an absolute path must lie in that folder, too.
-        location: Of the record.
+        images: Folder that image paths are relative to.
+        file: Path as the record names it; an absolute path must be in that folder, too.
+        location: File, line and record number.
 
     Raises:
         SurgeryError: D105 for a path that leads out of the folder; links in it may.
@@ -68,9 +68,9 @@ def resolve_image(images: Path, file: str, location: RecordLocation) -> Path:
 def _outside(location: RecordLocation, file: str, images: Path) -> Diagnostic:
     return Diagnostic(
         code="D105",
-        what=f"{location}: the image `{file}` lies outside of `{images}`",
-        why="a data file may come from anywhere, so it shows no files but those of its own folder",
-        fix="name a folder that holds all its images with `images`, such as `/data`; `/` holds all",
+        what=f"{location}: the image `{file}` is outside of `{images}`",
+        why="a data file may come from anywhere, so it may name only files of its own folder",
+        fix="name a folder with all its images as `images`, such as `/data`; `/` has all",
     )
 
 

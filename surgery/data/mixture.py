@@ -1,4 +1,4 @@
-"""Several files as one sequence of rows, in an order that the seed alone decides."""
+"""Several files as one sequence of rows, in an order that depends on the seed alone."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -15,19 +15,19 @@ from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.recipe.training_schema import Stage
 
 Order = NDArray[np.int64]
-"""(rows, 2): which file, and which of its rows."""
+"""(rows, 2): index of the file, and of its row."""
 
 _PASS: Final = 0
 _SHUFFLE: Final = 1
 
 
 class Mixture(Sequence[Any]):
-    """The rows of a stage in the order in which they are trained on.
+    """The rows of a stage in the order of training.
 
     Args:
-        sources: The files.
-        order: What to take of them.
-        packs: For each packed row, where in `order` it begins and ends; None without packing.
+        sources: Rows of each file.
+        order: Rows to take of them.
+        packs: First and last index in `order` of each packed row; None without packing.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Mixture(Sequence[Any]):
         return len(self.order) if self.packs is None else len(self.packs)
 
     def __getitem__(self, index: Any) -> list[Row]:
-        """The rows that share the place: one, or all of a pack."""
+        """The rows of one row of the batch: one, or all of a pack."""
         if index >= len(self):
             raise IndexError(index)
         first, end = (index, index + 1) if self.packs is None else self.packs[index]
@@ -47,9 +47,9 @@ class Mixture(Sequence[Any]):
 
     @contextmanager
     def named_errors(self) -> Iterator[None]:
-        """Say what is wrong with a row also where a loader's worker found it.
+        """Report what is wrong with a row also where a worker of the data loader found it.
 
-        torch makes an error of a worker anew from its text alone, so the row is asked again here.
+        torch recreates an error of a worker from its text alone, so the row is encoded again here.
         """
         try:
             yield
@@ -60,7 +60,7 @@ class Mixture(Sequence[Any]):
 
     @property
     def skipped(self) -> int:
-        """How many bad records were left out so far."""
+        """Number of bad records that were left out so far."""
         return sum(source.skipped for source in self.sources)
 
 
@@ -68,12 +68,12 @@ def mix(sources: Sequence[Rows], stage: Stage, seed: int) -> Mixture:
     """Order the rows of a stage: as many as its steps take.
 
     Args:
-        sources: The files, in the order of `stage.sources`.
-        stage: Gives weights, shares, steps and packing.
+        sources: Rows of each file, in the order of `stage.sources`.
+        stage: Settings with weights, shares, steps and packing.
         seed: Seed of the order.
 
     Raises:
-        SurgeryError: D111, for a share of text that can't be had.
+        SurgeryError: D111, for an impossible share of text.
     """
     weights = [source.weight for source in stage.sources.values()]
     counts = epoch_sizes(sources, weights, stage.text_mix)
@@ -86,7 +86,7 @@ def mix(sources: Sequence[Rows], stage: Stage, seed: int) -> Mixture:
 
 
 def _packed(sources: Sequence[Rows], stage: Stage, counts: Order, rows: int, seed: int) -> Mixture:
-    """Pack as many rows as fill the steps; each is encoded once to know its length."""
+    """Pack as many rows as fill the steps; each is encoded once for its length."""
     lengths = [[len(row.ids) for row in source] for source in sources]
     sizes, wanted = [len(source) for source in sources], stage.steps
     while True:
@@ -99,15 +99,15 @@ def _packed(sources: Sequence[Rows], stage: Stage, counts: Order, rows: int, see
 
 
 def epoch_sizes(sources: Sequence[Rows], weights: Sequence[float], text_mix: float | None) -> Order:
-    """How many rows of each file an epoch takes.
+    """Number of rows of each file in an epoch.
 
     Args:
-        sources: The files.
+        sources: Rows of each file.
         weights: How often each row of a file is taken.
-        text_mix: The share of rows without images, or None.
+        text_mix: Share of rows without images; None to keep the files' sizes.
 
     Raises:
-        SurgeryError: D111, where `text_mix` can't be had of these files.
+        SurgeryError: D111, where `text_mix` is impossible with these files.
     """
     sizes = np.array([len(s) * w for s, w in zip(sources, weights, strict=True)])
     is_text = np.array([not source.has_images for source in sources])
@@ -121,13 +121,13 @@ def epoch_sizes(sources: Sequence[Rows], weights: Sequence[float], text_mix: flo
 
 
 def make_order(lengths: Sequence[int], counts: Order, rows: int, seed: int) -> Order:
-    """The order of so many rows: epoch after epoch, each shuffled, no row again before all were.
+    """The order of the rows: epoch after epoch, each shuffled, no row again before all were taken.
 
     Args:
-        lengths: Rows of each file.
-        counts: Rows of each file in an epoch.
-        rows: How many to return.
-        seed: Of the stage.
+        lengths: Number of rows of each file.
+        counts: Number of rows of each file in an epoch.
+        rows: Number of rows to return.
+        seed: Seed of the stage.
 
     Returns:
         (rows, 2), the same for the same arguments on every machine.

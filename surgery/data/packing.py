@@ -1,18 +1,18 @@
-"""Several rows in one, none of them seeing another: attention is cut by positions that start anew.
+"""Several rows in one that don't attend to each other: attention is separated by positions.
 
-transformers' masks know such rows by `position_ids` without an `attention_mask`, for every kind of
-attention (`masking_utils.find_packed_sequence_indices`).
+transformers' masks recognize such rows by restarting `position_ids` without an `attention_mask`,
+for every kind of attention (`masking_utils.find_packed_sequence_indices`).
 """
 
 from collections.abc import Iterable
 
 
 def pack(lengths: Iterable[int], capacity: int) -> list[tuple[int, int]]:
-    """Return where each packed row begins and ends: next-fit, which keeps the order.
+    """Return first and last index of each packed row: next-fit, which keeps the order.
 
     Args:
         lengths: Tokens of each row, none above `capacity`.
-        capacity: Tokens of a packed row, at most.
+        capacity: Maximum length of a packed row, in tokens.
     """
     packs: list[tuple[int, int]] = []
     first, end, filled = 0, 0, 0

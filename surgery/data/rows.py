@@ -1,4 +1,4 @@
-"""The rows of one data file: all checked as text, conversations encoded when they are asked for."""
+"""The rows of one data file: all checked as text, conversations encoded on access."""
 
 from array import array
 from collections.abc import Sequence
@@ -11,22 +11,23 @@ from surgery.data.file_reader import MAX_REPORTED, DataFile, no_usable_record
 from surgery.diagnostics.diagnostic import SurgeryError
 
 _TEXT_BLOCK: Final = -1
-"""Instead of which part of a conversation: a block of a text, which is encoded already."""
+"""Value for the part of a conversation that marks a block of a text, which is encoded already."""
 
 
 class Rows(Sequence[Row]):
-    """What a model learns from one file.
+    """The rows of one file.
 
-    Every record is looked at as the text that it becomes, before any is encoded.
+    Every record is checked as text before any is encoded.
 
     Args:
-        file: The usable records, by what can be said without the model.
+        file: Its usable records.
         encoder: Encoder of the model.
-        bad_records: Whether a record that turns out bad is an error, or the next one stands in.
+        bad_records: Whether a record that turns out bad is an error, as by default, or replaced by
+            the next one.
 
     Raises:
-        SurgeryError: for `error` all that is wrong with the records' texts, at most `TOLD` of
-            them; D109, if no record is usable.
+        SurgeryError: For `error` all that is wrong with the records' texts, at most `MAX_REPORTED`
+            of them; D109, if no record is usable.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class Rows(Sequence[Row]):
         """Return a row; with `skip`, the next usable one for a bad one.
 
         Raises:
-            SurgeryError: for `error`, what is wrong with the record; D109, if all are bad.
+            SurgeryError: For `error`, what is wrong with the record; D109, if all are bad.
         """
         if index >= len(self):
             raise IndexError(index)
@@ -79,10 +80,10 @@ class Rows(Sequence[Row]):
         raise SurgeryError(no_usable_record(self._file.file, self.bad)) from last
 
     def raise_again(self) -> None:
-        """Raise what some process found wrong with a row that it could do nothing about.
+        """Raise the error of a row that another process found.
 
         Raises:
-            SurgeryError: see `__getitem__`.
+            SurgeryError: See `__getitem__`.
         """
         if self._strict and self._bad.any():
             self._encoded(int(self._bad.nonzero()[0]))
@@ -91,16 +92,16 @@ class Rows(Sequence[Row]):
             self[0]
 
     def digest(self) -> str:
-        """What the data is known by, as in `DataFile.digest`."""
+        """Digest of the data, as in `DataFile.digest`."""
         return self._file.digest()
 
     @property
     def skipped(self) -> int:
-        """How many records were left out, before or at their row."""
+        """Number of records that were left out, on reading or on encoding."""
         return self._left_out + int(self._bad.sum())
 
     def _add(self, index: int) -> None:
-        """Check a record, and note where its rows are; what is wrong with it where it has none."""
+        """Check a record and append its rows, or what is wrong with it."""
         try:
             record = self._file[index]
             rows = self._encoder.check(record)

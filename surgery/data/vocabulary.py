@@ -19,14 +19,14 @@ _FILES: Final = (
 
 
 def load_processor(folder: Path, *, trust_remote_code: bool = False) -> Any:
-    """Open the processor of a model's folder; its tokenizer, where the model sees nothing.
+    """Load the processor of a model's folder; its tokenizer, where the model takes no images.
 
     Args:
-        folder: Where its files are.
-        trust_remote_code: Whether it may be Python code of the folder.
+        folder: Folder with its files.
+        trust_remote_code: Whether it may be Python code in the folder; False by default.
 
     Raises:
-        SurgeryError: M105 where it is such code, M111 where it can't be opened.
+        SurgeryError: M105 where it is such code, M111 where it can't be loaded.
     """
     from transformers import AutoProcessor
 
@@ -40,17 +40,17 @@ def load_processor(folder: Path, *, trust_remote_code: bool = False) -> Any:
 
 
 def embedding_rows(model: Any) -> int:
-    """The ids for which a transformers model, in PEFT or not, has an embedding."""
+    """Number of rows of the embedding of a transformers model, in PEFT or not."""
     return int(model.get_input_embeddings().weight.shape[0])
 
 
 def refuse_ids_without_rows(processor: Any, rows: int, folder: Path) -> None:
-    """Refuse a tokenizer that gives ids for which the model has no embedding.
+    """Refuse a tokenizer with ids for which the model has no embedding.
 
     Args:
-        processor: Of `load_processor`.
-        rows: Of the model's embedding table.
-        folder: What to call them.
+        processor: Result of `load_processor`.
+        rows: Number of rows of the model's embedding.
+        folder: Folder of the processor, for diagnostics.
 
     Raises:
         SurgeryError: M112.

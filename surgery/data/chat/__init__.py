@@ -1,1 +1,1 @@
-"""Conversations as a chat template writes them, cut where answers begin and end."""
+"""Conversations as a chat template writes them, split where answers begin and end."""

@@ -1,7 +1,7 @@
-"""Pieces of a conversation to token ids and pixels, by whatever tokenizer or processor a model has.
+"""Chunks of a conversation to token ids and pixels, by any tokenizer or processor.
 
-What one raises names the record. Pieces with images are encoded one by one, since not every
-processor takes several texts with images for some of them.
+Errors name the record. Chunks with images are encoded one by one, since not every processor takes
+several texts with images for some of them.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +19,7 @@ from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.diagnostics.wording import named_line
 
 ANCHOR: Final = "\n"
-"""Stands before a piece while it is tokenized, and is cut off after that."""
+"""Put before a chunk while it is tokenized, and removed after that."""
 
 _Named = dict[str, torch.Tensor]
 _Made = tuple[torch.Tensor, _Named, _Named]
@@ -27,12 +27,12 @@ _Made = tuple[torch.Tensor, _Named, _Named]
 
 @dataclass(frozen=True)
 class Encoded:
-    """Pieces of a record.
+    """Encoded chunks of a record.
 
     Args:
-        ids: Of each piece, (tokens,).
-        images: What became of all images, by the model's argument; images first.
-        beside: Further values of each token of all pieces, (tokens,), by the model's argument.
+        ids: Token ids of each chunk, (tokens,).
+        images: What the processor made of all images, by the model's argument; images first.
+        token_fields: Further values per token of all chunks, (tokens,), by the model's argument.
     """
 
     ids: list[torch.Tensor]
@@ -41,10 +41,10 @@ class Encoded:
 
 
 def find_anchor(tokenizer: Any) -> list[int]:
-    """The ids of `ANCHOR`, where a tokenizer puts a space of its own before a text; else none.
+    """The ids of `ANCHOR`, where a tokenizer puts a space before a text; empty otherwise.
 
-    SentencePiece's do, as those of Llama 2, Mistral and Phi-3; an answer that is tokenized behind
-    nothing would begin with a space that nobody generates. Behind the anchor it doesn't.
+    SentencePiece's do, as those of Llama 2, Mistral and Phi-3; an answer that is tokenized alone
+    would begin with a space that is never generated. After the anchor it doesn't.
     """
     anchor, alone, after = (
         tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -57,16 +57,16 @@ def find_anchor(tokenizer: Any) -> list[int]:
 def encode_chunks(
     processor: Any, chunks: Sequence[Chunk], record: Record, anchor: Sequence[int] = ()
 ) -> Encoded:
-    """Encode pieces of a record.
+    """Encode chunks of a record.
 
     Args:
-        processor: Of the model, or its tokenizer.
-        chunks: In order, from the first.
-        record: Whose images they show.
-        anchor: What `find_anchor` says of the tokenizer.
+        processor: Processor of the model, or its tokenizer.
+        chunks: Chunks in order, from the first.
+        record: Record with the images.
+        anchor: Result of `find_anchor`; empty by default.
 
     Raises:
-        SurgeryError: D106 for an image that doesn't decode, D116 for what the tokenizer or the
+        SurgeryError: D106 for an image that can't be decoded, D116 for what the tokenizer or the
             processor raises.
     """
     files = iter(record.images)
@@ -82,7 +82,7 @@ def encode_chunks(
             for at, (chunk, images) in enumerate(zip(chunks, images_of, strict=True))
         ]
     if any(ids[: len(anchor)].tolist() != [*anchor] for ids, _, _ in made[1:]):
-        return encode_chunks(processor, chunks, record)  # one grew together with the anchor
+        return encode_chunks(processor, chunks, record)  # one merged with the anchor
     made[1:] = [_without_anchor(each, len(anchor)) for each in made[1:]]
     names = dict.fromkeys(name for _, _, token_fields in made for name in token_fields)
     values = {n: [by.get(n, torch.zeros_like(ids)) for ids, _, by in made] for n in names}
@@ -91,7 +91,7 @@ def encode_chunks(
 
 
 def stacked(made: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """What a processor made of images several times, as one; tiles are filled up with zeros.
+    """Concatenate what a processor made of images several times; tiles are padded with zeros.
 
     Args:
         made: For each time, by the model's argument; empty where there were no images.
@@ -103,7 +103,7 @@ def stacked(made: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tenso
 
 @contextmanager
 def named_errors(location: RecordLocation | None) -> Iterator[None]:
-    """Name the record where a tokenizer or a processor raises whatever it raises.
+    """Name the record in whatever a tokenizer or a processor raises.
 
     Raises:
         SurgeryError: D116.
@@ -115,7 +115,7 @@ def named_errors(location: RecordLocation | None) -> Iterator[None]:
 
 
 def _without_anchor(made: _Made, count: int) -> _Made:
-    """What comes behind so many tokens."""
+    """What follows so many tokens."""
     ids, images, token_fields = made
     return ids[count:], images, {name: value[count:] for name, value in token_fields.items()}
 
@@ -127,7 +127,7 @@ def _tokenized(processor: Any, texts: list[str]) -> list[torch.Tensor]:
 
 
 def _with_images(processor: Any, text: str, images: list[Any]) -> _Made:
-    """The ids of a text with images, what became of these, and what else each token has."""
+    """Ids of a text with images, what became of these, and further values per token."""
     made = processor(text=[text], images=images, add_special_tokens=False, return_tensors="pt")
     ids = made.pop("input_ids")
     made.pop("attention_mask", None)
@@ -140,7 +140,7 @@ def _with_images(processor: Any, text: str, images: list[Any]) -> _Made:
 
 
 def _as_wide(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Tensors with zeros behind each dimension but their first, as processors fill up tiles."""
+    """Tensors padded with zeros in each dimension but the first, as processors pad tiles."""
     widest = [max(sizes) for sizes in zip(*(t.shape[1:] for t in tensors), strict=True)]
     lacking = ([w - n for w, n in zip(widest, t.shape[1:], strict=True)] for t in tensors)
     return [
@@ -153,6 +153,6 @@ def _not_encoded(location: RecordLocation | None, error: Exception) -> Diagnosti
     return Diagnostic(
         code="D116",
         what=f"{location or 'a text'}: this record can't be encoded",
-        why=f"the tokenizer or the processor says {named_line(error)}",
+        why=f"the tokenizer or the processor raises {named_line(error)}",
         fix="change the record, or leave such records out with bad_records=skip",
     )

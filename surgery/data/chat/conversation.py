@@ -1,4 +1,4 @@
-"""A conversation that was read, checked: somebody answers, and its images are there and shown."""
+"""Checks of a conversation: it has an answer to learn, and its images exist and are shown."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,7 +9,7 @@ from surgery.data.base import IMAGE, Record, RecordLocation, Turn, no_answer
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 
 _LONGEST_NAME: Final = 100
-"""Characters of an image's name that are shown; some are a whole picture in base64."""
+"""Maximum number of characters of an image's name in a message; some are base64 data."""
 
 
 def conversation(
@@ -22,19 +22,19 @@ def conversation(
 ) -> Record:
     """Check a conversation and return its record.
 
-    Images without a placeholder go before the first thing that the user says. What a conversation
-    begins with is no answer, since nobody asked.
+    Images without a placeholder go before the user's first text. A first turn that is an answer is
+    not learned, since nobody asked for it.
 
     Args:
-        location: Where it is written.
-        turns: In order.
-        images: Files.
+        location: File, line and record number.
+        turns: Turns in order.
+        images: Paths of its images.
         tools: See `Record`.
         unused: See `Record`.
 
     Raises:
-        SurgeryError: D104 without an answer to learn or with an empty one, D105 for an image that
-            isn't there, D107 for placeholders that don't fit the images.
+        SurgeryError: D104 without an answer to learn or with an empty one, D105 for a missing
+            image, D107 for placeholders that don't match the images.
     """
     if turns and turns[0].role == "assistant":
         turns = [replace(turns[0], is_learned=False), *turns[1:]]
@@ -92,7 +92,7 @@ def _no_image(location: RecordLocation, image: Path) -> Diagnostic:
 
 
 def _other_images(location: RecordLocation, asked: int, shown: int, images: int) -> Diagnostic:
-    apart = "" if asked == shown else ", some of them not in what the user says"
+    apart = "" if asked == shown else ", some of them not in the user's turns"
     return Diagnostic(
         code="D107",
         what=f"{location}: {asked} `{IMAGE}` for {images} images{apart}",

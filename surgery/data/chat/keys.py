@@ -1,4 +1,4 @@
-"""Keys that conversations of every form share: images, system, tools, and what is learned."""
+"""Keys that conversations of every format share: images, system, tools, and what is learned."""
 
 import json
 from collections.abc import Collection, Sequence
@@ -11,7 +11,7 @@ SHARED: Final = frozenset({"image", "images", "system", "system_prompt", "tools"
 """Keys of a record that the functions here read."""
 
 _LEARNED: Final = ("loss", "weight", "train", "training")
-"""Keys by which data of ms-swift, OpenAI, Mistral and axolotl say whether a turn is learned."""
+"""Keys by which data of ms-swift, OpenAI, Mistral and axolotl mark whether a turn is learned."""
 
 
 def named_images(content: dict[str, Any], location: RecordLocation) -> list[str]:
@@ -24,7 +24,7 @@ def named_images(content: dict[str, Any], location: RecordLocation) -> list[str]
 
 
 def paths_of(value: Any, location: RecordLocation) -> list[str]:
-    """The paths of a string, of an image as `datasets` writes it, or of a list of such."""
+    """The paths in a string, in an image as `datasets` writes it, or in a list of these."""
     entries = value if isinstance(value, list) else [value]
     paths = [_path(entry) for entry in entries if not is_blank(entry)]
     if not all(isinstance(path, str) for path in paths):
@@ -35,13 +35,13 @@ def paths_of(value: Any, location: RecordLocation) -> list[str]:
 def with_system(
     content: dict[str, Any], turns: Sequence[Turn], location: RecordLocation
 ) -> list[Turn]:
-    """Turns, after what stands under `system` or `system_prompt`."""
+    """Turns with the text under `system` or `system_prompt` first."""
     found = [content[key] for key in ("system", "system_prompt") if key in content]
     if not all(isinstance(text, str) for text in found):
         bad_form(location, "`system` is not text")
     inline = [turn.text for turn in turns if turn.role == "system"]
     if len({*found, *inline}) > 1 and found:
-        bad_form(location, "it has several texts of a system")
+        bad_form(location, "it has several system texts")
     return [Turn("system", found[0]), *turns] if found and not inline else list(turns)
 
 
@@ -63,12 +63,12 @@ def tools_of(content: dict[str, Any], location: RecordLocation) -> list[dict[str
 def turn_keys(
     content: dict[str, Any], used: Collection[str], location: RecordLocation, *, is_answer: bool
 ) -> tuple[bool, list[str]]:
-    """Whether a turn is to be learned, and which of its keys are not used.
+    """Whether a turn is learned, and which of its keys are not used.
 
     Args:
-        content: The turn.
+        content: JSON object of the turn.
         used: Keys that are read elsewhere.
-        location: Of the record.
+        location: File, line and record number.
         is_answer: Whether it could be learned.
 
     Raises:
@@ -95,5 +95,5 @@ def _part_learned(location: RecordLocation, key: str, value: object) -> Diagnost
         code="D115",
         what=f"{location}: a `{key}` of {value!r} can't be honored",
         why="an answer is learned or it is not",
-        fix="write true or false, 1 or 0, and weigh whole files with `weight` of a source",
+        fix="write true or false, 1 or 0, and weigh files with `weight` of a source",
     )

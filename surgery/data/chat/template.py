@@ -1,7 +1,7 @@
-"""A chat template, given turns in the form that it takes: strings or typed parts.
+"""A chat template, with turns in the form that it takes: strings or typed parts.
 
-Which one is found by trying both on marks in place of words, once for each sequence of roles and
-images; a form counts only if every mark and every image is in the text.
+The form is found by trying both with marks as text, once for each sequence of roles and images; a
+form is right only if every mark and every image is in the output.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -19,13 +19,13 @@ PLAIN_TEMPLATE: Final = (
     "{% else %}{{ message.content }}\n\n{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}Assistant:{% endif %}"
 )
-"""The chat template of a base that has none of its own."""
+"""Chat template of a base without one."""
 
 FIX: Final = (
     "change the record, give the tokenizer another chat template, or leave such records out with "
     "bad_records=skip"
 )
-"""The remedy where a template and a record don't fit."""
+"""Fix where a template and a record don't fit."""
 
 _Messages = list[dict[str, Any]]
 _Render = Callable[[_Messages, Sequence[dict[str, Any]], bool], str]
@@ -33,7 +33,7 @@ _Render = Callable[[_Messages, Sequence[dict[str, Any]], bool], str]
 
 @dataclass(frozen=True)
 class _Form:
-    """How turns are given: as strings or typed parts, images as parts or as their token."""
+    """How turns are passed: as strings or typed parts, images as parts or as their token."""
 
     is_typed: bool
     has_image_parts: bool = False
@@ -41,13 +41,13 @@ class _Form:
 
 @dataclass(frozen=True)
 class _Refusal:
-    """Why a conversation can't be written in a form: an error, or the turn that is lost."""
+    """Why a conversation can't be written in a form: an error, or the turn that is left out."""
 
     error: Exception | None = None
     lost: int = 0
 
     def rank(self) -> int:
-        """The template's own words first, then what it loses; last errors of the wrong form."""
+        """The template's own errors first, then what it leaves out, then those of a wrong form."""
         from jinja2 import TemplateError
 
         return 1 if self.error is None else 0 if type(self.error) is TemplateError else 2
@@ -60,9 +60,9 @@ class Template:
     """Writes turns as one model takes them.
 
     Args:
-        render: From messages, tools, and whether an answer is to follow, to a text.
-        image_token: What stands for an image in a text; None where nothing does.
-        special: Tokens by one of which images are counted in a text.
+        render: Function from messages, tools, and whether an answer follows, to a text.
+        image_token: Placeholder of an image in the text; None without images.
+        special: Tokens, one of which counts the images in a text.
     """
 
     def __init__(
@@ -72,16 +72,16 @@ class Template:
         self._forms: dict[Any, _Form | _Refusal] = {}
 
     def write(self, record: Record, end: int, *, prompt: bool) -> str:
-        """Write a record's turns before `end`.
+        """Write a record's turns before index `end`.
 
         Args:
             record: A conversation.
-            end: How many turns.
-            prompt: Whether an answer is to follow.
+            end: Number of turns.
+            prompt: Whether an answer follows.
 
         Raises:
-            SurgeryError: D112 for a conversation that the template refuses, D114 for one of whose
-                turns it leaves the words out.
+            SurgeryError: D112 for a conversation that the template refuses, D114 for a turn whose
+                text it leaves out.
         """
         form = self._form(record, end)
         try:
@@ -110,7 +110,7 @@ class Template:
         raise SurgeryError(lost(record.location, record.turns[found.lost]))
 
     def _tried(self, key: Sequence[tuple[Any, int]]) -> _Form | _Refusal:
-        """The first form in which everything is written, or the refusal that says most."""
+        """The first form in which everything is written, or the most informative refusal."""
         turns = [Turn(role, f"{IMAGE * n}zq{at}w") for at, (role, n) in enumerate(key)]
         shows = any(images for _, images in key)
         refusals = []
@@ -128,7 +128,7 @@ class Template:
         return min(refusals, key=_Refusal.rank)
 
     def _lost(self, text: str, turns: Sequence[Turn]) -> int | None:
-        """Which turn's mark or images a text lacks; None where all are there."""
+        """Index of a turn whose mark or images a text lacks; None where all are there."""
         for at, turn in enumerate(turns):
             if turn.text.replace(IMAGE, "") not in text:
                 return at
@@ -139,14 +139,14 @@ class Template:
 
 
 def template_of(named: str | Mapping[str, str] | None, *, tools: bool) -> str | None:
-    """One chat template of those that a tokenizer has by name: for tools, or the default.
+    """The chat template among those of a tokenizer: for tools, or the default.
 
     Args:
-        named: What a tokenizer or a processor has.
-        tools: Whether there are any.
+        named: Template or templates by name, of a tokenizer or a processor.
+        tools: Whether there are tools.
 
     Raises:
-        ValueError: for names without a default.
+        ValueError: For templates without a default.
     """
     if not isinstance(named, Mapping):
         return named
@@ -157,7 +157,7 @@ def template_of(named: str | Mapping[str, str] | None, *, tools: bool) -> str | 
 
 
 def lost(location: RecordLocation, turn: Turn) -> Diagnostic:
-    """D114, for a turn whose words a template leaves out."""
+    """D114, for a turn whose text a template leaves out."""
     line = " ".join(turn.text.split())
     shown = f"{line[:60]}…" if len(line) > 60 else line
     return Diagnostic(
@@ -169,7 +169,7 @@ def lost(location: RecordLocation, turn: Turn) -> Diagnostic:
 
 
 def _parts(text: str) -> list[dict[str, str]]:
-    """Typed parts; a line break beside a placeholder belongs to it, and the template writes it."""
+    """Typed parts; a line break next to a placeholder belongs to it, and the template writes it."""
     words = text.split(IMAGE)
     typed: list[dict[str, str]] = []
     for at, word in enumerate(words):

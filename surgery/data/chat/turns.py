@@ -1,8 +1,8 @@
-"""Conversations as a chat template writes them, cut where answers begin and end, and checked.
+"""Conversations as a chat template writes them, split where answers begin and end, and checked.
 
-A template may leave words out, or write a turn otherwise once others follow it; so its text is
-compared with the record. axolotl finds an answer by rendering twice, and TRL mends the templates
-that it knows; here an answer is what the template writes beyond the prompt that asks for it.
+A template may leave text out, or write a turn differently once others follow it; so its output is
+compared with the record. axolotl finds an answer by rendering twice, and TRL patches the templates
+that it knows; here an answer is what the template writes after the prompt that asks for it.
 """
 
 import json
@@ -16,17 +16,17 @@ from surgery.data.chat.template import FIX, Template, lost
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 
 _THOUGHT: Final = "</think>"
-"""What ends the reasoning that templates drop from earlier answers."""
+"""End of the reasoning, which templates drop from earlier answers."""
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some of a conversation as text.
+    """Part of a conversation as text.
 
     Args:
-        text: Never empty.
+        text: Text, never empty.
         is_learned: Whether it is an answer that is learned.
-        images: How many of the record's next images it shows.
+        images: Number of the record's next images in it; 0 by default.
     """
 
     text: str
@@ -38,8 +38,8 @@ class Chat:
     """Writes conversations for one model.
 
     Args:
-        template: The model's.
-        special: Tokens that call for an image or another input, which no words may contain.
+        template: Chat template of the model.
+        special: Tokens of images or other media, which no text may contain.
     """
 
     def __init__(self, template: Template, special: Collection[str] = ()) -> None:
@@ -47,12 +47,12 @@ class Chat:
         self._special = re.compile("|".join(map(re.escape, special)) or r"(?!)")
 
     def rows(self, record: Record) -> list[list[Chunk]]:
-        """Write a conversation: in one piece, or each answer apart where the template rewrites.
+        """Write a conversation: in one row, or each answer separately where the template rewrites.
 
         Raises:
             SurgeryError: D110 for an answer that doesn't begin where it is asked for, D112 for a
-                conversation that the template refuses, D113 for a special token in its words,
-                D114 for words that the template leaves out.
+                conversation that the template refuses, D113 for a special token in its text, D114
+                for text that the template leaves out.
         """
         self.refuse_special(record)
         turns = enumerate(record.turns)
@@ -63,7 +63,7 @@ class Chat:
         return [self._alone(record, at) for at in learned]
 
     def prompt(self, record: Record, end: int) -> Chunk:
-        """Write the turns before `end`, up to where an answer begins.
+        """Write the turns before index `end`, up to where an answer begins.
 
         Raises:
             SurgeryError: D112 to D114, as for `rows`.
@@ -74,7 +74,7 @@ class Chat:
         return Chunk(text, False, len(record.images_before(end)))
 
     def refuse_special(self, record: Record) -> None:
-        """Refuse words that the model would take for an image.
+        """Refuse text that the model would take for an image.
 
         Raises:
             SurgeryError: D113.
@@ -93,7 +93,7 @@ class Chat:
         return _checked(record, chunks, [at])
 
     def _chunks(self, record: Record, answers: Sequence[int]) -> list[Chunk] | None:
-        """The text cut at answers; None where one isn't what follows its prompt."""
+        """The text split at answers; None where one doesn't follow its prompt."""
         chunks: list[Chunk] = []
         done, images_done = "", 0
         for at in answers:
@@ -109,7 +109,7 @@ class Chat:
 
 
 def _checked(record: Record, chunks: Sequence[Chunk], answers: Sequence[int]) -> list[Chunk]:
-    """A row, once every answer is in its own piece and all other words are in the row."""
+    """A row, once every answer is in its own chunk and all other text is in the row."""
     turns = record.turns[: answers[-1] + 1]
     learned = (chunk.text for chunk in chunks if chunk.is_learned)
     for at, text in zip(answers, learned, strict=True):
@@ -121,7 +121,7 @@ def _checked(record: Record, chunks: Sequence[Chunk], answers: Sequence[int]) ->
 
 
 def _refuse_lost(text: str, turns: Sequence[Turn], record: Record) -> None:
-    """Refuse a text without the words of a turn, or a tool's name; reasoning may be dropped."""
+    """Refuse a text without the text of a turn, or a tool's name; reasoning may be dropped."""
     squeezed = _without_spaces(text)
     for turn in turns:
         words = turn.text.rpartition(_THOUGHT)[2] if turn.role == "assistant" else turn.text
@@ -137,12 +137,12 @@ def _without_spaces(text: str) -> str:
 
 
 def special_token(location: RecordLocation, token: str) -> Diagnostic:
-    """D113, for words with a token in them that the model takes for an image."""
+    """D113, for text with a token that the model takes for an image."""
     return Diagnostic(
         code="D113",
-        what=f"{location}: its words contain `{token}`, which calls for an image",
+        what=f"{location}: its text contains `{token}`, which stands for an image",
         why="the model would look for an image that isn't there",
-        fix=f"change the words, write `{IMAGE}` where a record shows an image, or leave such "
+        fix=f"change the text, write `{IMAGE}` where a record has an image, or leave such "
         "records out with bad_records=skip",
     )
 
@@ -151,7 +151,7 @@ def _no_tools(location: RecordLocation) -> Diagnostic:
     return Diagnostic(
         code="D114",
         what=f"{location}: the base's chat template leaves out `tools`",
-        why="functions would be called that nothing tells of",
+        why="functions would be called that the prompt doesn't describe",
         fix=FIX,
     )
 
@@ -159,8 +159,7 @@ def _no_tools(location: RecordLocation) -> Diagnostic:
 def _not_cut(location: RecordLocation) -> Diagnostic:
     return Diagnostic(
         code="D110",
-        what=f"{location}: the base's chat template writes an answer otherwise than it asks for "
-        "one",
-        why="answers are learned where they are generated, so what comes before one must stay",
+        what=f"{location}: the base's chat template writes an answer differently from its prompt",
+        why="answers are learned where they are generated, so what precedes one must not change",
         fix=FIX,
     )

@@ -1,1 +1,1 @@
-"""Forms of records: one file a form."""
+"""Formats of records, one file each."""

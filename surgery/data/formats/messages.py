@@ -1,7 +1,7 @@
 """Conversations as chat messages: `{"messages": [{"role", "content"}]}`.
 
-Source: the chat templates of transformers and the conversational form of TRL. `content` is text, or
-a list of parts of type `text` and `image`; images may also stand under `images`.
+Source: the chat templates of transformers and the conversational format of TRL. `content` is text,
+or a list of parts of type `text` and `image`; images may also be under `images`.
 """
 
 from pathlib import Path
@@ -42,7 +42,7 @@ class MessagesForm(RecordForm):
         inline = [file for message in read for file in message.files]
         token_fields = named_images(content, location)
         if inline and token_fields and inline != token_fields:
-            bad_form(location, "its messages name other images than it does beside them")
+            bad_form(location, "its messages name other images than its own key")
         return conversation(
             location,
             with_system(content, [message.turn for message in read], location),
@@ -53,7 +53,7 @@ class MessagesForm(RecordForm):
 
 
 class _Message:
-    """A message that was read: its turn, its image files, and its keys that are not used."""
+    """A parsed message: its turn, its image files, and its keys that are not used."""
 
     def __init__(self, content: dict[str, Any], location: RecordLocation) -> None:
         self.files: list[str] = []
@@ -85,7 +85,7 @@ class _Message:
         bad_form(self._location, f"a part of a message is neither text nor image: {part}")
 
     def _paths(self, value: Any) -> list[str]:
-        """The path of an image part; OpenAI's form has it under a `url` of its own."""
+        """The path of an image part; OpenAI's format has it under `url`."""
         return paths_of(
             value["url"] if isinstance(value, dict) and "url" in value else value, self._location
         )

@@ -1,1 +1,1 @@
-"""Small records, images and sentences drawn here, so that they are free of licenses."""
+"""Small records, images and sentences, generated here and so free of licenses."""

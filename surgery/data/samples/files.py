@@ -1,4 +1,4 @@
-"""Small files to try the commands on, drawn and written here, so that they are free of licences.
+"""Small files to try the commands on, generated here, so that they are free of licenses.
 
 Flat shapes in four colors, questions about them as LLaVA writes them, sentences to measure text on,
 and the graph of one attention head.
@@ -30,13 +30,13 @@ _WIDTH, _TOKENS = 64, 16
 
 
 def write_samples(folder: Path) -> list[str]:
-    """Write the samples into a folder; return what each one is, one line a file.
+    """Write the samples to a folder; return a description of each, one line a file.
 
     Args:
-        folder: It may have other files, and samples that were written before.
+        folder: Path of a folder, which may have other files, and samples of an earlier call.
 
     Raises:
-        SurgeryError: A301, if one of them is there and says otherwise; A302 to A304 for the disk.
+        SurgeryError: A301, if one of them exists with other content; A302 to A304 for the disk.
     """
     with tempfile.TemporaryDirectory() as made, io_errors(folder):
         for name, (_, write) in _FILES.items():
@@ -97,7 +97,7 @@ def _test(file: Path) -> None:
 
 
 def _questions() -> Iterator[tuple[str, dict[str, Any]]]:
-    """The name of each picture, with a record about it."""
+    """The name of each image, with a record about it."""
     for color, shape in product(_COLORS, _SHAPES):
         for asked, answer in (("Which shape is it?", shape), ("Which color is it?", color)):
             turns = [
@@ -151,5 +151,5 @@ _FILES: Final[dict[str, tuple[str, Callable[[Path], None]]]] = {
 
 
 def _taken(path: Path) -> Diagnostic:
-    what = f"`{path}` is already there, and is no sample"
+    what = f"`{path}` exists, and is no sample"
     return Diagnostic("A301", what, fix="name another folder: `surgery samples DIR`")

@@ -1,7 +1,4 @@
-"""Drawn pictures, for where a model that sees is shown something and nobody gave a photo.
-
-numpy alone.
-"""
+"""Generated images, for where a multimodal model needs one and no photo is given; numpy only."""
 
 from typing import Any, Final
 
@@ -12,12 +9,12 @@ _GRAIN: Final = 12
 
 
 def draw_image(number: int, height: int, width: int) -> Any:
-    """Draw a picture with slopes, waves, edges, black, white, and some noise.
+    """Draw an image with slopes, waves, edges, black, white, and some noise.
 
     Args:
-        number: Which; the same one is always the same, and no two are alike.
-        height: In pixels.
-        width: In pixels.
+        number: Seed; the same number always gives the same image, and no two are identical.
+        height: Height in pixels.
+        width: Width in pixels.
 
     Returns:
         (height, width, 3), uint8.

@@ -1,4 +1,4 @@
-"""Built-in text: what `surgery verify` asks, and what a quantised export is calibrated on."""
+"""Built-in text: prompts of `surgery verify`, and calibration samples of a quantized export."""
 
 from typing import Final
 
@@ -15,4 +15,4 @@ CALIBRATION: Final = (
     "def area(width: float, height: float) -> float:\n    return width * height\n",
     'The train was late again. "Is there another one tonight?" she asked, and he shook his head.',
 )
-"""More of the same; the last one isn't calibrated on, but measured."""
+"""Further sentences; the last one is not a calibration sample, but measured."""
