@@ -1,7 +1,7 @@
-"""What training did to an adapter's language and answers: perplexity on both paths, and accuracy.
+"""The effect of training on language and answers: perplexity on both paths, and accuracy.
 
-The shared path is the multimodal one with no image in sight, the paper's shared base; the text path
-is its non-shared base. Both are compared with the untouched base, which is loaded by itself.
+The shared path is the multimodal one without images, the paper's shared base; the text path is its
+non-shared base. Both are compared with the untouched base, which is loaded separately.
 """
 
 import os
@@ -30,28 +30,28 @@ from surgery.storage.json_file import read_object
 from surgery.storage.safetensors.header import read_errors
 
 HELD_OUT: Final = "heldout.jsonl"
-"""Text that a base may bring along, which none of its training saw."""
+"""Text in the folder of a base that is in none of its training data."""
 
 _BATCH: Final = 16
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The figures of one adapter.
+    """The metrics of one adapter.
 
     Args:
-        adapter: Its folder.
+        adapter: Path of its folder.
         model: Its base.
-        recipe: Its recipe's name.
-        perplexity: Of held-out text, by `base`, `shared` and `text`; without `text` where the
-            base trains in place.
-        tokens: That the perplexity is of.
-        accuracy: Share of right answers, 0 to 1, by the same words; `shared` for all questions,
-            the others for questions without images.
-        answers: How many were asked for.
-        references: Perplexities and accuracies to compare with, named `perplexity.shared` and so
-            on.
-        predictions: Every answer of every path.
+        recipe: Name of its recipe.
+        perplexity: Perplexity of held-out text by `base`, `shared` and `text`; without `text` where
+            the base trains in place.
+        tokens: Number of tokens of the perplexity.
+        accuracy: Share of right answers, 0 to 1, by the same names; `shared` for all questions, the
+            others for questions without images.
+        answers: Number of answers.
+        references: Perplexities and accuracies to compare with, by names such as
+            `perplexity.shared`.
+        predictions: Every answer on every path.
     """
 
     adapter: str
@@ -65,14 +65,14 @@ class Evaluation:
     predictions: tuple[Prediction, ...] = field(default=(), repr=False)
 
     def figures(self) -> dict[str, float]:
-        """Every figure by its full name."""
+        """Every metric by its full name."""
         named = {"perplexity": self.perplexity, "accuracy": self.accuracy}
         return {f"{kind}.{path}": x for kind, by in named.items() for path, x in by.items()}
 
     def retention(self) -> dict[str, float]:
-        """Percent of each figure that is left: of the reference's, or of the base's without one.
+        """Each metric in percent of the reference's, or of the base's without a reference.
 
-        For a perplexity, the inverse: half as good is 50 percent, too.
+        For a perplexity, the inverse: a perplexity twice as high is 50 percent, too.
         """
         figures = self.figures()
         base = {name: figures.get(f"{name.partition('.')[0]}.{BASE}", 0.0) for name in figures}
@@ -84,7 +84,7 @@ class Evaluation:
         }
 
     def document(self) -> dict[str, Any]:
-        """The evaluation as plain data."""
+        """The evaluation as a JSON document."""
         return {
             "adapter": self.adapter,
             "model": self.model,
@@ -115,14 +115,14 @@ def evaluate_adapter(
     """Measure an adapter, or an export of one, and its base.
 
     Args:
-        folder: What `surgery train`, `apply`, `save_adapter` or `export --to hf` wrote.
-        text: Held-out text in a form of `surgery train`; what the base brings along unless given.
-        questions: Conversations whose answers are compared.
-        images: The folder that their image paths are relative to.
-        reference: What `surgery evaluate --format json` said of another adapter.
-        predictions: A JSONL file to write every answer to, beside what was asked and wanted.
-        length: Tokens of a block of text; blocks don't overlap.
-        new_tokens: Of an answer, at most.
+        folder: Path of what `surgery train`, `apply`, `save_adapter` or `export --to hf` wrote.
+        text: Path of held-out text in a format of `surgery train`; the base's own by default.
+        questions: Path of conversations whose answers are compared.
+        images: Folder that their image paths are relative to; that of `questions` by default.
+        reference: Path of the output of `surgery evaluate --format json` for another adapter.
+        predictions: Path of a JSONL file for every answer, with question and expected answer.
+        length: Length of a block of text, in tokens; 512 by default. Blocks don't overlap.
+        new_tokens: Maximum length of an answer, in tokens; 32 by default.
         base: Path or hub id of the base; the one that the plan names by default.
         trust_remote_code: Whether the base may run its own Python code; False by default.
 
@@ -166,7 +166,7 @@ def _other_inputs(
     images: str | os.PathLike[str] | None,
     reference: str | os.PathLike[str] | None,
 ) -> Iterator[Input]:
-    """What is read beside the adapter and its base."""
+    """Paths that are read besides the adapter and its base."""
     named = {"the text": text, "the questions": questions, "the reference": reference}
     yield from (Input(Path(path), name) for name, path in named.items() if path)
     if questions:
@@ -175,7 +175,7 @@ def _other_inputs(
 
 @dataclass(frozen=True)
 class _Measurement:
-    """What is measured."""
+    """What is measured on each path."""
 
     processor_folder: Path
     is_routed: bool
@@ -187,7 +187,7 @@ class _Measurement:
     def measure(
         self, model: Any, path: str
     ) -> tuple[dict[str, float], dict[str, float], list[Prediction]]:
-        """Perplexity and accuracy of a model on a path, under the path's name; and its answers."""
+        """Perplexity and accuracy of a model on a path, by the path's name; and its answers."""
         refuse_ids_without_rows(
             self.encoder.tokenizer, embedding_rows(model), self.processor_folder
         )
@@ -209,10 +209,10 @@ def perplexity(model: Any, rows: Sequence[Row], encoder: Encoder, is_routed: boo
     """The perplexity of rows: exp of the mean negative log likelihood of their labels.
 
     Args:
-        model: On the path that is measured.
-        rows: Encoded.
+        model: A model on the measured path.
+        rows: Encoded rows.
         encoder: Encoder of the model.
-        is_routed: Whether it must be told of image tokens.
+        is_routed: Whether it needs a mask of image tokens; False by default.
     """
     collate = Collator(encoder.pad_token_id, image_token=encoder.image_token, is_routed=is_routed)
     total, count = 0.0, 0
@@ -236,7 +236,7 @@ def accuracy(
     new_tokens: int = 32,
     is_routed: bool = False,
 ) -> float | None:
-    """The share of right answers among `predictions_of` the same arguments; None without any."""
+    """Share of right answers among `predictions_of` the same arguments; None without any."""
     predictions = predictions_of(SHARED, model, records, encoder, new_tokens, is_routed)
     return sum(each.right for each in predictions) / len(predictions) if predictions else None
 
@@ -276,6 +276,6 @@ def _nothing_to_measure(folder: Path) -> Diagnostic:
     return Diagnostic(
         code="T113",
         what=f"there is nothing to measure `{folder}` on",
-        why=f"neither text nor questions are given, and the base brings no {HELD_OUT} along",
+        why=f"neither text nor questions are given, and the base has no {HELD_OUT}",
         fix="surgery evaluate DIR --text heldout.txt --questions conversations.jsonl",
     )

@@ -1,4 +1,4 @@
-"""What a model answered to each question, beside what was written, as lines of JSON."""
+"""Answers of a model and the expected ones, as lines of JSON."""
 
 import json
 import re
@@ -18,13 +18,13 @@ class Prediction:
 
     Args:
         path: `base`, `shared` or `text`.
-        file: Of the conversation.
-        line: Of the conversation in it, from 1.
-        question: The last words before the answer.
-        images: How many pictures were shown.
-        wanted: The answer as it is written.
-        answer: The answer as it was generated, special tokens left out.
-        right: Whether the two are the same after `normalised`.
+        file: Path of the conversation's file.
+        line: 1-based number of the conversation's line.
+        question: Last text before the answer.
+        images: Number of images before the answer.
+        wanted: Expected answer.
+        answer: Generated answer, without special tokens.
+        right: Whether the two are equal after `normalized`.
     """
 
     path: str
@@ -38,12 +38,12 @@ class Prediction:
 
 
 def normalized(answer: str) -> str:
-    """An answer without case, outer punctuation and spaces that differ."""
+    """An answer in lower case, without outer punctuation, with single spaces."""
     return _SPACE.sub(" ", answer).strip(" .,;:!?\"'").casefold()
 
 
 def write_predictions(file: Path, predictions: Iterable[Prediction]) -> None:
-    """Write one JSON object a line; a file that is there is replaced.
+    """Write one JSON object a line; an existing file is replaced.
 
     Raises:
         SurgeryError: A302 to A304 for the disk.

@@ -1,6 +1,6 @@
-"""Questions whose answers are generated, and compared with what is written.
+"""Questions whose answers are generated and compared with the expected ones.
 
-Imports torch at the top, as what asks them does.
+Imports torch at the top, since its callers do.
 """
 
 import os
@@ -24,11 +24,11 @@ def read_questions(
     images: str | os.PathLike[str] | None,
     encoder: Encoder,
 ) -> list[Record]:
-    """Conversations whose answers are asked for, each of which the chat template can ask.
+    """Read conversations whose answers are asked for, which the chat template must be able to ask.
 
     Args:
-        questions: A file of them; None for none.
-        images: The folder that their image paths are relative to; the file's own unless given.
+        questions: Path of a data file; None for no questions.
+        images: Folder that image paths are relative to; the file's own by default.
         encoder: Encoder of the model.
 
     Raises:
@@ -57,15 +57,15 @@ def predictions_of(
     new_tokens: int = 32,
     is_routed: bool = False,
 ) -> list[Prediction]:
-    """Generate each answer greedily, and compare it with what is written, after `normalised`.
+    """Generate each answer greedily, and compare it with the expected one, after `normalized`.
 
     Args:
-        path: The name of the path that the model is on.
-        model: On the path that is measured.
-        records: Conversations; each answer is asked for with all that was said before it.
+        path: Name of the path that the model is on.
+        model: A model on the measured path.
+        records: Conversations; each answer is asked for with all turns before it.
         encoder: Encoder of the model.
-        new_tokens: Of an answer, at most.
-        is_routed: Whether the model must be told of image tokens.
+        new_tokens: Maximum length of an answer, in tokens; 32 by default.
+        is_routed: Whether the model needs a mask of image tokens; False by default.
     """
     pairs = [pair for record in records for pair in asked_of(record)]
     predictions: list[Prediction] = []
@@ -87,7 +87,7 @@ def predictions_of(
 
 
 def _prediction(path: str, record: Record, at: int, answer: str) -> Prediction:
-    """What was generated for the turn at a position of a conversation, beside what is written."""
+    """The generated answer for one turn of a conversation, with the expected one."""
     wanted, before = record.turns[at].text, record.turns[:at]
     question = next((turn.text for turn in reversed(before) if turn.role != "assistant"), "")
     shown = sum(turn.text.count(IMAGE) for turn in before)
@@ -99,7 +99,7 @@ def _prediction(path: str, record: Record, at: int, answer: str) -> Prediction:
 
 
 def asked_of(record: Record) -> Iterator[tuple[Record, int]]:
-    """Each answer of a conversation that training would learn, and where it is among the turns."""
+    """Each answer of a conversation that training would learn, with the index of its turn."""
     for at, turn in enumerate(record.turns):
         if turn.role == "assistant" and turn.is_learned:
             yield record, at

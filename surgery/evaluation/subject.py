@@ -1,6 +1,6 @@
-"""What can be evaluated: an adapter, or an export of one as checkpoints; opened path by path.
+"""What can be evaluated: an adapter, or an export of one as checkpoints; loaded path by path.
 
-Imports torch through the models that it opens.
+Imports torch through the models that it loads.
 """
 
 import os
@@ -27,21 +27,22 @@ _HF: Final = "hf"
 
 _T = TypeVar("_T")
 Measure = Callable[[Any, str], _T]
-"""Takes a model and the name of the path that it is on."""
+"""Function of a model and the name of its path."""
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """Something with a base, a shared path and perhaps a text path of its own.
+    """Something with a base, a shared path and perhaps a separate text path.
 
     Args:
-        folder: Of the adapter or of the export.
-        model: The base, as the user calls it.
+        folder: Path of the adapter or of the export.
+        model: The base, as the user names it.
         recipe: Name of its recipe.
-        home: A folder with the processor, and perhaps with held-out text.
-        is_routed: Whether its model must be told of image tokens.
-        inputs: What is read of the adapter or the export, and of its base.
-        each: Opens one path after the other, hands each to a function, and gives what that returns.
+        processor_folder: Folder with the processor, and perhaps with held-out text.
+        is_routed: Whether its model needs a mask of image tokens.
+        inputs: Paths that are read, of the adapter or the export, and of its base.
+        each: Function that loads one path after the other, calls a function with each, and yields
+            what that returns.
     """
 
     folder: Path
@@ -56,11 +57,11 @@ class Evaluated:
 def open_evaluated(
     folder: Path, *, base: str | os.PathLike[str] | None = None, trust_remote_code: bool = False
 ) -> Evaluated:
-    """Look at an adapter or an export; no weights are loaded.
+    """Read an adapter or an export; no weights are loaded.
 
     Args:
-        folder: What `surgery train`, `apply`, `save_adapter` or `export --to hf` wrote.
-        base: Another place of the base than the plan or the manifest names.
+        folder: Path of what `surgery train`, `apply`, `save_adapter` or `export --to hf` wrote.
+        base: Path or hub id of the base; the one that the plan or the manifest names by default.
         trust_remote_code: Whether the model may run its own Python code; False by default.
 
     Raises:
@@ -94,11 +95,11 @@ def _export(folder: Path, base: str | os.PathLike[str] | None, trust: bool) -> E
     manifest = read_manifest(folder)
     if manifest.format != _HF:
         raise SurgeryError(_not_checkpoints(folder, manifest))
-    is_assembled = bool(manifest.recipe.get("vision"))  # of a decoder that is the base for text
+    is_assembled = bool(manifest.recipe.get("vision"))  # from a decoder, which is the base for text
     model = manifest.recipe["model"] if is_assembled else manifest.model
     files = find_model(base or model)
     source = files.folder
-    if not is_assembled:  # whose fingerprint is of the decoder and the tower together
+    if not is_assembled:  # its fingerprint covers decoder and tower together
         found = identify(files, read_anatomy(files, trust_remote_code=trust))
         refuse_other_base(manifest.fingerprint, found, files.source)
     processor_folder = folder / "multimodal" if is_assembled else source  # where the processor is
@@ -121,8 +122,8 @@ def _export(folder: Path, base: str | os.PathLike[str] | None, trust: bool) -> E
 def _not_checkpoints(folder: Path, manifest: Manifest) -> Diagnostic:
     return Diagnostic(
         code="A606",
-        what=f"`{folder}` is an export in the form `{manifest.format}`, which isn't evaluated",
-        why="perplexity takes the likelihood of every word of a text, and its graphs give that of "
-        "the last one alone",
-        fix="evaluate the adapter, or an export of it in the form `hf`",
+        what=f"`{folder}` has the export format `{manifest.format}`, which can't be evaluated",
+        why="perplexity needs the likelihood of every token of a text, and its graphs give only "
+        "that of the last one",
+        fix="evaluate the adapter, or an export of it in the format `hf`",
     )

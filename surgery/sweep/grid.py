@@ -1,7 +1,7 @@
-"""The grid of a sweep: which points `recipe=a,b rank=4,8` means, each composed and planned.
+"""The grid of a sweep: the trials of `recipe=a,b rank=4,8`, each composed and planned.
 
-A recipe without one of the knobs is not run once for each of that knob's values, but once, marked.
-Every fault of every point is found here, before a job starts.
+A recipe without one of the knobs is not run once for each of that knob's values, but once, with a
+note. Every error of every grid point is reported here, before a job starts.
 """
 
 import itertools
@@ -35,10 +35,10 @@ class GridPoint:
     """One point of the grid.
 
     Args:
-        number: From 0; also the name of its job's folder.
-        recipe: As typed.
+        number: Index from 0, which is also the name of its job's folder.
+        recipe: Recipe as typed.
         overrides: One value each, as they could be typed for `surgery plan`.
-        swept: Those of them that differ between points, for people; all, where none differs.
+        swept: Overrides that differ between grid points, for display; all, where none differs.
         notes: What was left out, such as "no knob `placement`".
     """
 
@@ -58,12 +58,12 @@ def expand(
     """Return the Cartesian product of recipes and the values of their overrides, in typed order.
 
     Args:
-        recipes: Packaged names or paths; names after `recipe=` are read by `read_recipes`.
-        arguments: Overrides, `rank=4,8` and `rank=range(4,17,4)` among them.
-        allow_env: Whether the recipes may read the environment.
+        recipes: Packaged names or paths; `read_recipes` reads those after `recipe=`.
+        arguments: Overrides, such as `rank=4,8` and `rank=range(4,17,4)`.
+        allow_env: Whether the recipes may read the environment; False by default.
 
     Raises:
-        SurgeryError: R108 to R113, all that is wrong with the words at once; R118 for too many.
+        SurgeryError: R108 to R113, for all wrong overrides at once; R118 for too many grid points.
     """
     refuse_code(arguments)
     knobs = _knobs_by_recipe(recipes, allow_env)
@@ -81,14 +81,14 @@ def expand(
 
 
 def _most(overrides: Sequence[Override], recipes: Sequence[str]) -> int:
-    """How many points there are at most, counted without making them."""
+    """Maximum number of grid points, without making them."""
     return len(recipes) * math.prod(max(1, len(item.choices)) for item in overrides)
 
 
 def read_recipes(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Split `recipe=a,b` from the other words of a command line.
+    """Split `recipe=a,b` from the other arguments of a command line.
 
-    A first word that is no override is the recipe too.
+    A first argument that is no override is the recipe too.
 
     Raises:
         SurgeryError: R110 and R112, where the recipe is missing, named twice, or can't be read.
@@ -122,16 +122,16 @@ def plan_points(
     trust_remote_code: bool = False,
     allow_env: bool = False,
 ) -> list[Plan]:
-    """Compose and plan every point.
+    """Compose and plan every grid point.
 
     Args:
-        points: Of `expand`.
-        weights: Whether the jobs will need the weights.
+        points: Grid points of `expand`.
+        weights: Whether the jobs will need the weights; False by default.
         trust_remote_code: Whether the models may run their own Python code; False by default.
-        allow_env: Whether the recipes may read the environment.
+        allow_env: Whether the recipes may read the environment; False by default.
 
     Raises:
-        SurgeryError: every error of every point, each saying in which points it stands.
+        SurgeryError: Every error of every grid point, each with the grid points that have it.
     """
     plans: list[Plan] = []
     errors: dict[Diagnostic, list[GridPoint]] = {}
@@ -165,7 +165,7 @@ def grid_document(
 
 
 def describe(point: GridPoint) -> dict[str, Any]:
-    """A point as plain data."""
+    """A grid point as a JSON document."""
     return {
         "point": point.number,
         "recipe": point.recipe,
@@ -176,7 +176,7 @@ def describe(point: GridPoint) -> dict[str, Any]:
 
 
 def read_point(file: Path, number: int) -> tuple[dict[str, Any], Recipe, bool]:
-    """Return a point of points.json, its recipe, and whether its model may run code of its own."""
+    """Return a grid point of points.json, its recipe, and whether it trusts remote code."""
     grid = json.loads(file.read_bytes())
     entry: dict[str, Any] = grid["points"][number]
     recipe = resolve_again(entry.pop("resolved"), allow_env=grid.get("allow_env", False))
@@ -184,7 +184,7 @@ def read_point(file: Path, number: int) -> tuple[dict[str, Any], Recipe, bool]:
 
 
 def refuse_code(arguments: Iterable[str]) -> None:
-    """Refuse words that name a key by which Hydra would import code.
+    """Refuse arguments with a key by which Hydra would import code.
 
     Raises:
         SurgeryError: R108, one for each.
@@ -208,7 +208,7 @@ def _knobs_by_recipe(recipes: Sequence[str], allow_env: bool) -> dict[str, list[
 
 
 def _last_of_each(overrides: Iterable[Override]) -> list[Override]:
-    """Of several overrides of one key the last counts, as it does for Hydra."""
+    """Of several overrides of one key the last counts, as for Hydra."""
     return list({(item.path, item.typed[0] == "~"): item for item in overrides}.values())
 
 
@@ -227,7 +227,7 @@ def _product(
 
 
 def _plain(value: str) -> str:
-    """The text that a value of Hydra's grammar means, without its quotes."""
+    """The text of a value in Hydra's grammar, without its quotes."""
     return str(OverridesParser.create().parse_override(f"recipe={value}").value())
 
 
@@ -249,11 +249,11 @@ def _in_grid_points(
     diagnostic: Diagnostic, where: Sequence[GridPoint], points: Sequence[GridPoint]
 ) -> Diagnostic:
     named = some_of([f"{point.number} `{point}`" for point in where])
-    plural = "points" if len(where) > 1 else "point"
+    plural = "grid points" if len(where) > 1 else "grid point"
     if len(points) == 1:
         return diagnostic
     every = len(where) == len(points)
-    location = f"every one of the {len(points)} points" if every else f"{plural} {named}"
+    location = f"every one of the {len(points)} grid points" if every else f"{plural} {named}"
     return replace(diagnostic, what=f"{diagnostic.what}, in {location}")
 
 
@@ -267,7 +267,8 @@ def _recipes_named(count: int) -> Diagnostic:
     return Diagnostic(
         code="R112",
         what="the recipe is named twice" if count else "no recipe is named",
-        why="it is the first word or `recipe=`, which takes several: recipe=genieblue_skip,lora",
+        why="it is the first argument or `recipe=`, which takes several: "
+        "recipe=genieblue_skip,lora",
         fix=f"name one of {names}, or a .yaml file",
     )
 
@@ -275,7 +276,7 @@ def _recipes_named(count: int) -> Diagnostic:
 def _too_many(count: int) -> Diagnostic:
     return Diagnostic(
         code="R118",
-        what=f"this means {count:,} points, and a sweep has at most {MOST_VALUES:,}",
+        what=f"this means {count:,} grid points, and a sweep has at most {MOST_VALUES:,}",
         why="each is planned before any job starts",
         fix="give fewer values, or several sweeps",
     )
@@ -286,6 +287,6 @@ def _imports_code(number: int, argument: str, key: str) -> Diagnostic:
         code="R108",
         what=f"`{key}` is not allowed in an override",
         why="a recipe and its sweep are data: they can't import or call Python code",
-        fix="take it out; launchers are chosen by name with --launcher",
+        fix="remove it; launchers are chosen by name with --launcher",
         span=span_of(number, argument, value=key not in argument.partition("=")[0]),
     )

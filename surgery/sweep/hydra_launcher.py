@@ -1,6 +1,6 @@
-"""What Hydra is told besides the points of a sweep: its launcher, its folder, its own overrides.
+"""Hydra's own settings for a sweep: its launcher, its folder, its overrides.
 
-All of it is tried before anything starts.
+All of them are checked before anything starts.
 """
 
 import argparse
@@ -45,14 +45,14 @@ _HYDRA_CODE: Final = ("hydra.", "hydra_plugins.")
 
 @dataclass(frozen=True)
 class HydraSettings:
-    """What Hydra is told besides the points.
+    """Hydra's own settings for a sweep.
 
     Args:
-        overrides: Its own overrides, such as `hydra.launcher.n_jobs=2`.
-        folder: Where the sweep's folders go.
-        launcher: Its name.
-        multirun: Whether Hydra sweeps; else it runs one job.
-        quiet: Whether Hydra keeps to itself what it and the launcher's processes say.
+        overrides: Hydra's own overrides, such as `hydra.launcher.n_jobs=2`.
+        folder: Path of the folder of the sweep.
+        launcher: Name of the launcher; `basic` by default.
+        multirun: Whether Hydra sweeps, as by default; otherwise it runs one job.
+        quiet: Whether output of Hydra and the launcher's processes is hidden; True by default.
     """
 
     overrides: tuple[str, ...]
@@ -69,7 +69,7 @@ def read_flags() -> argparse.Namespace:
 
 
 def is_hydra_override(override: str) -> bool:
-    """Whether a word of the command line is a setting of Hydra itself."""
+    """Whether an argument of the command line is a setting of Hydra itself."""
     key = override.lstrip("+~").partition("=")[0]
     return key == "hydra" or key.startswith(("hydra.", "hydra/", "hydra@"))
 
@@ -82,14 +82,15 @@ def read_settings(
     quiet: bool = True,
     multirun: bool = True,
 ) -> HydraSettings:
-    """Try Hydra's own overrides before anything starts, and find the sweep's folder.
+    """Check Hydra's own overrides before anything starts, and find the sweep's folder.
 
     Args:
         overrides: `hydra.…` and `hydra/…` overrides.
-        launcher: A name of `LAUNCHERS`.
-        out: The sweep's folder; Hydra's multirun/DATE/TIME unless given here or among `overrides`.
-        quiet: Whether Hydra writes no logs and no `.hydra` folders.
-        multirun: Whether Hydra sweeps.
+        launcher: A name in `LAUNCHERS`; None for Hydra's default.
+        out: Path of the sweep's folder; that of `overrides`, or Hydra's multirun/DATE/TIME, by
+            default.
+        quiet: Whether Hydra writes no logs and no `.hydra` folders; True by default.
+        multirun: Whether Hydra sweeps; True by default.
 
     Raises:
         SurgeryError: A501 for a launcher that isn't installed, R108 for code, R118 for the rest.
@@ -136,7 +137,7 @@ def _refuse_targets(content: Any) -> None:
 
 
 def _refuse_paths(content: Any) -> None:
-    """Refuse a point's folder that is no name in the sweep's, where its result would be missed."""
+    """Refuse a folder of a grid point outside the sweep's, where its result would not be found."""
     for key, name in {
         "hydra.sweep.subdir": content["sweep"]["subdir"],
         "hydra.output_subdir": content["output_subdir"],
@@ -144,7 +145,7 @@ def _refuse_paths(content: Any) -> None:
         if name is not None and (Path(str(name)).name != str(name) or str(name) == ".."):
             what = f"`{key}` is `{name}`, and not the name of a folder"
             why = "a sweep writes into its own folder alone, and looks for results one folder deep"
-            fix = "give one name, such as `hydra.sweep.subdir=p${point}`, and the place by `--out`"
+            fix = "give one name, such as `hydra.sweep.subdir=p${point}`, and the path by `--out`"
             raise SurgeryError(Diagnostic("R118", what, why, fix))
 
 

@@ -1,6 +1,6 @@
-"""A sweep through Hydra: one job for each planned point, by any of Hydra's launchers.
+"""A sweep by Hydra: one job for each planned grid point, with any of Hydra's launchers.
 
-Hydra sweeps over the numbers of points.json, which `sweep/grid.py` made: so a grid need not be a
+Hydra sweeps over the indices of points.json, which `sweep/grid.py` made: so a grid need not be a
 full product, and no job composes. `python -m surgery.sweep -m recipe=genieblue_skip,lora rank=4,8`
 is the same sweep as a Hydra app.
 """
@@ -48,13 +48,13 @@ _HEADER: Final = (
 
 @dataclass(frozen=True)
 class Job:
-    """What is done at each point.
+    """What is done for each grid point.
 
     Args:
-        run: Takes the plan and the job's folder; what it returns is added to result.json.
-        weights: Whether it needs the model's weights.
-        loads: Whether it loads the model, so that it is told whether that may run code of its own.
-        go_on: The same where a job that was killed may have left something; `run` unless given.
+        run: Function of the plan and the job's folder; its result is added to result.json.
+        weights: Whether it needs the model's weights; False by default.
+        loads: Whether it loads the model, and so takes `trust_remote_code`; False by default.
+        go_on: Function for a job that may have been killed before; `run` by default.
     """
 
     run: Callable[..., dict[str, Any]]
@@ -76,7 +76,7 @@ def _save_adapter(plan: Plan, folder: Path) -> dict[str, Any]:
 
 
 def _save_rest(plan: Plan, folder: Path) -> dict[str, Any]:
-    """An adapter folder that is there is whole, and of this very point."""
+    """An existing adapter folder is complete, and of this very grid point."""
     return {} if _is_there(folder) else _save_adapter(plan, folder)
 
 
@@ -119,13 +119,13 @@ JOBS: Final = {
 
 
 def run_points(settings: HydraSettings, numbers: Sequence[int], job: str, resume: bool) -> str:
-    """Let Hydra run the job at points of the sweep's points.json.
+    """Let Hydra run the job for grid points of the sweep's points.json.
 
     Args:
-        settings: Of `read_settings`.
-        numbers: Of the points, at least one.
-        job: A name of `JOBS`.
-        resume: Whether jobs that were killed may have left something at these points.
+        settings: Result of `read_settings`.
+        numbers: Indices of the grid points, at least one.
+        job: A name in `JOBS`.
+        resume: Whether jobs of these grid points may have been killed before.
 
     Returns:
         Why Hydra gave up, or nothing; a job that fails says so in its result.json.
@@ -175,10 +175,10 @@ def _root_logger_restored() -> Iterator[None]:
 
 
 def run_point(config: DictConfig) -> None:
-    """The job that Hydra's launchers run, in this process or another: one point, one result.json.
+    """The job that Hydra's launchers run, in any process: one grid point, one result.json.
 
     Args:
-        config: `points` is the path of points.json, `point` a number in it, `job` a name of `JOBS`,
+        config: `points` is the path of points.json, `point` an index in it, `job` a name in `JOBS`,
             `resume` whether the job may have been killed before.
     """
     settings = HydraConfig.get().runtime
@@ -205,7 +205,7 @@ def _outcome(recipe: Recipe, job: Job, folder: Path, trusted: bool) -> dict[str,
 
 
 def _register() -> None:
-    """Give Hydra the configuration of a sweep; recipes and jobs are groups, for its `--help`."""
+    """Register the configuration of a sweep; recipes and jobs are groups, for Hydra's `--help`."""
     store = ConfigStore.instance()
     defaults = [{"recipe": None}, {"job": "plan"}, "_self_"]
     node = {"points": None, "point": None, "resume": False}
@@ -232,7 +232,7 @@ def _full_errors() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _stderr_to(log: Path, settings: HydraSettings) -> Iterator[None]:
-    """Send what the launcher's processes write to stderr into a file; ours still reaches it."""
+    """Redirect what the launcher's processes write to stderr into a file, except this process's."""
     if not settings.quiet or settings.launcher == "basic":
         yield
         return

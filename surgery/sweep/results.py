@@ -1,4 +1,4 @@
-"""What the jobs of a sweep left: one result.json each, and the two tables made of them."""
+"""Results of the jobs of a sweep: one result.json each, and the two tables made of them."""
 
 import csv
 import io
@@ -33,26 +33,26 @@ _POLL: Final = 0.1  # seconds
 
 
 def plan_outcome(plan: Plan) -> Result:
-    """The counts and bytes of a point that was planned."""
+    """Counts and sizes of a planned grid point."""
     document = json.loads(saved_plan(plan))
     counts = {key: document[key] for key in ("parameters", "bytes")}
     return {"status": "done", **counts, "diagnostics": document["diagnostics"]}
 
 
 def crashed(diagnostics: Sequence[Diagnostic]) -> Result:
-    """The outcome of a job that failed."""
+    """The result of a job that failed."""
     documents = [diagnostic_document(diagnostic) for diagnostic in diagnostics]
     return {"status": "failed", "parameters": None, "bytes": None, "diagnostics": documents}
 
 
 def first_error(result: Result) -> str:
-    """The first error sentence of a failed job; empty for one that is done."""
+    """The first error of a failed job; empty for one that is done."""
     errors = [d for d in result["diagnostics"] if d["severity"] == "error"]
     return str(errors[0]["what"]) if errors else ""
 
 
 def write_result(folder: Path, result: Result) -> None:
-    """Write result.json at once, so that who waits for it never reads half of it.
+    """Write result.json atomically, so that a reader never sees half of it.
 
     Raises:
         SurgeryError: A302 to A304 for the disk.
@@ -64,7 +64,7 @@ def prepare_folder(folder: Path, name: str, content: str) -> None:
     """Make the folder of a sweep with its first file.
 
     Raises:
-        SurgeryError: A301, if a sweep or the result of another command lies there already; A302 to
+        SurgeryError: A301, if a sweep or the result of another command is already there; A302 to
             A304 for the disk.
     """
     with io_errors(folder):
@@ -72,7 +72,7 @@ def prepare_folder(folder: Path, name: str, content: str) -> None:
     refuse_result(folder)
     own = (name, f"{RESULTS}.json", f"{RESULTS}.csv", f"*/{RESULT_FILE}")
     if any(True for pattern in own for _ in folder.glob(pattern)):
-        what, fix = f"`{folder}` holds a sweep already", "choose another `--out`, or `--resume`"
+        what, fix = f"`{folder}` has a sweep already", "choose another `--out`, or `--resume`"
         raise SurgeryError(Diagnostic("A301", what, fix=fix))
     files = [path for path in folder.glob("[0-9]*") if not path.is_dir()]
     if files:
@@ -82,23 +82,23 @@ def prepare_folder(folder: Path, name: str, content: str) -> None:
 
 
 def is_begun(folder: Path, name: str) -> bool:
-    """Whether a sweep, by the name of its first file, was begun in a folder."""
+    """Whether a folder has a sweep, by the name of its first file."""
     return (folder / name).exists()
 
 
 def reopen_folder(folder: Path, name: str, content: str, count: int) -> list[int]:
-    """Take up the sweep that lies in a folder, and return the numbers of the points that are left.
+    """Resume the sweep in a folder, and return the indices of the grid points that are left.
 
-    Points whose job failed are among them; their results go.
+    Grid points whose job failed are among them; their results are removed.
 
     Args:
         folder: Path of the folder of the sweep.
-        name: Of its first file.
-        content: What that file would be for what is asked now.
-        count: How many points there are.
+        name: Name of its first file.
+        content: Content of that file for the requested sweep.
+        count: Number of grid points.
 
     Raises:
-        SurgeryError: T107, if what lies there is of another grid, or no sweep.
+        SurgeryError: T107, if the folder has another grid, or no sweep.
     """
     asked = json.loads(content)
     try:
@@ -120,15 +120,15 @@ def reopen_folder(folder: Path, name: str, content: str, count: int) -> list[int
 
 
 def nothing_to_resume(folder: Path) -> Diagnostic:
-    """The note where `--resume` finds no sweep: a kill may fall before its folder is made."""
-    what = f"there is no sweep to go on with in `{folder}`: it begins"
+    """The note where `--resume` finds no sweep: a kill may come before its folder is made."""
+    what = f"there is no sweep to resume in `{folder}`: it begins"
     return Diagnostic("T107", what, severity="note")
 
 
 def _no_sweep(folder: Path, name: str) -> Diagnostic:
     return Diagnostic(
         code="T107",
-        what="there is no sweep to go on with",
+        what="there is no sweep to resume",
         why=f"{name} in `{folder}` is not that of one",
         fix="name its folder with `--out`, or leave `--resume` out",
     )
@@ -139,13 +139,13 @@ def _other_sweep(folder: Path, difference: str) -> Diagnostic:
         code="T107",
         what=f"the sweep in `{folder}` is of another grid",
         why=f"`{difference}` is not what it was",
-        fix="give the same words and the same `--job` as then, or choose another `--out`",
+        fix="use the same arguments and the same `--job` as then, or choose another `--out`",
     )
 
 
 @contextmanager
 def watching(folder: Path, finished: Callable[[Result], None]) -> Iterator[None]:
-    """Tell of every result.json as it appears, whichever process or machine wrote it.
+    """Call a function with every result.json as it appears, whichever process or machine wrote it.
 
     Args:
         folder: Path of the folder of the sweep.
@@ -174,12 +174,12 @@ def watching(folder: Path, finished: Callable[[Result], None]) -> Iterator[None]
 
 
 def gather_results(folder: Path, points: Sequence[GridPoint], reason: str) -> list[Result]:
-    """Return the result of every point; a job without one failed.
+    """Return the result of every grid point; a job without one failed.
 
     Args:
         folder: Path of the folder of the sweep.
-        points: All of them.
-        reason: Why Hydra gave up, if it did.
+        points: All grid points.
+        reason: Why Hydra gave up; empty if it didn't.
 
     Raises:
         SurgeryError: A502, if Hydra gave up before any job ran.
@@ -192,7 +192,7 @@ def gather_results(folder: Path, points: Sequence[GridPoint], reason: str) -> li
 
 
 def write_results(folder: Path, job: str, results: Sequence[Result]) -> str:
-    """Write results.json and results.csv into the sweep's folder; return the first's text.
+    """Write results.json and results.csv to the sweep's folder; return the first's text.
 
     Raises:
         SurgeryError: A302 to A304 for the disk.
@@ -205,7 +205,7 @@ def write_results(folder: Path, job: str, results: Sequence[Result]) -> str:
 
 
 def _result_files(folder: Path) -> list[Path]:
-    """One a job, or that of a single run; deeper folders come and go while jobs run."""
+    """One for each job, or that of a single run; deeper folders change while jobs run."""
     return sorted([*folder.glob(RESULT_FILE), *folder.glob(f"*/{RESULT_FILE}")])
 
 

@@ -1,1 +1,1 @@
-"""Training by a recipe: stages, rates, checkpoints, the log."""
+"""Training by a recipe: stages, learning rates, checkpoints, the log."""

@@ -14,18 +14,18 @@ from surgery.training.distributed import world_size
 
 
 def training_arguments(stage: Stage, name: str, folder: Path, steps: int, seed: int) -> Any:
-    """Return the arguments of a stage for this process.
+    """Return transformers' TrainingArguments of a stage for this process.
 
     Args:
         stage: Settings of the stage.
         name: Name of the stage, for diagnostics.
-        folder: Where its checkpoints go.
-        steps: Optimizer steps.
-        seed: Of dropout.
+        folder: Folder of its checkpoints.
+        steps: Number of optimizer steps.
+        seed: Seed of dropout.
 
     Raises:
-        SurgeryError: T104, if the batch doesn't divide; T105, for a field of `trainer` that is
-            unknown, or another setting's.
+        SurgeryError: T104, if the batch isn't divisible; T105, for a field of `trainer` that is
+            unknown, or set by another key.
     """
     from transformers import TrainingArguments
 
@@ -91,7 +91,7 @@ def _refuse_other_fields(stage: Stage, name: str, own: dict[str, Any]) -> None:
 def _not_divisible(stage: Stage, name: str) -> Diagnostic:
     return Diagnostic(
         code="T104",
-        what=f"a batch of {stage.batch} rows can't be divided by {world_size()} processes and "
+        what=f"a batch of {stage.batch} rows isn't divisible by {world_size()} processes and "
         f"{stage.accumulation} micro-batches",
         why="`batch` counts the rows of an optimizer step over all of them",
         fix=f"make `batch` a multiple of {world_size() * stage.accumulation}, or change "

@@ -1,7 +1,7 @@
-"""The processes that train together, and a model spread over them by torch's `fully_shard`.
+"""The processes of a training, and sharding of a model by torch's `fully_shard`.
 
 accelerate shards only on an accelerator (`AcceleratorState`, 1.15). On CPU the same launch command
-gets the same kind of sharding from here: each block a unit of its own, the rest another.
+gets the same sharding from here: each block is a unit, the rest another.
 """
 
 import os
@@ -15,12 +15,12 @@ from surgery.plan.planner import Plan
 
 
 def world_size() -> int:
-    """How many there are."""
+    """Number of processes."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def this_process() -> Any:
-    """Accelerate's state of this process; on CPU the processes talk through gloo."""
+    """Accelerate's state of this process; on CPU the backend is gloo."""
     import torch
     from accelerate import PartialState
 
@@ -28,17 +28,17 @@ def this_process() -> Any:
 
 
 def wants_sharding() -> bool:
-    """Whether `accelerate launch --use_fsdp` started this process, and accelerate won't do it."""
+    """Whether `accelerate launch --use_fsdp` started this process, and accelerate won't shard."""
     asked = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
     return asked and world_size() > 1 and not torch.accelerator.is_available()
 
 
 def shard(plan: Plan, model: Any) -> None:
-    """Spread a model over all processes.
+    """Shard a model over all processes.
 
     Args:
         plan: The applied plan.
-        model: In one type; changed in place.
+        model: Changed in place; of one dtype.
     """
     from torch.distributed.fsdp import fully_shard
 
@@ -49,12 +49,12 @@ def shard(plan: Plan, model: Any) -> None:
 
 
 def is_sharded(model: Any) -> bool:
-    """Whether `shard` spread it."""
+    """Whether `shard` sharded the model."""
     return getattr(model, "_is_fsdp_managed_module", False) is True
 
 
 def full_tensor(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor put together again from all processes, each of which must ask for it."""
+    """A tensor gathered from all processes, each of which must call this."""
     from torch.distributed.tensor import DTensor
 
     found: torch.Tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
@@ -62,7 +62,7 @@ def full_tensor(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def distribute_like(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """A whole tensor, spread over the processes as another one is."""
+    """A full tensor, distributed over the processes as another one is."""
     from torch.distributed.tensor import DTensor, distribute_tensor
 
     if not isinstance(like, DTensor):
@@ -71,7 +71,7 @@ def distribute_like(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 
 
 def optimizer_state(model: Any, optimizer: Any) -> dict[str, Any]:
-    """The optimizer's state put together from all processes, by the names of parameters."""
+    """The optimizer's state gathered from all processes, by the names of parameters."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
 
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -79,7 +79,7 @@ def optimizer_state(model: Any, optimizer: Any) -> dict[str, Any]:
 
 
 def load_optimizer_state(model: Any, optimizer: Any, state: dict[str, Any]) -> None:
-    """Spread the state that `optimizer_state` put together over the processes again."""
+    """Distribute the state of `optimizer_state` over the processes."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
 
     options = StateDictOptions(full_state_dict=True)
@@ -87,7 +87,7 @@ def load_optimizer_state(model: Any, optimizer: Any, state: dict[str, Any]) -> N
 
 
 def _blocks(plan: Plan, model: Any) -> Iterator[nn.Module]:
-    """The blocks of the decoder; of a copied one, the original and the copy apart."""
+    """The blocks of the decoder; of a copied one, the original and the copy separately."""
     base = model if plan.is_plain else model.get_base_model()
     for block in base.get_submodule(plan.result.blocks_path):
         copies = getattr(block, "modules_to_save", None)

@@ -1,4 +1,4 @@
-"""Learning rates of a stage: by the words of `train`, and layer by layer in a vision tower."""
+"""Learning rates of a stage: by the names of `train`, and layer by layer in a vision tower."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,12 +24,12 @@ _BLOCK: Final = re.compile(r"\.(\d+)\.")
 def parameter_groups(
     named: Iterable[tuple[str, Any]], rates: Mapping[str, float], weight_decay: float
 ) -> list[dict[str, Any]]:
-    """Group parameters as an optimizer takes them: by learning rate, and by whether they decay.
+    """Group parameters for an optimizer by learning rate and weight decay.
 
     Args:
         named: Parameters by name.
-        rates: The peak learning rate of each name that trains; others are left out.
-        weight_decay: Of matrices; vectors, which are norms and biases, have none.
+        rates: Peak learning rate of each parameter that trains; others are left out.
+        weight_decay: Weight decay of matrices; vectors, which are norms and biases, have none.
     """
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in named:
@@ -44,16 +44,16 @@ def parameter_groups(
 def learning_rates(
     plan: Plan, trained: Trained, stage: Stage, model: "nn.Module"
 ) -> dict[str, float]:
-    """The peak learning rate of every parameter that a stage trains, by its name in memory.
+    """Peak learning rate of every parameter that a stage trains, by its name in memory.
 
     Args:
         plan: The applied plan.
-        trained: Who trains in this stage.
-        stage: Its rates.
+        trained: What trains in this stage.
+        stage: Settings of the stage.
         model: The model that `apply_plan` returned.
 
     Raises:
-        SurgeryError: T102, if nothing trains; T103, for a word of `rates` that means none of it.
+        SurgeryError: T102, if nothing trains; T103, for a name in `rates` that selects nothing.
     """
     names = _names(plan, trained.selection, model)
     if not names:
@@ -76,14 +76,14 @@ def learning_rates(
 
 
 def layer_scales(names: Sequence[str], decay: float) -> dict[str, float]:
-    """The factor of the learning rate of each tensor of a vision tower.
+    """Factor of the learning rate of each tensor of a vision tower.
 
-    What comes before the first block is layer 0, block i is layer i + 1, what comes behind the last
-    is one more and has the whole rate (BEiT, arXiv 2106.08254, and its released code).
+    Tensors before the first block are layer 0, block i is layer i + 1, those after the last block
+    are one more and have the full rate (BEiT, arXiv 2106.08254, and its released code).
 
     Args:
-        names: Of the tower's tensors, in the order in which they are registered.
-        decay: From one layer to the one before it.
+        names: Names of the tower's tensors, in the order of registration.
+        decay: Factor from one layer to the one before it.
     """
     found = [_BLOCK.search(name) for name in names]
     blocks = [int(match[1]) for match in found if match]
@@ -109,7 +109,7 @@ def _trains_nothing(stage: str) -> Diagnostic:
     return Diagnostic(
         code="T102",
         what=f"{f'the stage `{stage}`' if stage else 'the recipe'} trains nothing",
-        why="its `train` names no parameter of this model, or `freeze` takes all of them away",
+        why="its `train` names no parameter of this model, or `freeze` excludes all of them",
         fix="name operations of the recipe or parts of the model in `train`",
         key=f"stages.{stage}.train" if stage else "train",
     )
@@ -118,8 +118,8 @@ def _trains_nothing(stage: str) -> Diagnostic:
 def _no_rate(name: str, why: str, key: str) -> Diagnostic:
     return Diagnostic(
         code="T103",
-        what=f"the rate of `{name}` is nobody's",
+        what=f"the rate of `{name}` applies to nothing",
         why=why,
-        fix="name in `rates` what the stage trains, by a word of `train`",
+        fix="name in `rates` what the stage trains, by a name of `train`",
         key=key,
     )

@@ -1,4 +1,4 @@
-"""The log of a training: a CSV file, what a reporter is told, and an end to a loss that is none."""
+"""The log of a training: a CSV file, a progress callback, and a stop at a loss that is NaN."""
 
 import csv
 import io
@@ -22,15 +22,15 @@ class LogLine:
     """One line of the log.
 
     Args:
-        stage: Its name.
-        step: Optimizer steps so far.
-        steps: Of the stage.
-        loss: Mean of the steps since the line before, nats per label.
+        stage: Name of the stage.
+        step: Number of optimizer steps so far.
+        steps: Number of optimizer steps of the stage.
+        loss: Mean loss of the steps since the last line, in nats per label.
         rate: Learning rate of the first group.
-        grad_norm: Before clipping.
-        tokens: Seen so far, over all processes.
-        tokens_per_second: Since this process began the stage.
-        seconds_left: Of the stage, at that speed.
+        grad_norm: Gradient norm before clipping.
+        tokens: Number of tokens so far, over all processes.
+        tokens_per_second: Speed since this process began the stage, in tokens per second.
+        seconds_left: Estimated rest of the stage at that speed, in seconds.
     """
 
     stage: str
@@ -49,11 +49,11 @@ LogCallback = Callable[[LogLine], None]
 
 
 class TrainingLog(TrainerCallback):  # type: ignore[misc]
-    """Writes `log.csv` and calls the progress callback.
+    """Writes `log.csv` and calls a progress callback.
 
     Args:
-        file: The CSV file; lines of earlier stages stay.
-        stage: Its name.
+        file: Path of the CSV file; lines of earlier stages are kept.
+        stage: Name of the stage.
         progress: Callback with each line, on the main process.
     """
 
@@ -62,7 +62,7 @@ class TrainingLog(TrainerCallback):  # type: ignore[misc]
         self._begun, self._step, self._tokens = 0.0, 0, 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Take away lines of steps that are about to be done again."""
+        """Remove lines of steps that will be repeated."""
         self._begun, self._step = time.perf_counter(), state.global_step
         self._tokens = state.num_input_tokens_seen
         if state.is_world_process_zero:
@@ -70,7 +70,7 @@ class TrainingLog(TrainerCallback):  # type: ignore[misc]
             _write(self._file, rows)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Log the last step, and each of a checkpoint: a mean of steps ends where a run may end."""
+        """Log the last step and each checkpoint: the mean of a line ends where a run may end."""
         control.should_log |= control.should_save or state.global_step >= state.max_steps
 
     def on_log(
@@ -111,7 +111,7 @@ class TrainingLog(TrainerCallback):  # type: ignore[misc]
 
 
 def last_lines(file: Path) -> dict[str, dict[str, float]]:
-    """The last step of each stage that a log tells of, and its loss, in the order of the stages."""
+    """Last step of each stage in a log, and its loss, in the order of the stages."""
     rows = {row["stage"]: row for row in _rows(file)}
     return {
         stage: {"steps": int(row["step"]), "loss": float(row["loss"])}
@@ -120,7 +120,7 @@ def last_lines(file: Path) -> dict[str, dict[str, float]]:
 
 
 def end_losses(file: Path) -> dict[str, tuple[float, ...]]:
-    """The losses of the first and the last line of each stage of a log; one where these are one."""
+    """Losses of the first and the last line of each stage in a log; one if there is one line."""
     losses: dict[str, list[float]] = {}
     for row in _rows(file):
         losses.setdefault(row["stage"], []).append(float(row["loss"]))
@@ -135,7 +135,7 @@ def _rows(file: Path) -> list[dict[str, str]]:
 
 
 def _is_complete(row: dict[str, str]) -> bool:
-    """Whether a line was written to its end, which that of a killed training may not be."""
+    """Whether a line was written completely, which that of a killed training may not be."""
     return set(row) == {*_NAMES} and all(row.values()) and row["step"].isdigit()
 
 
@@ -152,6 +152,6 @@ def _not_finite(stage: str, step: int) -> Diagnostic:
         code="T110",
         what=f"the loss of stage `{stage}` is not finite at step {step}",
         why="a step was too large, or the precision too small for it",
-        fix="go on from the last checkpoint with a lower `rate` or a longer `warmup`, or use "
+        fix="continue from the last checkpoint with a lower `rate` or a longer `warmup`, or use "
         "precision=bf16 where it was fp16",
     )

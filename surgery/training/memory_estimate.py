@@ -1,6 +1,6 @@
-"""The memory that training a stage takes for weights, gradients and optimizer, on one process.
+"""The memory that a stage needs for weights, gradients and optimizer, in one process.
 
-Activations, which hang on the batch and on how attention is computed, are not in it.
+Activations are not included; they depend on the batch and on the implementation of attention.
 """
 
 from collections.abc import Iterator
@@ -15,17 +15,17 @@ from surgery.storage.safetensors.dtypes import DTYPE_BYTES
 
 _FP32: Final = 4
 _MOMENTS: Final = 2
-"""Of AdamW: the mean of the gradient and of its square."""
+"""AdamW's moments: the means of the gradient and of its square."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of a stage.
+    """Memory of a stage, in bytes.
 
     Args:
-        stage: Its name.
-        weights: Of the model with all that is added; what trains or did train is held in fp32.
-        gradients: Of what trains.
+        stage: Name of the stage.
+        weights: Weights of the model with everything added; in fp32 what trains or has trained.
+        gradients: Gradients of what trains.
         optimizer: AdamW's two moments of what trains.
     """
 
@@ -36,7 +36,7 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """The sum."""
         return self.weights + self.gradients + self.optimizer
 
 
@@ -44,7 +44,8 @@ def training_memory(plan: Plan) -> list[Memory]:
     """Predict the memory of each stage, in order.
 
     Args:
-        plan: Its stages' `precision` says what is frozen in which type; fp32 without stages.
+        plan: A plan; the `precision` of its stages gives the dtype of frozen weights, fp32 without
+            stages.
     """
     found, fp32_keys = [], frozenset[tuple[str, str]]()
     for trained in plan.stages:
@@ -66,7 +67,7 @@ def _weights(plan: Plan, fp32_keys: frozenset[tuple[str, str]], *, in_fp32: bool
 
 
 def _parameters(plan: Plan) -> Iterator[tuple[tuple[str, str], int, str]]:
-    """Who trains it, how many numbers, and the stored type of each parameter."""
+    """Operation and name, number of values, and stored dtype of each parameter."""
     for tensor in plan.result.tensors():
         yield ("", tensor.name), tensor.size, tensor.dtype
     added: Iterator[tuple[str, AddedTensor]] = (

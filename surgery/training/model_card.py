@@ -1,4 +1,4 @@
-"""How an adapter was trained, as a section of its model card and as a document for machines."""
+"""How an adapter was trained, as a section of its model card and as a JSON document."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -17,19 +17,19 @@ _COLUMNS: Final = ("stage", "trains", "data", "steps", "rows a step", "peak rate
 
 
 def add_training(folder: Path, plan: Plan, results: Sequence[StageResult]) -> None:
-    """Append the section to the card of an adapter folder.
+    """Append the section to the model card of an adapter folder.
 
     Args:
-        folder: That has a card.
-        plan: What was trained.
-        results: One for each stage, in order.
+        folder: Path of a folder with a card.
+        plan: The trained plan.
+        results: Result of each stage, in order.
     """
     with (folder / CARD_FILE).open("a", encoding="utf-8") as card:
         card.write(f"\n{training_section(plan, results)}")
 
 
 def training_section(plan: Plan, results: Sequence[StageResult]) -> str:
-    """Return the section: data, steps, rates and loss of each stage, seed and versions."""
+    """Return the section: data, steps, learning rate and loss of each stage, seed and versions."""
     made = installed_versions("torch", "transformers", "peft", "accelerate")
     versions = ", ".join(f"{name} {version}" for name, version in made.items())
     stages = plan.recipe.stages
@@ -45,7 +45,7 @@ def training_section(plan: Plan, results: Sequence[StageResult]) -> str:
 
 
 def training_document(folder: Path, results: Iterable[StageResult]) -> dict[str, Any]:
-    """What `surgery train --format json` prints: where the adapter is, and how each stage ended."""
+    """The JSON document of `surgery train --format json`: location, and how each stage ended."""
     return {
         "format_version": FORMAT_VERSION,
         "surgery": own_version(),

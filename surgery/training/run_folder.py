@@ -1,4 +1,4 @@
-"""The folder of a training that is not done: checkpoints, the log, and of which recipe they are."""
+"""The folder of an unfinished training: checkpoints, the log, and the recipe they belong to."""
 
 import json
 import os
@@ -27,18 +27,18 @@ from surgery.training.log import LOG
 
 RECIPE: Final = "recipe.json"
 DATA: Final = "data.json"
-"""What the files of each stage are known by."""
+"""File with the digests of each stage's data."""
 TRAINED: Final = "trained.safetensors"
-"""What a checkpoint holds of the model, and a stage when it is done: the parameters that train, by
-their names in memory."""
+"""File of a checkpoint, or of a finished stage, with the parameters that train, by their names in
+memory."""
 COMPLETE: Final = "complete"
-"""The file that a checkpoint gets last."""
+"""File that is written last to a checkpoint."""
 Warn = Callable[[Sequence[Diagnostic]], None]
 _BOARD: Final = "runs"
 
 
 def work_folder(out: Path) -> Path:
-    """Where the checkpoints and the log of a training are until its adapter is whole."""
+    """Path of the checkpoints and the log of a training until its adapter is complete."""
     real = Path(os.path.realpath(out))
     return sibling_path(out if Path(os.path.abspath(out)) == real else real, "{}.training")
 
@@ -53,21 +53,21 @@ def opened_work(
     overwrite: bool,
     warn: Warn | None = None,
 ) -> Iterator[Path]:
-    """Claim `out`, and make the folder of its training or go on in it.
+    """Claim `out`, and make the folder of its training or resume in it.
 
-    Where the body raises before anything was trained, that folder goes.
+    If the body raises before anything was trained, that folder is removed.
 
     Args:
-        out: Where the adapter will be.
-        recipe: What is trained.
-        inputs: What is read for it.
-        resume: Go on with what lies there; begin where nothing does, since a kill may fall before
-            the folder is made.
-        overwrite: Begin anew, and later replace `out`.
-        warn: Called where there is nothing to go on with.
+        out: Path of the adapter folder to make.
+        recipe: The trained recipe.
+        inputs: Paths that are read for it.
+        resume: Whether to resume an unfinished training; without one it begins, since a kill may
+            come before the folder is made.
+        overwrite: Whether to begin again, and later replace `out`.
+        warn: Callback for the note that there is nothing to resume.
 
     Raises:
-        SurgeryError: T106, if a training lies there; T107, if one of another recipe does; A301 to
+        SurgeryError: T106, for an unfinished training; T107, for one of another recipe; A301 to
             A308 for `out` and the disk.
     """
     work, inputs = work_folder(out), [*inputs]
@@ -95,9 +95,9 @@ def opened_work(
 
 
 def is_result(work: Path, out: Path) -> bool:
-    """Whether an adapter folder is what a training has become, which was killed before it cleared.
+    """Whether an adapter folder is the result of a training that was killed before it cleaned up.
 
-    Its log tells, which has the times of its steps and arrives with the rest of the folder.
+    Its log tells, which has the times of its steps and is moved with the rest of the folder.
     """
     logs = [place / LOG for place in (work, discarded(work), out)]
     *begun, done = [log.read_bytes() if log.is_file() else b"" for log in logs]
@@ -105,7 +105,7 @@ def is_result(work: Path, out: Path) -> bool:
 
 
 def close_work(work: Path) -> None:
-    """Remove a training that is done, or the rest of one; its log goes last."""
+    """Remove the folder of a finished training; its log goes last."""
     with io_errors(work):
         for stage in [path for path in work.glob("*") if path.is_dir()]:
             shutil.rmtree(stage)
@@ -113,7 +113,7 @@ def close_work(work: Path) -> None:
 
 
 def copy_log(work: Path, folder: Path) -> None:
-    """Copy the log of a training, and what TensorBoard shows, into the adapter folder."""
+    """Copy the log of a training, and TensorBoard's files, to the adapter folder."""
     shutil.copy(work / LOG, folder / LOG)
     for runs in work.glob(f"*/{_BOARD}"):
         shutil.copytree(runs, folder / _BOARD / runs.parent.name)
@@ -136,7 +136,7 @@ def _is_begun(work: Path, out: Path) -> bool:
 
 
 def _continue(work: Path, out: Path, document: dict[str, object], overwrite: bool) -> None:
-    """Go on with what lies there, which may be the rest of a training that is done."""
+    """Resume an unfinished training, or what is left of a finished one."""
     is_done = is_result(work, out)
     if not is_done:
         refuse_occupied(out, overwrite)
@@ -144,7 +144,7 @@ def _continue(work: Path, out: Path, document: dict[str, object], overwrite: boo
 
 
 def _refuse_foreign(work: Path) -> None:
-    """Refuse to go on in, or to remove, what no training made."""
+    """Refuse to resume in, or to remove, what no training made."""
     if os.path.lexists(work) and not (work / RECIPE).is_file():
         if work.is_dir() and not any(work.iterdir()):
             return
@@ -152,7 +152,7 @@ def _refuse_foreign(work: Path) -> None:
 
 
 def _refuse_unfinished(work: Path, overwrite: bool, is_locked: bool) -> None:
-    """Refuse to begin anew over something to go on with, or over what may be another's."""
+    """Refuse to begin again over a training that can be resumed or may be another process's."""
     if (work / RECIPE).exists() and not overwrite and (_has_progress(work) or not is_locked):
         raise SurgeryError(_unfinished(work))
 
@@ -165,11 +165,11 @@ def _refuse_other(work: Path, document: dict[str, object]) -> None:
 
 
 def refuse_other_data(work: Path, digests: Mapping[str, Sequence[str]]) -> None:
-    """Note what a training's data is known by, or refuse other data than it began with.
+    """Record the digests of a training's data, or refuse other data than it began with.
 
     Args:
-        work: Of the training.
-        digests: For each stage, of its files.
+        work: Folder of the training.
+        digests: Digests of the files of each stage.
 
     Raises:
         SurgeryError: T107, naming the stage.
@@ -188,9 +188,8 @@ def _other_data(work: Path, stage: str) -> Diagnostic:
     return Diagnostic(
         code="T107",
         what=f"the training in `{work}` began with other data of the stage `{stage}`",
-        why="a data file has another content, or an image another size or time, under the name of "
-        "before",
-        fix="put the data back (images with their times, as `cp -p` does), or begin anew with "
+        why="a data file has other content, or an image another size or time, under the same name",
+        fix="restore the data (images with their times, as `cp -p` does), or begin again with "
         "`--overwrite`",
     )
 
@@ -198,8 +197,8 @@ def _other_data(work: Path, stage: str) -> Diagnostic:
 def _unfinished(work: Path) -> Diagnostic:
     return Diagnostic(
         code="T106",
-        what=f"a training that was not finished lies in `{work}`",
-        fix="go on with `--resume`, begin anew with `--overwrite`, or choose another `--out`",
+        what=f"there is an unfinished training in `{work}`",
+        fix="continue with `--resume`, begin again with `--overwrite`, or choose another `--out`",
     )
 
 
@@ -207,7 +206,7 @@ def _not_a_training(work: Path) -> Diagnostic:
     return Diagnostic(
         code="A305",
         what=f"`{work}` is in the way, and not a training that surgery began",
-        why=f"checkpoints go there, and it holds no {RECIPE}",
+        why=f"checkpoints go there, and it has no {RECIPE}",
         fix="choose another `--out`, or move it away",
     )
 
@@ -215,8 +214,8 @@ def _not_a_training(work: Path) -> Diagnostic:
 def _nothing_there(work: Path) -> Diagnostic:
     return Diagnostic(
         code="T107",
-        what=f"there is no training to go on with in `{work}`: it begins",
-        why="none was begun for this `--out`, or it was ended before its folder was made",
+        what=f"there is no training to resume in `{work}`: it begins",
+        why="none was begun for this `--out`, or it ended before its folder was made",
         severity="note",
     )
 
@@ -226,5 +225,5 @@ def _other_recipe(work: Path, difference: str) -> Diagnostic:
         code="T107",
         what=f"the training in `{work}` is of another recipe",
         why=f"`{difference}` is not what it was",
-        fix="give the same overrides as then, or begin anew with `--overwrite`",
+        fix="use the same overrides as then, or begin again with `--overwrite`",
     )

@@ -1,4 +1,4 @@
-"""What a stage needs before it can begin: rows, rates and arguments, all of them checked."""
+"""The checked inputs of a stage: rows, learning rates and arguments."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,12 +26,12 @@ class StageResult:
     """How a stage ended.
 
     Args:
-        name: The stage's.
-        steps: Optimizer steps.
-        parameters: That trained.
-        skipped: Bad records that were left out, on the main process.
-        bad: What was wrong with the first of each file, as warnings.
-        losses: Of the first and the last line of the log; empty where there is none.
+        name: Name of the stage.
+        steps: Number of optimizer steps.
+        parameters: Number of trained parameters.
+        skipped: Number of bad records that were left out, on the main process.
+        bad: Warnings about the first bad record of each file.
+        losses: Losses of the first and the last line of the log; empty without one.
     """
 
     name: str
@@ -47,13 +47,13 @@ class PreparedStage:
     """A stage that was checked and can begin.
 
     Args:
-        name: The stage's.
-        stage: Its settings.
-        rates: The peak learning rate of each parameter that trains, by its name in memory.
-        parameters: That train.
-        rows: What it is trained on, in order.
-        collator: Puts them together.
-        arguments: Transformers' TrainingArguments.
+        name: Name of the stage.
+        stage: Settings of the stage.
+        rates: Peak learning rate of each parameter that trains, by its name in memory.
+        parameters: Number of parameters that train.
+        rows: Rows to train on, in order.
+        collator: Collator of the rows.
+        arguments: TrainingArguments of transformers.
     """
 
     name: str
@@ -66,10 +66,10 @@ class PreparedStage:
 
     @contextmanager
     def named_errors(self, is_under_way: Callable[[], bool]) -> Iterator[None]:
-        """Say what is wrong with a row or with the settings of the Trainer while it trains.
+        """Report what is wrong with a row or with the settings of the Trainer while it trains.
 
         Args:
-            is_under_way: Says whether a step is done.
+            is_under_way: Function that says whether a step is done.
 
         Raises:
             SurgeryError: D for a row, wherever it was encoded; T119 for the settings.
@@ -78,7 +78,7 @@ class PreparedStage:
             yield
 
     def result(self) -> StageResult:
-        """How it ended, once it has."""
+        """The result, once the stage has ended."""
         first = (diagnostic for source in self.rows.sources for diagnostic in source.bad[:1])
         bad = tuple(replace(diagnostic, severity="warning") for diagnostic in first)
         steps = len(self.rows) // self.stage.batch
@@ -86,7 +86,7 @@ class PreparedStage:
 
     @property
     def notes(self) -> tuple[Diagnostic, ...]:
-        """What of its data is not learned from, as warnings."""
+        """Warnings about data that is not learned from."""
         return tuple(diagnostic for source in self.rows.sources for diagnostic in source.notes)
 
 
@@ -97,10 +97,10 @@ def prepare_stage(
 
     Args:
         plan: The applied plan.
-        trained: Who trains in the stage.
+        trained: What trains in the stage.
         model: The model that `apply_plan` returned.
-        processor: Of the base, or its tokenizer.
-        folder: Where the stage's checkpoints go.
+        processor: Processor of the base, or its tokenizer.
+        folder: Folder of the stage's checkpoints.
 
     Raises:
         SurgeryError: T102 to T105, T108, T111, T112, T117 and T118 for its settings, D for its
@@ -146,7 +146,7 @@ def _no_packing(stage: str, by_path: bool) -> Diagnostic:
     why = (
         "records of both paths would share a row, and a row has one path"
         if by_path
-        else "learners look at all tokens of a row, whatever its positions say"
+        else "learners attend to all tokens of a row, whatever its positions are"
     )
     return Diagnostic(
         code="T111",
@@ -160,7 +160,7 @@ def _no_packing(stage: str, by_path: bool) -> Diagnostic:
 def _not_sharded(stage: str) -> Diagnostic:
     return Diagnostic(
         code="T112",
-        what="rows can't take paths of their own while the model is spread over processes",
+        what="rows can't take separate paths while the model is sharded over processes",
         why="each process would ask for other blocks, and all would wait for each other",
         fix="set `text_rows: shared`, or train without FSDP",
         key=f"stages.{stage}.text_rows",

@@ -1,7 +1,7 @@
-"""Train a recipe or an adapter, stage after stage, on the Hugging Face Trainer.
+"""Train a recipe or an adapter, stage after stage, with the Hugging Face Trainer.
 
-Each stage begins from the base and what the stages before it wrote, whether they ran a moment or a
-month ago, so that going on after a kill is the same as going on.
+Each stage begins from the base and the files of the stages before it, whenever they ran, so that
+resuming after a kill gives the same result.
 """
 
 import os
@@ -56,14 +56,16 @@ def train_recipe(
     """Apply a recipe in memory, train its stages, and save the adapter.
 
     Args:
-        recipe: With data in its stages; without stages, there is nothing to train on.
-        out: The adapter folder to make; checkpoints lie in `work_folder(out)` meanwhile.
-        resume: Go on where a training for the same `out` and recipe was ended.
-        overwrite: Replace a folder that `surgery` wrote, and begin anew.
+        recipe: A recipe with data in its stages.
+        out: Path of the adapter folder to make; checkpoints are in `work_folder(out)` meanwhile.
+        resume: Whether to resume an interrupted training for the same `out` and recipe; False by
+            default.
+        overwrite: Whether to replace a folder that `surgery` wrote, and begin again; False by
+            default.
         trust_remote_code: Whether the base may run its own Python code; False by default.
         progress: Callback with each line of the log, on the main process.
-        warn: Called before the first step with notes: on what the data holds and is not learned
-            from, and where there is nothing to resume.
+        warn: Callback with notes before the first step: on data that is not learned from, and where
+            there is nothing to resume.
         callbacks: Further callbacks of the Trainer.
 
     Raises:
@@ -98,11 +100,11 @@ def train_adapter(
     warn: Warn | None = None,
     callbacks: Sequence[Any] = (),
 ) -> list[StageResult]:
-    """Train an adapter on, from the weights that it has.
+    """Continue to train an adapter from its weights.
 
     Args:
-        folder: An adapter folder; it stays as it is.
-        recipe: The folder's with other stages.
+        folder: Path of an adapter folder, which is unchanged.
+        recipe: The folder's recipe with other stages.
         out: This and the rest as for `train_recipe`.
         resume: The same.
         overwrite: The same.
@@ -112,7 +114,7 @@ def train_adapter(
         callbacks: The same.
 
     Raises:
-        SurgeryError: T109, if the recipe means other edits than the folder has.
+        SurgeryError: T109, if the recipe gives other edits than the folder has.
     """
     folder, out = Path(folder), Path(out)
     made, document = read_plan(folder, trust_remote_code=trust_remote_code)
@@ -135,7 +137,7 @@ def train_adapter(
 
 @dataclass(frozen=True)
 class _Run:
-    """One training: what it is of, and where it goes."""
+    """One training: its plan, model and folders."""
 
     plan: Plan
     build: Build
@@ -176,7 +178,7 @@ class _Run:
         return results
 
     def _at_stage(self, stage: PreparedStage, model: Any) -> Any:
-        """The model as the stages before have left it, with gradients for this one."""
+        """The model after the stages before, with gradients for this one."""
         model = model or self.build()
         for name in self.plan.recipe.stages:
             if name == stage.name:
@@ -211,8 +213,8 @@ class _Run:
     def _save(
         self, out: Path, types: dict[str, Any], results: Sequence[StageResult], *, overwrite: bool
     ) -> None:
-        """Save the adapter with its log, unless that is done, and clear the checkpoints away."""
-        this_process().wait_for_everyone()  # who is late must still see which stages are done
+        """Save the adapter with its log, unless that is done, and remove the checkpoints."""
+        this_process().wait_for_everyone()  # a late process must still see which stages are done
         if this_process().is_main_process:
             if not is_result(self.work, out):
                 model = self.build()
@@ -263,7 +265,7 @@ def _other_edits(folder: Path) -> Diagnostic:
     return Diagnostic(
         code="T109",
         what=f"the overrides make another model of `{folder}` than it is",
-        why="an adapter can be trained on, not built anew: its operations, and whether its base "
-        "trains in place, stay",
+        why="training continues with the adapter's operations, and trains its base in place as "
+        "before or not",
         fix="override keys of its stages alone, or train the recipe itself",
     )

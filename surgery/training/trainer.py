@@ -1,7 +1,7 @@
 """The Hugging Face Trainer for one stage: rates by part, paths by row, checkpoints of what trains.
 
-Of the Trainer only what a stage needs otherwise is replaced; how it steps, accumulates, logs,
-schedules, resumes and runs under accelerate is its own.
+Only what a stage needs differently is overridden; steps, accumulation, logging, schedules, resuming
+and accelerate are the Trainer's own.
 """
 
 from collections.abc import Iterator, Mapping
@@ -31,21 +31,21 @@ class StageTrainer(Trainer):  # type: ignore[misc]
     """Trains one stage.
 
     Args:
-        rates: The peak learning rate of each parameter that trains, by its name in memory.
-        kwargs: As the Trainer's own.
+        rates: Peak learning rate of each parameter that trains, by its name in memory.
+        kwargs: Arguments of the Trainer.
     """
 
     def __init__(self, *, rates: Mapping[str, float], **kwargs: Any) -> None:
         self._rates = rates
         super().__init__(**kwargs)
         if is_sharded(self.model):
-            # else accelerate would wrap it once more; said here, since the Trainer refuses to make
-            # checkpoints of such a model, which this class can
+            # else accelerate would wrap it again; set after init, where the Trainer refuses
+            # checkpoints of such a model, which this class can make
             self.is_distributed_loading_by_transformers = True
         self.remove_callback(PrinterCallback)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Train; where that ends in an error, TensorBoard's thread ends too, not to write later."""
+        """Train; after an error, TensorBoard's thread is closed so that it doesn't write later."""
         try:
             return super().train(*args, **kwargs)
         except BaseException:
@@ -56,7 +56,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]
             raise
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """Make the optimizer that the arguments name, with a rate for each group."""
+        """Create the optimizer that the arguments name, with a learning rate for each group."""
         optimizer: torch.optim.Optimizer | None = getattr(self, "optimizer", None)
         if optimizer is None:
             kind, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
@@ -68,7 +68,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Return the mean loss of the labels; a cache would only cost memory.
 
-        Rows on the text path train nothing. A batch of them alone has a loss that hangs on no
+        Rows on the text path train nothing. A batch of only these has a loss that depends on no
         parameter, and gives a gradient of zero.
         """
         loss = super().compute_loss(model, {**inputs, "use_cache": False}, *args, **kwargs)
@@ -88,7 +88,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]
         self.save_trained(Path(output_dir or self.args.output_dir) / TRAINED)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        # the Trainer would remove older checkpoints before this one is marked as whole
+        # the Trainer would remove older checkpoints before this one is marked as complete
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         super()._save_checkpoint(model, trial)
         self.args.save_total_limit = limit
@@ -130,13 +130,13 @@ class StageTrainer(Trainer):  # type: ignore[misc]
 
 
 def load_trained(model: Any, file: Path) -> None:
-    """Give a model the parameters that a stage before trained, in the type that they have there."""
+    """Assign the parameters that an earlier stage trained, in the dtype of its file."""
     named = dict(model.named_parameters())
     for name, tensor in load_file(file).items():
         named[name].data = tensor.to(named[name].device)
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint of a stage; what a killed process left half-written is none."""
+    """The newest complete checkpoint of a stage; one that a killed process left is ignored."""
     complete = [path.parent for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{COMPLETE}")]
     return max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)

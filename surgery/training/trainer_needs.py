@@ -1,7 +1,7 @@
-"""What the settings under `trainer` need of this machine, asked for before the first step.
+"""What the settings under `trainer` need of this machine, checked before the first step.
 
-A package that is missing shows only when its part of the Trainer is made, which for a later stage
-would be hours after the start; so each part is made once, and thrown away.
+A missing package shows only when its part of the Trainer is created, which for a later stage would
+be hours after the start; so each part is created once and discarded.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,13 +14,13 @@ from surgery.recipe.training_schema import Stage
 
 
 def refuse_lacking(stage: Stage, name: str, arguments: Any, model: Any) -> None:
-    """Refuse settings that can't be had here.
+    """Refuse settings that are unavailable here.
 
     Args:
         stage: Settings of the stage.
         name: Name of the stage, for diagnostics.
-        arguments: TrainingArguments that were made of them.
-        model: What is trained, for optimizers that look at it.
+        arguments: TrainingArguments of the stage.
+        model: The trained model, for optimizers that inspect it.
 
     Raises:
         SurgeryError: T117 for what isn't installed, T118 for a setting that pushes to the hub.
@@ -38,12 +38,12 @@ def refuse_lacking(stage: Stage, name: str, arguments: Any, model: Any) -> None:
 
 @contextmanager
 def named_start(stage: Stage, name: str, is_under_way: Callable[[], bool]) -> Iterator[None]:
-    """Blame the settings under `trainer` for an error before the first step is done.
+    """Attribute an error before the end of the first step to the settings under `trainer`.
 
     Args:
         stage: Settings of the stage.
         name: Name of the stage, for diagnostics.
-        is_under_way: Says whether a step is done.
+        is_under_way: Function that says whether a step is done.
 
     Raises:
         SurgeryError: T119.
@@ -59,7 +59,7 @@ def named_start(stage: Stage, name: str, is_under_way: Callable[[], bool]) -> It
 
 
 def _parts(arguments: Any, model: Any) -> dict[str, Callable[[], object]]:
-    """What makes the part of the Trainer that a field asks for."""
+    """Functions that create the part of the Trainer that a field asks for."""
     from transformers import Trainer
     from transformers.integrations import get_reporting_integration_callbacks
     from transformers.utils import is_liger_kernel_available
@@ -80,7 +80,7 @@ def _parts(arguments: Any, model: Any) -> dict[str, Callable[[], object]]:
 def _lacking(stage: Stage, name: str, field: str, error: Exception) -> Diagnostic:
     return Diagnostic(
         code="T117",
-        what=f"`{field}: {stage.trainer[field]}` can't be had here",
+        what=f"`{field}: {stage.trainer[field]}` is not available here",
         why=named_line(error),
         fix=f"install what it names, or leave `trainer.{field}` out",
         key=f"stages.{name}.trainer.{field}",
@@ -91,7 +91,7 @@ def _pushes(name: str, field: str) -> Diagnostic:
     return Diagnostic(
         code="T118",
         what=f"`{field}` can't be set under `trainer`",
-        why="it would push the checkpoints of a training, which hold no model, and needs a network",
+        why="it would push the checkpoints of a training, which have no model, and needs a network",
         fix="train first, then `hf upload NAME OUT`",
         key=f"stages.{name}.trainer.{field}",
     )
@@ -103,6 +103,6 @@ def _fails_at_once(stage: Stage, name: str, error: Exception) -> Diagnostic:
         what=f"stage `{name}` fails before its first step is done, with "
         + ", ".join(f"`trainer.{field}={value}`" for field, value in stage.trainer.items()),
         why=named_line(error),
-        fix="take the setting away that it speaks of; `surgery --debug train …` shows where it is",
+        fix="remove the setting that it names; `surgery --debug train …` shows where it is",
         key=f"stages.{name}.trainer",
     )

@@ -1,7 +1,7 @@
-"""What the checks of `surgery verify` work on: an adapter on its base, and the base's own answers.
+"""What the checks of `surgery verify` work on: an adapter on its base, and the base's own outputs.
 
-The base is loaded once. It answers the prompts before the adapter is put on it, and a second module
-tree over the very same tensors stays untouched beside it, so that a check can always ask the base.
+The base is loaded once. It is run on the prompts before the adapter is loaded onto it, and a second
+module tree over the same tensors stays untouched, so that a check can always run the base.
 """
 
 import copy
@@ -37,12 +37,12 @@ _CONTEXTS: Final = {TEXT: text_path, MULTIMODAL: multimodal_path}
 
 @dataclass(frozen=True)
 class Reference:
-    """What the base said before anything was put on it.
+    """Outputs of the base before the adapter was loaded onto it.
 
     Args:
         logits: (real tokens of the prompts, vocabulary).
         tokens: (rows, `NEW_TOKENS`), generated greedily.
-        digests: Sha256 of each tensor by its name in the base.
+        digests: SHA-256 of each tensor by its name in the base.
     """
 
     logits: torch.Tensor
@@ -57,10 +57,10 @@ class VerificationContext:
     Args:
         plan: The folder's plan.
         folder: Path of the adapter folder.
-        model: What `load_adapter` would return, trainable.
+        model: Result of `load_adapter`, trainable.
         untouched: The base over the same tensors; None where the base trains in place.
         prompts: A batch of different lengths.
-        reference: Of the untouched base.
+        reference: Outputs of the untouched base.
         trust_remote_code: Whether the base may run its own Python code; False by default.
     """
 
@@ -86,7 +86,7 @@ class VerificationContext:
 
     @property
     def decoder(self) -> nn.Module:
-        """The model without PEFT's shell, under whose names the plan speaks."""
+        """The model without PEFT's wrapper, with the plan's module names."""
         inner: nn.Module = self.model if self.plan.is_plain else self.model.get_base_model()
         return inner
 
@@ -96,7 +96,7 @@ class VerificationContext:
         return sums_of(self.plan, self.decoder)
 
     def changeable(self) -> dict[str, torch.Tensor]:
-        """What may change without the text path noticing: all that the plan adds, or trains."""
+        """Tensors that the text path doesn't depend on: all that the plan adds, or trains."""
         tensors = named_tensors(self.model)
         in_place = dict(trainable_parameters(self.plan, self.model)) if self.plan.in_place else {}
         return in_place | {name: tensors[name] for _, _, name in self._added()}
@@ -119,14 +119,15 @@ class VerificationContext:
             return forward_logits(self.model, prompts.take(rows))
 
     def difference(self, found: torch.Tensor) -> Difference:
-        """How far logits lie from those of the untouched base."""
+        """Difference of logits from those of the untouched base."""
         return self.sums.compare(found, self.reference.logits)
 
     @torch.no_grad()
     def perturb(self, seed: int = 1) -> None:
-        """Change every parameter that may change at random, as training would, and then some.
+        """Change every parameter that may change at random, by more than training would.
 
-        Buffers stay: constants that must fit one another, such as a linear attention's decays.
+        Buffers are unchanged: constants that must fit each other, such as a linear attention's
+        decays.
         """
         generator = torch.Generator().manual_seed(seed)
         for _, tensor in sorted(self.changeable().items()):
@@ -137,19 +138,19 @@ class VerificationContext:
 
     @torch.no_grad()
     def reset_to_start(self) -> None:
-        """Set all that the plan adds to its start: copies as their originals, B zero."""
+        """Set all that the plan adds to its initial values: copies as their originals, B zero."""
         tensors = named_tensors(self.model)
         for name, start in self._initial_tensors():
             tensors[name].copy_(start)
 
     def is_at_start(self) -> bool:
-        """Whether the folder holds what `surgery apply` wrote, to the bit."""
+        """Whether the folder has what `surgery apply` wrote, bit for bit."""
         pairs = ((self._stored[name], start) for name, start in self._initial_tensors())
         return all(same_bits(stored, start.to(stored.dtype)) for stored, start in pairs)
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Put back every bit that the folder holds, and what trains; drop gradients."""
+        """Restore every stored tensor and what requires gradients; drop gradients."""
         for name, tensor in self.changeable().items():
             tensor.copy_(self._stored[name])
         for name, parameter in self.model.named_parameters(remove_duplicate=False):
@@ -158,7 +159,7 @@ class VerificationContext:
         self.model.eval()
 
     def _added(self) -> Iterator[tuple[Edit, AddedTensor, str]]:
-        """What lies beside the base; a new depth has all it adds inside the checkpoint."""
+        """Tensors outside the base; a new depth has all that it adds inside the checkpoint."""
         for edit in () if self.plan.changes_depth else self.plan.edits:
             for tensor in edit.tensors:
                 yield edit, tensor, name_in_memory(edit, tensor.name)
@@ -178,7 +179,7 @@ def checked_plan(
     """Read the plan of an adapter folder, after checking its base and the headers of its weights.
 
     Raises:
-        SurgeryError: as `load_adapter`.
+        SurgeryError: As `load_adapter`.
     """
     plan, _ = read_plan(folder, base, trust_remote_code=trust_remote_code)
     return plan
@@ -187,10 +188,10 @@ def checked_plan(
 def open_context(
     plan: Plan, folder: Path, *, trust_remote_code: bool = False
 ) -> VerificationContext:
-    """Load the base, let it answer, and put the adapter on it.
+    """Load the base, run it on the prompts, and load the adapter onto it.
 
     Args:
-        plan: The folder's, from `sound_plan`.
+        plan: The folder's plan, from `checked_plan`.
         folder: Path of the adapter folder.
         trust_remote_code: Whether the base may run its own Python code; False by default.
     """
@@ -216,7 +217,7 @@ def open_context(
 
 
 def sums_of(plan: Plan, model: nn.Module) -> Sums:
-    """Return what rounding depends on; logits may be finer than the weights that made them.
+    """Return what rounding depends on; logits may be more precise than the weights.
 
     Args:
         plan: The applied plan.
@@ -230,7 +231,7 @@ def sums_of(plan: Plan, model: nn.Module) -> Sums:
 
 
 def inputs_of(model: Any, prompts: Prompts) -> dict[str, torch.Tensor]:
-    """What a model is called with: a mask of image tokens too, where it has parts for them."""
+    """Arguments of a model's call: with a mask of image tokens, where it has parts for them."""
     is_routed = isinstance(model, RoutedModel)
     return {**prompts.inputs, **({"image_mask": prompts.image_mask} if is_routed else {})}
 
@@ -259,7 +260,7 @@ def generate_greedily(
 
 
 def share_tensors(model: Any) -> Any:
-    """Return a second module tree over the very same tensors."""
+    """Return a second module tree over the same tensors."""
     tensors = (*model.parameters(), *model.buffers())
     return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
 
@@ -271,7 +272,7 @@ def named_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def tensor_digests(model: nn.Module) -> dict[str, str]:
-    """Sha256 of the bits of every parameter and buffer, by name."""
+    """SHA-256 of the bits of every parameter and buffer, by name."""
     tensors = named_tensors(model)
     distinct = {id(tensor): tensor for tensor in tensors.values()}
     known = {key: _digest(tensor) for key, tensor in distinct.items()}
@@ -279,7 +280,7 @@ def tensor_digests(model: nn.Module) -> dict[str, str]:
 
 
 def base_name(name: str) -> str:
-    """What the base calls a tensor of a PEFT model; empty for one that was added."""
+    """The base's name of a tensor of a PEFT model; empty for one that was added."""
     if _ADDED.search(name):
         return ""
     inner = name.removeprefix(PEFT_PREFIX).replace(".original_module.", ".")

@@ -13,7 +13,7 @@ from surgery.data.samples.texts import SENTENCES
 
 _TOKEN: Final = re.compile(r"token_(id|index)s?$")
 _LENGTHS: Final = (12, 9, 6, 4)
-"""Tokens of each prompt, at most: no two alike, so that a batch of them is padded."""
+"""Maximum length of each prompt, in tokens: all different, so that a batch of them is padded."""
 
 
 @dataclass(frozen=True)
@@ -22,13 +22,13 @@ class Prompts:
 
     Args:
         ids: (rows, tokens), int64.
-        mask: (rows, tokens), 1 for a real token.
-        pad: The id that fills up.
-        source: Where they are from: `tokenizer` or `random ids`.
-        image_mask: Bool (rows, tokens), True at image tokens: those of the images; without images
+        mask: (rows, tokens), 1 at real tokens.
+        pad: Id of the padding token.
+        source: Origin: `tokenizer`, `processor` or `random ids`.
+        image_mask: (rows, tokens), bool, True at image tokens: those of the images; without images
             some in every row, at random positions unless all rows must have the same.
-        pixel_values: Of a multimodal model, the tiles of each row (tiles, channels, height, width),
-            perhaps none; else empty.
+        pixel_values: Tiles of each row of a multimodal model (tiles, channels, height, width),
+            perhaps none; empty for a text model.
         token: Id of an image token; None without images.
     """
 
@@ -42,7 +42,7 @@ class Prompts:
 
     @property
     def inputs(self) -> dict[str, torch.Tensor]:
-        """As a model takes them."""
+        """Arguments of the model."""
         text = {"input_ids": self.ids, "attention_mask": self.mask}
         pixels = [picture for picture in self.pixel_values if len(picture)]
         return {**text, "pixel_values": torch.cat(pixels)} if pixels else text
@@ -69,7 +69,7 @@ class Prompts:
         )
 
     def without_images(self) -> "Prompts":
-        """The same prompts, whose tokens parts for image tokens take for text, all of them."""
+        """The same prompts with all tokens as text for parts for image tokens."""
         return replace(self, image_mask=torch.zeros_like(self.image_mask))
 
     def generation(self, tokens: int, *, use_cache: bool = True) -> Any:
@@ -90,12 +90,13 @@ class Prompts:
 def make_prompts(
     folder: Path, model: Any, *, same_positions: bool = False, trust_remote_code: bool = False
 ) -> Prompts:
-    """Tokenize the sentences, or draw ids of the vocabulary that have no meaning of their own.
+    """Tokenize the sentences, or draw ids from the vocabulary, without special ones.
 
     Args:
-        folder: Of the base, perhaps with a tokenizer.
+        folder: Folder of the base, perhaps with a tokenizer.
         model: The base, for its vocabulary.
-        same_positions: Whether image tokens must have the same positions in every row.
+        same_positions: Whether image tokens must have the same positions in every row; False by
+            default.
         trust_remote_code: Whether the tokenizer may run its own Python code; False by default.
     """
     with_images = None if same_positions else _with_images(folder, model)
@@ -115,14 +116,14 @@ def make_prompts(
 
 
 def _vocabulary(model: Any) -> int:
-    """How many ids there are; a config may count fewer than the embeddings hold."""
+    """Number of ids; a config may count fewer than the embedding has rows."""
     rows: int = model.get_input_embeddings().weight.shape[0]
     named = getattr(model.config.get_text_config(decoder=True), "vocab_size", None)
     return min(rows, named) if isinstance(named, int) and named > 0 else rows
 
 
 def _special(config: Any) -> set[int]:
-    """Ids that a config names, such as an image token's, which would call for an image."""
+    """Ids that a config names, such as an image token's, which would need an image."""
     inner = (getattr(config, name, None) for name in config.sub_configs)
     fields = [(k, v) for c in (config, *inner) if c is not None for k, v in vars(c).items()]
     named = [value for name, value in fields if _TOKEN.search(name)]
@@ -145,7 +146,7 @@ def _tokenized(folder: Path, trust_remote_code: bool) -> list[list[int]]:
 
 
 def _with_images(folder: Path, model: Any) -> Prompts | None:
-    """The sentences, two of them behind a picture; None where no processor makes it one tensor."""
+    """The sentences, two of them after an image; None where no processor gives one tensor."""
     from transformers import AutoProcessor
 
     token: int | None = getattr(model.config, "image_token_id", None)
@@ -169,7 +170,7 @@ def _with_images(folder: Path, model: Any) -> Prompts | None:
 
 
 def _encode_with_image(processor: Any, row: int, sentence: str) -> tuple[list[int], torch.Tensor]:
-    """Ids of one sentence, every other one behind a drawn picture, and the picture's pixels."""
+    """Ids of one sentence, every other one after a generated image, and the image's pixels."""
     size = processor.image_processor.size
     shape = (size["height"], size["width"])
     if row % 2:

@@ -1,6 +1,6 @@
-"""Prove that an adapter does what its recipe says: every check in `checks/`, on the model.
+"""Verify that an adapter does what its recipe says: every check in `checks/`, on the model.
 
-A check is one file in that folder with one subclass of `Check`; nothing else has to know of it.
+A check is one file in that folder with one subclass of `Check`; nothing else lists it.
 """
 
 import os
@@ -33,14 +33,14 @@ Progress = Callable[[str], object]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a check found.
+    """The result of a check.
 
     Args:
-        check: Its name.
-        state: `skipped` where the check doesn't apply to this recipe.
+        check: Name of the check.
+        state: `passed`, `failed`, or `skipped` where the check doesn't apply to this recipe.
         what: One sentence without a full stop.
-        measured: The numbers behind it.
-        seconds: How long it took.
+        measured: Values that the outcome rests on.
+        seconds: Duration in seconds.
     """
 
     check: str
@@ -57,13 +57,13 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Verification:
-    """What all checks found on one adapter.
+    """The results of all checks of one adapter.
 
     Args:
-        adapter: Its folder.
-        model: Its base, as the plan calls it.
-        recipe: The recipe's name.
-        outcomes: One for each check, in the order of their names.
+        adapter: Path of its folder.
+        model: Its base, as the plan names it.
+        recipe: Name of its recipe.
+        outcomes: Result of each check, in the order of their names.
     """
 
     adapter: str
@@ -77,7 +77,7 @@ class Verification:
         return all(outcome.state != "failed" for outcome in self.outcomes)
 
     def document(self) -> dict[str, Any]:
-        """Plain data, as `surgery verify --format json` prints it."""
+        """The JSON document of `surgery verify --format json`."""
         return {
             "format_version": FORMAT_VERSION,
             "surgery": own_version(),
@@ -99,19 +99,19 @@ class Verification:
 
 
 class Check(ABC):
-    """Something that must hold of every adapter. The docstring of a subclass is its page."""
+    """A property of every adapter. The docstring of a subclass is its documentation page."""
 
     needs_paths: ClassVar[bool] = False
     """Whether the check compares the two paths, of which an in-place recipe has one."""
 
     @property
     def name(self) -> str:
-        """The name of its file."""
+        """Name of its file."""
         return type(self).__module__.rpartition(".")[2]
 
     @abstractmethod
     def run(self, context: VerificationContext) -> Outcome:
-        """Look, and say what was found.
+        """Run the check, and return what was found.
 
         Args:
             context: An adapter on its base; weights, gradients and modes may be changed and are
@@ -147,13 +147,13 @@ def verify_adapter(
     trust_remote_code: bool = False,
     progress: Progress | None = None,
 ) -> Verification:
-    """Load an adapter on its base once, and run every check on it.
+    """Load an adapter onto its base once, and run every check on it.
 
     Args:
-        folder: What `surgery apply` or `save_adapter` wrote, trained or not.
+        folder: Path of what `surgery apply` or `save_adapter` wrote, trained or not.
         base: Path or hub id of the base; the one that the plan names by default.
         trust_remote_code: Whether the base may run its own Python code; False by default.
-        progress: Told the name of each step when it begins.
+        progress: Callback with the name of each step when it begins.
 
     Raises:
         SurgeryError: A401 and A402 for a wrong base or folder, M for files that can't be read.
@@ -187,7 +187,7 @@ def run_checks(
 
 @contextmanager
 def _threads_for(plan: Plan) -> Iterator[None]:
-    """Take one thread for a small model: on a busy machine, more mostly wait for one another."""
+    """Use one thread for a small model: on a busy machine, more mostly wait for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1 if plan.base < _SMALL else threads)
     try:

@@ -386,7 +386,7 @@ def test_killed_sweep_of_trainings_goes_on_at_a_checkpoint() -> None:
 def test_resume_begins_a_sweep_that_was_ended_before_its_folder() -> None:
     done = sweep("lora", "rank=2,4", "--out", "grid", "--resume")
     assert done.exit_code == 0, done.output
-    assert "note[T107]: there is no sweep to go on with" in done.stderr
+    assert "note[T107]: there is no sweep to resume" in done.stderr
     assert [result["status"] for result in results("grid")] == ["done"] * 2
 
 

@@ -1,4 +1,4 @@
-"""Each block runs, once, in order, and copies run where the plan puts them."""
+"""Each block runs once, in order, and copies run where the plan has them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,11 +18,11 @@ _Run = tuple[int, str]
 class BlocksExecuted(Check):
     """One forward pass runs every block of the plan once and in order.
 
-    A depth that the config doesn't tell is silent: most decoders run only the first
+    A depth that the config doesn't state is silent: most decoders run only the first
     `num_hidden_layers` blocks of their list. On the text path only originals run; on the
     multimodal path the copies run instead of them, exactly where the plan says, and so do LoRA and
-    experts. The blocks that the config names as looking at images run only beside one, and the
-    prompts have none.
+    experts. Cross-attention blocks, which the config lists, run only with an image, and the prompts
+    have none.
     """
 
     def run(self, context: VerificationContext) -> Outcome:
@@ -40,19 +40,17 @@ class BlocksExecuted(Check):
                 context.logits(path)
             failures += _failures(path, ran, wanted)
             if path == TEXT and pairs:
-                failures.append(f"LoRA ran on {len(pairs)} matrices along the text path")
+                failures.append(f"LoRA ran on {len(pairs)} matrices on the text path")
             if path == MULTIMODAL and context.plan.loras() and not pairs:
-                failures.append("no LoRA ran along the multimodal path")
+                failures.append("no LoRA ran on the multimodal path")
             failures += _expert_failures(context, path, experts)
             measured[f"{path}_blocks"] = len(ran)
             measured[f"{path}_lora"] = len(pairs)
         success = f"all {len(running)} blocks run once and in order"
         if len(running) < len(context.plan.depth):
-            success += f", {len(context.plan.depth) - len(running)} run beside images alone"
+            success += f", {len(context.plan.depth) - len(running)} run only with images"
         if copied:
-            success += (
-                f", copies in the place of {len(copied)} of them on the multimodal path alone"
-            )
+            success += f", copies instead of {len(copied)} of them on the multimodal path alone"
         if context.plan.experts():
             success += f", experts in {len(context.plan.experts())} of them there alone"
         return self.judge(failures, success, copies=len(copied), **measured)
@@ -75,7 +73,7 @@ def _failures(path: str, ran: list[_Run], wanted: list[_Run]) -> list[str]:
 
 
 def _expert_failures(context: VerificationContext, path: str, ran: list[int]) -> list[str]:
-    """Image tokens are in the prompts, so that every expert has to run along one path alone."""
+    """The prompts have image tokens, so that every expert has to run, on one path alone."""
     added = context.plan.experts() if path == MULTIMODAL else []
     wanted = [edit.block for edit in added for _ in edit.matrices]
     if sorted(ran) == wanted:
@@ -87,7 +85,7 @@ def _expert_failures(context: VerificationContext, path: str, ran: list[int]) ->
 def _watched(
     context: VerificationContext, ran: list[_Run], pairs: list[int], experts: list[int]
 ) -> Iterator[None]:
-    """Note each block, low-rank pair and expert that runs; the hooks are removed afterwards."""
+    """Record each block, LoRA pair and expert that runs; the hooks are removed afterwards."""
     decoder: Any = context.decoder
     blocks = decoder.get_submodule(context.plan.anatomy.blocks_path)
     watched: list[tuple[nn.Module, list[Any], Any]] = []

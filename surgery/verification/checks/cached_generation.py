@@ -12,12 +12,12 @@ from surgery.verification.runner import Check, Outcome
 class CachedGeneration(Check):
     """Greedy generation with a cache gives what it gives without, on each path.
 
-    Two blocks that write to one cache slot, or a copy with another block's index, go wrong here
-    and nowhere else. One prompt alone and a left-padded batch are continued by 16 tokens, with all
-    that was added changed at random. Tokens must agree, and the logits that chose them too, up to
-    the rounding that the dtype, the depth and the width explain; only where they do is another
-    token a tie. Where the base itself differs by more, which then is the model's own, nothing is
-    asked of the adapter, and the outcome says so.
+    Two blocks that write to one cache layer, or a copy with another block's index, fail here and
+    nowhere else. One prompt alone and a left-padded batch are continued by 16 tokens, with all that
+    was added changed at random. Tokens must agree, and the logits that chose them too, up to the
+    rounding that dtype, depth and width explain; only then is another token a tie. Where the base
+    itself differs by more, which then is the model's own, nothing is asked of the adapter, and the
+    outcome says so.
     """
 
     def run(self, context: VerificationContext) -> Outcome:
@@ -43,7 +43,7 @@ class CachedGeneration(Check):
         success += "s" if len(context.paths) > 1 else ""
         if uncertain:
             names = " and ".join(dict.fromkeys(uncertain))
-            success = f"not told for {names}: the base itself differs with its cache and without"
+            success = f"undecided for {names}: the base itself differs with its cache and without"
         measured = {
             "largest_difference": worst.largest,
             "tolerance": worst.explained,
@@ -63,11 +63,11 @@ def _base_differs(context: VerificationContext, prompts: Prompts) -> bool:
 
 
 def _compare(context: VerificationContext, model: Any, prompts: Prompts) -> tuple[Difference, int]:
-    """The greatest difference of logits up to where tokens part, and how many rows part."""
+    """The largest difference of logits until tokens diverge, and how many rows diverge."""
     cached, logits = generate_greedily(model, prompts)
     plain, wanted = generate_greedily(model, prompts, use_cache=False)
     parted = (cached != plain).int().cumsum(dim=1)
-    # a token is chosen by the logits of its own step, so the step where they part still compares
+    # a token is chosen by the logits of its own step, so the step where they diverge still compares
     comparable = parted.cumsum(dim=1) <= 1
     found = context.sums.compare(logits[comparable], wanted[comparable])
     return found, int((parted[:, -1] > 0).sum())

@@ -1,4 +1,4 @@
-"""What the plan trains, and nothing else, learns."""
+"""Exactly what the plan trains gets gradients."""
 
 import re
 from collections.abc import Iterator
@@ -24,9 +24,9 @@ class Gradients(Check):
     """Exactly the planned parameters get gradients, and two optimizer steps change nothing else.
 
     B starts at zero, and A's gradient with it, so all that was added is changed at random first.
-    Then every planned parameter must get a gradient and no other may, but for those whose original
-    gets none in the base either, such as the attention to an encoder that isn't there. After two
-    steps of AdamW every other parameter and buffer has the bits it had.
+    Then every planned parameter must get a gradient and no other may, except those whose original
+    gets none in the base either, such as the attention to a missing encoder. After two steps of
+    AdamW every other parameter and buffer is unchanged bit for bit.
     """
 
     def run(self, context: VerificationContext) -> Outcome:
@@ -72,7 +72,7 @@ def _backward(context: VerificationContext) -> None:
 
 
 def _loss(model: Any, prompts: Prompts) -> torch.Tensor:
-    """Of the next token; not the model's own, which some models only have beside an image."""
+    """Loss of the next token; not the model's own, which some models only have with an image."""
     logits = model(**inputs_of(model, prompts), use_cache=False).logits[:, :-1]
     labels = prompts.ids.masked_fill(prompts.mask == 0, -100)[:, 1:]
     loss: torch.Tensor = torch.nn.functional.cross_entropy(
@@ -110,7 +110,7 @@ def _unused(context: VerificationContext, names: set[str]) -> set[str]:
 
 @contextmanager
 def _called(model: nn.Module) -> Iterator[set[str]]:
-    """Note the names of all modules that are called meanwhile."""
+    """Record the names of all modules that are called meanwhile."""
     called: set[str] = set()
     handles = [
         module.register_forward_pre_hook(lambda module, args, name=name: called.add(name))
@@ -124,7 +124,7 @@ def _called(model: nn.Module) -> Iterator[set[str]]:
 
 
 def _original(name: str) -> str:
-    """The base's parameter of which one that was added is a copy, or beside which it is."""
+    """The base's parameter that an added one is a copy of, or belongs to."""
     if ".lora_" in name:
         return base_name(f"{name.partition('.lora_')[0]}.weight")
     return base_name(_COPY.sub(".", name)) or name

@@ -1,4 +1,4 @@
-"""In one batch, each row runs on the path it asks for."""
+"""In one batch, each row runs on its own path."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -23,9 +23,9 @@ _BOTH: Final[tuple[PathName, ...]] = (TEXT, MULTIMODAL)
 class RowPaths(Check):
     """`paths=[…]` gives each row of a batch what its path gives, in `forward` and in `generate`.
 
-    All that was added is changed at random. Text rows are compared with the base itself, the
-    others with the multimodal path, both in batches of the same rows, because the rounding of a
-    matrix product may depend on how many rows it has.
+    All that was added is changed at random. Text rows are compared with the base itself, the others
+    with the multimodal path, both in batches of the same rows, because the rounding of a matrix
+    product may depend on the number of rows.
     """
 
     needs_paths = True
@@ -66,6 +66,6 @@ def _failures(context: VerificationContext, paths: Sequence[PathName]) -> list[s
 def _alone(
     context: VerificationContext, path: PathName, part: Prompts
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What a batch of these rows alone gives; on the text path, what the base itself gives."""
+    """Outputs of a batch of these rows alone; on the text path, of the base itself."""
     model = context.untouched if path == TEXT else context.model
     return forward_logits(model, part), generate_greedily(model, part)[0]

@@ -1,4 +1,4 @@
-"""What is saved comes back, here and in plain peft."""
+"""What is saved is loaded again, here and in plain peft."""
 
 import tempfile
 from pathlib import Path
@@ -22,14 +22,14 @@ from surgery.verification.runner import Check, Outcome
 
 
 class SaveReload(Check):
-    """A saved adapter opens on the base with the same bits in every tensor and the same logits.
+    """A saved adapter loads onto the base with the same bits in every tensor and the same logits.
 
-    All that was added is changed at random, saved to a temporary folder and opened on the same
-    base again; then with `PeftModel.from_pretrained`, as one opens it who has no `surgery`, where
-    the multimodal logits are the same and `disable_adapter()` gives the base's. What was read from
-    a file lies elsewhere in memory, by which kernels may round otherwise: the outcome says whether
-    these logits are the same bit for bit or up to rounding. An adapter with parts for image tokens
-    must not open there, because it would open without them.
+    All that was added is changed at random, saved to a temporary folder and loaded onto the same
+    base again; then with `PeftModel.from_pretrained`, as without `surgery`, where the multimodal
+    logits are the same and `disable_adapter()` gives the base's. Tensors from a file have other
+    addresses in memory, by which kernels may round differently: the outcome says whether these
+    logits are the same bit for bit or up to rounding. An adapter with parts for image tokens must
+    not load there, because it would load without them.
     """
 
     def run(self, context: VerificationContext) -> Outcome:
@@ -51,7 +51,7 @@ class SaveReload(Check):
                     max(found, plain, key=lambda each: each.largest),
                 )
         same = "bit for bit" if found.is_zero else f"up to rounding ({found})"
-        success = f"all {len(bits)} tensors come back to the bit, and the logits {same}"
+        success = f"all {len(bits)} tensors are loaded bit for bit, and the logits {same}"
         if context.plan.is_routed:
             success += "; plain peft refuses the folder, whose parts it would drop"
         elif not context.plan.in_place:
@@ -71,7 +71,9 @@ def _reopened(
     model: Any = open_adapter(context.plan, base, folder, trainable=False).eval()
     tensors = tensor_digests(model)
     differ = [name for name in {**bits, **tensors} if bits.get(name) != tensors.get(name)]
-    failures = [f"{len(differ)} tensors come back otherwise, {differ[0]} first"] if differ else []
+    failures = (
+        [f"{len(differ)} tensors are loaded with other values, {differ[0]} first"] if differ else []
+    )
     found = context.sums.compare(forward_logits(model, context.prompts), expected)
     if not found.is_rounding:
         failures.append(f"the reopened adapter gives other logits, by {found}")

@@ -16,26 +16,26 @@ from surgery.verification.runner import Check, Outcome
 
 
 class StartEquality(Check):
-    """Both paths give the base's logits when all that was added is at its start.
+    """Both paths give the base's logits when all that was added has its initial values.
 
-    A trained adapter is set back for this check: copies as their originals, B zero. The text path
+    A trained adapter is reset for this check: copies as their originals, B zero. The text path
     computes with the base's own tensors and gives its logits bit for bit. On the multimodal path
-    LoRA adds zeros, which changes no bit in any type, but copies lie elsewhere in memory, by which
-    kernels may round otherwise, and experts multiply fewer rows at once where tokens are images',
+    LoRA adds zeros, which changes no bit in any dtype, but copies have other addresses in memory,
+    by which kernels may round differently, and experts multiply fewer rows at once at image tokens,
     unless images have positions of their own: the outcome says whether the logits are the same bit
-    for bit or up to rounding. Where a recipe trains the base in place, what it leaves frozen is
+    for bit or up to rounding. Where a recipe trains the base in place, what stays frozen is
     compared with the stored original instead.
     """
 
     def run(self, context: VerificationContext) -> Outcome:
-        """Set all to its start and compare; see `Check.run`."""
+        """Reset everything to its start and compare; see `Check.run`."""
         if context.plan.changes_depth:
             return self._depth(context)
         if context.plan.in_place:
             return self._in_place(context)
         if any(t.start == "weights" for edit in context.plan.edits for t in edit.tensors):
             return self.skip(
-                "the start is computed from the base's weights, and can't be made anew"
+                "the start is computed from the base's weights, and can't be computed again"
             )
         context.reset_to_start()
         at_start = context.is_at_start()
@@ -48,7 +48,7 @@ class StartEquality(Check):
         for path, difference in found.items():
             if not (difference.is_zero if path == TEXT else difference.is_rounding):
                 failures.append(_differs(_named(path), difference))
-        state = "is at its start" if at_start else "is trained, and was set back to its start"
+        state = "is at its start" if at_start else "is trained, and was reset to its start"
         success = f"both paths give the base's logits bit for bit; the stored adapter {state}"
         rounded = [path for path, difference in found.items() if not difference.is_zero]
         if rounded:

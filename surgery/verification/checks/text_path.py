@@ -14,7 +14,7 @@ from surgery.verification.runner import Check, Outcome
 
 
 class TextPath(Check):
-    """The text path gives the base's logits and tokens bit for bit, whatever the adapter holds.
+    """The text path gives the base's logits and tokens bit for bit, whatever the adapter's weights.
 
     Both compute with the same tensors, threads and kernels, so no rounding is allowed for. All that
     may train is changed at random; the multimodal path must then differ from the base, or this

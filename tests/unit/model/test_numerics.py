@@ -103,7 +103,10 @@ def test_one_ulp_in_what_was_saved_is_seen(copied: Path, monkeypatch: pytest.Mon
         return tensors
 
     monkeypatch.setattr(peft_model, "get_peft_model_state_dict", off)
-    assert "1 tensors come back otherwise" in outcome(opened_context(copied), "save_reload").what
+    assert (
+        "1 tensors are loaded with other values"
+        in outcome(opened_context(copied), "save_reload").what
+    )
 
 
 @pytest.mark.parametrize("recipe", ["insert", "in_place"])

@@ -133,8 +133,8 @@ def test_every_fault_is_said_once_with_its_points() -> None:
         plan_points(points)
     assert codes(error) == ["R103", "R106"]
     said = [diagnostic.what for diagnostic in error.value.diagnostics]
-    assert "in points 0 `genieblue_skip rank=0 placement=pre`, 1 `" in said[0]
-    assert "in points 1 `genieblue_skip rank=0 placement=mid`, 3 `" in said[1]
+    assert "in grid points 0 `genieblue_skip rank=0 placement=pre`, 1 `" in said[0]
+    assert "in grid points 1 `genieblue_skip rank=0 placement=mid`, 3 `" in said[1]
 
 
 def test_a_point_reads_back_as_the_recipe_that_was_planned(tmp_path: Path) -> None:

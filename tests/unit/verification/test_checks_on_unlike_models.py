@@ -85,7 +85,7 @@ def test_constants_in_buffers_are_not_shaken(tmp_path):
 def test_blocks_that_look_at_images_run_beside_images_alone(tmp_path):
     outcome = run("blocks_executed", opened(tmp_path, "mllama", "duplicate"))
     assert outcome.passed
-    assert "all 3 blocks run once and in order, 1 run beside images alone" in outcome.what
+    assert "all 3 blocks run once and in order, 1 run only with images" in outcome.what
 
 
 def test_state_of_a_mamba_stays_on_its_path(tmp_path):
