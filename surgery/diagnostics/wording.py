@@ -26,23 +26,23 @@ def suggestion(names: Iterable[str]) -> str:
     return f"did you mean {' or '.join(quoted)}?" if quoted else ""
 
 
-def close_names(name: str, known: Iterable[str], most: int = 1) -> list[str]:
+def close_names(name: str, known: Iterable[str], limit: int = 1) -> list[str]:
     """The known names that are spelled most like a given one, the nearest first; often none.
 
     Args:
         name: Name as it was typed.
         known: Names to compare with.
-        most: Largest number of names to return.
+        limit: Largest number of names to return; 1 by default.
     """
-    return difflib.get_close_matches(name, list(known), most)
+    return difflib.get_close_matches(name, list(known), limit)
 
 
-def suggest(name: str, known: Iterable[str], most: int = 1) -> str:
+def suggest(name: str, known: Iterable[str], limit: int = 1) -> str:
     """`did you mean …?` with the most similar known names; empty where none is similar.
 
     Args: as `close_names`.
     """
-    return suggestion(close_names(name, known, most))
+    return suggestion(close_names(name, known, limit))
 
 
 def counted(count: int, noun: str, plural: str = "") -> str:

@@ -12,7 +12,7 @@ from surgery.diagnostics.wording import named_line
 
 _SIDE_FILES: Final = ("*.json", "*.txt", "*.model", "*.jinja", "tokenizer*")
 _WEIGHT_FILES: Final = ("*.safetensors", "*.safetensors.index.json")
-_PATIENCE: Final = 5.0  # seconds until the hub must have answered
+_TIMEOUT_SECONDS: Final = 5.0  # seconds until the hub must have answered
 
 
 def is_hub_id(source: str) -> bool:
@@ -74,7 +74,7 @@ def _offline_reason() -> tuple[str, str] | None:
     if constants.HF_HUB_OFFLINE:
         return "it isn't cached, and HF_HUB_OFFLINE forbids to ask", "unset HF_HUB_OFFLINE"
     try:
-        get_session().head(constants.ENDPOINT, timeout=_PATIENCE)
+        get_session().head(constants.ENDPOINT, timeout=_TIMEOUT_SECONDS)
     except Exception:  # of httpx, of a proxy, of TLS
         return f"it isn't cached, and {constants.ENDPOINT} doesn't answer", "check the network"
     return None

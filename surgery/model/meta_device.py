@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 _COUNTED: Final = re.compile(r"(^|_)(layers?|blocks?|depth|stages|experts|codebooks)$")
-_MOST_MODULES: Final = 20_000
+_MAX_MODULES: Final = 20_000
 
 
 def meta_model(files: ModelFiles, trust_remote_code: bool = False) -> "PreTrainedModel":
@@ -44,12 +44,12 @@ def meta_model(files: ModelFiles, trust_remote_code: bool = False) -> "PreTraine
     return built
 
 
-def _refuse_endless(content: dict[str, Any]) -> None:
+def _refuse_huge_counts(content: dict[str, Any]) -> None:
     """Refuse a count of modules with which building would not end, at any depth of the config."""
     for name, value in content.items():
         if isinstance(value, dict):
-            _refuse_endless(value)
-        elif _COUNTED.search(name) and type(value) in (int, float) and value > _MOST_MODULES:
+            _refuse_huge_counts(value)
+        elif _COUNTED.search(name) and type(value) in (int, float) and value > _MAX_MODULES:
             raise ValueError(f"`{name}` is {value:,}, and no model has as many")
 
 
@@ -91,7 +91,7 @@ def _config(files: ModelFiles, trust_remote_code: bool) -> Any:
     content = files.config()
     register(str(content.get("model_type")))
     try:
-        _refuse_endless(content)
+        _refuse_huge_counts(content)
         return AutoConfig.from_pretrained(files.folder, trust_remote_code=trust_remote_code)
     except Exception as error:
         raise SurgeryError(_does_not_build(files.source, error)) from error

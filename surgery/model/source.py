@@ -99,7 +99,7 @@ def find_model(
         return ModelFiles(str(folder.resolve()), folder.resolve())
     if not _is_on_hub(source, folder, revision):
         raise SurgeryError(_no_such_model(source))
-    found = from_hub(source, revision=revision, weights=weights, alternative=_instead(source))
+    found = from_hub(source, revision=revision, weights=weights, alternative=_alternatives(source))
     return ModelFiles(source, found, revision)
 
 
@@ -119,7 +119,7 @@ def _builtin(source: str) -> ModelFiles:
     return ModelFiles(source, folder)
 
 
-def _instead(source: str) -> str:
+def _alternatives(source: str) -> str:
     """Alternatives to suggest: a folder with a similar name, or the built-in model of its shape."""
     suggestions = [did_you_mean(source)]
     name = source.rpartition("/")[2].lower()

@@ -30,7 +30,7 @@ class Duplicate(Operation):
         """Note the copies whose parameters are shared in the base; see `Operation.notes`."""
         sharing = anatomy.sharing()
         shared = [block for block in blocks if block in {*sharing, *sharing.values()}]
-        return [_has_its_own(anatomy, shared)] if shared else []
+        return [_unshared_copies(anatomy, shared)] if shared else []
 
 
 def _swap(name: str, anatomy: Anatomy, block: int) -> SwapBlock:
@@ -43,7 +43,7 @@ def _swap(name: str, anatomy: Anatomy, block: int) -> SwapBlock:
     return SwapBlock(name, "duplicate", block, path, tensors)
 
 
-def _has_its_own(anatomy: Anatomy, blocks: Sequence[int]) -> Diagnostic:
+def _unshared_copies(anatomy: Anatomy, blocks: Sequence[int]) -> Diagnostic:
     return Diagnostic(
         code="P222",
         what=f"the copies of blocks {', '.join(map(str, blocks))} share no parameters",

@@ -31,10 +31,10 @@ def conflicts(edits: Sequence[Edit], in_place: bool) -> list[Diagnostic]:
     dropped = "two operations drop {count}, {first} first"
     learning = "two operations give learners to {count}, {first} first"
     found = [
-        *_twice(edits, SwapBlock, copied, "only one copy can replace a block"),
-        *_twice(edits, AddLora, adapted, "one adapter holds one pair for each matrix"),
-        *_twice(edits, AddLearner, learning, "a block has one visual and one textual learner"),
-        *_twice(edits, DropBlock, dropped, "a block can be left out once"),
+        *_repeated(edits, SwapBlock, copied, "only one copy can replace a block"),
+        *_repeated(edits, AddLora, adapted, "one adapter holds one pair for each matrix"),
+        *_repeated(edits, AddLearner, learning, "a block has one visual and one textual learner"),
+        *_repeated(edits, DropBlock, dropped, "a block can be left out once"),
     ]
     found += [*_differing_options(edits), *_differing_rules(edits), *_expert_conflicts(edits)]
     found += [*_lora_on_copies(edits), *_learners_on_copies(edits)]
@@ -72,7 +72,7 @@ def quantized_in_place(anatomy: Anatomy, trained: Iterable[frozenset[str]]) -> I
         )
 
 
-def _twice(edits: Sequence[Edit], kind: type[Edit], what: str, why: str) -> Iterator[Diagnostic]:
+def _repeated(edits: Sequence[Edit], kind: type[Edit], what: str, why: str) -> Iterator[Diagnostic]:
     """The conflict of two operations with an edit of the same kind on the same module, if any."""
     chosen = [edit for edit in edits if isinstance(edit, kind)]
     counts = Counter(edit.path for edit in chosen)

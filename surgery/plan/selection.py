@@ -124,7 +124,7 @@ class Matcher:
             code="P201",
             what=f"`{pattern}` matches nothing in {self._anatomy.source}",
             why="it is no operation of the recipe, no part of the model, and no tensor's name",
-            fix=suggest(pattern, known, most=3)
+            fix=suggest(pattern, known, limit=3)
             or f"use an operation ({', '.join(self._added) or 'there are none'}), a part "
             f"({', '.join(PARTS)}), or a glob such as `{self._anatomy.blocks_path}.0.*`",
             key=key,

@@ -131,7 +131,7 @@ def _in_data(loc: Loc, data: Any, *, missing: bool) -> Loc:
     at = data
     for position, step in enumerate(loc):
         last = position == len(loc) - 1
-        inside = _step(at, step)
+        inside = _child(at, step)
         if inside is not None:
             at = inside[0]
             path.append(step)
@@ -140,7 +140,7 @@ def _in_data(loc: Loc, data: Any, *, missing: bool) -> Loc:
     return tuple(path)
 
 
-def _step(at: Any, step: str | int) -> tuple[Any] | None:
+def _child(at: Any, step: str | int) -> tuple[Any] | None:
     if isinstance(at, dict) and step in at:
         return (at[step],)
     if isinstance(at, list) and isinstance(step, int) and step < len(at):
@@ -153,7 +153,7 @@ def _refused(loc: Loc, items: list[Any], data: Mapping[str, Any], sources: Sourc
     item = own or items[0]
     kind, name = item["type"], ".".join(map(str, loc))
     if own:
-        return _refused_by_us(loc, own, sources)
+        return _own_error(loc, own, sources)
     if kind == "extra_forbidden":
         span = sources.span(loc, value=False)
         fix = nearest(str(loc[-1]), _fields_at(loc[:-1], data))
@@ -166,7 +166,7 @@ def _refused(loc: Loc, items: list[Any], data: Mapping[str, Any], sources: Sourc
     return _wrong_value(loc, items, sources)
 
 
-def _refused_by_us(loc: Loc, item: Any, sources: SourceMap) -> Diagnostic:
+def _own_error(loc: Loc, item: Any, sources: SourceMap) -> Diagnostic:
     """The diagnostic for an error of one of our own validators."""
     kind, context = item["type"], item["ctx"]
     path = context["key"].split(".") if "key" in context else loc
@@ -195,15 +195,15 @@ def _wrong_value(loc: Loc, items: list[Any], sources: SourceMap) -> Diagnostic:
         if item["type"] in _TYPES
     ]
     if not wanted:
-        what = f"`{name}` is {_shown(found)}"
+        what = f"`{name}` is {_value_text(found)}"
         return Diagnostic("R103", what, why=items[0]["msg"], span=span)
     should = _either(list(dict.fromkeys(wanted)))
     code = "R102" if any(kind.endswith(("_type", "_float")) for kind in kinds) else "R103"
-    what = f"`{name}` should be {should}, and is {_shown(found)}"
-    return Diagnostic(code, what, fix=_remedy(kinds, found, should, span), span=span)
+    what = f"`{name}` should be {should}, and is {_value_text(found)}"
+    return Diagnostic(code, what, fix=_suggested_fix(kinds, found, should, span), span=span)
 
 
-def _remedy(kinds: list[str], found: object, should: str, span: Span | None) -> str:
+def _suggested_fix(kinds: list[str], found: object, should: str, span: Span | None) -> str:
     """The corrected value, where it follows from the written one; else the expected type."""
     if found is None:
         return f"write {should}, or take the key out"
@@ -218,7 +218,7 @@ def _either(words: list[str]) -> str:
     return " or ".join([*([", ".join(words[:-1])] if words[1:] else []), words[-1]])
 
 
-def _shown(value: object) -> str:
+def _value_text(value: object) -> str:
     if value is None:
         return "empty"
     text = f'the text "{value}"' if isinstance(value, str) else repr(value)

@@ -11,7 +11,7 @@ from hydra.errors import HydraException
 
 from surgery.diagnostics.wording import first_line
 
-MOST_VALUES: Final = 10_000
+MAX_VALUES: Final = 10_000
 """Largest number of values of a sweep for one key."""
 
 _QUOTED: Final = ("'", '"', "[", "{", "$")
@@ -76,8 +76,8 @@ def _choices(parsed: HydraOverride) -> tuple[str, ...]:
     swept = parsed.value()
     if isinstance(swept, RangeSweep) and not swept.step:
         raise ValueError("a range with steps of 0 has no end")
-    if isinstance(swept, RangeSweep) and not _steps(swept) < MOST_VALUES:
-        raise ValueError(f"a sweep takes at most {MOST_VALUES:,} values")
+    if isinstance(swept, RangeSweep) and not _steps(swept) < MAX_VALUES:
+        raise ValueError(f"a sweep takes at most {MAX_VALUES:,} values")
     try:
         found = tuple(map(str, parsed.sweep_string_iterator()))
     except HydraException:

@@ -12,7 +12,7 @@ from surgery.recipe.environment import Reader, read_by, with_written
 from surgery.recipe.schema import Recipe
 from surgery.recipe.source_map import Key, SourceMap, keys_within
 
-_AS_WRITTEN: Final = ("description", "knobs", "stages")
+_NOT_IN_MODEL: Final = ("description", "knobs", "stages")
 """Keys of a recipe that don't affect the resulting model; the others are part of its plan."""
 
 _PUBLISHED: Final = "trainer"
@@ -94,7 +94,7 @@ def secrets(content: Mapping[str, Any], sources: SourceMap) -> list[Diagnostic]:
 
 
 def _says_nothing_of_the_model(path: Key) -> bool:
-    return path[0] in _AS_WRITTEN and path[2:3] != ("train",)
+    return path[0] in _NOT_IN_MODEL and path[2:3] != ("train",)
 
 
 def _is_number(content: Any, path: Key) -> bool:

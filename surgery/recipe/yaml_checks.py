@@ -18,8 +18,8 @@ from surgery.storage.yaml_text import load_yaml
 
 _SELF: Final = "_self_"
 _EXAMPLE: Final = "defaults: [base, _self_]"
-_MOST_VALUES: Final = 20_000  # ten thousand block indices, and as many others
-_LARGEST: Final = 500_000  # bytes; PyYAML reads some 100,000 of them in a second
+_MAX_VALUES: Final = 20_000  # ten thousand block indices, and as many others
+_MAX_BYTES: Final = 500_000  # bytes; PyYAML reads some 100,000 of them in a second
 
 
 def yaml_faults(file: Path) -> list[Diagnostic]:
@@ -59,13 +59,13 @@ def _keys_of_other_types(file: Path, root: yaml.Node) -> Iterator[Diagnostic]:
 
 
 def _refuse_size(file: Path) -> None:
-    if file.stat().st_size > _LARGEST:
-        raise ValueError(f"it is larger than {_LARGEST:,} bytes")
+    if file.stat().st_size > _MAX_BYTES:
+        raise ValueError(f"it is larger than {_MAX_BYTES:,} bytes")
 
 
 def _refuse_bomb(root: yaml.Node) -> None:
-    if _values_in(root, {}) > _MOST_VALUES:
-        raise ValueError(f"written out, its values are more than {_MOST_VALUES:,}, or without end")
+    if _values_in(root, {}) > _MAX_VALUES:
+        raise ValueError(f"written out, its values are more than {_MAX_VALUES:,}, or without end")
 
 
 def _values_in(node: yaml.Node, counted: dict[int, float]) -> float:

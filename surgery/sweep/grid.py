@@ -19,7 +19,7 @@ from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError, raise_error
 from surgery.diagnostics.distribution import own_version
 from surgery.plan.planner import Plan, plan_recipe
 from surgery.plan.serialization import FORMAT_VERSION, to_json
-from surgery.recipe.hydra_grammar import MOST_VALUES
+from surgery.recipe.hydra_grammar import MAX_VALUES
 from surgery.recipe.loading import knob_names, load_recipe, resolve_again
 from surgery.recipe.overrides import Override, read_override, span_of
 from surgery.recipe.recipe_file import packaged_recipes
@@ -72,7 +72,7 @@ def expand(
     wrong = [item for item in read if isinstance(item, Diagnostic)]
     raise_errors(wrong if len(recipes) == 1 else map(_in_no_recipe, wrong))
     overrides = _last_of_each(item for item in read if isinstance(item, Override))
-    if _most(overrides, recipes) > MOST_VALUES:
+    if _most(overrides, recipes) > MAX_VALUES:
         raise SurgeryError(_too_many(_most(overrides, recipes)))
     cells = [
         cell for recipe in recipes for cell in _product(recipe, overrides, knobs[recipe], known)
@@ -276,7 +276,7 @@ def _recipes_named(count: int) -> Diagnostic:
 def _too_many(count: int) -> Diagnostic:
     return Diagnostic(
         code="R118",
-        what=f"this means {count:,} grid points, and a sweep has at most {MOST_VALUES:,}",
+        what=f"this means {count:,} grid points, and a sweep has at most {MAX_VALUES:,}",
         why="each is planned before any job starts",
         fix="give fewer values, or several sweeps",
     )

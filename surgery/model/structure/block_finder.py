@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     Entry = tuple[str, nn.ModuleList]
 
-_OTHERS: Final = re.compile(
+_OTHER_TOWERS: Final = re.compile(
     r"vision|visual|image_enc|audio|speech|qformer|perceiver|mtp|altup|patcher|local_"
 )
 _ENCODER: Final = re.compile(r"(^|\.)encoder\.")
@@ -66,7 +66,7 @@ def _outer_lists(model: "nn.Module") -> Iterator["Entry"]:
             continue
         if not any(name.startswith(f"{outer}.") for outer in found):
             found.add(name)
-            if not _OTHERS.search(name):
+            if not _OTHER_TOWERS.search(name):
                 yield name, module
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 Renamed = Callable[[str], str]
-_OUT_OF_EXPERTS: Final = re.compile(r"experts\.(down_proj|w2)(_bias)?$|experts\.mlp\.w2$")
+_EXPERT_OUTPUT: Final = re.compile(r"experts\.(down_proj|w2)(_bias)?$|experts\.mlp\.w2$")
 _CLASSES: Final = {
     "mixer": re.compile(r"(Mixer|DeltaNet|DeltaAttention|LinearAttention|Conv|RecurrentBlock)$"),
     "mlp": re.compile(r"(MLP|Mlp|FFN|FeedForward|MoE|Moe|MoeBlock|Experts|Router|TopK\w*)$"),
@@ -42,14 +42,14 @@ _ROLES: Final = {
     "gate_up": re.compile(r"gate_up_proj|gate_and_up_proj|input_linear"),
     "router": re.compile(r"router|gate|shared_expert_gate"),
 }
-_LAST: Final = {
+_ROLES_BY_LAST_NAME: Final = {
     "attention": {"c_proj": "o", "dense": "o"},
     "mlp": {"c_proj": "down", "output.dense": "down", "intermediate.dense": "up"},
 }
-_BETWEEN: Final = re.compile(r"HyperConnection|HyperHead|ResidualGate|GatedResidual")
+_RESIDUAL_MIXERS: Final = re.compile(r"HyperConnection|HyperHead|ResidualGate|GatedResidual")
 """Classes that mix residual streams: no part of attention or MLP, whatever their names."""
 _ROUTER: Final = re.compile(r"Router|TopK|Gating(?!MLP)")
-_READ: Final = re.compile(
+_READS_WEIGHT: Final = re.compile(
     r"self\.(\w+)\.(?:weight|bias)\b(?!\.(?:dtype|device|shape|ndim|is_)| is (?:not )?None)"
 )
 _LIBRARIES: Final = ("torch.", "bitsandbytes.", "transformers.integrations.", "peft.")
@@ -106,7 +106,7 @@ def _part(name: str, modules: "dict[str, nn.Module]") -> str:
     for step in name.split("."):
         path = f"{path}.{step}" if path else step
         of_class = type(modules[path]).__name__ if path != name else ""
-        if _BETWEEN.search(of_class):
+        if _RESIDUAL_MIXERS.search(of_class):
             return ""
         found = _first(_CLASSES, of_class) or _first(_NAMES, step.lower())
         if found:
@@ -119,7 +119,7 @@ def _first(patterns: dict[str, re.Pattern[str]], text: str) -> str:
 
 
 def _role(name: str, part: str) -> str:
-    own = _LAST.get(part, {})
+    own = _ROLES_BY_LAST_NAME.get(part, {})
     parts = name.rsplit(".", 2)
     last = parts[-1]
     known = own.get(".".join(parts[-2:])) or own.get(last)
@@ -204,7 +204,7 @@ def _read_directly(owner: type) -> frozenset[str]:
                 sources.append(inspect.getsource(function))
             except OSError:  # defined without a file, as in a notebook
                 continue
-    return frozenset(name for source in sources for name in _READ.findall(source))
+    return frozenset(name for source in sources for name in _READS_WEIGHT.findall(source))
 
 
 def _computes_otherwise(module: Any) -> bool:
@@ -236,4 +236,4 @@ def writes_residual(tensor: Tensor, kind: BlockKind) -> bool:
     """
     module = tensor.name.rpartition(".")[0]
     last = {matrix.name for matrix in kind.matrices if matrix.role in ("o", "down")}
-    return module in last or bool(_OUT_OF_EXPERTS.search(tensor.name))
+    return module in last or bool(_EXPERT_OUTPUT.search(tensor.name))

@@ -13,8 +13,8 @@ Config = dict[str, Any]
 _POSITIONS: Final = re.compile(r"(layers|_idxs?|_indices|_indexes|layer_ids)$")
 _PATTERN: Final = re.compile(r"pattern|layers_block_type")
 _COUNTS: Final = re.compile(r"layer|block|depth")
-_LEADING: Final = re.compile(r"first_k|dense_layers$|max_window_layers|layer_start_index")
-_NO_BLOCKS: Final = re.compile(r"token_ids?$|^architectures$|^id2label$")
+_BLOCK_COUNTS: Final = re.compile(r"first_k|dense_layers$|max_window_layers|layer_start_index")
+_NEVER_PER_BLOCK: Final = re.compile(r"token_ids?$|^architectures$|^id2label$")
 
 
 def with_depth(
@@ -30,7 +30,7 @@ def with_depth(
     """
     changed: Config = dict.fromkeys(depth_keys, len(sources))
     for key, value in text.items():
-        if key not in depth_keys and not _NO_BLOCKS.search(key):
+        if key not in depth_keys and not _NEVER_PER_BLOCK.search(key):
             changed.update((key, new) for new in _resized(key, value, sources, count))
     return changed
 
@@ -55,7 +55,7 @@ def _resized(key: str, value: Any, sources: Sequence[int], count: int) -> Iterat
     """The new value of a per-block field; nothing for any other."""
     if isinstance(value, str) and len(value) == count and _PATTERN.search(key):
         yield "".join(value[source] for source in sources)
-    elif type(value) is int and 0 < value < count and _LEADING.search(key):
+    elif type(value) is int and 0 < value < count and _BLOCK_COUNTS.search(key):
         yield sum(source < value for source in sources)
     elif type(value) is int and 0 < value < count and key.endswith("layer_end_index"):
         yield sum(source <= value for source in sources) - 1
