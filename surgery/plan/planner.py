@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError, raise_errors
+from surgery.diagnostics.text_table import to_html
 from surgery.model.anatomy import Anatomy
 from surgery.model.reader import read_anatomy
 from surgery.model.source import ModelFiles, find_model
@@ -27,6 +28,8 @@ from surgery.plan.depth.changes import Slot, new_anatomy, new_depth
 from surgery.plan.expand_operations import planned_edits
 from surgery.plan.part_copies import in_copies, part_copies
 from surgery.plan.selection import Matcher, Selection
+from surgery.plan.summary import summary_line
+from surgery.plan.table import plan_table, plan_title, stage_lines
 from surgery.recipe.schema import Recipe
 from surgery.storage.inputs import Input
 from surgery.vision.assemble import Assembly, assemble_config, prepare_assembly, source_of
@@ -69,6 +72,14 @@ class Plan:
             f"<Plan {self.recipe.name} on {self.anatomy.source}: {len(self.edits):,} edits, "
             f"+{self.added:,} parameters, {self.trainable:,} trainable, {frozen:,} frozen>"
         )
+
+    def __str__(self) -> str:
+        """The table that `surgery plan` prints."""
+        lines = (plan_title(self), str(plan_table(self)), *stage_lines(self), summary_line(self))
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        return to_html(plan_title(self), plan_table(self), *stage_lines(self), summary_line(self))
 
     def inputs(self) -> Iterator[Input]:
         """The files and folders on this disk that applying it reads."""
@@ -190,23 +201,29 @@ class Plan:
 
 
 def plan_recipe(
-    recipe: Recipe,
+    recipe: Recipe | str | os.PathLike[str],
     *,
     weights: bool = False,
     trust_remote_code: bool = False,
     assembled: str | os.PathLike[str] | None = None,
+    **overrides: object,
 ) -> Plan:
     """Find the model that a recipe names, read its anatomy and plan the recipe on it.
 
     Args:
-        recipe: Recipe; one that names `vision` is planned on the model that it assembles.
+        recipe: Name of a packaged recipe, path of a `.yaml` file, or a Recipe; one that names
+            `vision` is planned on the model that it assembles.
         weights: Whether the weights are required too, as by `apply`; False by default.
         trust_remote_code: Whether the model may run its own Python code; False by default.
         assembled: Folder of the assembled model, once it is written.
+        overrides: Overrides of a recipe by its name or path, such as `rank=16`; keys with dots,
+            or with the name of an option above, are given to `load_recipe` as a mapping.
 
     Raises:
-        SurgeryError: M for the model, P for the plan.
+        SurgeryError: R for the recipe, M for the model, P for the plan.
+        TypeError: For overrides of a Recipe, which is composed already.
     """
+    recipe = _composed(recipe, overrides)
     try:
         assembly = prepare_assembly(recipe) if recipe.vision and weights and not assembled else None
         folder = Path(assembled) if assembled else None
@@ -220,6 +237,19 @@ def plan_recipe(
     if plan.changes_depth:
         _refuse_impossible_depth(plan, files, trust_remote_code)
     return plan
+
+
+def _composed(recipe: Recipe | str | os.PathLike[str], overrides: Mapping[str, object]) -> Recipe:
+    if not isinstance(recipe, Recipe):
+        from surgery.recipe.loading import load_recipe
+
+        return load_recipe(recipe, overrides)
+    if overrides:
+        raise TypeError(
+            f"plan_recipe() got the overrides {', '.join(overrides)} and a composed Recipe: "
+            "give them to load_recipe(), or the recipe by its name or path"
+        )
+    return recipe
 
 
 def _tokens_without_rows(plan: Plan, files: ModelFiles) -> Iterator[Diagnostic]:

@@ -1,10 +1,14 @@
 """A plan in one line: added, trained and frozen parameters."""
 
+from typing import TYPE_CHECKING
+
 from surgery.diagnostics.wording import counted
-from surgery.plan.planner import Plan
+
+if TYPE_CHECKING:
+    from surgery.plan.planner import Plan
 
 
-def summary_line(plan: Plan) -> str:
+def summary_line(plan: "Plan") -> str:
     """Return the last line of `surgery plan`, which the model card repeats."""
     removed = f"{plan.removed:,} removed, " if plan.removed else ""
     return (
@@ -13,7 +17,7 @@ def summary_line(plan: Plan) -> str:
     )
 
 
-def _changes(plan: Plan) -> str:
+def _changes(plan: "Plan") -> str:
     changes = []
     if plan.swaps():
         changes.append(f"{counted(len(plan.swaps()), 'block')} copied")

@@ -66,7 +66,7 @@ def hydra_settings() -> list[str]:
 
 def load_recipe(
     recipe: str | os.PathLike[str],
-    overrides: Sequence[str] | Mapping[str, object] = (),
+    overrides: Sequence[str] | Mapping[str, object] | None = None,
     *,
     allow_env: bool = False,
 ) -> Recipe:
@@ -87,7 +87,7 @@ def load_recipe(
     raise_errors(yaml_faults(file))
     with _searching(file.parent), reading(allowed=allow_env) as reader:
         files = merged_files(file)
-        read = read_overrides(files, as_arguments(overrides))
+        read = read_overrides(files, as_arguments(overrides or ()))
         wrong = _unusable(read)
         usable = [item for item in read if isinstance(item, Override) and not item.choices]
         usable = _in_stages(file, files, usable, wrong, reader)

@@ -141,7 +141,7 @@ def test_private_files_are_their_own_folders(file: Path) -> None:
 def test_plugins_do_not_know_one_another(folder: str) -> None:
     own = f"surgery.{folder.replace('/', '.')}."
     shared = {"operations": {"base", "block_selector", "edits", "initial_values"}}
-    views = {"cli/views": {"positions", "terminal", "page", "diagnostics", "units"}}
+    views = {"cli/views": {"terminal", "page", "diagnostics", "units"}}
     known = {**shared, **views}.get(folder, set())
     for file in folders()[folder]:
         if file.stem.startswith("_") or file.stem in known:

@@ -7,8 +7,8 @@ from typing import TypeVar
 from rich.text import Text
 from rich.tree import Tree
 
-from surgery.cli.views.positions import in_ranges
 from surgery.cli.views.terminal import out
+from surgery.diagnostics.positions import in_ranges
 from surgery.model.anatomy import Anatomy, BlockKind, Matrix, Tensor
 
 K = TypeVar("K")

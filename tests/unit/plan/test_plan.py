@@ -1,6 +1,7 @@
 """What a recipe means on one model: the paper's counts, who trains, what can't stand together."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from clock import growth
@@ -340,9 +341,22 @@ def test_a_plan_and_an_anatomy_show_themselves_in_one_line():
         (plan, "genieblue_skip on builtin/qwen2.5-3b"),
         (plan.anatomy, "36 blocks"),
     ):
-        assert repr(thing) == str(thing)
         assert expected in repr(thing)
         assert len(repr(thing)) < 200
+
+
+def test_a_printed_plan_is_the_table_that_the_command_prints(capsys):
+    for name in ("genieblue_skip", "full_finetune", "solar"):
+        plan = plan_of(name)
+        print_plan(plan, 0)
+        assert str(plan) == capsys.readouterr().out.strip().removesuffix(" 0 B to write.")
+
+
+def test_a_plan_in_a_notebook_is_escaped():
+    plan = plan_of("lora", "description=x")
+    plan = replace(plan, recipe=plan.recipe.model_copy(update={"name": "<script>"}))
+    assert "<script>" not in plan._repr_html_()
+    assert "&lt;script&gt; on builtin/qwen2.5-3b" in plan._repr_html_()
 
 
 @pytest.mark.parametrize("key", ["seed", "model", "tiles"])
