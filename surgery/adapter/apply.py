@@ -1,13 +1,17 @@
 """Apply a plan to a model in memory. The only module that changes a model."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surgery.adapter.depth_in_memory import change_depth
+from surgery.adapter.save import save_plan
 from surgery.adapter.side_files import adapter_config
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.model.loading import load_base
 from surgery.model.quiet import quiet
+from surgery.model.source import find_model
 from surgery.model.structure.inspector import inspect_model
 from surgery.operations.edits import PEFT_PREFIX, AddLearner, Edit, RoutingRule, SwapBlock, SwapPart
 from surgery.operations.initial_values import initial_value
@@ -22,21 +26,28 @@ if TYPE_CHECKING:
 
 
 @quiet()
-def apply_plan(plan: Plan, model: "PreTrainedModel") -> "PreTrainedModel":
-    """Apply a plan to a loaded model and return it; both paths still equal the base.
+def apply_plan(
+    plan: Plan, model: "PreTrainedModel | None" = None, *, trust_remote_code: bool = False
+) -> "PreTrainedModel":
+    """Apply a plan to a model and return it; both paths still equal the base.
 
     Args:
-        plan: A plan for this model.
-        model: Changed in place; of any dtype and on any device. LoRA is added in fp32, copies in
-            the model's dtype.
+        plan: Plan of this model.
+        model: Base, changed in place; of any dtype and on any device. LoRA is fp32, copies have the
+            base's dtype. Loaded from disk unless given.
+        trust_remote_code: Whether a base that is loaded may run its own Python code; False by
+            default.
 
     Returns:
         A PEFT model; or `model` itself where the base trains in place; or a new model over the same
         tensors where the depth changes. Exactly what the plan trains requires gradients.
 
     Raises:
-        SurgeryError: A403, if the plan was made for another architecture.
+        SurgeryError: A403, if the plan was made for another architecture; M for a base that
+            can't be loaded.
+        ValueError: Without `model`, for a plan of a model that is not on disk.
     """
+    model = model if model is not None else _loaded(plan, trust_remote_code)
     _refuse_other_anatomy(plan, model)
     if plan.is_plain:
         return _with_gradients(plan, change_depth(plan, model) if plan.changes_depth else model)
@@ -46,6 +57,20 @@ def apply_plan(plan: Plan, model: "PreTrainedModel") -> "PreTrainedModel":
     peft_model: Any = get_peft_model(model, _lora_config(plan, inference_mode=False))
     _start(plan, peft_model)
     return _finish(plan, peft_model, trainable=True)
+
+
+def _loaded(plan: Plan, trust_remote_code: bool) -> "PreTrainedModel":
+    """The base of a plan, which may have been made without a look at its weights."""
+    if plan.files is None or plan.recipe.vision:
+        wanting = (
+            "the model, since its plan is of one in memory"
+            if plan.files is None
+            else "a model on disk: write_assembled(recipe, folder), then plan on that folder"
+        )
+        raise ValueError(f"apply_plan() needs {wanting}")
+    recipe = plan.recipe
+    files = find_model(recipe.model, revision=recipe.revision, weights=True)
+    return load_base(str(files.folder), trust_remote_code=trust_remote_code)
 
 
 def open_adapter(
@@ -91,6 +116,7 @@ def _finish(plan: Plan, peft_model: Any, *, trainable: bool) -> "PreTrainedModel
 
     mixin = RoutedModel if plan.is_routed else None
     make_switchable(peft_model, decoder, mixin).has_text_path = plan.has_text_path
+    peft_model._save_plan = partial(save_plan, plan)
     _register_routing(plan, peft_model, decoder)
     _register_sequence(plan, peft_model, decoder)
     return _with_gradients(plan, peft_model) if trainable else peft_model

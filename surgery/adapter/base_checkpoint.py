@@ -40,9 +40,10 @@ def write_assembly(plan: Plan, folder: Path, progress: Progress | None) -> Plan:
 def copy_assembled(plan: Plan, folder: Path) -> None:
     """Copy the assembled model, which belongs to the folder of its adapter."""
     if plan.recipe.vision and plan.files and plan.files.has_weights:
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         for file in sorted(plan.files.folder.iterdir()):
-            copy_file(file, folder / file.name)
+            if not (folder / file.name).exists():
+                copy_file(file, folder / file.name)
 
 
 def save_base(plan: Plan, model: Any, folder: Path) -> None:

@@ -9,6 +9,7 @@ from surgery.adapter.side_files import base_folder, side_files
 from surgery.adapter.weights_layout import weights_layout
 from surgery.model.fingerprint import identify
 from surgery.model.quiet import quiet
+from surgery.paths.switching import SwitchedModel
 from surgery.plan.planner import Plan
 from surgery.storage.file_names import ASSEMBLED_FOLDER
 from surgery.storage.staging import staged_folder
@@ -47,11 +48,26 @@ def save_into(plan: Plan, model: "PreTrainedModel", folder: Path) -> None:
     Raises:
         OSError: For an error of the disk.
     """
+    if isinstance(model, SwitchedModel):
+        model.save_weights(folder)
+    else:
+        model.save_pretrained(folder)
+    save_plan(plan, model, folder)
+
+
+def save_plan(plan: Plan, model: "PreTrainedModel", folder: Path) -> None:
+    """Save what belongs to a model in a folder besides the files of its own `save_pretrained`.
+
+    Args:
+        plan: what was applied.
+        model: what `apply_plan` returned.
+        folder: where its weights were saved.
+
+    Raises:
+        OSError: where the disk doesn't let it.
+    """
     fingerprint = identify(plan.files, plan.anatomy) if plan.files else None
-    # else PEFT asks the hub whether the vocabulary grew, and adds embeddings if it can't tell
-    options = {} if plan.is_plain else {"save_embedding_layers": False}
     copy_assembled(plan, folder / ASSEMBLED_FOLDER)
-    model.save_pretrained(folder, **options)
     if plan.in_place and not plan.is_plain:
         save_base(plan, model, base_folder(plan, folder))
     if plan.in_place and plan.files:

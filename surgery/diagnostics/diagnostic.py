@@ -112,6 +112,8 @@ class SurgeryError(Exception):
         diagnostics: At least one; the exit code is that of the first.
     """
 
+    __module__ = "surgery"  # as tracebacks name it
+
     def __init__(self, diagnostics: Diagnostic | Iterable[Diagnostic]) -> None:
         given = [diagnostics] if isinstance(diagnostics, Diagnostic) else diagnostics
         self.diagnostics: tuple[Diagnostic, ...] = tuple(given)

@@ -1,10 +1,8 @@
 """A model with parts for image tokens: each call has a mask; saving and merging are guarded."""
 
 import inspect
-import json
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +12,6 @@ from surgery.layers.class_mixin import reduce_mixin
 from surgery.layers.image_tokens import CALLER_MASK, ImageMask, check_mask
 from surgery.paths.path_state import PathName
 from surgery.paths.switching import SwitchedModel
-from surgery.storage.file_names import ADAPTER_CONFIG, ROUTED_TYPE
 
 
 class RoutedModel(SwitchedModel):
@@ -60,14 +57,6 @@ class RoutedModel(SwitchedModel):
             SurgeryError: A412.
         """
         raise SurgeryError(cannot_merge())
-
-    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
-        """Save as PEFT does, as a `peft_type` that plain PEFT refuses: it would drop the parts."""
-        super().save_pretrained(save_directory, **kwargs)  # type: ignore[misc]
-        file = Path(save_directory) / ADAPTER_CONFIG
-        if file.exists():
-            config = {**json.loads(file.read_bytes()), "peft_type": ROUTED_TYPE}
-            file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
     def _take_mask(self, kwargs: dict[str, Any]) -> torch.Tensor | None:
         """Remove from the arguments what the base doesn't accept, and return the mask."""

@@ -1,7 +1,9 @@
 """The text and the multimodal path of one model: by context, by call, and by row of a batch."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
@@ -25,6 +27,8 @@ class SwitchedModel:
     """Mixin of a PEFT model: `forward` and `generate` take a path for each row of the batch."""
 
     _switch: Switch
+    _save_plan: "Callable[[Any, Path], None] | None" = None
+    """Writes what a folder needs besides PEFT's files for `load_adapter` to open it."""
 
     def forward(self, *args: Any, paths: Sequence[PathName] | None = None, **kwargs: Any) -> Any:
         """Run the model.
@@ -52,6 +56,31 @@ class SwitchedModel:
         from surgery.paths.batch_rows import generate_rows
 
         return generate_rows(self, paths, args, kwargs)
+
+    def text_path(self) -> AbstractContextManager[None]:
+        """Run as the untouched base; see `surgery.text_path`."""
+        return text_path(self)  # type: ignore[arg-type]
+
+    def multimodal_path(self) -> AbstractContextManager[None]:
+        """Run with copies swapped in and LoRA on; see `surgery.multimodal_path`."""
+        return multimodal_path(self)  # type: ignore[arg-type]
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
+        """Save as PEFT does, with the plan, so that `surgery.load_adapter` opens the folder.
+
+        Args:
+            save_directory: Folder; what it has of these files is replaced.
+            kwargs: Arguments of PEFT's own.
+        """
+        self.save_weights(save_directory, **kwargs)
+        if self._save_plan is not None and kwargs.get("is_main_process", True):
+            self._save_plan(self, Path(save_directory))
+
+    def save_weights(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
+        """Save as PEFT does, without the plan; arguments as for `save_pretrained`."""
+        # else PEFT asks the hub whether the vocabulary grew, and adds embeddings if it can't tell
+        options = {"save_embedding_layers": False, **kwargs}
+        super().save_pretrained(os.fspath(save_directory), **options)  # type: ignore[misc]
 
     @contextmanager
     def disable_adapter(self) -> Iterator[None]:

@@ -1,13 +1,18 @@
 """The functions of `surgery` as a Python package: paths as text, options by name, no chatter."""
 
 import inspect
+import pickle
+import subprocess
+import sys
+import traceback
 import typing
 import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import planned, save_tiny, tiny_model, tokens
+import torch
+from tiny import moved, planned, save_tiny, tiny_model, tokens
 
 import surgery
 from surgery.adapter.folder import load_plan
@@ -76,8 +81,44 @@ def test_folders_are_written_and_opened_by_text_and_by_path(folder, tmp_path, ki
     assert surgery.verify_adapter(kind("saved")).passed
 
 
-def test_a_folder_of_save_pretrained_names_what_saves_the_plan_too(folder, tmp_path):
-    surgery.load_adapter(folder / "ad").save_pretrained(tmp_path / "plain")
+@pytest.mark.parametrize("recipe", ["genieblue_skip", "lora", "cogvlm_post"])
+def test_save_pretrained_writes_what_load_adapter_opens(folder, tmp_path, recipe):
+    plan = surgery.plan_recipe(recipe, model=folder / "base", rank=2)
+    model = surgery.apply_plan(plan)
+    moved(model)
+    for _ in range(2):
+        model.save_pretrained(tmp_path / "saved")
+    opened = surgery.load_adapter(tmp_path / "saved")
+    assert surgery.verify_adapter(tmp_path / "saved").passed
+    for own, read in zip(model.parameters(), opened.parameters(), strict=True):
+        assert torch.equal(own, read)
+    surgery.save_adapter(plan, model, tmp_path / "ours")
+    names = {file.name for file in (tmp_path / "ours").iterdir()}
+    assert {file.name for file in (tmp_path / "saved").iterdir()} == names
+    for name in names - {"README.md"}:
+        assert (tmp_path / "saved" / name).read_bytes() == (tmp_path / "ours" / name).read_bytes()
+
+
+def test_paths_are_methods_of_a_model_too(folder):
+    model = surgery.load_adapter(folder / "ad")
+    with torch.no_grad(), model.text_path(), model.multimodal_path():
+        multimodal = model(tokens()).logits
+        with surgery.text_path(model):
+            text = model(tokens()).logits
+        with model.text_path():
+            assert torch.equal(model(tokens()).logits, text)
+    assert torch.equal(multimodal, model(tokens()).logits.detach())
+
+
+def test_a_base_that_is_on_no_disk_is_asked_for(tmp_path):
+    with pytest.raises(ValueError, match="in memory"):
+        surgery.apply_plan(planned(tiny_model(), "lora"))
+    with pytest.raises(ValueError, match="write_assembled"):
+        surgery.apply_plan(surgery.plan_recipe("sighted", weights=True))
+
+
+def test_a_folder_of_plain_peft_names_what_saves_the_plan_too(folder, tmp_path):
+    surgery.load_adapter(folder / "ad").save_weights(tmp_path / "plain")
     with pytest.raises(SurgeryError, match="`save_adapter`") as caught:
         surgery.load_adapter(tmp_path / "plain")
     assert caught.value.diagnostics[0].code == "A402"
@@ -93,6 +134,40 @@ def test_what_is_called_says_nothing_of_its_own_workings(folder, tmp_path, capfd
     warnings.warn("of the caller's", FutureWarning, stacklevel=1)
     assert [str(entry.message) for entry in recwarn] == ["of the caller's"]
     assert capfd.readouterr().err == ""
+
+
+def test_every_public_name_is_listed_once_and_says_what_it_is():
+    assert dir(surgery) == sorted(surgery.__all__)
+    for name in surgery.__all__:
+        thing = getattr(surgery, name)
+        assert isinstance(thing, str) or inspect.getdoc(thing), name
+    with pytest.raises(AttributeError, match="load_adaptor"):
+        _ = surgery.load_adaptor
+
+
+def test_an_error_bears_the_name_that_it_is_imported_by_and_is_pickled():
+    error = SurgeryError(surgery.Diagnostic("R101", "wrong"))
+    assert traceback.format_exception_only(error)[0].startswith("surgery.SurgeryError: error[R101]")
+    assert pickle.loads(pickle.dumps(error)).diagnostics == error.diagnostics
+
+
+def test_importing_the_package_is_cheap():
+    code = "import sys, time; t = time.process_time(); import surgery"
+    code += "; print(time.process_time() - t, *({'torch', 'numpy', 'pydantic'} & set(sys.modules)))"
+    runs = [[sys.executable, "-c", code]] * 3
+    told = [subprocess.run(run, capture_output=True, check=True).stdout for run in runs]
+    assert min(map(float, told)) < 0.05  # what is loaded besides would be no number
+
+
+def test_overrides_are_keywords_of_a_recipe_by_its_name():
+    recipe = surgery.load_recipe("lora", {"model": "builtin/tiny-qwen2", "rank": 4})
+    plan = surgery.plan_recipe("lora", model="builtin/tiny-qwen2", rank=4)
+    assert plan.recipe == recipe == surgery.plan_recipe(recipe).recipe
+    assert surgery.load_recipe("lora", None) == surgery.load_recipe("lora")
+    with pytest.raises(TypeError, match="a composed Recipe"):
+        surgery.plan_recipe(recipe, rank=8)
+    with pytest.raises(SurgeryError, match="R109"):
+        surgery.plan_recipe("lora", rnk=4)
 
 
 def test_quiet_is_over_when_the_last_of_several_leaves():
