@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import moved, planned, save_tiny, tiny_model, tokens
+from tiny import perturbed, planned, save_tiny, tiny_model, tokens
 
 import surgery
 from surgery.adapter.folder import load_plan
@@ -85,7 +85,7 @@ def test_folders_are_written_and_opened_by_text_and_by_path(folder, tmp_path, ki
 def test_save_pretrained_writes_what_load_adapter_opens(folder, tmp_path, recipe):
     plan = surgery.plan_recipe(recipe, model=folder / "base", rank=2)
     model = surgery.apply_plan(plan)
-    moved(model)
+    perturbed(model)
     for _ in range(2):
         model.save_pretrained(tmp_path / "saved")
     opened = surgery.load_adapter(tmp_path / "saved")
