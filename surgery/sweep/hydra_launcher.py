@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from hydra import compose, initialize_config_dir
-from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
@@ -64,6 +63,8 @@ class HydraSettings:
 
 def read_flags() -> argparse.Namespace:
     """Hydra's own flags and its overrides, of the command line of this process."""
+    from hydra._internal.utils import get_args_parser  # its flags are listed nowhere else
+
     flags: argparse.Namespace = get_args_parser().parse_args()
     return flags
 

@@ -150,7 +150,7 @@ def run_points(settings: HydraSettings, numbers: Sequence[int], job: str, resume
 
 
 def start_hydra(arguments: Sequence[str]) -> None:
-    """Run `hydra.main` as if `arguments` had been typed."""
+    """Run `hydra.main` as if `arguments` had been typed: it reads `sys.argv`, and nothing else."""
     _register()
     typed, sys.argv = sys.argv, ["surgery.sweep", *arguments]
     folder = str(recipes_folder())
@@ -209,8 +209,8 @@ def _register() -> None:
     store = ConfigStore.instance()
     defaults = [{"recipe": None}, {"job": "plan"}, "_self_"]
     node = {"points": None, "point": None, "resume": False}
-    texts = {"app_name": "surgery.sweep", "header": _HEADER}
-    store.store(_CONFIG, {"defaults": defaults, **node, "hydra": {"help": texts}})
+    hydras = {"help": {"app_name": "surgery.sweep", "header": _HEADER}, "job": {"name": "sweep"}}
+    store.store(_CONFIG, {"defaults": defaults, **node, "hydra": hydras})
     for name in packaged_recipes():
         store.store(name, {"recipe": name}, group="recipe", package="_global_")
     for name in JOBS:
@@ -219,33 +219,35 @@ def _register() -> None:
 
 @contextlib.contextmanager
 def _full_errors() -> Iterator[None]:
-    """Let Hydra raise its errors instead of printing them and exiting."""
+    """Let Hydra raise its errors instead of printing them and exiting; it has no other switch."""
     before = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         yield
     finally:
-        os.environ.pop("HYDRA_FULL_ERROR")
-        if before is not None:
+        if before is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
             os.environ["HYDRA_FULL_ERROR"] = before
 
 
 @contextlib.contextmanager
 def _stderr_to(log: Path, settings: HydraSettings) -> Iterator[None]:
-    """Redirect what the launcher's processes write to stderr into a file, except this process's."""
+    """Redirect what the launcher's processes write to stderr into a file, except this process's.
+
+    They inherit the descriptor, and launchers take no other: a library that shows the progress of a
+    download, or dies, would write into the lines of the sweep.
+    """
     if not settings.quiet or settings.launcher == "basic":
         yield
         return
-    ours, descriptor = sys.stderr, os.dup(2)
-    with log.open("w") as file, os.fdopen(os.dup(2), "w", buffering=1) as stderr:
+    with log.open("w") as file, os.fdopen(os.dup(2), "w", buffering=1) as ours:
         os.dup2(file.fileno(), 2)
-        sys.stderr = stderr
         try:
-            yield
+            with contextlib.redirect_stderr(ours):
+                yield
         finally:
-            sys.stderr = ours
-            os.dup2(descriptor, 2)
-            os.close(descriptor)
+            os.dup2(ours.fileno(), 2)
 
 
 def _quoted(path: Path) -> str:

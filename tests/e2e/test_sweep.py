@@ -28,6 +28,7 @@ from surgery.model.source import BUILTIN_FOLDER
 from surgery.plan.planner import plan_recipe
 from surgery.recipe.loading import load_recipe
 from surgery.sweep import jobs
+from surgery.sweep.hydra_launcher import read_settings
 from surgery.sweep.jobs import JOBS
 
 TINY = BUILTIN_FOLDER / "tiny-qwen2"
@@ -116,6 +117,18 @@ def test_submitit_local_runs_both_points() -> None:
     done = sweep("lora", "rank=2,4", "--launcher", "submitit_local", "--out", "grid")
     assert done.exit_code == 0, done.output
     assert [result["status"] for result in results("grid")] == ["done", "done"]
+
+
+def test_what_a_launchers_processes_write_goes_into_its_log(capfd) -> None:
+    for launcher in ("basic", "joblib"):
+        settings = replace(read_settings(()), launcher=launcher)
+        with jobs._stderr_to(Path("launcher.log"), settings):
+            print("ours", file=sys.stderr)
+            subprocess.run([sys.executable, "-c", "import sys; sys.exit('theirs')"], check=False)
+        print("after", file=sys.stderr)
+        said = capfd.readouterr().err.split()
+        assert said == ["ours", *(["theirs"] if launcher == "basic" else []), "after"]
+    assert Path("launcher.log").read_text() == "theirs\n"
 
 
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])
