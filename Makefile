@@ -47,7 +47,7 @@ test-aimet:
 	$(MAKE) VENV=.venv-aimet with-aimet
 
 with-aimet: $(STAMP)aimet
-	$(BIN)/python -m pytest tests/unit/npu/test_quantise_aimet.py $(ARGS)
+	$(BIN)/python -m pytest tests/unit/npu/test_quantize_aimet.py $(ARGS)
 
 # Every model type of transformers, tiny and random, through every operation: most of an hour.
 support: $(STAMP)test

@@ -13,7 +13,7 @@ from surgery.lint.onnx.reader import subject_of
 from surgery.lint.rule_runner import lint_graph
 from surgery.npu.qualcomm.agreement import agreement
 from surgery.npu.qualcomm.arrays import Arrays, read_arrays, write_arrays
-from surgery.npu.qualcomm.compiler import ask
+from surgery.npu.qualcomm.compiler import run_tasks
 from surgery.npu.qualcomm.cpu_reference import reference
 from surgery.npu.qualcomm.workers.task import Compiled, Task
 from surgery.npu.target import load_target
@@ -49,7 +49,7 @@ def rows(cases: Sequence[Case], soc: int = SOC, arch: int = ARCH) -> list[Row]:
     """Compile and run every case for a chip; one that crashes takes no other along."""
     with tempfile.TemporaryDirectory() as scratch:
         tasks = [_task(case, Path(scratch) / f"{i:03}", soc, arch) for i, case in enumerate(cases)]
-        answers = ask(tasks, LIMIT)
+        answers = run_tasks(tasks, LIMIT)
         found = [_row(*each) for each in zip(cases, tasks, answers, strict=True)]
         return [replace(row, rules=errors_in(t.model)) for row, t in zip(found, tasks, strict=True)]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import yaml
 
 from npu_matrix.case import Case
-from npu_matrix.quantised import quantised_cases
+from npu_matrix.quantized import quantized_cases
 
 
 def groups() -> dict[str, list[Case]]:
@@ -14,4 +14,4 @@ def groups() -> dict[str, list[Case]]:
     found = {}
     for content in (yaml.safe_load(file.read_text(encoding="utf-8")) for file in files):
         found[content["about"]] = [Case(**entry) for entry in content["cases"]]
-    return found | {"Weights of 8, 4 and 2 bits, beside 16, 8 or float": quantised_cases()}
+    return found | {"Weights of 8, 4 and 2 bits, beside 16, 8 or float": quantized_cases()}

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import ClassVar, Literal, Protocol
 
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
-from surgery.npu.qualcomm.quantize import Quantiser
+from surgery.npu.qualcomm.quantize import Quantizer
 from surgery.npu.target import Target
 from surgery.plan.planner import Plan
 from surgery.plugins import classes_in
@@ -42,7 +42,7 @@ class ExportJob:
             goes through the graphs of one token.
         context: tokens of prompt and answer together, for the same.
         calibration: records whose ranges a quantised form takes; None for built-in sentences.
-        quantiser: who finds the scales of weights; None for AIMET where it is installed.
+        quantizer: who finds the scales of weights; None for AIMET where it is installed.
         trust_remote_code: whether the model may run code of its own.
     """
 
@@ -57,7 +57,7 @@ class ExportJob:
     prefill: int = 64
     context: int = 1024
     calibration: Path | None = None
-    quantiser: Quantiser | None = None
+    quantizer: Quantizer | None = None
     trust_remote_code: bool = False
 
     @property
@@ -73,7 +73,7 @@ class Item(Protocol):
     def name(self) -> str:
         """The file's name."""
 
-    def room(self, folder: Path) -> int:
+    def required_space(self, folder: Path) -> int:
         """Bytes that writing it into a folder takes up, or goes through."""
 
     def write(self, folder: Path, progress: Progress | None) -> ExportedFile:
@@ -87,14 +87,14 @@ class Part:
     Args:
         kind: what it is, as in `PartRecord`.
         dtype: the same.
-        quantisation: the same.
+        quantization: the same.
         items: its files.
     """
 
     kind: str
     dtype: str
     items: Sequence[Item]
-    quantisation: str = "none"
+    quantization: str = "none"
 
 
 @dataclass(frozen=True)

@@ -18,19 +18,19 @@ import numpy as np
 from surgery.npu.qualcomm.arrays import read_arrays, write_arrays
 from surgery.runtime.kv_part import CachedPart, Engine
 from surgery.runtime.manifest import PartRecord, PathName
-from surgery.runtime.prompt_chunk import Arrays, Features, Phase, PromptChunk, pieces
-from surgery.runtime.vision_part import ImagePart, sees
+from surgery.runtime.prompt_chunk import Arrays, Features, Phase, PromptChunk, prompt_chunks
+from surgery.runtime.vision_part import ImagePart, is_vision_part
 
 DECODED: Final = 8
 """Tokens at the end of each prompt that go through the graphs of one token."""
 _PROBE_BYTES: Final = 16
 """Prompts whose tiles eyes are quantised with; SigLIP-so400m takes seconds for each tile."""
-_PLACE: Final = "piece"
+_POSITION: Final = "piece"
 _TILES: Final = "tiles"
 
 
 @dataclass(frozen=True)
-class Shown:
+class CalibrationSample:
     """What a graph was given once.
 
     Args:
@@ -63,7 +63,7 @@ class Calibration:
     ) -> None:
         self._folder, self._paths, self._lora = folder, paths, lora
 
-    def see(
+    def run_vision(
         self, engine: Engine, name: str, part: PartRecord, number: int, pixels: Any
     ) -> Features:
         """Let the part that sees look at the images of a prompt, and note what it was given.
@@ -75,10 +75,10 @@ class Calibration:
             number: of the prompt.
             pixels: (tiles, C, H, W), of all its images.
         """
-        noted = _Noted(engine)
-        features = ImagePart(noted, name, part).features(pixels)
+        recorder = _RecordingEngine(engine)
+        features = ImagePart(recorder, name, part).features(pixels)
         folder = _emptied(self._tiles(name) / f"{number:04}")
-        for index, (_, feeds) in enumerate(noted.given):
+        for index, (_, feeds) in enumerate(recorder.given):
             write_arrays(folder / f"{index:06}.npz", feeds)
         return features
 
@@ -95,10 +95,10 @@ class Calibration:
         """
         for number, (ids, features) in enumerate(prompts):
             for path in self._paths:
-                own = _words(ids, features) if path == "text" else (ids, features)
-                self._keep(self._waiting(path, 0), number, _cut(*own, lengths))
+                own = _text_alone(ids, features) if path == "text" else (ids, features)
+                self._store(self._folder_of(path, 0), number, _split(*own, lengths))
 
-    def through(self, engine: Engine, name: str, part: PartRecord) -> list[Shown]:
+    def through(self, engine: Engine, name: str, part: PartRecord) -> list[CalibrationSample]:
         """Let all prompts go through a part, on each of its paths; one that sees has seen them.
 
         Args:
@@ -110,52 +110,54 @@ class Calibration:
             For each graph, prompt and path what the graph was given first and last, and first of
             what has images.
         """
-        if sees(part):
-            return list(self._seen(name, part))
-        shown: list[Shown] = []
-        for path, place in self._places(name):
-            for number, waiting in enumerate(self._prompts(path, place)):
-                noted = _Noted(engine)
-                cached = CachedPart(noted, name, part, self._lora[path])
-                taken = _taken(cached, noted, waiting)
-                self._keep(self._waiting(path, place + 1), number, taken)
-                shown += (Shown(path, number, *given) for given in noted.given)
-        return shown
+        if is_vision_part(part):
+            return list(self._vision_samples(name, part))
+        samples: list[CalibrationSample] = []
+        for path, position in self._positions(name):
+            for number, stored in enumerate(self._prompts(path, position)):
+                recorder = _RecordingEngine(engine)
+                cached = CachedPart(recorder, name, part, self._lora[path])
+                processed = _processed(cached, recorder, stored)
+                self._store(self._folder_of(path, position + 1), number, processed)
+                samples += (CalibrationSample(path, number, *given) for given in recorder.given)
+        return samples
 
-    def passed(self, name: str) -> None:
+    def release(self, name: str) -> None:
         """Forget what waited before a part that need not be gone through again."""
-        for path, place in self._places(name):
-            shutil.rmtree(self._waiting(path, place), ignore_errors=True)
+        for path, position in self._positions(name):
+            shutil.rmtree(self._folder_of(path, position), ignore_errors=True)
         shutil.rmtree(self._tiles(name), ignore_errors=True)
 
-    def _places(self, name: str) -> Iterator[tuple[PathName, int]]:
+    def _positions(self, name: str) -> Iterator[tuple[PathName, int]]:
         return ((path, names.index(name)) for path, names in self._paths.items() if name in names)
 
-    def _seen(self, name: str, part: PartRecord) -> Iterator[Shown]:
+    def _vision_samples(self, name: str, part: PartRecord) -> Iterator[CalibrationSample]:
         file = next(file.name for file in part.files if file.graph)
         prompts = sorted(self._tiles(name).iterdir())
         for prompt in prompts[: _PROBE_BYTES - 1] + prompts[_PROBE_BYTES - 1 :][-1:]:
             for tile in sorted(prompt.iterdir()):
-                yield Shown("multimodal", int(prompt.name), file, dict(read_arrays(tile)))
+                yield CalibrationSample(
+                    "multimodal", int(prompt.name), file, dict(read_arrays(tile))
+                )
 
     def _tiles(self, name: str) -> Path:
         return self._folder / _TILES / name
 
-    def _waiting(self, path: PathName, place: int) -> Path:
-        return self._folder / path / f"{place:04}"
+    def _folder_of(self, path: PathName, position: int) -> Path:
+        return self._folder / path / f"{position:04}"
 
-    def _prompts(self, path: PathName, place: int) -> Iterator[Iterator[PromptChunk]]:
-        for prompt in sorted(self._waiting(path, place).iterdir()):
+    def _prompts(self, path: PathName, position: int) -> Iterator[Iterator[PromptChunk]]:
+        for prompt in sorted(self._folder_of(path, position).iterdir()):
             yield map(_read, sorted(prompt.iterdir()))
 
-    def _keep(self, waiting: Path, number: int, found: Iterable[PromptChunk]) -> None:
-        folder = _emptied(waiting / f"{number:04}")
-        for index, piece in enumerate(found):
-            place = np.array([piece.phase == "prefill", piece.start, piece.count])
-            write_arrays(folder / f"{index:06}.npz", {**piece.known, _PLACE: place})
+    def _store(self, stored: Path, number: int, found: Iterable[PromptChunk]) -> None:
+        folder = _emptied(stored / f"{number:04}")
+        for index, chunk in enumerate(found):
+            position = np.array([chunk.phase == "prefill", chunk.start, chunk.count])
+            write_arrays(folder / f"{index:06}.npz", {**chunk.known, _POSITION: position})
 
 
-class _Noted:
+class _RecordingEngine:
     """An engine that notes what each graph is given first, last, and first of what has images."""
 
     def __init__(self, engine: Engine) -> None:
@@ -173,9 +175,9 @@ class _Noted:
         given["last"] = now
         return self._engine.run(part, file, feeds)
 
-    def note(self, piece: PromptChunk) -> None:
+    def note(self, chunk: PromptChunk) -> None:
         """Look at whether there are images in what comes now."""
-        self.is_image = bool(np.any(piece.known.get("is_image", False)))
+        self.is_image = bool(np.any(chunk.known.get("is_image", False)))
 
     @property
     def given(self) -> Iterator[tuple[str, Arrays]]:
@@ -183,20 +185,20 @@ class _Noted:
             yield from ((file, feeds) for feeds in {id(f): f for f in given.values()}.values())
 
 
-def _taken(
-    cached: CachedPart, noted: _Noted, waiting: Iterable[PromptChunk]
+def _processed(
+    cached: CachedPart, recorder: _RecordingEngine, stored: Iterable[PromptChunk]
 ) -> Iterator[PromptChunk]:
-    for piece in waiting:
-        noted.note(piece)
-        yield cached.take(piece)
+    for chunk in stored:
+        recorder.note(chunk)
+        yield cached.take(chunk)
 
 
-def _words(ids: Sequence[int], features: Features | None) -> tuple[Sequence[int], None]:
+def _text_alone(ids: Sequence[int], features: Features | None) -> tuple[Sequence[int], None]:
     """A prompt without the places of its images."""
-    return [word for word in ids if not features or word != features.token], None
+    return [token for token in ids if not features or token != features.token], None
 
 
-def _cut(
+def _split(
     ids: Sequence[int], features: Features | None, lengths: Mapping[Phase, int]
 ) -> Iterator[PromptChunk]:
     """A prompt as it is read, but for its end, which goes token by token as an answer does.
@@ -204,27 +206,29 @@ def _cut(
     It is read in two steps at least, since in the first the cache is empty and shows no range.
     """
     if "prefill" not in lengths:
-        return pieces(ids, "decode", 1, 0, features)
+        return prompt_chunks(ids, "decode", 1, 0, features)
     end = max(1, len(ids) - DECODED)
-    cuts: list[tuple[Phase, int, int]] = [
+    splits: list[tuple[Phase, int, int]] = [
         ("prefill", 0, end // 2),
         ("prefill", end // 2, end),
         ("decode", end, len(ids)),
     ]
     return chain.from_iterable(
-        pieces(ids[start:stop], phase, lengths[phase], start, _behind(features, ids[:start]))
-        for phase, start, stop in cuts
+        prompt_chunks(
+            ids[start:stop], phase, lengths[phase], start, _remaining(features, ids[:start])
+        )
+        for phase, start, stop in splits
     )
 
 
-def _behind(features: Features | None, ids: Sequence[int]) -> Features | None:
+def _remaining(features: Features | None, ids: Sequence[int]) -> Features | None:
     """What is left of features once some tokens are read."""
     return features and Features(features.token, features.rows[ids.count(features.token) :])
 
 
 def _read(file: Path) -> PromptChunk:
     known = dict(read_arrays(file))
-    is_prefill, start, count = map(int, known.pop(_PLACE))
+    is_prefill, start, count = map(int, known.pop(_POSITION))
     return PromptChunk("prefill" if is_prefill else "decode", start, count, known)
 
 

@@ -40,20 +40,20 @@ def prompts_of(processor: Any, file: Path | None, length: int) -> Sequence[Row]:
     else:
         rows = list(islice(Rows(DataFile(Source(file=str(file))), encoder), MOST))
     if encoder.is_multimodal and not any(row.has_images for row in rows):
-        rows += _pictured(processor, length)
+        rows += _with_images(processor, length)
     return rows
 
 
-def _pictured(processor: Any, length: int) -> list[Row]:
+def _with_images(processor: Any, length: int) -> list[Row]:
     """Sentences behind a picture each; what doesn't fit is cut off, be it of the picture."""
     side = max(edge for edge in dict(processor.image_processor.size).values() if edge)
     rows = []
     for number, (sentence, width) in enumerate(zip(SENTENCES, _WIDTHS, strict=True)):
-        made = processor(
+        encoded = processor(
             images=[draw_image(number, side, width * side)],
             text=[processor.image_token + sentence],
             return_tensors="pt",
         )
-        ids = made["input_ids"][0, :length]
-        rows.append(Row(ids, ids, {"pixel_values": made["pixel_values"]}, has_images=True))
+        ids = encoded["input_ids"][0, :length]
+        rows.append(Row(ids, ids, {"pixel_values": encoded["pixel_values"]}, has_images=True))
     return rows

@@ -21,7 +21,7 @@ from surgery.storage.safetensors.writer import NewTensor
 from surgery.vision.assemble import ASSEMBLY_FILE
 from surgery.vision.components import HEAD, LANGUAGE_PREFIX
 
-_OF_THE_WHOLE: Final = ("config.json", "model.safetensors.index.json", "processor_config.json")
+_REPLACED: Final = ("config.json", "model.safetensors.index.json", "processor_config.json")
 _TOKENIZER: Final = "tokenizer_config.json"
 
 
@@ -44,13 +44,13 @@ def language_model(plan: Plan) -> list[Item]:
     decoder = _decoder(plan.files.source, config)
     shards = make_shards(_tensors(plan, decoder))
     named = {**config, "architectures": [decoder.class_name]}
-    beside = [f for f in base_files(plan) if f.name not in _OF_THE_WHOLE and f.suffix != ".py"]
+    others = [f for f in base_files(plan) if f.name not in _REPLACED and f.suffix != ".py"]
     return [
         *(Weights(shard.name, tuple(map(streamed, shard.tensors))) for shard in shards),
         json_content("config.json", named),
         *contents_of(shard_index(shards)),
-        *(_of_a_tokenizer(f) for f in beside if f.name == _TOKENIZER),
-        *copies(f for f in beside if f.name != _TOKENIZER),
+        *(_of_a_tokenizer(f) for f in others if f.name == _TOKENIZER),
+        *copies(f for f in others if f.name != _TOKENIZER),
     ]
 
 
@@ -73,8 +73,8 @@ def _tensors(plan: Plan, decoder: Anatomy) -> Iterator[NewTensor]:
     root = f"{decoder.blocks_path.partition('.')[0]}."
     for tensor in decoder.tensors():
         name = tensor.name
-        held = LANGUAGE_PREFIX + name.removeprefix(root) if name.startswith(root) else HEAD
-        origin = stored.origin(held)
+        stored_name = LANGUAGE_PREFIX + name.removeprefix(root) if name.startswith(root) else HEAD
+        origin = stored.origin(stored_name)
         if origin is None:
-            raise SurgeryError(missing_weights(plan.anatomy, held, stored))
+            raise SurgeryError(missing_weights(plan.anatomy, stored_name, stored))
         yield NewTensor(name, origin.dtype, origin.shape, stored.source(origin))

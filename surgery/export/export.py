@@ -23,7 +23,7 @@ from surgery.export.base import (
 )
 from surgery.export.file_items import Copied, Linked
 from surgery.model.quiet import quiet
-from surgery.npu.qualcomm.quantize import Quantiser
+from surgery.npu.qualcomm.quantize import Quantizer
 from surgery.npu.target import Target, load_target
 from surgery.plan.serialization import to_json
 from surgery.runtime.manifest import ExportedFile, Manifest, PartRecord, installed_versions
@@ -60,12 +60,12 @@ class Export:
     def copied(self, out: Path) -> int:
         """Bytes of the base's own files among `room(out)`, which `link` may spare."""
         items = (item for part in self._contents.parts.values() for item in part.items)
-        return sum(item.room(out) for item in items if isinstance(item, Linked))
+        return sum(item.required_space(out) for item in items if isinstance(item, Linked))
 
-    def room(self, out: Path) -> int:
+    def required_space(self, out: Path) -> int:
         """Bytes that it will write, where it is written to `out`."""
         items = (item for part in self._contents.parts.values() for item in part.items)
-        return sum(item.room(out) for item in items)
+        return sum(item.required_space(out) for item in items)
 
     def write(
         self, out: Path, *, overwrite: bool = False, progress: Progress | None = None
@@ -82,7 +82,7 @@ class Export:
             SurgeryError: A301 to A308 for the disk, M201 to M207 for the files it is made of.
         """
         with staged_folder(out, overwrite=overwrite, inputs=self._inputs()) as folder:
-            check_free_space(out, self.room(folder))
+            check_free_space(out, self.required_space(folder))
             records = {
                 name: _written(part, folder / name, progress)
                 for name, part in self._contents.parts.items()
@@ -133,7 +133,7 @@ def prepare_export(
     prefill: int | None = None,
     context: int | None = None,
     calibration: str | os.PathLike[str] | None = None,
-    quantiser: Quantiser | None = None,
+    quantizer: Quantizer | None = None,
     trust_remote_code: bool = False,
 ) -> Export:
     """Look at an adapter and its base, and say what will be written.
@@ -154,7 +154,7 @@ def prepare_export(
         prefill: tokens of one step of the prompt, for forms of static shape; 64 unless given.
         context: tokens of prompt and answer together, for the same; 1,024 unless given.
         calibration: records whose ranges a quantised form takes; None for built-in sentences.
-        quantiser: who finds the scales of weights; None for AIMET where it is installed.
+        quantizer: who finds the scales of weights; None for AIMET where it is installed.
         trust_remote_code: whether the base may run code of its own.
 
     Raises:
@@ -169,7 +169,7 @@ def prepare_export(
         "prefill": prefill,
         "context": context,
         "calibration": Path(calibration) if calibration else None,
-        "quantiser": quantiser,
+        "quantizer": quantizer,
     }
     given = {name: value for name, value in options.items() if value is not None}
     exporter, adapter = _exporter(to), Path(adapter)
@@ -197,7 +197,7 @@ class ExportOptions(TypedDict, total=False):
     prefill: int | None
     context: int | None
     calibration: str | os.PathLike[str] | None
-    quantiser: Quantiser | None
+    quantizer: Quantizer | None
     trust_remote_code: bool
 
 
@@ -253,7 +253,7 @@ def _written(part: Part, folder: Path, progress: Progress | None) -> PartRecord:
     return PartRecord(
         kind=part.kind,
         dtype=part.dtype,
-        quantisation=part.quantisation,
+        quantisation=part.quantization,
         bytes=size,
         files=files,
     )
@@ -265,12 +265,12 @@ def _commands(contents: Contents) -> Iterator[str]:
 
 
 def _no_use(option: str, to: str) -> Diagnostic:
-    takers = [word for word, exporter in known_exporters().items() if option in exporter.takes]
+    exporters = [word for word, exporter in known_exporters().items() if option in exporter.takes]
     return Diagnostic(
         code="A610",
         what=f"`--{option}` changes nothing in an export `--to {to}`",
-        why=f"it is for --to {' and '.join(takers)}",
-        fix=f"leave it out, or export `--to {takers[0]}`",
+        why=f"it is for --to {' and '.join(exporters)}",
+        fix=f"leave it out, or export `--to {exporters[0]}`",
     )
 
 

@@ -31,7 +31,7 @@ class Copied:
         """The same as the source's."""
         return self.source.name
 
-    def room(self, folder: Path) -> int:
+    def required_space(self, folder: Path) -> int:
         """All of it."""
         return self.source.stat().st_size
 
@@ -62,7 +62,7 @@ class Linked:
     checksum: bool
     hard: bool = False
 
-    def room(self, folder: Path) -> int:
+    def required_space(self, folder: Path) -> int:
         """Nothing, where it is shared."""
         is_shared = not self.copy and can_link(self.source, folder, hard=self.hard)
         return 0 if is_shared else self.source.stat().st_size
@@ -92,7 +92,7 @@ class Weights:
     name: str
     tensors: tuple[Streamed, ...]
 
-    def room(self, folder: Path) -> int:
+    def required_space(self, folder: Path) -> int:
         """Its size."""
         return streamed_size(self.tensors)
 
@@ -110,7 +110,7 @@ class Content:
     name: str
     content: bytes
 
-    def room(self, folder: Path) -> int:
+    def required_space(self, folder: Path) -> int:
         """Its size."""
         return len(self.content)
 

@@ -21,10 +21,10 @@ from surgery.storage.safetensors.header import StoredTensor, read_header
 from surgery.storage.safetensors.lora_merge import fp32_values
 from surgery.storage.safetensors.stream import Streamed, stored_chunks
 
-_OWN: Final = ("use_rslora", "modules_to_save", "rank_pattern", "alpha_pattern", "revision")
+_REPLACED: Final = ("use_rslora", "modules_to_save", "rank_pattern", "alpha_pattern", "revision")
 
 
-def kept_lora(plan: Plan, folder: Path, base: str) -> tuple[Weights, Content]:
+def lora_files(plan: Plan, folder: Path, base: str) -> tuple[Weights, Content]:
     """Return the two files of the adapter; nothing is read but a header.
 
     Args:
@@ -32,14 +32,14 @@ def kept_lora(plan: Plan, folder: Path, base: str) -> tuple[Weights, Content]:
         folder: the adapter folder that it comes from.
         base: the checkpoint that it goes on, as its config names it.
     """
-    held = read_header(folder / ADAPTER_WEIGHTS)
-    tensors = tuple(_tensors(plan, held))
+    stored = read_header(folder / ADAPTER_WEIGHTS)
+    tensors = tuple(_tensors(plan, stored))
     return Weights(ADAPTER_WEIGHTS, tensors), json_content(ADAPTER_CONFIG, _config(plan, base))
 
 
 def _config(plan: Plan, base: str) -> dict[str, Any]:
     config = adapter_config(plan)
-    kept = {name: value for name, value in config.items() if name not in _OWN}
+    kept = {name: value for name, value in config.items() if name not in _REPLACED}
     rank, scale = _shape(plan)
     own = {"r": rank, "lora_alpha": rank * scale, "base_model_name_or_path": base}
     return {**kept, **own}
@@ -50,11 +50,11 @@ def _shape(plan: Plan) -> tuple[int, float]:
     return max(lora.rank for lora in plan.loras()), plan.loras()[0].scale
 
 
-def _tensors(plan: Plan, held: Mapping[str, StoredTensor]) -> Iterator[Streamed]:
+def _tensors(plan: Plan, stored: Mapping[str, StoredTensor]) -> Iterator[Streamed]:
     rank, scale = _shape(plan)
     for lora in plan.loras():
         for tensor in lora.tensors:
-            own = held[adapter_name(tensor)]
+            own = stored[adapter_name(tensor)]
             yield _streamed(lora, tensor, own, rank, lora.scale / scale)
 
 
@@ -70,9 +70,9 @@ def _streamed(
 
 
 def _filled(own: StoredTensor, shape: tuple[int, int], factor: float) -> Callable[[], Any]:
-    def pieces() -> Iterator[bytes]:
+    def chunks() -> Iterator[bytes]:
         filled = np.zeros(shape, "<f4")
         filled[: own.shape[0], : own.shape[1]] = fp32_values(own) * np.float32(factor)
         yield filled.tobytes()
 
-    return pieces
+    return chunks

@@ -15,7 +15,7 @@ import torch
 
 from surgery.graphs.block.step import Feeds
 from surgery.graphs.block.trace_errors import no_parts
-from surgery.graphs.model_shell import Whole
+from surgery.graphs.model_shell import ModelShell
 from surgery.model.structure.block_finder import text_config
 
 if TYPE_CHECKING:
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 _PROBED: Final = 8  # tokens, which tell one kind of angles from another
 
 
-class Outside:
+class EmbeddingsAndHead:
     """Embeddings, angles, final norm and head of a model.
 
     Args:
-        whole: the model.
+        shell: the model.
     """
 
-    def __init__(self, whole: Whole) -> None:
-        self._whole, self._plan = whole, whole.plan
+    def __init__(self, shell: ModelShell) -> None:
+        self._shell, self._plan = shell, shell.plan
 
-    def angles(self, used: Mapping[int, Sequence[str]]) -> dict[int, dict[str, str]]:
+    def rotary_inputs(self, used: Mapping[int, Sequence[str]]) -> dict[int, dict[str, str]]:
         """Say which output of the graph of positions each input of a block takes.
 
         Args:
@@ -50,7 +50,7 @@ class Outside:
         """
         ids = torch.zeros(1, _PROBED, dtype=torch.long)
         positions = torch.arange(_PROBED)[None]
-        calls = self._whole.calls(positions, input_ids=ids)
+        calls = self._shell.calls(positions, input_ids=ids)
         known: dict[str, torch.Tensor] = {"positions": positions}
         found: dict[int, dict[str, str]] = {}
         for block, names in used.items():
@@ -61,12 +61,14 @@ class Outside:
             found[block] = {name: _named(name, block, given[name], known) for name in names}
         return found
 
-    def before(self, tokens: int, angles: Mapping[int, Mapping[str, str]]) -> "list[ir.Model]":
+    def before(
+        self, tokens: int, rotary_inputs: Mapping[int, Mapping[str, str]]
+    ) -> "list[ir.Model]":
         """Return the graphs of what comes before the first block.
 
         Args:
             tokens: T.
-            angles: from `angles`.
+            rotary_inputs: from `angles`.
 
         Returns:
             From `ids` (1, T) to `hidden` (1, T, D), perhaps with `positions` (1, T) as an input;
@@ -77,7 +79,7 @@ class Outside:
         """
         sources = {
             output: (block, name)
-            for block, named in angles.items()
+            for block, named in rotary_inputs.items()
             for name, output in named.items()
             if output != "positions"
         }
@@ -97,24 +99,24 @@ class Outside:
         Raises:
             SurgeryError: A612 where there is none.
         """
-        width: int = text_config(self._whole.model).hidden_size
-        return self._whole.to_onnx(self._behind, {"hidden": torch.zeros(1, 1, width)})
+        width: int = text_config(self._shell.model).hidden_size
+        return self._shell.to_onnx(self._after, {"hidden": torch.zeros(1, 1, width)})
 
     def _before(self, sources: Mapping[str, tuple[int, str]], feeds: Feeds) -> Feeds:
-        calls = self._whole.calls(feeds["positions"], input_ids=feeds["ids"])
+        calls = self._shell.calls(feeds["positions"], input_ids=feeds["ids"])
         return {output: calls[block].tensors[name] for output, (block, name) in sources.items()}
 
-    def _behind(self, feeds: Feeds) -> Feeds:
-        return {"logits": self._whole.logits(feeds["hidden"])}
+    def _after(self, feeds: Feeds) -> Feeds:
+        return {"logits": self._shell.logits(feeds["hidden"])}
 
     def _exported(self, compute: Callable[[Feeds], Feeds], tokens: int) -> "ir.Model":
         ids = torch.zeros(1, tokens, dtype=torch.long)
-        return self._whole.to_onnx(compute, {"ids": ids, "positions": torch.arange(tokens)[None]})
+        return self._shell.to_onnx(compute, {"ids": ids, "positions": torch.arange(tokens)[None]})
 
 
 def _named(name: str, block: int, value: torch.Tensor, known: dict[str, torch.Tensor]) -> str:
     """The output that an input is: one that is known, or a new one."""
-    same = (other for other, held in known.items() if _is_same(held, value))
+    same = (other for other, tensor in known.items() if _is_same(tensor, value))
     output = next(same, None) or (f"{name}@{block}" if name in known else name)
     known.setdefault(output, value)
     return output

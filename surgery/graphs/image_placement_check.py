@@ -15,16 +15,18 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
-from surgery.graphs.model_shell import Whole
+from surgery.graphs.model_shell import ModelShell
 from surgery.model.numerics import Sums
 
 
 @torch.no_grad()
-def check_places(whole: Whole, prompt: Mapping[str, torch.Tensor], token: int) -> None:
+def check_image_placement(
+    shell: ModelShell, prompt: Mapping[str, torch.Tensor], token: int
+) -> None:
     """Make sure that a part for an image can do what the model does with one.
 
     Args:
-        whole: the model.
+        shell: the model.
         prompt: what its processor made of one picture and some words: `input_ids` (1, T), and what
             else the model takes.
         token: the id that stands for the image.
@@ -35,27 +37,27 @@ def check_places(whole: Whole, prompt: Mapping[str, torch.Tensor], token: int) -
     """
     ids = prompt["input_ids"]
     is_image = ids[0] == token
-    words = {name: prompt[name] for name in ("input_ids", "attention_mask") if name in prompt}
-    with _telling_words(whole.model), _random_features(whole.model, prompt) as rows:
-        seen = whole.noted(lambda: whole.model(**prompt, use_cache=False))
-        alone = whole.noted(lambda: whole.decoder(**words, use_cache=False))
+    text = {name: prompt[name] for name in ("input_ids", "attention_mask") if name in prompt}
+    with _distinct_embeddings(shell.model), _random_features(shell.model, prompt) as rows:
+        seen = shell.noted(lambda: shell.model(**prompt, use_cache=False))
+        alone = shell.noted(lambda: shell.decoder(**text, use_cache=False))
         features = torch.cat(rows)[None]
-        behind = ids.shape[1] + torch.arange(features.shape[1])[None]  # its place must not count
-        took = whole.calls(behind, inputs_embeds=features)
-    wanted = alone[0].tensors["hidden"].clone()
-    wanted[0, is_image] = took[0].tensors["hidden"][0]
-    for given, plain in zip(seen, alone, strict=True):
-        expected = {**plain.tensors, "hidden": wanted}
+        positions = ids.shape[1] + torch.arange(features.shape[1])[None]  # its place must not count
+        projected = shell.calls(positions, inputs_embeds=features)
+    merged = alone[0].tensors["hidden"].clone()
+    merged[0, is_image] = projected[0].tensors["hidden"][0]
+    for given, reference in zip(seen, alone, strict=True):
+        expected = {**reference.tensors, "hidden": merged}
         name = next(_differing(given.tensors, expected), None)
         if name:
             raise ValueError(f"an image changes `{name}` of its blocks beyond the image's places")
 
 
 def _differing(
-    given: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]
+    given: Mapping[str, torch.Tensor], merged: Mapping[str, torch.Tensor]
 ) -> Iterator[str]:
-    for name in sorted(given.keys() | wanted.keys()):
-        one, other = given.get(name), wanted.get(name)
+    for name in sorted(given.keys() | merged.keys()):
+        one, other = given.get(name), merged.get(name)
         if one is None or other is None or not _is_same(one, other):
             yield name
 
@@ -70,14 +72,14 @@ def _is_same(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 
 @contextmanager
-def _telling_words(model: Any) -> Iterator[None]:
+def _distinct_embeddings(model: Any) -> Iterator[None]:
     """Give words of a model without numbers embeddings that tell them apart."""
 
-    def tell(module: Any, args: Any, found: torch.Tensor) -> torch.Tensor:
+    def add_pattern(module: Any, args: Any, found: torch.Tensor) -> torch.Tensor:
         ids = args[0].unsqueeze(-1)
         return found + torch.sin(ids * (1.0 + torch.arange(found.shape[-1])))
 
-    hook = model.get_input_embeddings().register_forward_hook(tell)
+    hook = model.get_input_embeddings().register_forward_hook(add_pattern)
     try:
         yield
     finally:
@@ -99,19 +101,19 @@ def _random_features(
     generator = torch.Generator().manual_seed(0)
     rows: list[torch.Tensor] = []
 
-    def drawn(fake: torch.Tensor) -> torch.Tensor:
+    def random_names(fake: torch.Tensor) -> torch.Tensor:
         rows.append(torch.randn(fake.shape, generator=generator))
         return rows[-1]
 
     if hasattr(found, "pooler_output"):
-        found.pooler_output = pytree.tree_map(drawn, found.pooler_output)
+        found.pooler_output = pytree.tree_map(random_names, found.pooler_output)
     else:
-        found = pytree.tree_map(drawn, found)
-    eyes = [module for module in model.modules() if hasattr(module, "get_image_features")]
-    for module in eyes:
+        found = pytree.tree_map(random_names, found)
+    encoders = [module for module in model.modules() if hasattr(module, "get_image_features")]
+    for module in encoders:
         module.get_image_features = lambda *args, **kwargs: found
     try:
         yield [each.reshape(-1, each.shape[-1]) for each in rows]
     finally:
-        for module in eyes:
+        for module in encoders:
             del module.get_image_features

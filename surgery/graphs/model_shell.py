@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 
-class Whole:
+class ModelShell:
     """A model without numbers, with blocks that only note what they are given.
 
     Args:
@@ -127,7 +127,7 @@ class Whole:
         """
         found: dict[str, torch.Tensor] = {}
         for place in dict.fromkeys(name.rpartition(".")[0] for name in names):
-            part = _bare(self._originals[place])
+            part = _emptied(self._originals[place])
             own = [name for name, _ in self._originals[place].named_parameters(recurse=False)]
             for name, value in self.tensors(place, own, adapter).items():
                 part.register_parameter(name, nn.Parameter(value.float(), requires_grad=False))
@@ -199,13 +199,13 @@ def _settle(model: nn.Module) -> None:
 
 def _idle(blocks: Any) -> nn.ModuleList:
     """Blocks of the same classes and settings, with nothing in them."""
-    return nn.ModuleList(_bare(block) for block in blocks)
+    return nn.ModuleList(_emptied(block) for block in blocks)
 
 
-def _bare(module: nn.Module) -> Any:
-    bare = copy.copy(module)
-    bare.__dict__.update(_parameters={}, _modules={}, _buffers=dict(module._buffers))
-    return bare
+def _emptied(module: nn.Module) -> Any:
+    emptied = copy.copy(module)
+    emptied.__dict__.update(_parameters={}, _modules={}, _buffers=dict(module._buffers))
+    return emptied
 
 
 def _note(seen: list[Call], block: nn.Module, answer: Any, *args: Any, **kwargs: Any) -> Any:

@@ -85,5 +85,5 @@ def _is_rms_norm(module: Any, weight: torch.Tensor | None, eps: float, offset: f
             found = trial(x)
         except Exception:  # it takes something else, so it is something else
             return False
-        wanted = functional.rms_norm(x, (width,), scale, eps)
-    return isinstance(found, torch.Tensor) and torch.allclose(found, wanted, atol=1e-4, rtol=1e-4)
+        expected = functional.rms_norm(x, (width,), scale, eps)
+    return isinstance(found, torch.Tensor) and torch.allclose(found, expected, atol=1e-4, rtol=1e-4)

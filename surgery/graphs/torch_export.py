@@ -24,7 +24,7 @@ MODULE: Final = "surgery.module"
 """The key of a node's metadata under which its module is."""
 
 _LOGGERS: Final = ("torch.onnx", "torch.fx.experimental.symbolic_shapes", "onnxscript", "onnx_ir")
-TURNED: Final = "surgery.turned"
+TRANSPOSED: Final = "surgery.turned"
 """The key of an initializer's metadata that is there where it is stored transposed."""
 
 _BLOCK: Final = "plain.block"
@@ -61,14 +61,14 @@ def to_onnx(
         graph = model.graph
         _name_values(graph.inputs, pytree.tree_leaves({name: name for name in feeds}))
         _name_values(graph.outputs, _outputs(exported))
-        held = _hide(graph, exported.graph_signature.parameters)
-        _turn_weights(graph, held)
+        values = _take_values(graph, exported.graph_signature.parameters)
+        _transpose_weights(graph, values)
         optimizer.optimize_ir(model)
     for value in list(graph.inputs):
         if not value.uses():
             graph.inputs.remove(value)
     _name_modules(graph, place)
-    _bring_back(graph, held if numbers else dict.fromkeys(held), place)
+    _restore_values(graph, values if numbers else dict.fromkeys(values), place)
     return model
 
 
@@ -110,41 +110,41 @@ def _outputs(exported: Any) -> Iterator[str]:
     yield from spec.unflatten(list(range(spec.num_leaves)))
 
 
-def _hide(graph: ir.Graph, parameters: Any) -> dict[str, Any]:
+def _take_values(graph: ir.Graph, parameters: Any) -> dict[str, Any]:
     """Take the numbers of the parameters out of the graph; their shapes and types stay."""
-    held: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for name in parameters:
         value = graph.initializers.get(name)
         if value is not None:
-            held[name] = value.const_value
+            values[name] = value.const_value
             value.const_value = None
-    return held
+    return values
 
 
-def _turn_weights(graph: ir.Graph, held: dict[str, Any]) -> None:
+def _transpose_weights(graph: ir.Graph, values: dict[str, Any]) -> None:
     """Store the weights of linear maps as MatMul takes them: no graph turns them around."""
     for node in list(graph):
         source = node.inputs[0] if node.op_type == "Transpose" and node.inputs else None
-        if source is None or source.name not in held:
+        if source is None or source.name not in values:
             continue
-        turn = node.attributes.get_ints("perm")
+        axes = node.attributes.get_ints("perm")
         name = source.name if len(source.uses()) == 1 else f"{source.name}.T"
-        shape = ir.Shape([source.shape[axis] for axis in turn])  # type: ignore[index]
-        numbers = _turned(held[source.name], turn, shape)
+        shape = ir.Shape([source.shape[axis] for axis in axes])  # type: ignore[index]
+        numbers = _transposed(values[source.name], axes, shape)
         out = node.outputs[0]
-        turned = ir.Value(name=name, shape=shape, type=source.type)
-        turned.metadata_props[TURNED] = "yes"
-        ir.convenience.replace_all_uses_with(out, turned)
+        transposed = ir.Value(name=name, shape=shape, type=source.type)
+        transposed.metadata_props[TRANSPOSED] = "yes"
+        ir.convenience.replace_all_uses_with(out, transposed)
         graph.remove(node, safe=True)
         if name == source.name:
             del graph.initializers[name]
-        graph.initializers[name] = turned
-        held[name] = numbers
+        graph.initializers[name] = transposed
+        values[name] = numbers
 
 
-def _turned(numbers: Any, turn: Any, shape: ir.Shape) -> ir.LazyTensor:
+def _transposed(numbers: Any, axes: Any, shape: ir.Shape) -> ir.LazyTensor:
     def make() -> ir.TensorProtocol:
-        return ir.Tensor(np.ascontiguousarray(numbers.numpy().transpose(turn)))
+        return ir.Tensor(np.ascontiguousarray(numbers.numpy().transpose(axes)))
 
     return ir.LazyTensor(make, dtype=numbers.dtype, shape=shape)
 
@@ -177,11 +177,11 @@ def name_in_base(name: str, place: str) -> str:
     return f"{place}{name.removeprefix(_BLOCK)}".removeprefix(".")
 
 
-def _bring_back(graph: ir.Graph, held: Mapping[str, Any], place: str) -> None:
+def _restore_values(graph: ir.Graph, values: Mapping[str, Any], place: str) -> None:
     """Give the parameters their numbers again, and the base's names."""
     for name in list(graph.initializers):
-        if name in held:
+        if name in values:
             value = graph.initializers.pop(name)
             value.name = name_in_base(name, place)
-            value.const_value = held[name]
+            value.const_value = values[name]
             graph.initializers[value.name] = value

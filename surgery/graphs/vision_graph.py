@@ -20,8 +20,8 @@ from surgery.data.vocabulary import load_processor
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.graphs.block.step import Feeds
 from surgery.graphs.block.trace_errors import reason_of
-from surgery.graphs.image_placement_check import check_places
-from surgery.graphs.model_shell import Whole
+from surgery.graphs.image_placement_check import check_image_placement
+from surgery.graphs.model_shell import ModelShell
 from surgery.plan.planner import Plan
 
 if TYPE_CHECKING:
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 PIXELS: Final = "pixel_values"
 FEATURES: Final = "features"
 _OF_THE_TEXT: Final = ("input_ids", "attention_mask")
-_PICTURES: Final = ((40, 30), (30, 60))
+_IMAGE_SIZES: Final = ((40, 30), (30, 60))
 """Width and height of pictures that a processor of fixed tiles makes the same tiles of."""
-_WORDS: Final = " What is it?"
+_TEXT: Final = " What is it?"
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,11 @@ class Tile:
     token: int
 
 
-class Sight:
+class VisionGraph:
     """The eyes of a model.
 
     Args:
-        whole: the model, one that sees.
+        shell: the model, one that sees.
         adapter: the adapter folder, whose trained vision tower and projector are taken.
         trust_remote_code: whether the processor may run code of its own.
 
@@ -63,13 +63,15 @@ class Sight:
             buffer of it isn't on disk.
     """
 
-    def __init__(self, whole: Whole, adapter: Path, *, trust_remote_code: bool = False) -> None:
-        self._whole = whole
-        self._adapter = adapter if whole.plan.part_swaps() else None
+    def __init__(
+        self, shell: ModelShell, adapter: Path, *, trust_remote_code: bool = False
+    ) -> None:
+        self._shell = shell
+        self._adapter = adapter if shell.plan.part_swaps() else None
         try:
-            self.tile = _find_tile(whole, trust_remote_code=trust_remote_code)
+            self.tile = _find_tile(shell, trust_remote_code=trust_remote_code)
         except Exception as error:  # each processor and model refuses in its own way
-            raise _no_tiles(whole.plan, reason_of(error)) from error
+            raise _no_tiles(shell.plan, reason_of(error)) from error
         self._read_buffers()
 
     def graph(self) -> "ir.Model":
@@ -79,30 +81,30 @@ class Sight:
             SurgeryError: A612 where there is none.
         """
         try:
-            return self._whole.to_onnx(self._see, {PIXELS: torch.zeros(1, *self.tile.shape)})
+            return self._shell.to_onnx(self._features, {PIXELS: torch.zeros(1, *self.tile.shape)})
         except SurgeryError as error:
-            raise _no_tiles(self._whole.plan, error.diagnostics[0].why) from error
+            raise _no_tiles(self._shell.plan, error.diagnostics[0].why) from error
 
     def numbers(self, names: Sequence[str]) -> dict[str, torch.Tensor]:
         """Return real parameters; see `Whole.numbers`."""
-        return self._whole.numbers(names, self._adapter)
+        return self._shell.numbers(names, self._adapter)
 
-    def _see(self, feeds: Feeds) -> Feeds:
+    def _features(self, feeds: Feeds) -> Feeds:
         """Let the decoder begin a step with what the image became."""
-        found = self._whole.model.get_image_features(pixel_values=feeds[PIXELS])
+        found = self._shell.model.get_image_features(pixel_values=feeds[PIXELS])
         rows = torch.cat([*_rows(getattr(found, "pooler_output", found))])[None]
-        calls = self._whole.calls(torch.arange(self.tile.tokens)[None], inputs_embeds=rows)
+        calls = self._shell.calls(torch.arange(self.tile.tokens)[None], inputs_embeds=rows)
         return {FEATURES: calls[0].tensors["hidden"]}
 
     def _read_buffers(self) -> None:
         """Give vision tower and projector the buffers that a checkpoint holds."""
-        anatomy = self._whole.plan.anatomy
-        apart = {*anatomy.names_in("vision"), *anatomy.names_in("projector")}
+        anatomy = self._shell.plan.anatomy
+        names = {*anatomy.names_in("vision"), *anatomy.names_in("projector")}
         for tensor in anatomy.outside:
-            if tensor.name in apart and not tensor.is_parameter:
+            if tensor.name in names and not tensor.is_parameter:
                 place, _, name = tensor.name.rpartition(".")
-                value = self._whole.tensors(place, [name], self._adapter)[name]
-                self._whole.model.get_buffer(tensor.name).copy_(value)
+                value = self._shell.tensors(place, [name], self._adapter)[name]
+                self._shell.model.get_buffer(tensor.name).copy_(value)
 
 
 def _rows(found: Any) -> Iterator[torch.Tensor]:
@@ -114,42 +116,42 @@ def _rows(found: Any) -> Iterator[torch.Tensor]:
         yield from _rows(each)
 
 
-def _find_tile(whole: Whole, *, trust_remote_code: bool) -> Tile:
-    assert whole.plan.files is not None
-    processor = load_processor(whole.plan.files.folder, trust_remote_code=trust_remote_code)
+def _find_tile(shell: ModelShell, *, trust_remote_code: bool) -> Tile:
+    assert shell.plan.files is not None
+    processor = load_processor(shell.plan.files.folder, trust_remote_code=trust_remote_code)
     encoder = Encoder(processor, length=0)
     if not encoder.is_multimodal:
         raise ValueError("its folder has no image processor")
-    prompts = [_processed(processor, size) for size in _PICTURES]
+    prompts = [_processed(processor, size) for size in _IMAGE_SIZES]
     first, *others = (_tile(encoder, prompt) for prompt in prompts)
     if any(other != first for other in others):
         raise ValueError("its processor makes tiles of another size of another picture")
-    check_places(whole, prompts[0], first.token)
+    check_image_placement(shell, prompts[0], first.token)
     return first
 
 
 def _processed(processor: Any, size: tuple[int, int]) -> Mapping[str, torch.Tensor]:
     from PIL import Image
 
-    picture = Image.new("RGB", size, (120, 90, 60))
+    image = Image.new("RGB", size, (120, 90, 60))
     found: Mapping[str, torch.Tensor] = processor(
-        text=[f"{processor.image_token}{_WORDS}"], images=[picture], return_tensors="pt"
+        text=[f"{processor.image_token}{_TEXT}"], images=[image], return_tensors="pt"
     )
     return found
 
 
-def _tile(encoder: Encoder, made: Mapping[str, torch.Tensor]) -> Tile:
+def _tile(encoder: Encoder, processed: Mapping[str, torch.Tensor]) -> Tile:
     """What one tile of a picture is, by all that the processor made of it."""
-    others = sorted({*made} - {PIXELS, *_OF_THE_TEXT})
+    others = sorted({*processed} - {PIXELS, *_OF_THE_TEXT})
     if others:
         raise ValueError(f"its processor gives `{others[0]}` beside the pixels")
-    pixels, token = made[PIXELS], encoder.image_token
+    pixels, token = processed[PIXELS], encoder.image_token
     assert token is not None
-    places = int((made["input_ids"] == token).sum())
+    tokens = int((processed["input_ids"] == token).sum())
     tiles, *shape = pixels.shape
-    if len(shape) != 3 or not places or places % tiles:
-        raise ValueError(f"its processor makes pixels of {tuple(pixels.shape)} for {places} tokens")
-    return Tile(torch.Size(shape), places // tiles, token)
+    if len(shape) != 3 or not tokens or tokens % tiles:
+        raise ValueError(f"its processor makes pixels of {tuple(pixels.shape)} for {tokens} tokens")
+    return Tile(torch.Size(shape), tokens // tiles, token)
 
 
 def _no_tiles(plan: Plan, why: str) -> SurgeryError:

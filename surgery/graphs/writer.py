@@ -15,8 +15,8 @@ LARGE: Final = 1 << 30
 
 def initializer_bytes(model: "ir.Model") -> int:
     """Bytes of all initializers that have numbers."""
-    held = (value.const_value for value in model.graph.initializers.values())
-    return sum(tensor.nbytes for tensor in held if tensor is not None)
+    tensors = (value.const_value for value in model.graph.initializers.values())
+    return sum(tensor.nbytes for tensor in tensors if tensor is not None)
 
 
 def save(model: "ir.Model", path: Path, *, large: int = LARGE) -> None:
@@ -33,9 +33,9 @@ def save(model: "ir.Model", path: Path, *, large: int = LARGE) -> None:
     """
     import onnx_ir as ir
 
-    bare = [name for name, value in model.graph.initializers.items() if value.const_value is None]
-    if bare:
-        raise ValueError(f"{len(bare)} initializers have no numbers, `{bare[0]}` first")
+    empty = [name for name, value in model.graph.initializers.items() if value.const_value is None]
+    if empty:
+        raise ValueError(f"{len(empty)} initializers have no numbers, `{empty[0]}` first")
     size = initializer_bytes(model)
     check_free_space(path, size)
     data = [f"{path.name}.data"] if size >= large else []

@@ -171,7 +171,7 @@ def _figures(cases: Sequence[Case]) -> str:
 
 
 def _said_nothing(form: str, cases: Sequence[Case], target: Target) -> Iterator[Finding]:
-    silent = [case for case in cases if case.verdict.says_nothing]
+    silent = [case for case in cases if case.verdict.is_inconclusive]
     if silent:
         yield WrongNumbers().finding(
             target,

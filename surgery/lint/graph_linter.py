@@ -13,7 +13,7 @@ from typing import Final, Literal
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.diagnostics.finding import Finding
 from surgery.graphs.block.forms import BlockForm, Shape
-from surgery.graphs.block.trace_errors import hangs_on_data
+from surgery.graphs.block.trace_errors import depends_on_data
 from surgery.graphs.block.traced import Traced
 from surgery.graphs.block.tracer import Tracer
 from surgery.graphs.torch_export import module_of
@@ -119,7 +119,7 @@ def _lint_form(
             traced = tracer.trace(form, shape, weights="random" if proving.schemes else "none")
         except SurgeryError as error:
             findings += [_not_traceable(d, form, target) for d in error.diagnostics]
-            by_data = any(hangs_on_data(d.why) for d in error.diagnostics)
+            by_data = any(depends_on_data(d.why) for d in error.diagnostics)
             answer = "refused" if by_data or answer == "refused" else "unknown"
             continue
         cases = list(_prove(traced, target, proving, partial(_tell_step, tell, step)))

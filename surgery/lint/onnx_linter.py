@@ -9,14 +9,14 @@ from surgery.lint.base import GraphSubject
 from surgery.lint.compiler_findings import Case, findings_on, overruled, proof_of
 from surgery.lint.onnx.live_nodes import is_static, live_graph
 from surgery.lint.onnx.reader import subject_of
-from surgery.lint.proof_inputs import telling_inputs
+from surgery.lint.proof_inputs import meaningful_inputs
 from surgery.lint.report import Proof
 from surgery.lint.rule_runner import lint_graph
 from surgery.npu.qualcomm.prove import prove
 from surgery.npu.qualcomm.quantize import Scheme
 from surgery.npu.target import Target
 
-_QUANTISED: Final = ("QuantizeLinear", "DequantizeLinear")
+_QUANTIZED: Final = ("QuantizeLinear", "DequantizeLinear")
 _SAMPLES: Final = 2
 AS_WRITTEN: Final = "as written"
 """The scheme of a graph that is quantised already."""
@@ -53,10 +53,10 @@ def lint_file(
     graph = live_graph(subject.model)
     if not schemes or not all(map(is_static, graph.inputs)):
         return findings, []
-    quantised = any(True for _ in graph.of(*_QUANTISED))
-    schemes = ("fp16",) if quantised else schemes
+    quantized = any(True for _ in graph.of(*_QUANTIZED))
+    schemes = ("fp16",) if quantized else schemes
     cases = list(_prove(file, subject, target, schemes, tell, seconds))
-    if quantised:
+    if quantized:
         cases = [Case("", AS_WRITTEN, case.verdict, case.module_of) for case in cases]
     findings = [*overruled(findings, cases), *findings_on(file.name, "", cases, target)]
     return findings, [proof_of(case, file.name) for case in cases]
@@ -72,7 +72,7 @@ def _prove(
 ) -> Iterator[Case]:
     assert target.chip
     tell("find inputs on which its outputs say something")
-    feeds, *samples = telling_inputs(file, live_graph(subject.model).inputs, 1 + _SAMPLES)
+    feeds, *samples = meaningful_inputs(file, live_graph(subject.model).inputs, 1 + _SAMPLES)
     for verdict in prove(
         file, feeds, samples, *target.chip, schemes, progress=tell, seconds=seconds
     ):

@@ -32,7 +32,7 @@ _CHANNELS: Final = (1, 3)
 _WORDS: Final = "model 2026 text 381 head 54 block 7 word"
 
 
-def telling_inputs(file: Path, inputs: Sequence["Value"], count: int) -> "list[Arrays]":
+def meaningful_inputs(file: Path, inputs: Sequence["Value"], count: int) -> "list[Arrays]":
     """Draw inputs on which each output says something; where none is found, what says most.
 
     Args:

@@ -122,11 +122,11 @@ def _peers(plan: Plan) -> tuple[list[Plan], dict[str, str]]:
 
 def _model_of(recipe: Recipe) -> list[str]:
     """The overrides that put another recipe on the same model."""
-    words = [f'model="{recipe.model}"']
-    words += [f'revision="{recipe.revision}"'] if recipe.revision else []
+    overrides = [f'model="{recipe.model}"']
+    overrides += [f'revision="{recipe.revision}"'] if recipe.revision else []
     if recipe.vision:
-        words += [f'vision="{recipe.vision}"', f"projector={recipe.projector}"]
-    return words
+        overrides += [f'vision="{recipe.vision}"', f"projector={recipe.projector}"]
+    return overrides
 
 
 def _measured() -> list[Measured]:
@@ -134,8 +134,10 @@ def _measured() -> list[Measured]:
     text, vision = _PAPER_MODEL
     fact = load_target(_PAPER_DEVICE).limits.bandwidth_bytes
     bandwidth = fact.value if fact else None
-    words = [f"model={text}", f"vision={vision}", "projector=mlp_downsample"]
-    plans = [plan_recipe(load_recipe(name, words)) for name in ("full_finetune", "genieblue_skip")]
+    overrides = [f"model={text}", f"vision={vision}", "projector=mlp_downsample"]
+    plans = [
+        plan_recipe(load_recipe(name, overrides)) for name in ("full_finetune", "genieblue_skip")
+    ]
     full, genieblue = (costs_of(plan, CONTEXT, bandwidth) for plan in plans)
     return [
         Measured("BlueLM-V-3B", 1.77e9, 1.73e9, 33.0, full[1]),
@@ -149,26 +151,26 @@ def _disagreements(measured: Sequence[Measured]) -> list[str]:
         "storage": (after.storage - before.storage, "storage"),
         "memory": (after.memory - before.memory, "multimodal_memory"),
     }
-    said = []
+    found = []
     for name, (printed, field) in pairs.items():
         ours = getattr(after.arithmetic, field) - getattr(before.arithmetic, field)
-        said.append(
+        found.append(
             f"{name}: the paper's table has {printed / _GB:+.2f} GB for GenieBlue, the sum of its "
             f"parts is {ours / _GB:+.2f} GB"
         )
-    said[0] += "; eight copied blocks at 4 bits are more than what the table adds"
-    said[1] += (
+    found[0] += "; eight copied blocks at 4 bits are more than what the table adds"
+    found[1] += (
         "; copies take their originals' place, so that only LoRA is more. The table fits neither "
         f"that nor both held at once ({(_both(after) - _total(before)) / _GB:+.2f} GB)"
     )
     for row in measured:
         bound = row.arithmetic.multimodal_speed
         if bound:
-            said.append(
+            found.append(
                 f"speed: {row.model} decodes {row.speed:.0f} tokens/s in the table, "
                 f"{100 * row.speed / bound:.0f} % of the bound"
             )
-    return said
+    return found
 
 
 def _both(row: Measured) -> int:

@@ -67,7 +67,7 @@ class _Sizes:
         before: the language model as it was.
         after: the language model that the multimodal path runs, copies in place.
         copies: the copied blocks.
-        beside: LoRA and learners, which every token goes through.
+        added: LoRA and learners, which every token goes through.
         experts: what only image tokens go through.
         vision: tower and projector.
         read_before: what one token reads of `before`.
@@ -79,7 +79,7 @@ class _Sizes:
     before: int
     after: int
     copies: int
-    beside: int
+    added: int
     experts: int
     vision: int
     read_before: int
@@ -102,34 +102,34 @@ def costs_of(plan: Plan, context: int, bandwidth: float | None) -> list[Cost]:
 
 
 def _unshared(plan: Plan, s: _Sizes, bandwidth: float | None) -> Cost:
-    seeing = s.after + s.beside + s.experts + s.vision
-    more = s.beside + s.experts + s.vision + (s.after if s.in_place else s.copies)
+    multimodal = s.after + s.added + s.experts + s.vision
+    more = s.added + s.experts + s.vision + (s.after if s.in_place else s.copies)
     return Cost(
         recipe=plan.recipe.name,
         base="unshared",
         storage=s.before + more,
         text_memory=s.before + s.cache,
-        multimodal_memory=seeing + s.cache,
+        multimodal_memory=multimodal + s.cache,
         text_load=s.before,
-        multimodal_load=seeing,
+        multimodal_load=multimodal,
         switch=more,
         text_speed=_speed(bandwidth, s.read_before + s.cache),
-        multimodal_speed=_speed(bandwidth, s.read_after + s.beside + s.cache),
+        multimodal_speed=_speed(bandwidth, s.read_after + s.added + s.cache),
     )
 
 
 def _shared(plan: Plan, s: _Sizes, bandwidth: float | None) -> Cost:
-    text = s.after + s.beside
-    seeing = text + s.experts + s.vision
-    speed = _speed(bandwidth, s.read_after + s.beside + s.cache)
+    text = s.after + s.added
+    multimodal = text + s.experts + s.vision
+    speed = _speed(bandwidth, s.read_after + s.added + s.cache)
     return Cost(
         recipe=plan.recipe.name,
         base="shared",
-        storage=seeing,
+        storage=multimodal,
         text_memory=text + s.cache,
-        multimodal_memory=seeing + s.cache,
+        multimodal_memory=multimodal + s.cache,
         text_load=text,
-        multimodal_load=seeing,
+        multimodal_load=multimodal,
         switch=s.experts + s.vision,
         text_speed=speed,
         multimodal_speed=speed,
@@ -141,9 +141,9 @@ def _speed(bandwidth: float | None, read: int) -> float | None:
 
 
 def _sizes(plan: Plan, context: int, scheme: Scheme) -> _Sizes:
-    inside = [e for e in plan.edits if not plan.changes_depth and not isinstance(e, SwapPart)]
-    copies = [edit for edit in inside if isinstance(edit, SwapBlock)]
-    beside = [edit for edit in inside if not isinstance(edit, SwapBlock) and not _is_expert(edit)]
+    active = [e for e in plan.edits if not plan.changes_depth and not isinstance(e, SwapPart)]
+    copies = [edit for edit in active if isinstance(edit, SwapBlock)]
+    added = [edit for edit in active if not isinstance(edit, SwapBlock) and not _is_expert(edit)]
     before, read_before = _decoder(plan.anatomy, scheme)
     after, read_after = _decoder(plan.result, scheme)
     caches = [cache_bytes(kind, context, scheme) for kind in plan.result.kinds]
@@ -151,8 +151,8 @@ def _sizes(plan: Plan, context: int, scheme: Scheme) -> _Sizes:
         before=before,
         after=after,
         copies=sum(edit_bytes(edit, scheme) for edit in copies),
-        beside=sum(edit_bytes(edit, scheme) for edit in beside),
-        experts=sum(edit_bytes(edit, scheme) for edit in inside if _is_expert(edit)),
+        added=sum(edit_bytes(edit, scheme) for edit in added),
+        experts=sum(edit_bytes(edit, scheme) for edit in active if _is_expert(edit)),
         vision=_vision(plan.result, scheme),
         read_before=read_before,
         read_after=read_after,
@@ -172,9 +172,9 @@ def _decoder(anatomy: Anatomy, scheme: Scheme) -> tuple[int, int]:
     """
     kinds = [quantized_bytes(kind.tensors, scheme.decoder) for kind in anatomy.kinds]
     blocks = sum(kinds[kind] for kind in anatomy.sequence)
-    apart = _names(anatomy, ("vision", "projector"))
+    vision = _names(anatomy, ("vision", "projector"))
     embeddings = _names(anatomy, ("embeddings",))
-    own = [tensor for tensor in anatomy.outside if tensor.name not in apart]
+    own = [tensor for tensor in anatomy.outside if tensor.name not in vision]
     rows = [tensor for tensor in own if tensor.name in embeddings and not anatomy.tied]
     outside = quantized_bytes(own, scheme.decoder)
     return blocks + outside, blocks + outside - quantized_bytes(rows, scheme.decoder)
@@ -182,7 +182,7 @@ def _decoder(anatomy: Anatomy, scheme: Scheme) -> tuple[int, int]:
 
 def _vision(anatomy: Anatomy, scheme: Scheme) -> int:
     names = _names(anatomy, ("vision", "projector"))
-    return quantized_bytes([t for t in anatomy.outside if t.name in names], scheme.beside)
+    return quantized_bytes([t for t in anatomy.outside if t.name in names], scheme.auxiliary)
 
 
 def _names(anatomy: Anatomy, parts: Iterable[str]) -> set[str]:

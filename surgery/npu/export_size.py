@@ -24,7 +24,7 @@ _GRAPH: Final = 57_000
 """Bytes of a quantised graph without weights, and of the file that names its binary."""
 _BINARY_PAIR, _GRAPH_PAIR = 5_000, 4_700
 """Bytes that one pair of LoRA's adds to these: its numbers are inputs."""
-_FLOAT: Final = 4
+_FP32_BYTES: Final = 4
 
 
 @dataclass(frozen=True)
@@ -45,28 +45,28 @@ class Exported:
         return self.device + self.reference
 
 
-def exported(plan: Plan, scheme_word: str, base: Literal["unshared", "shared"]) -> Exported | None:
+def exported(plan: Plan, scheme_name: str, base: Literal["unshared", "shared"]) -> Exported | None:
     """Count an export with its default lengths; None where `--to qnn` doesn't take the plan.
 
     Args:
         plan: what is exported.
-        scheme_word: how the language model is quantised, such as `w4a16`.
+        scheme_name: how the language model is quantised, such as `w4a16`.
         base: whether text has the untouched base.
     """
     if plan.is_routed or plan.in_place or plan.anatomy.quantization:
         return None
-    scheme = read_scheme(scheme_word)
+    scheme = read_scheme(scheme_name)
     graphs = [
         *_blocks(plan, scheme.decoder, base),
-        *_outside(plan, scheme.decoder, ("head", "norm")),
-        *_outside(plan, scheme.beside, ("vision", "projector")),
+        *_outside_blocks(plan, scheme.decoder, ("head", "norm")),
+        *_outside_blocks(plan, scheme.auxiliary, ("vision", "projector")),
     ]
     weights, pairs = sum(g.weights for g in graphs), sum(g.pairs for g in graphs)
     binaries = round(_PER_WEIGHT * weights) + _BINARY * len(graphs) + _BINARY_PAIR * pairs
     embeddings = sum(tensor.size for tensor in _tensors(plan, ("embeddings",)))
     lora = sum(tensor.size for edit in plan.loras() for tensor in edit.tensors)
     return Exported(
-        device=binaries + _FLOAT * (embeddings + lora),
+        device=binaries + _FP32_BYTES * (embeddings + lora),
         reference=weights + _GRAPH * len(graphs) + _GRAPH_PAIR * pairs,
     )
 
@@ -82,13 +82,15 @@ def _blocks(plan: Plan, width: float, base: str) -> list[_Graph]:
     """The graphs of all blocks, prefill and decode."""
     own = {edit.block: _Graph(quantized_bytes(edit.tensors, width)) for edit in plan.swaps()}
     pairs = Counter(edit.block for edit in plan.loras())
-    kept = (index for index in range(plan.anatomy.count) if base != "shared" or index not in own)
-    tensors = ((index, plan.anatomy.block(index).tensors) for index in kept)
+    remaining = (
+        index for index in range(plan.anatomy.count) if base != "shared" or index not in own
+    )
+    tensors = ((index, plan.anatomy.block(index).tensors) for index in remaining)
     theirs = [_Graph(quantized_bytes(found, width), pairs[index]) for index, found in tensors]
     return _PHASES * [*own.values(), *theirs]
 
 
-def _outside(plan: Plan, width: float, parts: tuple[str, ...]) -> list[_Graph]:
+def _outside_blocks(plan: Plan, width: float, parts: tuple[str, ...]) -> list[_Graph]:
     tensors = _tensors(plan, parts)
     return [_Graph(quantized_bytes(tensors, width))] if tensors else []
 

@@ -36,12 +36,12 @@ class Scheme:
 
     Args:
         decoder: of a weight of the decoder's matrices.
-        beside: of a weight of vision tower, projector and LoRA.
+        auxiliary: of a weight of vision tower, projector and LoRA.
         cache: of keys and values.
     """
 
     decoder: float = _HALF
-    beside: float = _HALF
+    auxiliary: float = _HALF
     cache: float = _HALF
 
 
@@ -69,9 +69,9 @@ class Footprint:
         return sum(self.blocks) + self.outside + self.vision
 
 
-def read_scheme(word: str) -> Scheme:
+def read_scheme(name: str) -> Scheme:
     """Read `fp16`, or weights and activations as in `w4a16`; what is neither counts as fp16."""
-    found = _SCHEME.fullmatch(word)
+    found = _SCHEME.fullmatch(name)
     return Scheme(int(found[1]) / 8, _EIGHT_BITS, int(found[2]) / 8) if found else Scheme()
 
 
@@ -86,7 +86,7 @@ def footprints(plan: Plan, context: int, scheme: Scheme) -> list[Footprint]:
     added = [e for e in plan.edits if not isinstance(e, InsertBlock | DropBlock)]
     swapped = {edit.block for edit in added if isinstance(edit, SwapBlock)}
     caches = [cache_bytes(kind, context, scheme) for kind in plan.result.kinds]
-    owns = [quantized_bytes(kind.tensors, scheme.decoder) for kind in plan.result.kinds]
+    own_bytes = [quantized_bytes(kind.tensors, scheme.decoder) for kind in plan.result.kinds]
     beside = [0] * plan.result.count
     for edit in added:
         if not isinstance(edit, SwapPart):
@@ -95,7 +95,7 @@ def footprints(plan: Plan, context: int, scheme: Scheme) -> list[Footprint]:
     def path(name: str, *, base: bool, edits: bool) -> Footprint:
         blocks = tuple(
             caches[kind]
-            + (owns[kind] if base or index not in swapped else 0)
+            + (own_bytes[kind] if base or index not in swapped else 0)
             + (beside[index] if edits else 0)
             for index, kind in enumerate(plan.result.sequence)
         )
@@ -126,8 +126,8 @@ def parts_within(sizes: Iterable[int], limit: int) -> int:
 
 def edit_bytes(edit: Edit, scheme: Scheme) -> int:
     """Bytes of what an edit adds."""
-    is_beside = isinstance(edit, AddLora | SwapPart)
-    return quantized_bytes(edit.tensors, scheme.beside if is_beside else scheme.decoder)
+    is_auxiliary = isinstance(edit, AddLora | SwapPart)
+    return quantized_bytes(edit.tensors, scheme.auxiliary if is_auxiliary else scheme.decoder)
 
 
 def quantized_bytes(tensors: Iterable[Tensor] | Sequence[AddedTensor], width: float) -> int:
@@ -173,7 +173,7 @@ def positions_of(plan: Plan) -> int:
 def _outside(plan: Plan, scheme: Scheme) -> tuple[int, int]:
     """Bytes outside of the blocks: the decoder's, and those of vision tower and projector."""
     parts = plan.result.parts
-    seen = {name for part in ("vision", "projector") for name in parts.get(part, ())}
-    decoder = (tensor for tensor in plan.result.outside if tensor.name not in seen)
-    vision = (tensor for tensor in plan.result.outside if tensor.name in seen)
-    return quantized_bytes(decoder, scheme.decoder), quantized_bytes(vision, scheme.beside)
+    vision_names = {name for part in ("vision", "projector") for name in parts.get(part, ())}
+    decoder = (tensor for tensor in plan.result.outside if tensor.name not in vision_names)
+    vision = (tensor for tensor in plan.result.outside if tensor.name in vision_names)
+    return quantized_bytes(decoder, scheme.decoder), quantized_bytes(vision, scheme.auxiliary)

@@ -19,8 +19,8 @@ from surgery.diagnostics.wording import close_names, first_line
 from surgery.storage.yaml_text import load_yaml
 
 _FOLDER: Final = Path(__file__).parent / "targets"
-_OWN: Final = ("aliases", "device", "soc", "arch")
-_GRAVITY: Final[tuple[Severity, ...]] = ("error", "warning", "note")
+_NOT_INHERITED: Final = ("aliases", "device", "soc", "arch")
+_SEVERITIES: Final[tuple[Severity, ...]] = ("error", "warning", "note")
 T = TypeVar("T")
 
 
@@ -148,7 +148,7 @@ class Target(_Data):
             rule: its name.
             own: what the rule says.
         """
-        return self.severities.get(rule, max(own, self.gravest, key=_GRAVITY.index))
+        return self.severities.get(rule, max(own, self.gravest, key=_SEVERITIES.index))
 
     def fact_on(self, operator: str) -> "Fact[Any] | None":
         """What speaks against an operator of ONNX: that it is lacking, or a published table."""
@@ -208,14 +208,14 @@ def _content(file: Path) -> dict[str, Any]:
     if not like:
         return content
     known = _content(_FOLDER / f"{like}.yaml")
-    return _laid_over({key: known[key] for key in known if key not in _OWN}, content)
+    return _merged({key: known[key] for key in known if key not in _NOT_INHERITED}, content)
 
 
-def _laid_over(known: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+def _merged(known: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     """Mappings key by key; a fact is replaced as a whole."""
     both = {key: value for key, value in own.items() if isinstance(value, dict) and key in known}
     merged = {
-        key: value if "value" in value else _laid_over(known[key] or {}, value)
+        key: value if "value" in value else _merged(known[key] or {}, value)
         for key, value in both.items()
     }
     return {**known, **own, **merged}

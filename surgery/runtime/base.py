@@ -11,7 +11,7 @@ from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.plugins import classes_in
 from surgery.runtime.manifest import Manifest, PathName
 
-_ENDS: Final = ("generation_config.json", "config.json")
+_CONFIGS: Final = ("generation_config.json", "config.json")
 
 
 @dataclass(frozen=True)
@@ -94,13 +94,13 @@ def known_runners() -> dict[str, Runner]:
     return {cls.word: cls() for cls in classes}
 
 
-def ends_of(folder: Path) -> Collection[int]:
+def end_tokens(folder: Path) -> Collection[int]:
     """Return the ids that end an answer, as the model's own files name them.
 
     Args:
         folder: with generation_config.json or config.json.
     """
-    file = next(folder / name for name in _ENDS if (folder / name).is_file())
+    file = next(folder / name for name in _CONFIGS if (folder / name).is_file())
     found = json.loads(file.read_bytes()).get("eos_token_id")
     return {found} if isinstance(found, int) else set(found or ())
 

@@ -25,11 +25,11 @@ def causal_mask(tokens: int, window: int, start: int, sliding: int | None = None
         fp32, (1, 1, T, W + T): 0 where a token sees another, `LOWEST` elsewhere.
     """
     cached = np.arange(window)
-    asked = start + np.arange(tokens)
-    places = np.concatenate([np.where(cached < start, cached, start + tokens), asked])
-    back = asked[:, None] - places[None, :]
-    seen = (back >= 0) & (back < (sliding or start + tokens + 1))
-    return np.where(seen, 0, LOWEST).astype(np.float32)[None, None]
+    queries = start + np.arange(tokens)
+    keys = np.concatenate([np.where(cached < start, cached, start + tokens), queries])
+    back = queries[:, None] - keys[None, :]
+    visible = (back >= 0) & (back < (sliding or start + tokens + 1))
+    return np.where(visible, 0, LOWEST).astype(np.float32)[None, None]
 
 
 def sliding_of(mask: Any) -> int | None:
@@ -46,8 +46,8 @@ def sliding_of(mask: Any) -> int | None:
     """
     mask = np.asarray(mask)
     tokens = mask.shape[-1]
-    seen = int((mask[0, 0, -1] == 0).sum())
-    sliding = seen if seen < tokens else None
+    visible = int((mask[0, 0, -1] == 0).sum())
+    sliding = visible if visible < tokens else None
     if mask.shape != (1, 1, tokens, tokens) or (mask != causal_mask(tokens, 0, 0, sliding)).any():
         raise ValueError("its mask is neither causal nor a sliding window")
     return sliding

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from surgery.runtime.kv_part import CachedPart, Engine
 from surgery.runtime.manifest import PartRecord
-from surgery.runtime.prompt_chunk import Features, Phase, PromptChunk, pieces
+from surgery.runtime.prompt_chunk import Features, Phase, PromptChunk, prompt_chunks
 
 TOKENIZER: Final = "tokenizer"
 """The part that encodes a prompt."""
@@ -83,15 +83,15 @@ class DecodeLoop:
         Returns:
             Logits (V) of the token after them.
         """
-        for piece in pieces(ids, phase, self._lengths[phase], self.seen, features):
-            said = self._through(piece)
-            self.seen += piece.count
-        return said.known["logits"][0, -1]
+        for chunk in prompt_chunks(ids, phase, self._lengths[phase], self.seen, features):
+            output = self._through(chunk)
+            self.seen += chunk.count
+        return output.known["logits"][0, -1]
 
-    def _through(self, piece: PromptChunk) -> PromptChunk:
+    def _through(self, chunk: PromptChunk) -> PromptChunk:
         for part in self._parts:
-            piece = part.take(piece)
-        return piece
+            chunk = part.take(chunk)
+        return chunk
 
 
 def parts_on_path(names: Iterable[str], parts: Mapping[str, PartRecord]) -> dict[str, PartRecord]:

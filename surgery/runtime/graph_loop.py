@@ -5,7 +5,7 @@ torch is used for encoding the prompt alone.
 
 from pathlib import Path
 
-from surgery.runtime.base import Answer, Prompt, ends_of, refuse_too_long
+from surgery.runtime.base import Answer, Prompt, end_tokens, refuse_too_long
 from surgery.runtime.decode_loop import LORA, LORA_FILE, TOKENIZER, DecodeLoop, parts_on_path
 from surgery.runtime.kv_part import Engine
 from surgery.runtime.manifest import Manifest, PathName
@@ -38,7 +38,7 @@ def generate_answer(
     path: PathName,
     prompt: Prompt,
     *,
-    eyes: ImagePart | None = None,
+    vision: ImagePart | None = None,
     trust_remote_code: bool,
 ) -> Answer:
     """Encode a prompt, continue it, and say it in words.
@@ -49,7 +49,7 @@ def generate_answer(
         loop: a new one.
         path: text or multimodal.
         prompt: what is asked.
-        eyes: of the path; None where it sees nothing.
+        vision: of the path; None where it sees nothing.
         trust_remote_code: whether the tokenizer may run code of its own.
 
     Raises:
@@ -63,10 +63,10 @@ def generate_answer(
     processor = load_processor(folder / TOKENIZER, trust_remote_code=trust_remote_code)
     refuse_ids_without_rows(processor, manifest.logits_width(path), folder / TOKENIZER)
     tokenizer = getattr(processor, "tokenizer", processor)
-    inputs = encoded(processor if eyes else tokenizer, prompt, path)
+    inputs = encoded(processor if vision else tokenizer, prompt, path)
     ids = inputs["input_ids"][0].tolist()
     refuse_too_long(len(ids), prompt.new_tokens, loop.context, "graphs")
-    features = eyes.features(inputs["pixel_values"]) if eyes and prompt.images else None
-    made = loop.generate(ids, prompt.new_tokens, ends_of(folder / TOKENIZER), features)
+    features = vision.features(inputs["pixel_values"]) if vision and prompt.images else None
+    made = loop.generate(ids, prompt.new_tokens, end_tokens(folder / TOKENIZER), features)
     text: str = tokenizer.decode(made, skip_special_tokens=True)
     return Answer(path, tuple(ids), tuple(made), text)

@@ -48,29 +48,29 @@ class CachedPart:
 
     def lengths(self) -> dict[Phase, int]:
         """Tokens of a step in each phase that it has graphs of its own for."""
-        own = (phase for phase in _PHASES if phase in self._graphs)
-        return {phase: self._graphs[phase][1].tokens for phase in own}
+        phases = (phase for phase in _PHASES if phase in self._graphs)
+        return {phase: self._graphs[phase][1].tokens for phase in phases}
 
     @property
     def context(self) -> int | None:
         """W; None where it remembers nothing."""
         return next((graph.window for _, graph in self._graphs.values() if graph.window), None)
 
-    def take(self, piece: PromptChunk) -> PromptChunk:
+    def take(self, chunk: PromptChunk) -> PromptChunk:
         """Compute what this part gives for a piece, and remember its keys and values."""
-        file, record = self._graphs.get(piece.phase) or self._graphs["both"]
-        feeds = {value.name: self._feed(value, record, piece) for value in record.inputs}
+        file, record = self._graphs.get(chunk.phase) or self._graphs["both"]
+        feeds = {value.name: self._feed(value, record, chunk) for value in record.inputs}
         found = self._engine.run(self._name, file, feeds)
         if record.window:
-            self._remember(piece, *(found.pop(name) for name in _OF_THE_CACHE))
+            self._remember(chunk, *(found.pop(name) for name in _OF_THE_CACHE))
             found = {"hidden": found["new_hidden"]}
-        if "features" in piece.known and "ids" in feeds:
-            found["hidden"][0, piece.known["is_image"]] = piece.known["features"]
-        return piece.knowing(found)
+        if "features" in chunk.known and "ids" in feeds:
+            found["hidden"][0, chunk.known["is_image"]] = chunk.known["features"]
+        return chunk.knowing(found)
 
-    def _feed(self, value: ValueRecord, record: GraphRecord, piece: PromptChunk) -> Any:
+    def _feed(self, value: ValueRecord, record: GraphRecord, chunk: PromptChunk) -> Any:
         if value.source == "mask":
-            return _mask(record.tokens, record.window, piece.start, record.sliding)
+            return _mask(record.tokens, record.window, chunk.start, record.sliding)
         if value.source == "lora":
             found = self._lora.get(value.name)
             return _zeros(value.shape) if found is None else found
@@ -78,14 +78,14 @@ class CachedPart:
             self._cache = self._cache or _empty(record)
             return self._cache[value.source == "past_value"]
         if record.phase == "both":  # the head, which looks at one token alone
-            return piece.known["hidden"][:, piece.count - 1 : piece.count]
-        return piece.known[value.source]
+            return chunk.known["hidden"][:, chunk.count - 1 : chunk.count]
+        return chunk.known[value.source]
 
-    def _remember(self, piece: PromptChunk, key: Any, value: Any) -> None:
+    def _remember(self, chunk: PromptChunk, key: Any, value: Any) -> None:
         """Put the keys and values of true tokens (1, K, T, C) into the cache (1, K, W, C)."""
         assert self._cache is not None
         for cached, new in zip(self._cache, (key, value), strict=True):
-            cached[..., piece.start : piece.start + piece.count, :] = new[..., : piece.count, :]
+            cached[..., chunk.start : chunk.start + chunk.count, :] = new[..., : chunk.count, :]
 
 
 @lru_cache(maxsize=4)

@@ -48,7 +48,7 @@ class PromptChunk:
         return replace(self, known={**self.known, **found})
 
 
-def pieces(
+def prompt_chunks(
     ids: Sequence[int], phase: Phase, length: int, start: int, features: Features | None = None
 ) -> Iterator[PromptChunk]:
     """Cut tokens into pieces.
@@ -62,19 +62,19 @@ def pieces(
     """
     seen = 0
     for first in range(0, len(ids), length):
-        piece = _piece(ids[first : first + length], phase, length, start + first)
+        chunk = _chunk(ids[first : first + length], phase, length, start + first)
         if features:
-            is_image = piece.known["ids"][0] == features.token
-            is_image[piece.count :] = False
+            is_image = chunk.known["ids"][0] == features.token
+            is_image[chunk.count :] = False
             rows = features.rows[seen : seen + is_image.sum()]
             seen += len(rows)
-            piece = piece.knowing({"is_image": is_image, "features": rows})
-        yield piece
+            chunk = chunk.knowing({"is_image": is_image, "features": rows})
+        yield chunk
 
 
-def _piece(ids: Sequence[int], phase: Phase, length: int, start: int) -> PromptChunk:
+def _chunk(ids: Sequence[int], phase: Phase, length: int, start: int) -> PromptChunk:
     filled = np.zeros((1, length), np.int64)
     filled[0, : len(ids)] = ids
-    places = np.minimum(np.arange(length), len(ids) - 1)  # none is outside of a learned table
-    positions = (start + places)[None].astype(np.int64)
+    offsets = np.minimum(np.arange(length), len(ids) - 1)  # none is outside of a learned table
+    positions = (start + offsets)[None].astype(np.int64)
     return PromptChunk(phase, start, len(ids), {"ids": filled, "positions": positions})

@@ -29,15 +29,15 @@ def encoded(processor: Any, prompt: Prompt, path: PathName) -> Any:
     """
     encoder = Encoder(processor, length=0)
     if prompt.images and not encoder.is_multimodal:
-        raise SurgeryError(_blind(path))
+        raise SurgeryError(_no_vision(path))
     for file in prompt.images:
         _refuse_unopened(file)
     turn = Turn("user", IMAGE * len(prompt.images) + prompt.text)
-    asked = Record(RecordLocation(Path("--prompt"), 0), (turn,), tuple(prompt.images))
+    record = Record(RecordLocation(Path("--prompt"), 0), (turn,), tuple(prompt.images))
     if encoder.is_multimodal and IMAGE in prompt.text:
-        raise SurgeryError(special_token(asked.location, IMAGE))
+        raise SurgeryError(special_token(record.location, IMAGE))
     is_chat = encoder.has_template if prompt.chat is None else prompt.chat
-    inputs = encoder.questions([(asked, 1)]) if is_chat else encoder.raw(asked)
+    inputs = encoder.questions([(record, 1)]) if is_chat else encoder.raw(record)
     if inputs["input_ids"].shape[-1] == 0:
         raise SurgeryError(_EMPTY)
     return inputs
@@ -47,7 +47,7 @@ def _refuse_unopened(file: Path) -> None:
     try:
         open_images([file], RecordLocation(file, 0))
     except SurgeryError as error:
-        raise SurgeryError(_no_picture(file, error.diagnostics[0].why)) from error
+        raise SurgeryError(_unreadable_image(file, error.diagnostics[0].why)) from error
 
 
 _EMPTY: Final = Diagnostic(
@@ -58,7 +58,7 @@ _EMPTY: Final = Diagnostic(
 )
 
 
-def _blind(path: PathName) -> Diagnostic:
+def _no_vision(path: PathName) -> Diagnostic:
     return Diagnostic(
         code="R132",
         what=f"the {path} path sees no images",
@@ -68,7 +68,7 @@ def _blind(path: PathName) -> Diagnostic:
     )
 
 
-def _no_picture(file: Path, why: str) -> Diagnostic:
+def _unreadable_image(file: Path, why: str) -> Diagnostic:
     return Diagnostic(
         code="R133",
         what=f"the image `{file}` can't be opened",

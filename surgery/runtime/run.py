@@ -44,26 +44,26 @@ def run_export(
     runner = known_runners().get(manifest.format)
     if runner is None:
         raise SurgeryError(_no_runner(folder, manifest.format))
-    asked = Prompt(prompt, tuple(map(Path, images)), chat, new_tokens)
-    return runner.run(folder, manifest, path, asked, trust_remote_code=trust_remote_code)
+    request = Prompt(prompt, tuple(map(Path, images)), chat, new_tokens)
+    return runner.run(folder, manifest, path, request, trust_remote_code=trust_remote_code)
 
 
 def _refuse_damaged(folder: Path, manifest: Manifest, path: PathName) -> None:
     """Compare the files of a path with the manifest by their sizes, which costs no reading."""
     for part in manifest.paths[path]:
         for file in manifest.parts[part].files:
-            place = folder / part / file.name
-            found = place.stat().st_size if place.is_file() else None
+            file_path = folder / part / file.name
+            found = file_path.stat().st_size if file_path.is_file() else None
             if found != file.bytes:
-                raise SurgeryError(_damaged(place, file.bytes, found))
+                raise SurgeryError(_damaged(file_path, file.bytes, found))
 
 
-def _damaged(place: Path, wanted: int, found: int | None) -> Diagnostic:
+def _damaged(file_path: Path, expected: int, found: int | None) -> Diagnostic:
     there = "it is not there" if found is None else f"it has {found:,} bytes"
     return Diagnostic(
         code="A605",
-        what=f"`{place}` is not as it was exported",
-        why=f"{there}, and the manifest says {wanted:,} bytes",
+        what=f"`{file_path}` is not as it was exported",
+        why=f"{there}, and the manifest says {expected:,} bytes",
         fix="copy the whole folder again, or export it anew",
     )
 

@@ -36,14 +36,14 @@ class ImagePart:
         Args:
             pixels: (tiles, C, H, W), as the model's processor makes them of all images.
         """
-        rows = [self._see(tile) for tile in np.asarray(pixels, np.float32)]
+        rows = [self._features_of_tile(tile) for tile in np.asarray(pixels, np.float32)]
         return Features(self._token, np.concatenate(rows))
 
-    def _see(self, tile: Any) -> Any:
+    def _features_of_tile(self, tile: Any) -> Any:
         return self._engine.run(self._name, self._file, {"pixel_values": tile[None]})["features"][0]
 
 
-def sees(part: PartRecord) -> bool:
+def is_vision_part(part: PartRecord) -> bool:
     """Whether a part is one that sees, and not one that pieces of a prompt go through."""
     return any(file.graph and file.graph.phase == "image" for file in part.files)
 
@@ -58,5 +58,5 @@ def image_part(
         names: of the path.
         parts: of the export.
     """
-    name = next((name for name in names if sees(parts[name])), None)
+    name = next((name for name in names if is_vision_part(parts[name])), None)
     return ImagePart(engine, name, parts[name]) if name else None

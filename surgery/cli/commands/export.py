@@ -50,10 +50,14 @@ Context: TypeAlias = Annotated[
 Calibration: TypeAlias = Annotated[
     Path | None, typer.Option(help="Records in a form of `surgery train`, for ranges; qnn.")
 ]
-Quantiser: TypeAlias = Annotated[
+Quantizer: TypeAlias = Annotated[
     Literal["onnxruntime", "aimet"] | None,
-    typer.Option(help="Who finds the scales of weights; AIMET where it is installed; qnn."),
+    typer.Option(help="What finds the scales of weights; AIMET where it is installed; qnn."),
 ]
+BritishQuantizer: TypeAlias = Annotated[
+    Literal["onnxruntime", "aimet"] | None, typer.Option("--quantiser", hidden=True)
+]
+"""The option's name in releases before."""
 Overwrite: TypeAlias = Annotated[
     bool, typer.Option("--overwrite", help="Replace a folder that surgery wrote before.")
 ]
@@ -73,7 +77,8 @@ def command(
     prefill: Prefill = None,
     context: Context = None,
     calibration: Calibration = None,
-    quantiser: Quantiser = None,
+    quantizer: Quantizer = None,
+    quantiser: BritishQuantizer = None,
     overwrite: Overwrite = False,
     output_format: Format = "human",
     trust_remote_code: RemoteCode = False,
@@ -98,12 +103,12 @@ def command(
         prefill=prefill,
         context=context,
         calibration=calibration,
-        quantiser=quantiser,
+        quantizer=quantizer or quantiser,
         trust_remote_code=trust_remote_code,
     )
     folder = out or Path("exports") / prepared.name
     print_copied(prepared.copied(folder))
-    with byte_progress(f"writing {folder}", prepared.room(folder)) as progress:
+    with byte_progress(f"writing {folder}", prepared.required_space(folder)) as progress:
         manifest = prepared.write(folder, overwrite=overwrite, progress=progress)
     if output_format == "json":
         typer.echo(manifest.model_dump_json(indent=1))

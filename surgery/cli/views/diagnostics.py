@@ -7,20 +7,20 @@ from rich.text import Text
 from surgery.cli.views.terminal import err
 from surgery.diagnostics.diagnostic import Diagnostic
 
-_COLOURS = {"error": "bold red", "warning": "bold yellow", "note": "bold blue"}
+_COLORS = {"error": "bold red", "warning": "bold yellow", "note": "bold blue"}
 
 
 def print_diagnostics(diagnostics: Iterable[Diagnostic]) -> None:
     """Print each diagnostic to stderr."""
     for diagnostic in diagnostics:
-        err().print(coloured(diagnostic), soft_wrap=True)
+        err().print(colored(diagnostic), soft_wrap=True)
 
 
-def coloured(diagnostic: Diagnostic) -> Text:
+def colored(diagnostic: Diagnostic) -> Text:
     """A diagnostic as text that a terminal shows in colour."""
     text = Text(str(diagnostic))
     text.highlight_words(
-        [f"{diagnostic.severity}[{diagnostic.code}]"], _COLOURS[diagnostic.severity]
+        [f"{diagnostic.severity}[{diagnostic.code}]"], _COLORS[diagnostic.severity]
     )
     text.highlight_regex(r"(?m)^ +\| +\^+$", "red")
     text.highlight_regex(r"(?m)^  (why|fix|see|at|allowed|proved|table|doc|report):", "bold")

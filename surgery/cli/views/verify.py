@@ -12,7 +12,7 @@ from surgery.cli.views.terminal import err, out, plain_table, print_table
 if TYPE_CHECKING:
     from surgery.verification.runner import Verification
 
-_COLOURS: Final = {"passed": "green", "failed": "bold red", "skipped": "dim"}
+_COLORS: Final = {"passed": "green", "failed": "bold red", "skipped": "dim"}
 
 
 @contextmanager
@@ -47,7 +47,7 @@ def print_verification(verification: "Verification") -> None:
     out().print(Text.assemble((verification.adapter, "bold"), made), soft_wrap=True)
     table = plain_table("check", "result", "seconds", "what", numbers=("seconds",), words=("what",))
     for outcome in verification.outcomes:
-        state = Text(outcome.state, _COLOURS[outcome.state])
+        state = Text(outcome.state, _COLORS[outcome.state])
         table.add_row(_words(outcome.check), state, f"{outcome.seconds:.1f}", outcome.what)
     print_table(table)
     out().print(_last_line(verification), soft_wrap=True)
@@ -55,7 +55,7 @@ def print_verification(verification: "Verification") -> None:
 
 def _last_line(verification: "Verification") -> Text:
     states = [outcome.state for outcome in verification.outcomes]
-    counts = [f"{states.count(s)} {s}" for s in _COLOURS if s in states]
+    counts = [f"{states.count(s)} {s}" for s in _COLORS if s in states]
     verdict = ("verified", "green") if verification.passed else ("not verified", "bold red")
     return Text.assemble(f"Checks: {', '.join(counts)}: ", verdict, ".")
 

@@ -16,7 +16,7 @@ from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.export.base import Contents, ExportJob, Item, Part
 from surgery.export.decoder_checkpoint import is_assembled, language_model
 from surgery.export.file_items import Linked, Weights, contents_of, copies
-from surgery.export.standalone_lora import kept_lora
+from surgery.export.standalone_lora import lora_files
 from surgery.plan.planner import Plan
 from surgery.storage.safetensors.checkpoint import INDEX_NAME, Checkpoint, read_checkpoint
 
@@ -37,17 +37,17 @@ def checkpoint_contents(job: ExportJob) -> Contents:
             or kept, M201 to M208 for the files.
     """
     _refuse(job)
-    keeps = job.lora == "keep" and bool(job.plan.loras())
+    keeps_lora = job.lora == "keep" and bool(job.plan.loras())
     dtype = _dtype(job.plan)
     parts = {_LLM: Part("transformers", dtype, _text(job))} if job.base != "shared" else {}
     parts[_MULTIMODAL] = Part("transformers", dtype, list(_multimodal(job)))
-    if keeps:
-        files = kept_lora(job.plan, job.folder, _MULTIMODAL)
+    if keeps_lora:
+        files = lora_files(job.plan, job.folder, _MULTIMODAL)
         parts[_LORA] = Part("peft", "F32", files)
-    seeing = (_MULTIMODAL, _LORA) if keeps else (_MULTIMODAL,)
-    text = (_LLM,) if job.base != "shared" else seeing
-    packages = ("transformers", "safetensors", "numpy", *(("peft",) if keeps else ()))
-    return Contents(parts, {"text": text, "multimodal": seeing}, packages)
+    multimodal = (_MULTIMODAL, _LORA) if keeps_lora else (_MULTIMODAL,)
+    text = (_LLM,) if job.base != "shared" else multimodal
+    packages = ("transformers", "safetensors", "numpy", *(("peft",) if keeps_lora else ()))
+    return Contents(parts, {"text": text, "multimodal": multimodal}, packages)
 
 
 def _text(job: ExportJob) -> list[Item]:
@@ -58,30 +58,30 @@ def _text(job: ExportJob) -> list[Item]:
         return language_model(job.plan)
     checkpoint = files.checkpoint()
     weights = (_linked(job, file, file.name) for file in checkpoint.files)
-    return [*weights, *copies(_beside(job.plan, files.folder))]
+    return [*weights, *copies(_side_files(job.plan, files.folder))]
 
 
 def _multimodal(job: ExportJob) -> Iterator[Item]:
     plan = job.plan
-    home = base_folder(plan, job.folder)
+    base = base_folder(plan, job.folder)
     if plan.in_place:
-        yield from _as_it_is(job, read_checkpoint(home))
+        yield from _as_it_is(job, read_checkpoint(base))
         return
     files = multimodal_files(plan, job.folder, merge=job.lora == "merge")
     for file in files:
         yield _linked(job, file.same, file.name) if file.same else Weights(file.name, file.tensors)
     yield from contents_of(new_index(files))
-    yield from copies(f for f in _beside(plan, home) if f.name != INDEX_NAME)
+    yield from copies(f for f in _side_files(plan, base) if f.name != INDEX_NAME)
 
 
 def _as_it_is(job: ExportJob, checkpoint: Checkpoint) -> Iterator[Item]:
     """A checkpoint that training has left plain."""
     for file in checkpoint.files:
         yield _linked(job, file, file.name)
-    yield from copies(_beside(job.plan, checkpoint.folder))
+    yield from copies(_side_files(job.plan, checkpoint.folder))
 
 
-def _beside(plan: Plan, folder: Path) -> list[Path]:
+def _side_files(plan: Plan, folder: Path) -> list[Path]:
     """The files beside the weights that a checkpoint needs to open and generate."""
     assert plan.files is not None
     there = replace(plan, files=replace(plan.files, folder=folder))

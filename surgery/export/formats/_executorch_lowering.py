@@ -65,11 +65,11 @@ def lower(folder: Path, out: Path, lengths: Lengths, *, trust_remote_code: bool)
     require_compiler()
     with _without_chatter():
         model = load_base(str(folder), trust_remote_code=trust_remote_code).float().eval()
-        with _told(model):
+        with _as_diagnostic(model):
             program = _lowered(model, lengths)
         with out.open("wb") as file:
             program.write_to_file(file)
-        with _told(model):
+        with _as_diagnostic(model):
             loaded = Program(out)
             _compare(loaded, model, lengths)
     return _record(out.name, lengths, loaded.output)
@@ -94,12 +94,12 @@ def _lowered(model: Any, lengths: Lengths) -> Any:
         partitioner=[XnnpackPartitioner()],
         # As ExecuTorch exports its own Llama: with orders, a step of one token may fail when run.
         compile_config=EdgeCompileConfig(_skip_dim_order=True),
-        constant_methods=_told_to_runners(model, lengths),
+        constant_methods=_runner_metadata(model, lengths),
     )
     return lowered.to_executorch()
 
 
-def _told_to_runners(model: Any, lengths: Lengths) -> dict[str, Any]:
+def _runner_metadata(model: Any, lengths: Lengths) -> dict[str, Any]:
     """What ExecuTorch's own runner of language models asks a program for."""
     end = model.generation_config.eos_token_id
     ends = [end] if isinstance(end, int) else list(end or ())
@@ -130,15 +130,15 @@ def _compare(program: Program, model: Any, lengths: Lengths) -> None:
     """
     import torch
 
-    words = program.output[-1]
-    ids = [place % words for place in range(min(lengths.prefill + 1, lengths.context))]
+    vocabulary = program.output[-1]
+    ids = [index % vocabulary for index in range(min(lengths.prefill + 1, lengths.context))]
     step = lengths.prefill
     found = [program.logits(ids[at : at + step], at).clone() for at in range(0, len(ids), step)]
     with torch.no_grad():
-        wanted = model(torch.tensor([ids])).logits[0]
-    apart = float((torch.cat(found) - wanted).abs().max() / wanted.abs().max())
-    if not apart < _ROUNDING:
-        raise ValueError(f"its program is {apart:.1e} of the largest logit away from torch")
+        expected = model(torch.tensor([ids])).logits[0]
+    difference = float((torch.cat(found) - expected).abs().max() / expected.abs().max())
+    if not difference < _ROUNDING:
+        raise ValueError(f"its program is {difference:.1e} of the largest logit away from torch")
 
 
 def _record(name: str, lengths: Lengths, output: tuple[int, ...]) -> GraphRecord:
@@ -157,7 +157,7 @@ def _record(name: str, lengths: Lengths, output: tuple[int, ...]) -> GraphRecord
 
 
 @contextmanager
-def _told(model: Any) -> Iterator[None]:
+def _as_diagnostic(model: Any) -> Iterator[None]:
     """Say in one sentence what a library says in many; what the disk says passes.
 
     Raises:
@@ -185,10 +185,10 @@ def _without_chatter() -> Iterator[None]:
 
 
 def _not_lowered(name: str, error: Exception) -> Diagnostic:
-    said = f"{error}".strip().partition("\n")[0]
+    reason = f"{error}".strip().partition("\n")[0]
     return Diagnostic(
         code="A622",
         what=f"a {name} can't be lowered to an ExecuTorch program",
-        why=f"{type(error).__name__}: {said}" if said else type(error).__name__,
+        why=f"{type(error).__name__}: {reason}" if reason else type(error).__name__,
         fix="use `--to hf` or `--to onnx`; a decoder such as Qwen's, Llama's or Gemma's is lowered",
     )

@@ -18,7 +18,7 @@ from surgery.storage.safetensors.checkpoint import INDEX_NAME
 
 if TYPE_CHECKING:
     from surgery.export.parts.graph_part import GraphPart
-    from surgery.export.parts.split import Cut
+    from surgery.export.parts.split import ModelParts
 
 _VISION: Final = "vision"
 _HEAD: Final = "head"
@@ -37,29 +37,29 @@ def float_contents(job: ExportJob) -> Contents:
             parts, A613 for impossible lengths, X110 to X112 for its graphs.
     """
     refuse(job)
-    from surgery.export.parts.split import Cut
+    from surgery.export.parts.split import ModelParts
 
-    cut = Cut(job)
-    eyes = {_VISION: cut.sight} if cut.sight else {}
-    before = cut.before()
-    graphs = {**eyes, **before, **dict(_blocks(job, cut)), _HEAD: cut.head()}
+    model = ModelParts(job)
+    vision = {_VISION: model.vision} if model.vision else {}
+    before = model.before()
+    graphs = {**vision, **before, **dict(_blocks(job, model)), _HEAD: model.head()}
     parts = {TOKENIZER: Part("tokenizer", "", _tokenizer(job.plan))}
     for name, part in graphs.items():
         parts[name] = Part(_KINDS.get(name, "block"), "F32", part.items)
     if job.plan.loras():
         parts[LORA] = Part("lora", "F32", [_lora(job)])
-    return Contents(parts, _paths(job, tuple(eyes), tuple(before)), _PACKAGES)
+    return Contents(parts, _paths(job, tuple(vision), tuple(before)), _PACKAGES)
 
 
-def _blocks(job: ExportJob, cut: "Cut") -> "Iterator[tuple[str, GraphPart]]":
+def _blocks(job: ExportJob, model: "ModelParts") -> "Iterator[tuple[str, GraphPart]]":
     """Each block, and behind it the multimodal path's own; where the base is shared, what runs."""
     trained = {edit.block for edit in job.plan.swaps()}
     own = _own_blocks(job)
     for index in range(job.plan.anatomy.count):
         if job.base != "shared" or index not in own:
-            yield f"block.{index}", cut.block(index)
+            yield f"block.{index}", model.block(index)
         if index in own:
-            yield f"copy.{index}", cut.block(index, job.folder if index in trained else None)
+            yield f"copy.{index}", model.block(index, job.folder if index in trained else None)
 
 
 def _own_blocks(job: ExportJob) -> set[int]:
@@ -97,13 +97,15 @@ def _reasons(plan: Plan) -> Iterator[str]:
 
 
 def _paths(
-    job: ExportJob, eyes: tuple[str, ...], before: tuple[str, ...]
+    job: ExportJob, vision: tuple[str, ...], before: tuple[str, ...]
 ) -> dict[PathName, tuple[str, ...]]:
     blocks, copied = range(job.plan.anatomy.count), _own_blocks(job)
     text = [f"block.{index}" for index in blocks]
-    seeing = [f"copy.{index}" if index in copied else f"block.{index}" for index in blocks]
+    multimodal_blocks = [
+        f"copy.{index}" if index in copied else f"block.{index}" for index in blocks
+    ]
     lora = (LORA,) if job.plan.loras() else ()
-    multimodal = (TOKENIZER, *eyes, *before, *seeing, _HEAD, *lora)
+    multimodal = (TOKENIZER, *vision, *before, *multimodal_blocks, _HEAD, *lora)
     own = (TOKENIZER, *before, *text, _HEAD)
     return {"text": multimodal if job.base == "shared" else own, "multimodal": multimodal}
 

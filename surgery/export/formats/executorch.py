@@ -26,7 +26,7 @@ from surgery.storage.safetensors.stream import hash_file
 _PROGRAM: Final = "model.pte"
 _TEXT: Final = "llm"
 _PACKAGES: Final = ("torch", "torchao", "transformers", "executorch")
-_NUMBER_BYTES: Final = 4
+_FP32_BYTES: Final = 4
 _GRAPH_BYTES: Final = 1 << 16  # more than the graph of a block takes without weights
 
 
@@ -47,12 +47,12 @@ class ExecutorchExporter(Exporter):
         """
         _refuse(job)
         require_compiler()
-        plain = checkpoint_contents(replace(job, copy=False, checksum=False))
+        checkpoint = checkpoint_contents(replace(job, copy=False, checksum=False))
         parts = {
             name: Part("program", "F32", _items(job, name, part))
-            for name, part in plain.parts.items()
+            for name, part in checkpoint.parts.items()
         }
-        return Contents(parts, plain.paths, _PACKAGES)
+        return Contents(parts, checkpoint.paths, _PACKAGES)
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,9 @@ class _Lowered:
     trust_remote_code: bool
     name: str = _PROGRAM
 
-    def room(self, folder: Path) -> int:
+    def required_space(self, folder: Path) -> int:
         """The checkpoint's, and an upper bound of its own."""
-        return self.size + sum(item.room(folder) for item in self.checkpoint)
+        return self.size + sum(item.required_space(folder) for item in self.checkpoint)
 
     def write(self, folder: Path, progress: Progress | None) -> ExportedFile:
         """Lower it; a killed process leaves the checkpoint in an export that is never finished."""
@@ -90,32 +90,32 @@ class _Lowered:
         return ExportedFile(name=self.name, bytes=size, sha256=digest, how="written", graph=record)
 
 
-def _items(job: ExportJob, name: str, plain: Part) -> list[Item]:
+def _items(job: ExportJob, name: str, checkpoint: Part) -> list[Item]:
     """The small files of a checkpoint, and the program out of all of them."""
-    small = [item for item in plain.items if not isinstance(item, Linked | Weights)]
+    small = [item for item in checkpoint.items if not isinstance(item, Linked | Weights)]
     lengths = Lengths(job.prefill, job.context)
     plan = job.plan
     size = _size(plan.anatomy if name == _TEXT else plan.result)
-    program = _Lowered(plain.items, size, lengths, job.trust_remote_code)
+    program = _Lowered(checkpoint.items, size, lengths, job.trust_remote_code)
     return [*(item for item in small if item.name != INDEX_NAME), program]
 
 
 def _size(anatomy: Anatomy) -> int:
     """Bytes of a program, at most; a tensor that is two things is in it twice."""
     sizes = anatomy.sizes
-    numbers = sum(sizes.values()) + sum(sizes.get(name, 0) for name in anatomy.tied.values())
-    return _NUMBER_BYTES * numbers + _GRAPH_BYTES * (anatomy.count + 1)
+    weights = sum(sizes.values()) + sum(sizes.get(name, 0) for name in anatomy.tied.values())
+    return _FP32_BYTES * weights + _GRAPH_BYTES * (anatomy.count + 1)
 
 
 def _refuse(job: ExportJob) -> None:
     if job.lora == "keep" and job.plan.loras():
         raise SurgeryError(_not_kept())
     if job.plan.anatomy.names_in("vision"):
-        raise SurgeryError(_sees(job.plan))
+        raise SurgeryError(_has_vision(job.plan))
     refuse_lengths(job)
 
 
-def _sees(plan: Plan) -> Diagnostic:
+def _has_vision(plan: Plan) -> Diagnostic:
     return Diagnostic(
         code="A622",
         what=f"`{plan.recipe.name}` is on a model that sees, and isn't lowered to a program",

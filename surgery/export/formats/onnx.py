@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from surgery.export.base import Contents, Exporter, ExportJob, LoraForm
 from surgery.export.formats._graphs import float_contents
-from surgery.export.parts.size_limits import refuse_large_floats
+from surgery.export.parts.size_limits import refuse_large_parts
 
 
 class OnnxExporter(Exporter):
@@ -22,5 +22,5 @@ class OnnxExporter(Exporter):
         Raises:
             SurgeryError: as `float_contents`; A618 for a part that is too large for the device.
         """
-        refuse_large_floats(job.plan, job.target)
+        refuse_large_parts(job.plan, job.target)
         return float_contents(job)

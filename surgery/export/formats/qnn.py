@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.export.base import Contents, Exporter, ExportJob, LoraForm, Part
 from surgery.export.formats._graphs import float_contents
-from surgery.npu.qualcomm.quantize import Quantiser
+from surgery.npu.qualcomm.quantize import Quantizer
 from surgery.npu.target import Target
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class QnnExporter(Exporter):
     """The same parts as `onnx`; each graph has its binary, and itself as the CPU runs it."""
 
     word: ClassVar[str] = "qnn"
-    takes: ClassVar[frozenset[str]] = frozenset({"prefill", "context", "calibration", "quantiser"})
+    takes: ClassVar[frozenset[str]] = frozenset({"prefill", "context", "calibration", "quantizer"})
     gives: ClassVar[str] = "context binaries for a Snapdragon"
     serves: ClassVar[tuple[str, ...]] = ("snapdragon", "htp", "qairt", "dlc", "hexagon")
     lora: ClassVar[LoraForm] = "keep"
@@ -41,30 +41,30 @@ class QnnExporter(Exporter):
         from surgery.npu.qualcomm.toolchain import PACKAGE, toolchain
 
         toolchain()
-        quantiser = aimet.chosen_quantiser(job.quantiser)
-        floats = float_contents(job)
-        parts = dict(_made(job, floats, target, quantiser))
-        used = (PACKAGE, aimet.PACKAGE) if quantiser == "aimet" else (PACKAGE,)
-        return Contents({**floats.parts, **parts}, floats.paths, (*floats.packages, *used))
+        quantizer = aimet.choose_quantizer(job.quantizer)
+        float32 = float_contents(job)
+        parts = dict(_parts(job, float32, target, quantizer))
+        used = (PACKAGE, aimet.PACKAGE) if quantizer == "aimet" else (PACKAGE,)
+        return Contents({**float32.parts, **parts}, float32.paths, (*float32.packages, *used))
 
 
-def _made(
-    job: ExportJob, floats: Contents, target: Target, quantiser: Quantiser
+def _parts(
+    job: ExportJob, float32: Contents, target: Target, quantizer: Quantizer
 ) -> Iterator[tuple[str, Part]]:
     from surgery.export.parts.compile import files_of_graph
-    from surgery.export.parts.quantize import QuantisedParts
-    from surgery.export.parts.quantizer import Workshop
+    from surgery.export.parts.quantize import QuantizedParts
+    from surgery.export.parts.quantizer import PartQuantizer
 
-    made = QuantisedParts(Workshop(job, floats, _SCHEMES, target, quantiser))
-    for name, part in floats.parts.items():
+    quantized = QuantizedParts(PartQuantizer(job, float32, _SCHEMES, target, quantizer))
+    for name, part in float32.parts.items():
         files = [item.name for item in part.items]
         scheme = _SCHEMES.get(part.kind)
         if scheme:
             graphs = [file for file in files if file.endswith(".onnx")]
             names = [name for graph in graphs for name in files_of_graph(graph)]
-            yield name, Part(part.kind, _DTYPES[scheme], made.items(name, names), scheme)
+            yield name, Part(part.kind, _DTYPES[scheme], quantized.items(name, names), scheme)
         elif part.kind in _IN_FLOAT:
-            yield name, Part(part.kind, part.dtype, made.items(name, files))
+            yield name, Part(part.kind, part.dtype, quantized.items(name, files))
 
 
 def _target(job: ExportJob) -> Target:

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Final
 
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
-from surgery.export.calibration import Shown
+from surgery.export.calibration import CalibrationSample
 from surgery.export.parts.size_limits import refuse_large
 from surgery.npu.qualcomm.agreement import agreement
 from surgery.npu.qualcomm.arrays import Arrays
 from surgery.npu.qualcomm.compiler import compile_graph
 from surgery.npu.qualcomm.cpu_reference import reference
-from surgery.npu.qualcomm.quantize import Branch, Quantiser, Scheme, quantise
+from surgery.npu.qualcomm.quantize import Branch, Quantizer, Scheme, quantize
 from surgery.npu.qualcomm.workers.task import Compiled
 from surgery.npu.target import Target
 from surgery.runtime.manifest import ExportedFile, GraphRecord, PathName
@@ -33,13 +33,13 @@ class FloatGraph:
     Args:
         file: its file.
         record: what the manifest says of it.
-        shown: its samples along all paths that it is on; those of the last prompt are kept for
+        recorded: its samples along all paths that it is on; those of the last prompt are kept for
             measuring.
     """
 
     file: Path
     record: GraphRecord
-    shown: Sequence[Shown]
+    recorded: Sequence[CalibrationSample]
 
     def samples(self) -> tuple[list[Arrays], Branch | None]:
         """What shows the ranges; LoRA's own branch has them of the path that it is on.
@@ -49,29 +49,29 @@ class FloatGraph:
         builtin/tiny-vit with a projector 20 times as loud, a block had a cosine of 0.90 with float
         along the multimodal path, and 0.994 with ranges of its own, `--base apart`.
         """
-        last = max(shown.prompt for shown in self.shown)
-        rest = [shown for shown in self.shown if shown.prompt != last] or self.shown
-        text, seeing = (_feeds(rest, path) for path in _PATHS)
+        last = max(sample.prompt for sample in self.recorded)
+        rest = [sample for sample in self.recorded if sample.prompt != last] or self.recorded
+        text, multimodal = (_feeds(rest, path) for path in _PATHS)
         inputs = [value.name for value in self.record.inputs if value.source == "lora"]
-        branch = Branch(inputs, seeing) if text and seeing and inputs else None
-        return text or seeing, branch
+        branch = Branch(inputs, multimodal) if text and multimodal and inputs else None
+        return text or multimodal, branch
 
-    def measured(self, quantised: Path) -> dict[PathName, dict[str, float]]:
+    def measured(self, quantized: Path) -> dict[PathName, dict[str, float]]:
         """The cosine of each output with float's, for each path, at the end of the last prompt."""
-        last = {shown.path: shown.feeds for shown in self.shown}
+        last = {sample.path: sample.feeds for sample in self.recorded}
         return {
             path: {
                 name: found.cosine
                 for name, found in agreement(
-                    reference(quantised, feeds), reference(self.file, feeds)
+                    reference(quantized, feeds), reference(self.file, feeds)
                 ).items()
             }
             for path, feeds in last.items()
         }
 
 
-def _feeds(shown: Sequence[Shown], path: PathName) -> list[Arrays]:
-    return [sample.feeds for sample in shown if sample.path == path]
+def _feeds(samples: Sequence[CalibrationSample], path: PathName) -> list[Arrays]:
+    return [sample.feeds for sample in samples if sample.path == path]
 
 
 def files_of_graph(graph: str) -> tuple[str, ...]:
@@ -85,7 +85,7 @@ def files_of_graph(graph: str) -> tuple[str, ...]:
 
 
 def compiled(
-    graph: FloatGraph, folder: Path, scheme: Scheme, target: Target, quantiser: Quantiser
+    graph: FloatGraph, folder: Path, scheme: Scheme, target: Target, quantizer: Quantizer
 ) -> tuple[ExportedFile, ...]:
     """Quantise a graph, compile it, and say how far it is from float.
 
@@ -97,32 +97,32 @@ def compiled(
         folder: for its files; its name is the part's.
         scheme: bits of weights and activations.
         target: for which device; its compiler is Qualcomm's.
-        quantiser: who finds the scales of its weights.
+        quantizer: who finds the scales of its weights.
 
     Raises:
         SurgeryError: A616 where it doesn't compile, A618 where it is too large, X101 to X107 for
             the compiler and the quantiser.
     """
     name = graph.file.name
-    quantised, weights, *_ = names = files_of_graph(name)
+    quantized, weights, *_ = names = files_of_graph(name)
     samples, branch = graph.samples()
-    quantise(
+    quantize(
         graph.file,
-        folder / quantised,
+        folder / quantized,
         scheme,
         samples,
         branch=branch,
         ranges=graph.file.with_name("ranges.json"),
-        quantiser=quantiser,
+        quantizer=quantizer,
         scales=graph.file.with_name("scales"),
     )
-    _keep_weights_beside(folder / quantised)
+    _store_weights_alongside(folder / quantized)
     assert target.chip is not None
-    answer = compile_graph(folder / quantised, *target.chip, folder / name, fp16=True)
+    answer = compile_graph(folder / quantized, *target.chip, folder / name, fp16=True)
     if not answer.accepted:
         raise SurgeryError(_refused(f"{folder.name}/{name}", answer))
     refuse_large(folder.name, answer.context_bytes, target)
-    cosine = graph.measured(folder / quantised)
+    cosine = graph.measured(folder / quantized)
     record = graph.record.model_copy(update={"cosine": cosine, "weights": weights})
     return tuple(_file(folder / one, record if one == name else None) for one in names)
 
@@ -132,7 +132,7 @@ def _file(file: Path, graph: GraphRecord | None) -> ExportedFile:
     return ExportedFile(name=file.name, bytes=size, sha256=digest, how="written", graph=graph)
 
 
-def _keep_weights_beside(model: Path) -> None:
+def _store_weights_alongside(model: Path) -> None:
     """Let a graph have a file of weights also where the quantiser put them into it."""
     import onnx
 

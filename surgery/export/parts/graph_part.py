@@ -15,7 +15,7 @@ import onnx_ir as ir
 import torch
 
 from surgery.export.base import Item
-from surgery.graphs.torch_export import MODULE, TURNED
+from surgery.graphs.torch_export import MODULE, TRANSPOSED
 from surgery.runtime.manifest import ExportedFile, GraphRecord
 from surgery.storage.disk_errors import io_errors
 from surgery.storage.safetensors.header import Progress
@@ -24,7 +24,7 @@ WEIGHTS_FILE: Final = "weights.bin"
 _PAGE: Final = 4096  # onnxruntime maps a tensor into memory where it begins at one
 _GRAPH_BYTES: Final = 1 << 20  # more than a graph takes without weights, a vision tower's too
 
-Numbers = Callable[[list[str]], Mapping[str, torch.Tensor]]
+ReadWeights = Callable[[list[str]], Mapping[str, torch.Tensor]]
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class StepGraph:
 
 
 @dataclass(frozen=True)
-class _Piece:
+class _Extent:
     """Where a tensor lies in the file of weights."""
 
     offset: int
@@ -62,10 +62,10 @@ class GraphPart:
     """
 
     graphs: Sequence[StepGraph]
-    numbers: Numbers
+    numbers: ReadWeights
     place: str = ""
     own: str = ""
-    _pieces: dict[str, _Piece] = field(default_factory=dict, repr=False)
+    _extents: dict[str, _Extent] = field(default_factory=dict, repr=False)
 
     @property
     def items(self) -> list[Item]:
@@ -98,16 +98,16 @@ class GraphPart:
     def write_weights(self, file: Path) -> str:
         """Write all numbers once, and return the file's SHA-256."""
         missing = self.missing
-        held = self.numbers([name.removesuffix(".T") for name in missing])
+        tensors = self.numbers([name.removesuffix(".T") for name in missing])
         digest = hashlib.sha256()
         with io_errors(file, self.size), file.open("xb") as stream:
             for name, value in missing.items():
                 fill = bytes(_next_page(stream.tell()) - stream.tell())
-                content = _bytes(held[name.removesuffix(".T")], value)
-                self._pieces[name] = _Piece(stream.tell() + len(fill), len(content))
-                for piece in (fill, content):
-                    digest.update(piece)
-                    stream.write(piece)
+                content = _bytes(tensors[name.removesuffix(".T")], value)
+                self._extents[name] = _Extent(stream.tell() + len(fill), len(content))
+                for extent in (fill, content):
+                    digest.update(extent)
+                    stream.write(extent)
         return digest.hexdigest()
 
     def bound(self, graph: StepGraph) -> ir.Model:
@@ -127,12 +127,12 @@ class GraphPart:
         return model
 
     def _external(self, value: ir.Value) -> ir.ExternalTensor:
-        piece = self._pieces[str(value.name)]
+        extent = self._extents[str(value.name)]
         assert value.shape is not None
         return ir.ExternalTensor(
             WEIGHTS_FILE,
-            piece.offset,
-            piece.length,
+            extent.offset,
+            extent.length,
             ir.DataType.FLOAT,
             shape=value.shape,
             name=str(value.name),
@@ -144,7 +144,7 @@ class _WeightsFile:
     part: GraphPart
     name: str = WEIGHTS_FILE
 
-    def room(self, folder: Path) -> int:
+    def required_space(self, folder: Path) -> int:
         return self.part.size
 
     def write(self, folder: Path, progress: Progress | None) -> ExportedFile:
@@ -164,7 +164,7 @@ class _GraphFile:
     def name(self) -> str:
         return self.graph.name
 
-    def room(self, folder: Path) -> int:
+    def required_space(self, folder: Path) -> int:
         return _GRAPH_BYTES
 
     def write(self, folder: Path, progress: Progress | None) -> ExportedFile:
@@ -189,8 +189,8 @@ def _renamed(record: GraphRecord, part: GraphPart) -> GraphRecord:
 
 
 def _bytes(numbers: torch.Tensor, value: ir.Value) -> memoryview:
-    turned = numbers.T if TURNED in value.metadata_props else numbers
-    flat = np.ascontiguousarray(turned.float().numpy()).reshape(-1)
+    transposed = numbers.T if TRANSPOSED in value.metadata_props else numbers
+    flat = np.ascontiguousarray(transposed.float().numpy()).reshape(-1)
     return flat.view(np.uint8).data
 
 

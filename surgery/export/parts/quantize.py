@@ -7,21 +7,21 @@ from pathlib import Path
 
 from surgery.export.base import Item
 from surgery.export.file_items import Linked
-from surgery.export.parts.quantizer import Workshop
+from surgery.export.parts.quantizer import PartQuantizer
 from surgery.runtime.manifest import ExportedFile
 from surgery.storage.safetensors.header import Progress
 from surgery.storage.staging import resume_folder
 
 
 @dataclass
-class QuantisedParts:
+class QuantizedParts:
     """Knows which file is the last: with that one the workshop is cleared.
 
     Args:
-        shop: makes them.
+        quantizer: makes them.
     """
 
-    shop: Workshop
+    quantizer: PartQuantizer
     _last: tuple[str, str] = ("", "")
 
     def items(self, part: str, names: Sequence[str]) -> list[Item]:
@@ -32,8 +32,10 @@ class QuantisedParts:
             names: of its files.
         """
         self._last = part, names[-1]
-        floats = self.shop.floats.parts[part].items
-        return [_Made(self, name, () if index else floats) for index, name in enumerate(names)]
+        float32 = self.quantizer.float32.parts[part].items
+        return [
+            _QuantizedFile(self, name, () if index else float32) for index, name in enumerate(names)
+        ]
 
     def written(self, work: Path, part: str, name: str) -> None:
         """Clear the workshop behind the last file."""
@@ -42,25 +44,25 @@ class QuantisedParts:
 
 
 @dataclass(frozen=True)
-class _Made:
+class _QuantizedFile:
     """One file; the first of a part answers for the room of its float form.
 
     What is made of that is smaller, and so makes up for what a part takes while it is made.
     """
 
-    parts: QuantisedParts
+    parts: QuantizedParts
     name: str
-    floats: Sequence[Item]
+    float32: Sequence[Item]
 
-    def room(self, folder: Path) -> int:
-        return sum(item.room(folder) for item in self.floats)
+    def required_space(self, folder: Path) -> int:
+        return sum(item.required_space(folder) for item in self.float32)
 
     def write(self, folder: Path, progress: Progress | None) -> ExportedFile:
         work = resume_folder(folder.parent)
-        files = {file.name: file for file in self.parts.shop.make(work, folder.name)}
-        made = work / "made" / folder.name / self.name
-        Linked(made, self.name, copy=False, checksum=False, hard=True).write(folder, None)
+        files = {file.name: file for file in self.parts.quantizer.make(work, folder.name)}
+        quantized = work / "made" / folder.name / self.name
+        Linked(quantized, self.name, copy=False, checksum=False, hard=True).write(folder, None)
         if progress:
-            progress(self.room(folder))
+            progress(self.required_space(folder))
         self.parts.written(work, folder.name, self.name)
         return files[self.name]

@@ -9,7 +9,7 @@ from surgery.plan.planner import Plan
 _FLOAT_BYTES: Final = 4
 
 
-def refuse_large_floats(plan: Plan, target: Target | None) -> None:
+def refuse_large_parts(plan: Plan, target: Target | None) -> None:
     """Refuse a model whose largest part in fp32 is over the limit; nothing is read.
 
     Args:
@@ -22,8 +22,8 @@ def refuse_large_floats(plan: Plan, target: Target | None) -> None:
     anatomy = plan.anatomy
     head = anatomy.names_in("head") or anatomy.names_in("embeddings")
     sizes = {f"block.{i}": anatomy.block(i).parameters for i in range(anatomy.count)}
-    eyes = (*anatomy.names_in("vision"), *anatomy.names_in("projector"))
-    sizes["vision"] = sum(anatomy.sizes.get(name, 0) for name in eyes)
+    vision = (*anatomy.names_in("vision"), *anatomy.names_in("projector"))
+    sizes["vision"] = sum(anatomy.sizes.get(name, 0) for name in vision)
     sizes["head"] = sum(anatomy.sizes[name] for name in head)
     part = max(sizes, key=lambda name: sizes[name])
     refuse_large(part, _FLOAT_BYTES * sizes[part], target)

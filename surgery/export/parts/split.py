@@ -13,9 +13,9 @@ from surgery.export.parts.graph_part import GraphPart, StepGraph
 from surgery.graphs.block.forms import BlockForm, Shape
 from surgery.graphs.block.trace_errors import no_parts
 from surgery.graphs.block.tracer import Tracer
-from surgery.graphs.embeddings_and_head import Outside
-from surgery.graphs.model_shell import Whole
-from surgery.graphs.vision_graph import Sight
+from surgery.graphs.embeddings_and_head import EmbeddingsAndHead
+from surgery.graphs.model_shell import ModelShell
+from surgery.graphs.vision_graph import VisionGraph
 from surgery.runtime.causal_mask import sliding_of
 from surgery.runtime.manifest import GraphRecord, ValueRecord
 
@@ -28,14 +28,14 @@ POSITIONS: Final = "positions"
 _OF_THE_LOOP: Final = ("ids", "positions", "hidden", "mask", "past_key", "past_value")
 
 
-class Cut:
+class ModelParts:
     """The parts of one model; each distinct kind of block is traced once.
 
     Args:
         job: of an adapter that adds nothing but copies and LoRA.
 
     Attributes:
-        sight: vision tower and projector as a part, for one tile of an image; None where the model
+        vision: vision tower and projector as a part, for one tile of an image; None where the model
             sees nothing.
 
     Raises:
@@ -46,14 +46,14 @@ class Cut:
     def __init__(self, job: ExportJob) -> None:
         self._job = job
         self._shapes = [Shape(phase, n, job.context) for phase, n in job.lengths.items()]
-        self._whole = Whole(job.plan, trust_remote_code=job.trust_remote_code)
-        self.sight = self._find_sight() if job.plan.anatomy.names_in("vision") else None
+        self._shell = ModelShell(job.plan, trust_remote_code=job.trust_remote_code)
+        self.vision = self._find_vision() if job.plan.anatomy.names_in("vision") else None
         self._tracer = Tracer(job.plan, trust_remote_code=job.trust_remote_code)
-        self._outside = Outside(self._whole)
+        self._around = EmbeddingsAndHead(self._shell)
         self._forms = [form for form in self._tracer.forms if form.blocks]
         traced = {form.name: list(self._traced(form)) for form in self._forms}
         used = {form.blocks[0]: _others(form, traced[form.name][0]) for form in self._forms}
-        self._angles = self._outside.angles(used)
+        self._rotary = self._around.rotary_inputs(used)
         self._graphs = {form.name: self._steps(form, traced[form.name]) for form in self._forms}
 
     def before(self) -> dict[str, GraphPart]:
@@ -64,14 +64,14 @@ class Cut:
         """
         graphs: dict[str, list[StepGraph]] = {}
         for shape in self._shapes:
-            made = self._outside.before(shape.tokens, self._angles)
+            made = self._around.before(shape.tokens, self._rotary)
             for name, model in zip((EMBEDDINGS, POSITIONS), made, strict=False):
                 record = GraphRecord(
                     phase=shape.phase, tokens=shape.tokens, window=0, **_values(model)
                 )
                 step = StepGraph(f"{shape.phase}.onnx", model, record)
                 graphs.setdefault(name, []).append(step)
-        return {name: GraphPart(made, self._whole.numbers) for name, made in graphs.items()}
+        return {name: GraphPart(made, self._shell.numbers) for name, made in graphs.items()}
 
     def block(self, index: int, adapter: Path | None = None) -> GraphPart:
         """Return a block as a part; nothing is read yet.
@@ -91,18 +91,18 @@ class Cut:
         Raises:
             SurgeryError: A612 where there is none.
         """
-        model = self._outside.head()
+        model = self._around.head()
         record = GraphRecord(phase="both", tokens=1, window=0, **_values(model))
-        return GraphPart([StepGraph("head.onnx", model, record)], self._whole.numbers)
+        return GraphPart([StepGraph("head.onnx", model, record)], self._shell.numbers)
 
-    def _find_sight(self) -> GraphPart:
+    def _find_vision(self) -> GraphPart:
         job = self._job
-        sight = Sight(self._whole, job.folder, trust_remote_code=job.trust_remote_code)
-        model, tile = sight.graph(), sight.tile
+        vision = VisionGraph(self._shell, job.folder, trust_remote_code=job.trust_remote_code)
+        model, tile = vision.graph(), vision.tile
         record = GraphRecord(
             phase="image", tokens=tile.tokens, window=0, image_token=tile.token, **_values(model)
         )
-        return GraphPart([StepGraph("vision.onnx", model, record)], sight.numbers)
+        return GraphPart([StepGraph("vision.onnx", model, record)], vision.numbers)
 
     def _numbers(
         self, form: BlockForm, index: int, adapter: Path | None, names: list[str]
@@ -117,7 +117,7 @@ class Cut:
         sliding = self._sliding(form)
         sources = {
             **{str(v.name): "lora" for v in models[0].graph.inputs if _is_lora(form, v)},
-            **self._angles[form.blocks[0]],
+            **self._rotary[form.blocks[0]],
         }
         return [
             StepGraph(

@@ -64,7 +64,7 @@ class Call:
         return pytree.tree_map(partial(_filled, tensors, cache), self.arguments)  # type: ignore[no-any-return]
 
 
-class _Reached(BaseException):
+class _BlockReached(BaseException):
     """Carries the arguments out of the decoder, past any handler on the way."""
 
     def __init__(self, arguments: tuple[Any, dict[str, Any]]) -> None:
@@ -93,7 +93,7 @@ def find_call(decoder: Any, blocks: Any, index: int, shape: Shape, width: int) -
         reach = partial(_reach, decoder, blocks, shape, given)
         try:
             first = reach(0, ANSWERS[0])
-            call = first if index == 0 else _behind(reach, index, first.tensors["hidden"].shape)
+            call = first if index == 0 else _after(reach, index, first.tensors["hidden"].shape)
             return replace(call, cached=_cached(blocks[index], call, shape.window))
         except NoKeysError:
             raise
@@ -103,7 +103,7 @@ def find_call(decoder: Any, blocks: Any, index: int, shape: Shape, width: int) -
     raise failed
 
 
-def _behind(reach: Callable[..., Call], index: int, hidden: torch.Size) -> Call:
+def _after(reach: Callable[..., Call], index: int, hidden: torch.Size) -> Call:
     """Reach a block behind others; the hidden state tells whether they were passed over rightly."""
     failed: Exception | None = None
     for answer in ANSWERS:
@@ -126,13 +126,13 @@ def _reach(
     answer: Callable[[torch.Tensor], Any],
 ) -> Call:
     def reached(block: Any, args: Any, kwargs: Any) -> None:
-        raise _Reached((args, kwargs))
+        raise _BlockReached((args, kwargs))
 
     hook = blocks[index].register_forward_pre_hook(reached, with_kwargs=True)
     try:
         with torch.no_grad(), _passed_over(blocks[:index], answer):
             decoder(**given, past_key_values=StepCache(shape.window), use_cache=True)
-    except _Reached as found:
+    except _BlockReached as found:
         return named_call(found.arguments, blocks[index])
     finally:
         hook.remove()

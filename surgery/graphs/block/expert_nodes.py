@@ -22,10 +22,10 @@ from surgery.storage.file_names import ADAPTER
 IMAGE_MASK: Final = "image_mask"
 """The input that is True at image tokens, bool (1, T)."""
 
-_KEPT: Final = {"original_module.": "", f"expert.{ADAPTER}.": "expert."}
+_STORED_NAMES: Final = {"original_module.": "", f"expert.{ADAPTER}.": "expert."}
 
 
-def put_experts(block: nn.Module, place: str, edits: Sequence[AddExpert]) -> Switch:
+def add_block_experts(block: nn.Module, place: str, edits: Sequence[AddExpert]) -> Switch:
     """Wrap the matrices of a block; they are on the multimodal path for good.
 
     Args:
@@ -63,7 +63,7 @@ def takes_mask(rule: RoutingRule) -> bool:
 
 
 @contextmanager
-def told(switch: Switch | None, mask: torch.Tensor | None) -> Iterator[None]:
+def with_image_mask(switch: Switch | None, mask: torch.Tensor | None) -> Iterator[None]:
     """Tell the experts of one call which of its tokens are image tokens."""
     if switch is None or mask is None:
         yield
@@ -77,7 +77,7 @@ def told(switch: Switch | None, mask: torch.Tensor | None) -> Iterator[None]:
 
 def stored_name(name: str) -> str:
     """What the base or the adapter calls a parameter of a wrapped block."""
-    for wrapped, stored in _KEPT.items():
+    for wrapped, stored in _STORED_NAMES.items():
         name = name.replace(wrapped, stored)
     return name
 

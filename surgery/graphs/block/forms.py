@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     Signature = tuple[object, ...]
 
-_WORDS: Final = {AddLora: "lora", AddExpert: "expert", AddLearner: "learner"}
+_NAMES: Final = {AddLora: "lora", AddExpert: "expert", AddLearner: "learner"}
 _BOTH: Final = ("text", "multimodal")
 
 
@@ -81,17 +81,20 @@ def block_forms(plan: Plan, blocks: "nn.ModuleList") -> list[BlockForm]:
     """
     known: dict[Signature, int] = {}
     groups: dict[tuple[Signature, Signature], list[tuple[int, str]]] = {}
-    edits = _beside(plan)
+    edits = _added(plan)
     for index in sorted({slot.source for slot in plan.depth}):
         kind = signature(blocks[index])
         known.setdefault(kind, index)
         for path, added in _runs(edits.get(index, ())):
-            marks = tuple(_mark(plan.anatomy.block_path(index), edit) for edit in added)
-            groups.setdefault((kind, marks), []).append((index, path))
+            added_signature = tuple(
+                _edit_signature(plan.anatomy.block_path(index), edit) for edit in added
+            )
+            groups.setdefault((kind, added_signature), []).append((index, path))
     forms = (
-        _form(plan, known[kind], marks, users, edits) for (kind, marks), users in groups.items()
+        _form(plan, known[kind], added_signature, users, edits)
+        for (kind, added_signature), users in groups.items()
     )
-    return list(_told_apart(sorted(forms, key=lambda form: (form.blocks[0], len(form.added)))))
+    return list(_named_apart(sorted(forms, key=lambda form: (form.blocks[0], len(form.added)))))
 
 
 def signature(block: "nn.Module") -> "Signature":
@@ -111,12 +114,12 @@ def signature(block: "nn.Module") -> "Signature":
     )
 
 
-def _told_apart(forms: Iterable[BlockForm]) -> Iterator[BlockForm]:
+def _named_apart(forms: Iterable[BlockForm]) -> Iterator[BlockForm]:
     """Two of one name, as where ranks differ, get the second's first block into its name."""
-    taken: set[str] = set()
+    used_names: set[str] = set()
     for form in forms:
-        name = f"{form.name}@{form.blocks[0]}" if form.name in taken else form.name
-        taken.add(name)
+        name = f"{form.name}@{form.blocks[0]}" if form.name in used_names else form.name
+        used_names.add(name)
         yield replace(form, name=name)
 
 
@@ -126,11 +129,11 @@ def _settings(module: Any) -> Iterator[tuple[str, object]]:
             yield name, value if isinstance(value, bool | str | None) else "a number"
 
 
-def _beside(plan: Plan) -> dict[int, list[Edit]]:
+def _added(plan: Plan) -> dict[int, list[Edit]]:
     """What stands beside the matrices of each block; copied blocks have nothing there."""
     found: dict[int, list[Edit]] = {}
     for edit in plan.edits:
-        if isinstance(edit, tuple(_WORDS)):
+        if isinstance(edit, tuple(_NAMES)):
             found.setdefault(edit.block, []).append(edit)
     return found
 
@@ -142,7 +145,7 @@ def _runs(added: "list[Edit] | tuple[()]") -> "Iterator[tuple[str, list[Edit]]]"
     yield "multimodal", list(added)
 
 
-def _mark(place: str, edit: Edit) -> "Signature":
+def _edit_signature(place: str, edit: Edit) -> "Signature":
     """What makes two edits of two blocks the same."""
     shapes = tuple((t.name.removeprefix(place), t.shape) for t in edit.tensors)
     rule = edit.rule if isinstance(edit, AddExpert | AddLearner) else None
@@ -152,15 +155,15 @@ def _mark(place: str, edit: Edit) -> "Signature":
 def _form(
     plan: Plan,
     kind: int,
-    marks: "Signature",
+    added_signature: "Signature",
     users: list[tuple[int, str]],
     edits: dict[int, list[Edit]],
 ) -> BlockForm:
     first = users[0][0]
-    added = dict(_runs(edits.get(first, ())))[users[0][1]] if marks else []
-    words = dict.fromkeys(_WORDS[type(edit)] for edit in added)
+    added = dict(_runs(edits.get(first, ())))[users[0][1]] if added_signature else []
+    suffixes = dict.fromkeys(_NAMES[type(edit)] for edit in added)
     start = min(plan.depth, key=lambda slot: slot.source).source
-    name = "+".join(["block" if kind == start else f"block@{kind}", *words])
+    name = "+".join(["block" if kind == start else f"block@{kind}", *suffixes])
     return BlockForm(
         name=name,
         blocks=tuple(sorted({index for index, _ in users})),

@@ -13,7 +13,7 @@ from torch import nn
 from torch.func import functional_call
 
 from surgery.graphs.block.call import Call
-from surgery.graphs.block.expert_nodes import IMAGE_MASK, put_experts, route, told
+from surgery.graphs.block.expert_nodes import IMAGE_MASK, add_block_experts, route, with_image_mask
 from surgery.graphs.block.forms import Shape
 from surgery.graphs.block.kv_cache import StepCache
 from surgery.graphs.block.lora_inputs import add_loras
@@ -23,7 +23,7 @@ from surgery.operations.edits import AddExpert, AddLora, Edit
 Feeds = dict[str, torch.Tensor]
 
 
-class Plain(nn.Module):
+class BlockCaller(nn.Module):
     """What the decoder is to its block; routing hooks see the call that they know.
 
     Args:
@@ -69,18 +69,22 @@ class Step(nn.Module):
         plain: calls the block.
         shape: of the step; None for a block that has no cache, as one of a vision tower.
         given: input of the graph to the parameter of the block that it takes the place of.
-        told: opens the context in which the block's experts know the image tokens, of their mask.
+        mask_context: of an image mask: the context in which the block's experts know it.
     """
 
     def __init__(
-        self, plain: Plain, shape: Shape | None, given: Mapping[str, str], told: Any
+        self,
+        plain: BlockCaller,
+        shape: Shape | None,
+        given: Mapping[str, str],
+        mask_context: Any,
     ) -> None:
         super().__init__()
         self.plain = plain
         self._window = None if shape is None else shape.window
         self._is_prompt = shape is None or shape.phase == "prefill"
         self._given = dict(given)
-        self._told = told
+        self._mask_context = mask_context
 
     def forward(self, feeds: Feeds) -> Feeds:
         """Run the step.
@@ -100,7 +104,7 @@ class Step(nn.Module):
             "cache": cache,
             "feeds": feeds,
         }
-        context: AbstractContextManager[None] = self._told(feeds.get(IMAGE_MASK))
+        context: AbstractContextManager[None] = self._mask_context(feeds.get(IMAGE_MASK))
         with context:
             hidden = functional_call(self.plain, swapped, args=(), kwargs=arguments)
         if cache is None:
@@ -134,11 +138,11 @@ def build_step(
         fill: brings the block to the CPU, once its experts are in it.
     """
     experts = [edit for edit in added if isinstance(edit, AddExpert)]
-    switch = put_experts(block, place, experts) if experts else None
+    switch = add_block_experts(block, place, experts) if experts else None
     fill(block)
     rewrite_norms(block)
     given = add_loras(block, place, [edit for edit in added if isinstance(edit, AddLora)])
-    plain = Plain(block, call)
+    plain = BlockCaller(block, call)
     if experts:
         route(plain, block, experts[0].rule)
-    return Step(plain, shape, given, partial(told, switch)).eval().requires_grad_(False)
+    return Step(plain, shape, given, partial(with_image_mask, switch)).eval().requires_grad_(False)

@@ -36,10 +36,12 @@ def all_inputs(
     for name, new in zip(("past_key", "past_value"), call.cached, strict=False):
         if shape.window:
             feeds[name] = torch.zeros(*new[:-2], shape.window, new[-1])
-    drawn = {"hidden", "past_key", "past_value", IMAGE_MASK} & feeds.keys()
-    drawn |= set() if adapter else pairs.keys()
+    random_names = {"hidden", "past_key", "past_value", IMAGE_MASK} & feeds.keys()
+    random_names |= set() if adapter else pairs.keys()
     feeds |= pairs
-    return {**feeds, **draw({name: feeds[name] for name in sorted(drawn)}, 0)}, frozenset(drawn)
+    return {**feeds, **draw({name: feeds[name] for name in sorted(random_names)}, 0)}, frozenset(
+        random_names
+    )
 
 
 def draw(like: Feeds, seed: int) -> Feeds:

@@ -33,16 +33,16 @@ def not_static(form: BlockForm, shape: Shape, why: str) -> Diagnostic:
     )
 
 
-def hangs_on_data(why: str) -> bool:
+def depends_on_data(why: str) -> bool:
     """Whether a block has no graph because its shapes hang on its numbers, by torch's reason."""
-    return any(word in why for word in _BY_DATA)
+    return any(marker in why for marker in _BY_DATA)
 
 
 def _static_form(form: BlockForm, why: str) -> str:
     """The remedy for what the reason names; of others only that a block must have one graph."""
     if "expert" in form.name:
         return "use `form: blend`, or `form: segments` with `runs`, both static; or `duplicate`"
-    if hangs_on_data(why):
+    if depends_on_data(why):
         return "use `duplicate` or `lora` on a dense base: routing by data has no static shapes"
     if "complex" in why.lower():
         return "use a base whose rotary embedding is of real numbers: ONNX has no complex ones"

@@ -27,7 +27,7 @@ class Traced:
         model: the graph, in fp32.
         step: what was traced; with the graph's weights.
         inputs: one of each input of the step; masks and angles as the decoder makes them.
-        drawn: names of those that are random numbers and not the decoder's or an adapter's.
+        random_names: names of those that are random numbers and not the decoder's or an adapter's.
     """
 
     form: BlockForm
@@ -36,7 +36,7 @@ class Traced:
     model: "ir.Model"
     step: Step = field(repr=False)
     inputs: Feeds = field(repr=False)
-    drawn: frozenset[str]
+    random_names: frozenset[str]
 
     @property
     def names(self) -> list[str]:
@@ -45,7 +45,10 @@ class Traced:
 
     def sample(self, seed: int = 0) -> "Arrays":
         """Return inputs of the graph; the same ones for the same seed."""
-        feeds = {**self.inputs, **draw({n: self.inputs[n] for n in sorted(self.drawn)}, seed)}
+        feeds = {
+            **self.inputs,
+            **draw({n: self.inputs[n] for n in sorted(self.random_names)}, seed),
+        }
         return {name: feeds[name].numpy() for name in self.names}
 
     def run(self, feeds: "Arrays") -> "Arrays":

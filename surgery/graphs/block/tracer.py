@@ -104,12 +104,12 @@ class Tracer:
         shape = _long_enough(added, shape)
         call = self._call(form, shape, index)
         step = self._step(form, shape, index, weights, adapter)
-        feeds, drawn = all_inputs(call, shape, added, adapter)
+        feeds, random_names = all_inputs(call, shape, added, adapter)
         try:
             model = _exported(step, feeds, place, numbers=weights != "none")
         except Exception as error:  # torch.export has many ways to say no
             raise SurgeryError(not_static(form, shape, reason_of(error))) from error
-        return Traced(form, shape, place, model, step, feeds, drawn)
+        return Traced(form, shape, place, model, step, feeds, random_names)
 
     def numbers(
         self, form: BlockForm, block: int, adapter: Path | None = None

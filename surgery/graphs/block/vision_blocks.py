@@ -26,8 +26,8 @@ def vision_forms(model: nn.Module, anatomy: Anatomy) -> list[BlockForm]:
         model: on any device.
         anatomy: its map.
     """
-    places = ((BLOCK, _first_block(model, anatomy)), (PROJECTOR, _projector(anatomy)))
-    return [BlockForm(name, (), ("multimodal",), place) for name, place in places if place]
+    found = ((BLOCK, _first_block(model, anatomy)), (PROJECTOR, _projector(anatomy)))
+    return [BlockForm(name, (), ("multimodal",), place) for name, place in found if place]
 
 
 def find_vision_call(model: Any, place: str) -> Call:
@@ -90,4 +90,4 @@ def _projector(anatomy: Anatomy) -> str:
 def _above(names: list[str]) -> str:
     """The innermost module that holds all of these tensors."""
     outer = zip(*(name.split(".")[:-1] for name in names), strict=False)
-    return ".".join(pieces[0] for pieces in takewhile(lambda same: len({*same}) == 1, outer))
+    return ".".join(parts[0] for parts in takewhile(lambda same: len({*same}) == 1, outer))

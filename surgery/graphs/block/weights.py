@@ -78,7 +78,7 @@ def fill(owner: Any, block: nn.Module, weights: Weights, place: str, disk: Disk 
         if _is_table(module):
             settle(owner, [module])
         else:
-            _make_room(module)
+            _allocate(module)
     if weights == "random":
         _begin(owner, block)
     if weights == "real":
@@ -86,7 +86,7 @@ def fill(owner: Any, block: nn.Module, weights: Weights, place: str, disk: Disk 
         _load(block, place, disk)
 
 
-def _make_room(module: nn.Module) -> None:
+def _allocate(module: nn.Module) -> None:
     """Give a module's own tensors addresses; the system gives them pages when they are written."""
     for name, parameter in module.named_parameters(recurse=False):
         empty = torch.empty(parameter.shape, dtype=parameter.dtype)
@@ -140,8 +140,8 @@ def read_base(name: str, stored: "DiskNames") -> torch.Tensor:
 
 
 def _of_bytes(content: bytes, dtype: str, shape: tuple[int, ...]) -> torch.Tensor:
-    held_as = getattr(torch, TORCH_NAMES[dtype])
-    return torch.frombuffer(bytearray(content), dtype=held_as).view(shape)
+    torch_dtype = getattr(torch, TORCH_NAMES[dtype])
+    return torch.frombuffer(bytearray(content), dtype=torch_dtype).view(shape)
 
 
 def _of_adapter(folder: Path, place: str) -> Iterator[tuple[str, torch.Tensor]]:

@@ -56,34 +56,34 @@ class Agreement(BaseModel):
         return self.is_enough or near or self.cosine >= ENOUGH
 
     @property
-    def says_nothing(self) -> bool:
+    def is_inconclusive(self) -> bool:
         """Whether all that should be lies below what fp16 has."""
         return self.range <= LEAST
 
 
-_NONE: Final = Agreement(cosine=0.0, error=float("inf"), range=float("inf"))
+_DISAGREEMENT: Final = Agreement(cosine=0.0, error=float("inf"), range=float("inf"))
 
 
-def agreement(found: Arrays, wanted: Arrays) -> dict[str, Agreement]:
+def agreement(found: Arrays, expected: Arrays) -> dict[str, Agreement]:
     """Compare what was found with what was wanted, output by output.
 
     Args:
         found: may lack outputs; those agree in nothing.
-        wanted: the reference.
+        expected: the reference.
     """
     return {
-        name: _compare(found[name], array) if name in found else _NONE
-        for name, array in wanted.items()
+        name: _compare(found[name], array) if name in found else _DISAGREEMENT
+        for name, array in expected.items()
     }
 
 
-def _compare(found: np.ndarray[Any, Any], wanted: np.ndarray[Any, Any]) -> Agreement:
-    if found.shape != wanted.shape:
-        return _NONE
-    a, b = (array.astype(np.float64).ravel() for array in (found, wanted))
+def _compare(found: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) -> Agreement:
+    if found.shape != expected.shape:
+        return _DISAGREEMENT
+    a, b = (array.astype(np.float64).ravel() for array in (found, expected))
     differ = a != b
     if not np.isfinite(a[differ]).all() or not np.isfinite(b[differ]).all():
-        return _NONE
+        return _DISAGREEMENT
     finite = np.isfinite(b)
     a, b = a[finite], b[finite]
     return Agreement(

@@ -6,26 +6,26 @@ from typing import Final
 
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.diagnostics.distribution import install_line
-from surgery.npu.qualcomm.quantize import Quantiser
+from surgery.npu.qualcomm.quantize import Quantizer
 
 PACKAGE: Final = "aimet-onnx"
 """On the package index; Qualcomm's, under BSD-3."""
 
 
-def chosen_quantiser(asked: Quantiser | None) -> Quantiser:
+def choose_quantizer(requested: Quantizer | None) -> Quantizer:
     """Return who finds the scales of weights.
 
     Args:
-        asked: by the user; None for AIMET where it is installed, else onnxruntime.
+        requested: by the user; None for AIMET where it is installed, else onnxruntime.
 
     Raises:
         SurgeryError: X108 where AIMET is asked for and not installed.
     """
-    if asked is None:
+    if requested is None:
         return "aimet" if aimet_version() else "onnxruntime"
-    if asked == "aimet" and not aimet_version():
+    if requested == "aimet" and not aimet_version():
         raise SurgeryError(_missing())
-    return asked
+    return requested
 
 
 def aimet_version() -> str:
@@ -41,5 +41,5 @@ def _missing() -> Diagnostic:
         code="X108",
         what="AIMET is not installed",
         why=f"it comes with {PACKAGE}, which takes 0.6 GB, so it is an extra",
-        fix=f"{install_line('aimet')}, or leave `--quantiser` out",
+        fix=f"{install_line('aimet')}, or leave `--quantizer` out",
     )

@@ -10,15 +10,15 @@ Arrays = Mapping[str, np.ndarray[Any, Any]]
 """Tensors by the names of a graph's inputs or outputs."""
 BRANCH: Final = "branch"
 """Names the folder of a branch's samples beside the others, and the file of its inputs."""
-_MARK = "="
+_PREFIX = "="
 """Before each name, since numpy keeps some names, such as `file`, to itself."""
 
 
 def write_arrays(file: Path, arrays: Arrays) -> None:
     """Write them into an npz file, whatever their names are."""
-    marked: dict[str, Any] = {f"{_MARK}{name}": array for name, array in arrays.items()}
+    prefixed: dict[str, Any] = {f"{_PREFIX}{name}": array for name, array in arrays.items()}
     with file.open("wb") as stream:  # under its own name, whatever that ends in
-        np.savez(stream, **marked)
+        np.savez(stream, **prefixed)
 
 
 def read_arrays(file: Path) -> Arrays:
@@ -26,4 +26,4 @@ def read_arrays(file: Path) -> Arrays:
     if not file.is_file():
         return {}
     with np.load(file) as found:
-        return {name.removeprefix(_MARK): array for name, array in found.items()}
+        return {name.removeprefix(_PREFIX): array for name, array in found.items()}

@@ -9,7 +9,7 @@ from typing import Final
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.npu.qualcomm.arrays import Arrays, read_arrays, write_arrays
 from surgery.npu.qualcomm.toolchain import toolchain
-from surgery.npu.qualcomm.workers.process import LIMIT, run_apart
+from surgery.npu.qualcomm.workers.process import LIMIT, run_process
 from surgery.npu.qualcomm.workers.task import Compiled, Task
 from surgery.storage.disk_errors import io_errors
 
@@ -39,7 +39,7 @@ def compile_graph(
     toolchain()
     with io_errors(out), tempfile.TemporaryDirectory(dir=out.parent) as scratch:
         task = Task(model=model, folder=Path(scratch), soc=soc, arch=arch, fp16=fp16, name=out.stem)
-        answer = ask([task], seconds)[0]
+        answer = run_tasks([task], seconds)[0]
         if answer.accepted:
             for file in (*task.folder.glob(f"{out.stem}*.bin"), task.context):
                 os.replace(file, out.with_name(file.name))
@@ -78,11 +78,11 @@ def compile_and_run(task: Task, feeds: Arrays, seconds: float = LIMIT) -> tuple[
         SurgeryError: X103.
     """
     write_arrays(task.feeds, feeds)
-    answer = ask([task], seconds)[0]
+    answer = run_tasks([task], seconds)[0]
     return answer, read_arrays(task.outputs)
 
 
-def ask(tasks: Sequence[Task], seconds: float = LIMIT) -> list[Compiled]:
+def run_tasks(tasks: Sequence[Task], seconds: float = LIMIT) -> list[Compiled]:
     """Do tasks in as few processes as they allow: one that crashes takes no other along.
 
     Args:
@@ -96,26 +96,26 @@ def ask(tasks: Sequence[Task], seconds: float = LIMIT) -> list[Compiled]:
         SurgeryError: X103.
     """
     for task in tasks:
-        task.asked.write_text(task.model_dump_json())
+        task.request.write_text(task.model_dump_json())
     answers: list[Compiled] = []
     while len(answers) < len(tasks):
-        answers += _ask(tasks[len(answers) :], seconds)
+        answers += _run_process(tasks[len(answers) :], seconds)
     for task, answer in zip(tasks, answers, strict=True):
         _check_chip(task, answer)
     return answers
 
 
-def _ask(tasks: Sequence[Task], seconds: float) -> list[Compiled]:
+def _run_process(tasks: Sequence[Task], seconds: float) -> list[Compiled]:
     """Do as many tasks as one process does; one at which it ends is among them."""
     folders = [str(task.folder) for task in tasks]
     log = tasks[0].folder / "process.txt"
     files = [task.answer for task in tasks]
-    ended = run_apart("surgery.npu.qualcomm.workers.htp", folders, files, log, seconds)
+    ended = run_process("surgery.npu.qualcomm.workers.htp", folders, files, log, seconds)
     done = [Compiled.model_validate_json(f.read_bytes()) for f in files if f.is_file()]
-    return [*done, _cut_short(tasks[len(done)], ended)] if ended else done
+    return [*done, _interrupted(tasks[len(done)], ended)] if ended else done
 
 
-def _cut_short(task: Task, ended: str) -> Compiled:
+def _interrupted(task: Task, ended: str) -> Compiled:
     """What is known of a task at which the process ended."""
     if not task.compiled.is_file():
         return Compiled(error=f"the compiler {ended}", ended=ended)

@@ -27,10 +27,10 @@ class Emulator:
         toolchain()
         self._folder = tempfile.TemporaryDirectory()
         self._log = Path(self._folder.name, "log.txt")
-        words = [str(soc), str(arch), self._folder.name]
+        arguments = [str(soc), str(arch), self._folder.name]
         with self._log.open("w") as errors:
             self._process = subprocess.Popen(
-                command_of("surgery.npu.qualcomm.workers.emulator", words),
+                command_of("surgery.npu.qualcomm.workers.emulator", arguments),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,

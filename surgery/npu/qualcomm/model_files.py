@@ -22,7 +22,7 @@ def files_of(model: Path) -> list[Path]:
         graph = onnx.load(model, load_external_data=False).graph
     except Exception as error:
         raise SurgeryError(_unreadable(model, error)) from error
-    return [model, *(model.parent / place for place in sorted(set(_places(graph))))]
+    return [model, *(model.parent / target for target in sorted(set(_locations(graph))))]
 
 
 def graph_digest(model: Path) -> str:
@@ -31,18 +31,18 @@ def graph_digest(model: Path) -> str:
     Raises:
         SurgeryError: X107.
     """
-    whole = hashlib.sha256()
+    digest = hashlib.sha256()
     try:
         for file in files_of(model):
             with file.open("rb") as stream:
-                whole.update(hashlib.file_digest(stream, "sha256").digest())
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
     except OSError as error:
         raise SurgeryError(_unreadable(model, error)) from error
-    return whole.hexdigest()
+    return digest.hexdigest()
 
 
 @cache
-def own_digest() -> str:
+def implementation_digest() -> str:
     """Return the sha256 of how this package quantises, compiles and compares.
 
     What is kept from one run to the next hangs on it, as it hangs on the toolchain.
@@ -58,13 +58,13 @@ def copied(model: Path, folder: Path) -> Path:
         SurgeryError: X107.
     """
     for file in files_of(model):
-        place = folder / file.relative_to(model.parent)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, place)
+        target = folder / file.relative_to(model.parent)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, target)
     return folder / model.name
 
 
-def _places(graph: object) -> Iterator[str]:
+def _locations(graph: object) -> Iterator[str]:
     """Where external tensors lie, those of subgraphs and of attributes too."""
     import onnx
     from onnx.external_data_helper import ExternalDataInfo, uses_external_data
@@ -74,7 +74,7 @@ def _places(graph: object) -> Iterator[str]:
     for attribute in (a for node in graph.node for a in node.attribute):
         tensors += [attribute.t, *attribute.tensors]
         for inner in (attribute.g, *attribute.graphs):
-            yield from _places(inner)
+            yield from _locations(inner)
     yield from (ExternalDataInfo(t).location for t in tensors if uses_external_data(t))
 
 

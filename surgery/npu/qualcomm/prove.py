@@ -16,8 +16,8 @@ from surgery.npu.qualcomm.agreement import agreement
 from surgery.npu.qualcomm.arrays import Arrays
 from surgery.npu.qualcomm.compiler import compile_and_run
 from surgery.npu.qualcomm.cpu_reference import reference
-from surgery.npu.qualcomm.model_files import graph_digest, own_digest
-from surgery.npu.qualcomm.quantize import Scheme, quantise
+from surgery.npu.qualcomm.model_files import graph_digest, implementation_digest
+from surgery.npu.qualcomm.quantize import Scheme, quantize
 from surgery.npu.qualcomm.toolchain import Toolchain, toolchain
 from surgery.npu.qualcomm.verdict import SCHEMES, Verdict
 from surgery.npu.qualcomm.workers.process import LIMIT, is_late
@@ -65,8 +65,8 @@ def prove(
     Raises:
         SurgeryError: X101 to X103, X105, X107.
     """
-    tools, place = toolchain(), Path(tempfile.gettempdir())
-    with io_errors(place), tempfile.TemporaryDirectory(dir=place) as scratch:
+    tools, folder = toolchain(), Path(tempfile.gettempdir())
+    with io_errors(folder), tempfile.TemporaryDirectory(dir=folder) as scratch:
         proof = _Proof(
             model, feeds, samples, soc, arch, expected, progress, seconds, tools, Path(scratch)
         )
@@ -103,23 +103,23 @@ class _Proof:
     def _key(self, scheme: Scheme) -> list[object]:
         inputs = [self.feeds, self.expected or {}, *(self.samples if scheme != "fp16" else ())]
         chip = [self.soc, self.arch]
-        asked = [self._digest, [_digest(i) for i in inputs], str(self.tools), chip, scheme]
-        return [*asked, own_digest()]
+        key = [self._digest, [_digest(i) for i in inputs], str(self.tools), chip, scheme]
+        return [*key, implementation_digest()]
 
     @cached_property
     def _digest(self) -> str:
         return graph_digest(self.model)
 
     @cached_property
-    def _float(self) -> Arrays:
+    def _float_outputs(self) -> Arrays:
         return self.expected if self.expected is not None else reference(self.model, self.feeds)
 
     def _find(self, scheme: Scheme) -> Verdict:
         started, graph = time.perf_counter(), self.model
         if scheme != "fp16":
             self.progress(f"quantise to {scheme}")
-            graph = self._quantised(scheme)
-        quantised = time.perf_counter() - started
+            graph = self._quantized(scheme)
+        quantized = time.perf_counter() - started
         self.progress(f"compile and run in {scheme}")
         with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
             task = Task(model=graph, folder=Path(folder), soc=self.soc, arch=self.arch)
@@ -130,11 +130,11 @@ class _Proof:
             accepted=answer.accepted,
             refused=answer.refused,
             error=answer.error or answer.run_error,
-            agreement=agreement(found, self._wanted(graph)) if found else {},
-            against_float=agreement(found, self._float) if found else {},
+            agreement=agreement(found, self._expected(graph)) if found else {},
+            against_float=agreement(found, self._float_outputs) if found else {},
             context_bytes=answer.context_bytes,
             seconds={
-                "quantise": quantised,
+                "quantise": quantized,
                 "compile": answer.compile_seconds,
                 "run": answer.run_seconds,
             },
@@ -145,29 +145,29 @@ class _Proof:
             raise _UnsettledError(verdict)
         return verdict
 
-    def _quantised(self, scheme: Scheme) -> Path:
+    def _quantized(self, scheme: Scheme) -> Path:
         """Quantise; that it can't be done is a verdict on the graph too."""
         graph, ranges = self.scratch / f"{scheme}.onnx", self.scratch / "ranges.json"
         samples = [self.feeds, *self.samples]
         try:
-            quantise(self.model, graph, scheme, samples, ranges=ranges, seconds=self.limit)
+            quantize(self.model, graph, scheme, samples, ranges=ranges, seconds=self.limit)
         except SurgeryError as error:
-            said = error.diagnostics[0]
-            if said.code != "X106":
+            failure = error.diagnostics[0]
+            if failure.code != "X106":
                 raise
-            late = is_late(said.why)
-            failed = Verdict(scheme=scheme, toolchain=str(self.tools), error=said.why, late=late)
+            late = is_late(failure.why)
+            failed = Verdict(scheme=scheme, toolchain=str(self.tools), error=failure.why, late=late)
             raise _UnsettledError(failed) from error
         return graph
 
-    def _wanted(self, graph: Path) -> Arrays:
-        return self._float if graph == self.model else reference(graph, self.feeds)
+    def _expected(self, graph: Path) -> Arrays:
+        return self._float_outputs if graph == self.model else reference(graph, self.feeds)
 
 
 def _digest(arrays: Arrays) -> str:
-    whole = hashlib.sha256()
+    digest = hashlib.sha256()
     for name in sorted(arrays):
         array = arrays[name]
-        whole.update(f"{name} {array.dtype} {array.shape}".encode())
-        whole.update(array.tobytes())
-    return whole.hexdigest()
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()

@@ -17,16 +17,16 @@ from typing import Final, Literal
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.npu.qualcomm.arrays import BRANCH, Arrays, write_arrays
 from surgery.npu.qualcomm.model_files import copied
-from surgery.npu.qualcomm.workers.process import LIMIT, run_apart
+from surgery.npu.qualcomm.workers.process import LIMIT, run_process
 from surgery.storage.disk_errors import io_errors
 
 Scheme = Literal["fp16", "w8a16", "w4a16"]
 """Bits of weights and activations; fp16 quantises nothing."""
 
-Quantiser = Literal["onnxruntime", "aimet"]
+Quantizer = Literal["onnxruntime", "aimet"]
 """Who finds the scales of weights; onnxruntime writes the graph either way."""
 
-_LONGER: Final = 6
+_AIMET_FACTOR: Final = 6
 """AIMET may take as many times what another step may: it took half a minute to a minute and a half
 for 33 to 77 million weights on two cores."""
 
@@ -44,7 +44,7 @@ class Branch:
     samples: Sequence[Arrays]
 
 
-def quantise(
+def quantize(
     model: Path,
     out: Path,
     scheme: Scheme,
@@ -52,7 +52,7 @@ def quantise(
     *,
     branch: Branch | None = None,
     ranges: Path | None = None,
-    quantiser: Quantiser = "onnxruntime",
+    quantizer: Quantizer = "onnxruntime",
     scales: Path | None = None,
     seconds: float = LIMIT,
 ) -> None:
@@ -68,7 +68,7 @@ def quantise(
         branch: what has ranges of other samples. Where the samples have zeros for it, the graph's
             numbers without it are those of the same graph that has none, to the bit.
         ranges: where these are kept for the next scheme; samples count only where it is not there.
-        quantiser: who finds the scales of weights. onnxruntime takes a column's greatest weight,
+        quantizer: who finds the scales of weights. onnxruntime takes a column's greatest weight,
             AIMET what changes its products with the samples least.
         scales: where AIMET's are kept for the next graph of the same weights; samples count for
             them only where it is not there.
@@ -83,22 +83,24 @@ def quantise(
         if branch:
             (folder / f"{BRANCH}.json").write_text(json.dumps([*branch.inputs]))
             _write_samples(folder / BRANCH, branch.samples)
-        made, done = folder / "made" / out.name, folder / "done"
-        made.parent.mkdir()
-        mine = copied(model, folder / "model")  # the quantiser writes beside the graph
+        written, done = folder / "made" / out.name, folder / "done"
+        written.parent.mkdir()
+        source = copied(model, folder / "model")  # the quantiser writes beside the graph
         log, found = folder / "log.txt", scales or folder / "scales"
-        if quantiser == "aimet" and not found.is_file():
-            words = [str(mine), scheme, str(folder), str(found)]
-            most = seconds * _LONGER
-            ended = run_apart("surgery.npu.qualcomm.workers.aimet", words, [found], log, most)
+        if quantizer == "aimet" and not found.is_file():
+            arguments = [str(source), scheme, str(folder), str(found)]
+            most = seconds * _AIMET_FACTOR
+            ended = run_process("surgery.npu.qualcomm.workers.aimet", arguments, [found], log, most)
             if ended:
-                raise SurgeryError(_cannot_quantise(model, f"AIMET {ended}"))
-        places = [ranges or folder / "ranges.json", found, done]
-        words = [str(mine), str(made), scheme, *map(str, places)]
-        ended = run_apart("surgery.npu.qualcomm.workers.quantize", words, [done], log, seconds)
+                raise SurgeryError(_cannot_quantize(model, f"AIMET {ended}"))
+        paths = [ranges or folder / "ranges.json", found, done]
+        arguments = [str(source), str(written), scheme, *map(str, paths)]
+        ended = run_process(
+            "surgery.npu.qualcomm.workers.quantize", arguments, [done], log, seconds
+        )
         if ended:
-            raise SurgeryError(_cannot_quantise(model, f"onnxruntime's quantiser {ended}"))
-        for file in sorted(made.parent.iterdir(), key=lambda file: file == made):
+            raise SurgeryError(_cannot_quantize(model, f"onnxruntime's quantiser {ended}"))
+        for file in sorted(written.parent.iterdir(), key=lambda file: file == written):
             os.replace(file, out.with_name(file.name))
 
 
@@ -108,7 +110,7 @@ def _write_samples(folder: Path, samples: Sequence[Arrays]) -> None:
         write_arrays(folder / f"{index:04}.npz", sample)
 
 
-def _cannot_quantise(model: Path, why: str) -> Diagnostic:
+def _cannot_quantize(model: Path, why: str) -> Diagnostic:
     return Diagnostic(
         code="X106",
         what=f"{model.name} can't be quantised",

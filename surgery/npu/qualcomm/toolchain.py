@@ -63,7 +63,7 @@ def _check_machine() -> None:
     known = (system, machine, library) == ("Linux", "x86_64", "glibc")
     if known and tuple(map(int, release.split(".")[:2])) >= _GLIBC:
         return
-    here = " ".join(word for word in (system, machine, library, release) if word)
+    here = " ".join(part for part in (system, machine, library, release) if part)
     raise SurgeryError(_wrong_machine(here))
 
 

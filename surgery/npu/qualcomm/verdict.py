@@ -55,9 +55,9 @@ class Verdict(BaseModel):
         return self.accepted and not self.error and agrees
 
     @property
-    def says_nothing(self) -> bool:
+    def is_inconclusive(self) -> bool:
         """Whether it ran on inputs of which no output has anything to compare."""
-        return bool(self.agreement) and all(a.says_nothing for a in self.agreement.values())
+        return bool(self.agreement) and all(a.is_inconclusive for a in self.agreement.values())
 
     @property
     def cosine(self) -> float:

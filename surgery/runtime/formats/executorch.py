@@ -7,7 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import ClassVar
 
-from surgery.runtime.base import Answer, Prompt, Runner, ends_of, refuse_too_long
+from surgery.runtime.base import Answer, Prompt, Runner, end_tokens, refuse_too_long
 from surgery.runtime.executorch_program import EXTRA, Program, require_runtime
 from surgery.runtime.manifest import GraphRecord, Manifest, PathName
 
@@ -37,12 +37,14 @@ class ExecutorchRunner(Runner):
         from surgery.runtime.prompt_encoding import encoded
 
         program, record = open_program(folder, manifest, path)
-        home = program.file.parent
-        tokenizer = load_processor(home, trust_remote_code=trust_remote_code)
-        refuse_ids_without_rows(tokenizer, manifest.logits_width(path), home)
+        model_folder = program.file.parent
+        tokenizer = load_processor(model_folder, trust_remote_code=trust_remote_code)
+        refuse_ids_without_rows(tokenizer, manifest.logits_width(path), model_folder)
         ids = encoded(tokenizer, prompt, path)["input_ids"][0].tolist()
         refuse_too_long(len(ids), prompt.new_tokens, record.window, "programs")
-        made = generate_tokens(program, ids, prompt.new_tokens, ends_of(home), record.tokens)
+        made = generate_tokens(
+            program, ids, prompt.new_tokens, end_tokens(model_folder), record.tokens
+        )
         text: str = tokenizer.decode(made, skip_special_tokens=True)
         return Answer(path, tuple(ids), tuple(made), text)
 

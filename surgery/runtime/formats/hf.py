@@ -30,11 +30,11 @@ class HfRunner(Runner):
         trust_remote_code: bool,
     ) -> Answer:
         """Generate greedily on a path; see `Runner.run`."""
-        home = folder / manifest.paths[path][0]
-        processor = load_processor(home, trust_remote_code=trust_remote_code)
+        model_folder = folder / manifest.paths[path][0]
+        processor = load_processor(model_folder, trust_remote_code=trust_remote_code)
         inputs = encoded(processor, prompt, path)
         model = open_path(folder, manifest, path, trust_remote_code=trust_remote_code)
-        refuse_ids_without_rows(processor, embedding_rows(model), home)
+        refuse_ids_without_rows(processor, embedding_rows(model), model_folder)
         made = _generate(model, inputs, prompt.new_tokens)
         tokenizer = getattr(processor, "tokenizer", processor)
         text: str = tokenizer.decode(made, skip_special_tokens=True)
@@ -66,6 +66,6 @@ def _generate(model: Any, inputs: Any, new_tokens: int) -> list[int]:
     pads = (model.generation_config.pad_token_id, model.generation_config.eos_token_id, 0)
     pad = next(p if isinstance(p, int) else p[0] for p in pads if p is not None)
     inputs = inputs.to(model.device)
-    said = model.generate(**inputs, do_sample=False, max_new_tokens=new_tokens, pad_token_id=pad)
-    found: list[int] = said[0, inputs["input_ids"].shape[1] :].tolist()
+    output = model.generate(**inputs, do_sample=False, max_new_tokens=new_tokens, pad_token_id=pad)
+    found: list[int] = output[0, inputs["input_ids"].shape[1] :].tolist()
     return found

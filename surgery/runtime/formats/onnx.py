@@ -32,7 +32,7 @@ class OnnxRunner(Runner):
         """
         engine = OnCpu(folder)
         loop = open_loop(folder, manifest, path, engine)
-        eyes = image_part(engine, manifest.paths[path], manifest.parts)
+        vision = image_part(engine, manifest.paths[path], manifest.parts)
         return generate_answer(
-            folder, manifest, loop, path, prompt, eyes=eyes, trust_remote_code=trust_remote_code
+            folder, manifest, loop, path, prompt, vision=vision, trust_remote_code=trust_remote_code
         )

@@ -36,9 +36,15 @@ class QnnRunner(Runner):
         with open_emulator(manifest) as emulator:
             engine = OnEmulator(folder, emulator)
             loop = open_loop(folder, manifest, path, engine)
-            eyes = image_part(engine, manifest.paths[path], manifest.parts)
+            vision = image_part(engine, manifest.paths[path], manifest.parts)
             return generate_answer(
-                folder, manifest, loop, path, prompt, eyes=eyes, trust_remote_code=trust_remote_code
+                folder,
+                manifest,
+                loop,
+                path,
+                prompt,
+                vision=vision,
+                trust_remote_code=trust_remote_code,
             )
 
 
@@ -75,9 +81,9 @@ class OnReference:
 
     def run(self, part: str, file: str, feeds: Arrays) -> Arrays:
         """Run a graph; see `Engine.run`."""
-        quantised = f"{Path(file).stem}.qdq.onnx"
-        is_quantised = (self._folder / part / quantised).is_file()
-        return self._cpu.run(part, quantised if is_quantised else file, feeds)
+        quantized = f"{Path(file).stem}.qdq.onnx"
+        is_quantized = (self._folder / part / quantized).is_file()
+        return self._cpu.run(part, quantized if is_quantized else file, feeds)
 
 
 def open_emulator(manifest: Manifest) -> Emulator:

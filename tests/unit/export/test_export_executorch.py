@@ -131,9 +131,11 @@ def test_the_manifest_tells_all_that_running_takes(trained: tuple[Path, Path]) -
         assert [value.shape for value in graph.inputs] == [(1, 16), (16,)]
         assert [value.shape for value in graph.outputs] == [(1, 16, 2048)]
     size = sum(file.bytes for part in manifest.parts.values() for file in part.files)
-    room = prepare_export(adapter, to="executorch", prefill=16, context=128).room(out.parent)
+    required_space = prepare_export(
+        adapter, to="executorch", prefill=16, context=128
+    ).required_space(out.parent)
     checkpoint = (BASE / "model.safetensors").stat().st_size
-    assert size + checkpoint < room < size + 3 * checkpoint
+    assert size + checkpoint < required_space < size + 3 * checkpoint
 
 
 @made
@@ -206,8 +208,8 @@ def test_what_a_program_cannot_be_is_refused(tmp_path: Path) -> None:
     adapter = perturbed_adapter(tmp_path / "a", save_tiny(tmp_path / "base"), "genieblue_skip")
     assert "A623" in refused(adapter, lora="keep")
     assert "A613" in refused(adapter, prefill=64, context=32)
-    sees = perturbed_adapter(tmp_path / "b", save_llava(tmp_path / "eyes"), "genieblue_skip")
-    assert "A622" in refused(sees)
+    multimodal = perturbed_adapter(tmp_path / "b", save_llava(tmp_path / "eyes"), "genieblue_skip")
+    assert "A622" in refused(multimodal)
 
 
 @made

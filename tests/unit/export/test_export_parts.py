@@ -286,7 +286,7 @@ def test_room_for_copies_is_asked_for_before(
 ) -> None:
     base = save_tiny(tmp_path / "base")
     prepared = prepare_export(adapter_of(tmp_path / "a", base, "lora"))
-    needed = prepared.room(tmp_path / "out")
+    needed = prepared.required_space(tmp_path / "out")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=needed - 1))
     with pytest.raises(SurgeryError, match=f"A302.*\n.*{needed:,} bytes are needed"):
         prepared.write(tmp_path / "out")
@@ -398,7 +398,7 @@ def test_blocks_that_share_weights_stay_as_they_are(tmp_path: Path) -> None:
     [
         ("hf", "calibration", "talk.jsonl"),
         ("hf", "prefill", 8),
-        ("onnx", "quantiser", "onnxruntime"),
+        ("onnx", "quantizer", "onnxruntime"),
         ("onnx", "calibration", "nofile"),
         ("onnx", "link", True),
         ("qnn", "checksum", True),

@@ -24,8 +24,8 @@ from surgery.adapter.folder import load_adapter, load_base, save_adapter
 from surgery.data.vocabulary import load_processor
 from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.export.export import export_adapter, prepare_export
-from surgery.graphs.image_placement_check import check_places
-from surgery.graphs.model_shell import Whole
+from surgery.graphs.image_placement_check import check_image_placement
+from surgery.graphs.model_shell import ModelShell
 from surgery.paths.switching import text_path
 from surgery.plan.planner import plan_recipe
 from surgery.recipe.loading import load_recipe
@@ -261,7 +261,7 @@ def test_a_prompt_that_an_image_changes_is_told(tmp_path: Path) -> None:
         projection_dim=32,
     )
     PaliGemmaForConditionalGeneration(config).save_pretrained(tmp_path)
-    whole = Whole(plan_recipe(load_recipe("sighted", [f"model={tmp_path}", "vision=null"])))
+    whole = ModelShell(plan_recipe(load_recipe("sighted", [f"model={tmp_path}", "vision=null"])))
     prompt = {"input_ids": torch.tensor([[1, 3, 3, 3, 3, 20, 21]])}
     with pytest.raises(ValueError, match="changes `cos`"):
-        check_places(whole, {**prompt, "pixel_values": torch.zeros(1, 3, 28, 28)}, 3)
+        check_image_placement(whole, {**prompt, "pixel_values": torch.zeros(1, 3, 28, 28)}, 3)

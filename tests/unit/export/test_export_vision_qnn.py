@@ -97,9 +97,9 @@ def asked(out: Path, pictures: list[Path]) -> tuple[list[int], Any]:
 
 
 def features(manifest: Manifest, pixels: Any, engine: Any) -> Features:
-    eyes = image_part(engine, manifest.paths["multimodal"], manifest.parts)
-    assert eyes
-    return eyes.features(pixels)
+    vision = image_part(engine, manifest.paths["multimodal"], manifest.parts)
+    assert vision
+    return vision.features(pixels)
 
 
 def cosine(one: Any, other: Any) -> float:
@@ -218,7 +218,7 @@ def test_images_go_along_the_multimodal_path_alone(prefill: int, tmp_path: Path)
         [read_arrays(file) for file in sorted((tmp_path / path).rglob("*.npz"))] for path in parts
     )
     assert words(text) == [word for word in ids if word != 3]
-    assert not any("features" in piece for piece in text)
+    assert not any("features" in chunk for chunk in text)
     assert words(seeing) == ids
     np.testing.assert_array_equal(np.concatenate([p["features"] for p in seeing]), rows)
     places = [word for p in seeing for word in p["ids"][0, p["is_image"]]]
@@ -227,4 +227,4 @@ def test_images_go_along_the_multimodal_path_alone(prefill: int, tmp_path: Path)
 
 def words(found: list[Any]) -> list[int]:
     """The tokens of pieces, without what fills them up."""
-    return [int(word) for piece in found for word in piece["ids"][0, : piece["piece"][2]]]
+    return [int(word) for chunk in found for word in chunk["ids"][0, : chunk["piece"][2]]]

@@ -13,7 +13,7 @@ from surgery.lint.onnx.reader import subject_of
 from surgery.lint.rule_runner import lint_graph
 from surgery.npu.qualcomm.agreement import agreement
 from surgery.npu.qualcomm.arrays import read_arrays, write_arrays
-from surgery.npu.qualcomm.compiler import ask
+from surgery.npu.qualcomm.compiler import run_tasks
 from surgery.npu.qualcomm.cpu_reference import reference
 from surgery.npu.qualcomm.toolchain import why_not
 from surgery.npu.qualcomm.workers.task import Task
@@ -157,7 +157,7 @@ def test_compiler_agrees_with_every_fixture(tmp_path):
     every = [c for c in CASES if c.target == "snapdragon" and c.compiler != "unasked"]
     tasks = [asked(case, tmp_path / str(number)) for number, case in enumerate(every)]
     found = {}
-    for case, task, answer in zip(every, tasks, ask(tasks), strict=True):
+    for case, task, answer in zip(every, tasks, run_tasks(tasks), strict=True):
         refused = bool(case.says) and case.severity == "error"
         said = verdict(task, answer)
         if refused == (said == "accepted"):

@@ -15,7 +15,7 @@ from surgery.cli.views.lint.table import as_text
 from surgery.lint.linter import Depth, lint_subject
 from surgery.lint.onnx.live_nodes import live_graph
 from surgery.lint.onnx.reader import read_onnx
-from surgery.lint.proof_inputs import telling_inputs
+from surgery.lint.proof_inputs import meaningful_inputs
 from surgery.lint.subject import find_subjects
 from surgery.npu.qualcomm.agreement import LEAST, agreement
 from surgery.npu.qualcomm.toolchain import why_not
@@ -105,11 +105,11 @@ def test_a_graph_that_takes_too_long_is_not_decided_and_the_next_scheme_is_tried
 @COMPILED
 def test_a_detector_is_shown_a_picture(tmp_path):
     file = written(tmp_path, DETECTOR)
-    feeds, *more = telling_inputs(file, live_graph(read_onnx(file)).inputs, 3)
+    feeds, *more = meaningful_inputs(file, live_graph(read_onnx(file)).inputs, 3)
     assert -1 <= feeds["x"].min() < -0.5 < 0.5 < feeds["x"].max() <= 1
     assert len(more) == 2
     assert not np.array_equal(feeds["x"], more[0]["x"])
-    again = telling_inputs(file, live_graph(read_onnx(file)).inputs, 1)
+    again = meaningful_inputs(file, live_graph(read_onnx(file)).inputs, 1)
     assert np.array_equal(feeds["x"], again[0]["x"])
 
 
@@ -118,10 +118,10 @@ def test_whole_inputs_are_such_as_the_graph_takes(tmp_path):
     table = "float[2, 4] w = {1, 2, 3, 4, 5, 6, 7, 8}"
     small = f"g (int64[1, 6] ids) => (float[1, 6, 4] y) <{table}> {{ y = Gather(w, ids) }}"
     file = written(tmp_path, small)
-    assert telling_inputs(file, live_graph(read_onnx(file)).inputs, 1)[0]["ids"].max() <= 1
+    assert meaningful_inputs(file, live_graph(read_onnx(file)).inputs, 1)[0]["ids"].max() <= 1
     free = "g (int64[1, 6] ids, int64[1, 6] mask) => (int64[1, 6] y) { y = Add(ids, mask) }"
     file = written(tmp_path, free)
-    feeds = telling_inputs(file, live_graph(read_onnx(file)).inputs, 1)[0]
+    feeds = meaningful_inputs(file, live_graph(read_onnx(file)).inputs, 1)[0]
     assert feeds["ids"].max() > 1 >= feeds["mask"].max()
 
 
@@ -144,8 +144,8 @@ def test_what_lies_below_fp16_is_no_error():
     assert agreed([0.0, 0.0, 0.0], [5e-5, 1e-6, 2e-5]) == (True, True)
     assert agreed([0.0, 0.0, 0.0], [5e-4, 1e-6, 2e-5]) == (False, False)
     silent = agreement({"y": np.zeros(3)}, {"y": np.full(3, LEAST / 2)})["y"]
-    assert silent.says_nothing
-    assert not agreement({"y": np.zeros(3)}, {"y": np.ones(3)})["y"].says_nothing
+    assert silent.is_inconclusive
+    assert not agreement({"y": np.zeros(3)}, {"y": np.ones(3)})["y"].is_inconclusive
 
 
 def test_numbers_are_judged_by_error_beside_the_range():

@@ -17,11 +17,11 @@ from surgery.model.source import find_model
 from surgery.npu.qualcomm import prove as proving
 from surgery.npu.qualcomm import toolchain as chain
 from surgery.npu.qualcomm.agreement import agreement
-from surgery.npu.qualcomm.compiler import ask, compile_graph, emulate
+from surgery.npu.qualcomm.compiler import compile_graph, emulate, run_tasks
 from surgery.npu.qualcomm.cpu_reference import reference
 from surgery.npu.qualcomm.model_files import files_of, graph_digest
 from surgery.npu.qualcomm.prove import prove
-from surgery.npu.qualcomm.quantize import quantise
+from surgery.npu.qualcomm.quantize import quantize
 from surgery.npu.qualcomm.toolchain import toolchain, why_not
 from surgery.npu.qualcomm.workers.task import Task
 
@@ -242,7 +242,7 @@ def test_crash_takes_no_other_task_along(tmp_path):
     ]
     tasks.insert(1, Task(model=models[0], folder=folders[3], soc=soc, arch=arch))
     (folders[3] / "feeds.npz").write_bytes(b"not numbers")
-    answers = ask(tasks)
+    answers = run_tasks(tasks)
     assert [answer.accepted for answer in answers] == [True, True, False, True]
     assert answers[1].run_error
     assert answers[2].error
@@ -252,9 +252,9 @@ def test_crash_takes_no_other_task_along(tmp_path):
 def test_weights_of_four_bits_are_symmetric_and_ranges_are_kept(block, tmp_path):
     file, (feeds, _), _ = block
     ranges = tmp_path / "ranges.json"
-    quantise(file, tmp_path / "w8.onnx", "w8a16", [feeds], ranges=ranges)
+    quantize(file, tmp_path / "w8.onnx", "w8a16", [feeds], ranges=ranges)
     seen = ranges.read_bytes()
-    quantise(file, tmp_path / "w4.onnx", "w4a16", [], ranges=ranges)
+    quantize(file, tmp_path / "w4.onnx", "w4a16", [], ranges=ranges)
     assert ranges.read_bytes() == seen
     graph = onnx.load(tmp_path / "w4.onnx").graph
     tensors = {t.name: t for t in graph.initializer}
@@ -281,7 +281,7 @@ def test_four_bits_are_packed_as_onnxruntime_packs_them():
 @needs_compiler
 def test_graph_that_cannot_be_quantised_says_so(tmp_path):
     file = square(tmp_path)
-    assert code_of(quantise, file, tmp_path / "q.onnx", "w8a16", [{"z": ones()["x"]}]) == "X106"
+    assert code_of(quantize, file, tmp_path / "q.onnx", "w8a16", [{"z": ones()["x"]}]) == "X106"
     assert not (tmp_path / "q.onnx").exists()
     verdict = prove(file, {"z": ones()["x"]}, [], *ELITE, ["w8a16"])[0]
     assert not verdict.passed

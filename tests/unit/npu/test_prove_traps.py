@@ -22,7 +22,7 @@ ROUTED = """(float[16,256] x) => (float[32,256,1] y) <int64[1] k = {2}, int64[1]
     int64[2] rows = {32, 256}, int64[3] twice = {16, 2, 256}, int64[1] at = {1}>"""
 CHOICE = """l = MatMul(x, r) v, i = TopK(l, k) j = Reshape(i, flat) a = Unsqueeze(x, at)
     b = Expand(a, twice) c = Reshape(b, rows) d = Unsqueeze(c, flat)"""
-QUANTISED = """(float[4,128] x) => (float[4,64] y) <float s = {0.00025}, uint16 z = {32768},
+QUANTIZED = """(float[4,128] x) => (float[4,64] y) <float s = {0.00025}, uint16 z = {32768},
     float ws = {0.07}> { q = QuantizeLinear(x, s, z) b = DequantizeLinear(q, s, z)
     d = DequantizeLinear(w, ws, wz) c = MatMul(b, d)
     p = QuantizeLinear(c, s, z) y = DequantizeLinear(p, s, z) }"""
@@ -99,7 +99,7 @@ def test_expert_weights_by_gathernd_compile_and_do_not_run(look):
 def test_signed_int4_weights_with_a_zero_point_compute_wrong_numbers(look, kind, zero):
     dtype = getattr(ml_dtypes, kind)
     numbers = np.random.default_rng(0).integers(-7, 8, (128, 64)) + (8 if kind == "uint4" else 0)
-    answer, verdict = look(QUANTISED, w=numbers.astype(dtype), wz=np.array(zero, dtype))
+    answer, verdict = look(QUANTIZED, w=numbers.astype(dtype), wz=np.array(zero, dtype))
     assert answer.accepted
     assert verdict.accepted
     assert verdict.passed == ((kind, zero) != ("int4", 2))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from rich.table import Table
 from rich.text import Text
 
-from surgery.cli.views.diagnostics import coloured
+from surgery.cli.views.diagnostics import colored
 from surgery.cli.views.terminal import (
     PlainConsole,
     console_to,
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from surgery.lint.report import Proof, Report
     from surgery.lint.subject import Subject
 
-_COLOURS: Final = {
+_COLORS: Final = {
     "clean": "green",
     "warned": "yellow",
     "rejected": "bold red",
@@ -78,7 +78,7 @@ def _print_each(reports: "Sequence[Report]", console: PlainConsole) -> None:
             continue
         console.print(_title(report), soft_wrap=True)
         for found in report.findings:
-            console.print(coloured(found), soft_wrap=True)
+            console.print(colored(found), soft_wrap=True)
         if report.proofs:
             print_table(_proofs(report.proofs), console)
             by = ", ".join(dict.fromkeys(proof.toolchain for proof in report.proofs))
@@ -93,9 +93,9 @@ def _print_overview(reports: "Sequence[Report]", console: PlainConsole) -> None:
         table.add_row(name, report.target, _verdict(report), _codes(report))
     print_table(table, console)
     verdicts = [report.verdict for report in reports]
-    counts = [f"{verdicts.count(word)} {word}" for word in _COLOURS if word in verdicts]
+    counts = [f"{verdicts.count(word)} {word}" for word in _COLORS if word in verdicts]
     console.print(f"Lint: {', '.join(counts)}.", soft_wrap=True)
-    worst = max(reports, key=lambda report: list(_COLOURS).index(report.verdict))
+    worst = max(reports, key=lambda report: list(_COLORS).index(report.verdict))
     if worst.verdict != "clean":
         words = " ".join([worst.subject.name, *worst.subject.overrides])
         line = f"  next: surgery lint {words} --target {worst.target}"
@@ -109,7 +109,7 @@ def _title(report: "Report") -> Text:
 
 
 def _verdict(report: "Report") -> Text:
-    return Text(report.verdict, _COLOURS[report.verdict])
+    return Text(report.verdict, _COLORS[report.verdict])
 
 
 def _last_line(report: "Report") -> Text:

@@ -21,7 +21,7 @@ _PRODUCTS: Final = frozenset(("MatMul", "Gemm", "Conv", "ConvTranspose"))
 
 
 @dataclass(frozen=True)
-class QuantisedWeight:
+class QuantizedWeight:
     """A constant that is stored in few bits.
 
     Args:
@@ -43,7 +43,7 @@ class QuantisedWeight:
     activations: int
 
 
-def quantised_weights(graph: LiveGraph) -> Iterator[QuantisedWeight]:
+def quantized_weights(graph: LiveGraph) -> Iterator[QuantizedWeight]:
     """Return every quantised weight but biases, which are int32."""
     for node in graph.of("DequantizeLinear"):
         weight = given(node, 0)
@@ -52,7 +52,7 @@ def quantised_weights(graph: LiveGraph) -> Iterator[QuantisedWeight]:
         if weight.dtype.name == "INT32":
             continue
         users, transposed = _users(node)
-        yield QuantisedWeight(
+        yield QuantizedWeight(
             node,
             weight.dtype.name,
             _granularity(node),

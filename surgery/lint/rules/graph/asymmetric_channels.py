@@ -5,7 +5,7 @@ from typing import Final
 
 from surgery.lint.onnx.live_nodes import LiveGraph
 from surgery.lint.rules.graph._node_rule import Fault, NodeRule
-from surgery.lint.rules.graph._weights import QuantisedWeight, quantised_weights
+from surgery.lint.rules.graph._weights import QuantizedWeight, quantized_weights
 from surgery.npu.target import Target
 
 _SYMMETRIC: Final = {"INT2": 0, "INT4": 0, "INT8": 0, "UINT8": 128}
@@ -41,7 +41,7 @@ class AsymmetricChannels(NodeRule):
 
     def faults(self, graph: LiveGraph, target: Target) -> Iterable[Fault]:
         """Return weights that are refused or come out wrong; see `NodeRule.faults`."""
-        for weight in quantised_weights(graph):
+        for weight in quantized_weights(graph):
             if not weight.product or not weight.activations:
                 continue
             kind = weight.stored.lower()
@@ -53,6 +53,6 @@ class AsymmetricChannels(NodeRule):
                 yield Fault(weight.node, what, "it compiles, and computes wrong numbers")
 
 
-def _is_symmetric(weight: QuantisedWeight) -> bool:
+def _is_symmetric(weight: QuantizedWeight) -> bool:
     middle = _SYMMETRIC.get(weight.stored)
     return (weight.zeros or {0}) == {middle}

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from surgery.lint.onnx.live_nodes import LiveGraph
 from surgery.lint.rules.graph._node_rule import Fault, NodeRule
-from surgery.lint.rules.graph._weights import QuantisedWeight, quantised_weights
+from surgery.lint.rules.graph._weights import QuantizedWeight, quantized_weights
 from surgery.npu.target import Target
 
 
@@ -43,7 +43,7 @@ class AsymmetricInt4(NodeRule):
 
     def faults(self, graph: LiveGraph, target: Target) -> Iterable[Fault]:
         """Return weights that come out wrong; see `NodeRule.faults`."""
-        for weight in quantised_weights(graph):
+        for weight in quantized_weights(graph):
             if weight.stored != "INT4" or weight.granularity == "block":
                 continue
             if not weight.zeros:
@@ -54,6 +54,6 @@ class AsymmetricInt4(NodeRule):
                 yield Fault(weight.node, what, "it compiles, and the offset is ignored")
 
 
-def _is_offset(weight: QuantisedWeight) -> bool:
+def _is_offset(weight: QuantizedWeight) -> bool:
     offset = weight.granularity == "tensor" and weight.zeros != {0}
     return offset and weight.product and weight.activations > 0

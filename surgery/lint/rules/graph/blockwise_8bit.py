@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from surgery.lint.onnx.live_nodes import LiveGraph
 from surgery.lint.rules.graph._node_rule import Fault, NodeRule
-from surgery.lint.rules.graph._weights import quantised_weights
+from surgery.lint.rules.graph._weights import quantized_weights
 from surgery.npu.target import Target
 
 
@@ -37,7 +37,7 @@ class Blockwise8bit(NodeRule):
 
     def faults(self, graph: LiveGraph, target: Target) -> Iterable[Fault]:
         """Return weights in such products; see `NodeRule.faults`."""
-        for weight in quantised_weights(graph):
+        for weight in quantized_weights(graph):
             if weight.granularity == "block" and weight.product and weight.activations == 8:
                 kind = weight.stored.lower()
                 yield Fault(weight.node, f"{kind} weights by block with 8-bit activations")

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from surgery.lint.onnx.live_nodes import LiveGraph
 from surgery.lint.rules.graph._node_rule import Fault, NodeRule
-from surgery.lint.rules.graph._weights import QuantisedWeight, quantised_weights
+from surgery.lint.rules.graph._weights import QuantizedWeight, quantized_weights
 from surgery.npu.target import Target
 
 
@@ -41,12 +41,12 @@ class FloatActivations(NodeRule):
 
     def faults(self, graph: LiveGraph, target: Target) -> Iterable[Fault]:
         """Return weights that nothing quantised takes; see `NodeRule.faults`."""
-        for weight in quantised_weights(graph):
+        for weight in quantized_weights(graph):
             if weight.granularity != "tensor" and not _is_taken(weight):
                 what = f"{weight.stored.lower()} weights by {weight.granularity}, used as floats"
                 yield Fault(weight.node, what)
 
 
-def _is_taken(weight: QuantisedWeight) -> bool:
+def _is_taken(weight: QuantizedWeight) -> bool:
     whole = not (weight.transposed and weight.granularity == "block")
     return whole and weight.product and weight.activations > 0

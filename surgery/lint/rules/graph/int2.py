@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from surgery.lint.onnx.live_nodes import LiveGraph
 from surgery.lint.rules.graph._node_rule import Fault, NodeRule
-from surgery.lint.rules.graph._weights import quantised_weights
+from surgery.lint.rules.graph._weights import quantized_weights
 from surgery.npu.target import Target
 
 
@@ -36,6 +36,6 @@ class Int2(NodeRule):
 
     def faults(self, graph: LiveGraph, target: Target) -> Iterable[Fault]:
         """Return int2 weights that are not by block; see `NodeRule.faults`."""
-        for weight in quantised_weights(graph):
+        for weight in quantized_weights(graph):
             if weight.stored == "INT2" and weight.granularity != "block":
                 yield Fault(weight.node, f"signed int2 weights by {weight.granularity}")

@@ -18,7 +18,7 @@ _NO_NUMBER: Final = frozenset(("STRING", "COMPLEX64", "COMPLEX128"))
 _UNSIGNED: Final = frozenset(("UINT8", "UINT32"))
 _CARRIED: Final = frozenset(("Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose"))
 """What takes uint8 and uint32 as they are."""
-_QUANTISED: Final = frozenset(
+_QUANTIZED: Final = frozenset(
     ("QuantizeLinear", "DequantizeLinear", "QLinearMatMul", "QLinearConv", "MatMulNBits")
 )
 
@@ -55,7 +55,7 @@ class TensorType(NodeRule):
     def faults(self, graph: LiveGraph, target: Target) -> Iterable[Fault]:
         """Return nodes with such numbers; see `NodeRule.faults`."""
         for node in graph.nodes:
-            if node.domain not in STANDARD or _is_quantised(node):
+            if node.domain not in STANDARD or _is_quantized(node):
                 continue
             kinds = {_type(value) for value in (*node.inputs, *node.outputs)}
             narrow = _NARROW if operator(node) in _CARRIED else _NARROW | _UNSIGNED
@@ -68,9 +68,9 @@ def _type(value: "Value | None") -> str:
     return "" if value is None or value.dtype is None else value.dtype.name
 
 
-def _is_quantised(node: "Node") -> bool:
+def _is_quantized(node: "Node") -> bool:
     """Whether it quantises, or stands beside what does, where the two are taken as one."""
     makers = [value.producer() for value in node.inputs if value is not None]
     users = [use.node for out in node.outputs for use in out.uses()]
     near = [node, *(maker for maker in makers if maker is not None), *users]
-    return any(one.op_type in _QUANTISED for one in near)
+    return any(one.op_type in _QUANTIZED for one in near)

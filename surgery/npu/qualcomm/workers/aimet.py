@@ -52,11 +52,11 @@ def main(model: str, scheme: str, samples: str, scales: str) -> None:
 def _rows(model: Path, names: list[str], samples: Iterable[Arrays]) -> dict[str, Any]:
     """What the float graph has under these names, all samples behind each other (rows, width)."""
     graph = onnx.load(model, load_external_data=False)
-    outside = {value.name for value in (*graph.graph.input, *graph.graph.output)}
+    known_outputs = {value.name for value in (*graph.graph.input, *graph.graph.output)}
     graph.graph.output.extend(
         helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
         for name in names
-        if name not in outside
+        if name not in known_outputs
     )
     outputs = [value.name for value in graph.graph.output]
     shown = model.with_name("shown.onnx")  # beside the model, whose external data it has
@@ -65,21 +65,21 @@ def _rows(model: Path, names: list[str], samples: Iterable[Arrays]) -> dict[str,
     # Fused nodes round otherwise: a graph beside whose matrices zeros are added has the same rows.
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = ort.InferenceSession(shown, options, providers=["CPUExecutionProvider"])
-    seen: dict[str, list[Any]] = {name: [] for name in names}
+    collected: dict[str, list[Any]] = {name: [] for name in names}
     for sample in samples:
         known = {**sample, **dict(zip(outputs, session.run(None, dict(sample)), strict=True))}
         for name in names:
-            seen[name].append(known[name].reshape(-1, known[name].shape[-1]))
-    return {name: np.concatenate(found) for name, found in seen.items()}
+            collected[name].append(known[name].reshape(-1, known[name].shape[-1]))
+    return {name: np.concatenate(found) for name, found in collected.items()}
 
 
 def _scales(matrix: Any, rows: Any, kind: str) -> Any:
     """Scales (columns) of a matrix (width, columns) behind what it is fed with (rows, width)."""
-    pieces = np.array_split(matrix, -(-matrix.size // _MOST), axis=1)
-    return np.concatenate([_scales_of_piece(piece, rows, kind) for piece in pieces])
+    chunks = np.array_split(matrix, -(-matrix.size // _MOST), axis=1)
+    return np.concatenate([_chunk_scales(chunk, rows, kind) for chunk in chunks])
 
 
-def _scales_of_piece(matrix: Any, rows: Any, kind: str) -> Any:
+def _chunk_scales(matrix: Any, rows: Any, kind: str) -> Any:
     graph = helper.make_graph(
         [helper.make_node("MatMul", ["rows", "matrix"], ["product"], "product")],
         "product",

@@ -28,7 +28,7 @@ PROVIDER: Final = "QNNExecutionProvider"
 """The name under which its library is registered with onnxruntime."""
 
 _WARNINGS: Final = 2
-_SAID: Final = re.compile(r"\[[WEF]:onnxruntime:[^\]]*\] (?P<text>.+?)(?:\x1b\[m)?$")
+_LOGGED: Final = re.compile(r"\[[WEF]:onnxruntime:[^\]]*\] (?P<text>.+?)(?:\x1b\[m)?$")
 _NOISE: Final = (
     "File mapped weights feature",
     "EPContext encryption config",
@@ -64,13 +64,13 @@ def _compile(task: Task) -> Compiled:
         error = _refusal(caught, task)
     seconds = time.perf_counter() - started
     refused = tuple(_refused(task))
-    said = [] if refused else _said(task)
+    logged = [] if refused else _logged(task)
     operators, compatibility = _written(task.context)
-    whole = set(operators) == {"EPContext"} and _is_for(compatibility, task)
+    complete = set(operators) == {"EPContext"} and _is_for(compatibility, task)
     return Compiled(
-        accepted=whole and not error and not refused,
+        accepted=complete and not error and not refused,
         refused=refused,
-        error="" if refused else _telling(error, said),
+        error="" if refused else _informative(error, logged),
         operators=operators,
         compatibility=compatibility,
         context_bytes=sum(file.stat().st_size for file in task.folder.glob(f"{task.name}*.bin")),
@@ -87,7 +87,7 @@ def _run(task: Task, answer: Compiled) -> Compiled:
         names = [output.name for output in session.get_outputs()]
         write_arrays(task.outputs, dict(zip(names, found, strict=True)))
     except Exception as caught:
-        error = _telling(_refusal(caught, task), _said(task))
+        error = _informative(_refusal(caught, task), _logged(task))
     seconds = time.perf_counter() - started
     return answer.model_copy(update={"run_error": error, "run_seconds": seconds})
 
@@ -133,11 +133,11 @@ def _refused(task: Task) -> Iterator[Refused]:
     trace = task.folder / "qnn_op_trace.json"
     if not trace.is_file():
         return
-    said = _said(task)
+    logged = _logged(task)
     for node in json.loads(trace.read_bytes())["unsupported_nodes"]:
         name, reason = node["node_name"], node["reason"]
         about = re.compile(rf"`{re.escape(name)}(_\d+)?`")  # numbered where a name comes again
-        more = [about.sub(f"`{name}`", text) for text in said if about.search(text)]
+        more = [about.sub(f"`{name}`", text) for text in logged if about.search(text)]
         more = [text for text in more if text not in reason]
         yield Refused(node=name, op=node["op_type"], reason=" ".join([reason, *more]))
 
@@ -159,18 +159,18 @@ def _is_for(compatibility: str, task: Task) -> bool:
     return compatibility.split(":")[4:6] == [str(task.arch), str(task.soc)]
 
 
-def _telling(error: str, said: list[str]) -> str:
+def _informative(error: str, logged: list[str]) -> str:
     """An error and what was logged with it, less what says no more than that it failed."""
     if not error:
         return ""
-    more = [text for text in said if error not in text and text not in error]
+    more = [text for text in logged if error not in text and text not in error]
     return ": ".join(text for text in (error, *more) if not text.startswith(_NOISE)) or error
 
 
-def _said(task: Task) -> list[str]:
+def _logged(task: Task) -> list[str]:
     """What the compiler logged as a warning or an error, each sentence once."""
     lines = task.log.read_text(errors="replace").splitlines()
-    found = (match["text"].strip() for line in lines if (match := _SAID.search(line)))
+    found = (match["text"].strip() for line in lines if (match := _LOGGED.search(line)))
     return list(dict.fromkeys(text for text in found if not text.startswith(_NOISE)))
 
 

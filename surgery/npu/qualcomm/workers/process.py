@@ -18,17 +18,17 @@ runpy.run_module(module, run_name="__main__")
 """Imports from where this process does: `python -m` would look in the user's folder first."""
 _PAUSE: Final = 0.02
 _LATE: Final = "took more than"
-_LAST_WORDS: Final = 300
+_LAST_CHARACTERS: Final = 300
 
 
-def run_apart(
-    module: str, words: Sequence[str], files: Sequence[Path], log: Path, seconds: float = LIMIT
+def run_process(
+    module: str, arguments: Sequence[str], files: Sequence[Path], log: Path, seconds: float = LIMIT
 ) -> str:
     """Run a module until it has written all files, in their order.
 
     Args:
         module: dotted name.
-        words: its arguments.
+        arguments: its arguments.
         files: what it writes, one a step.
         log: where its standard error goes.
         seconds: that a step may take.
@@ -38,7 +38,7 @@ def run_apart(
     """
     with log.open("w") as errors:
         process = subprocess.Popen(
-            command_of(module, words),
+            command_of(module, arguments),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=errors,
@@ -58,14 +58,14 @@ def is_late(ended: str) -> bool:
     return _LATE in ended
 
 
-def command_of(module: str, words: Sequence[str]) -> list[str]:
+def command_of(module: str, arguments: Sequence[str]) -> list[str]:
     """Return the command that runs a module, found where this process would find it.
 
     Args:
         module: dotted name.
-        words: its arguments.
+        arguments: its arguments.
     """
-    return [sys.executable, "-P", "-c", _BOOT, module, repr(sys.path), *words]
+    return [sys.executable, "-P", "-c", _BOOT, module, repr(sys.path), *arguments]
 
 
 def _is_late(process: "subprocess.Popen[bytes]", file: Path, seconds: float) -> bool:
@@ -88,7 +88,7 @@ def ending(code: int, log: Path) -> str:
     if code < 0:
         return f"was ended by signal {-code}"
     last = log.read_text(errors="replace").strip().splitlines()[-1:]
-    return f"ended with code {code}: {''.join(last)[:_LAST_WORDS]}"
+    return f"ended with code {code}: {''.join(last)[:_LAST_CHARACTERS]}"
 
 
 def peak_bytes() -> int:

@@ -21,7 +21,7 @@ from onnxruntime.quantization.calibrate import create_calibrator
 from surgery.npu.qualcomm.arrays import BRANCH, Arrays, read_arrays
 
 _WEIGHTS: Final = {"w8a16": QuantType.QInt8, "w4a16": QuantType.QInt4}
-_ROOM: Final = 1.25
+_MARGIN: Final = 1.25
 """Ranges are this much wider than what the samples showed. Rounded weights push activations past
 what the float graph has, and what is cut off is cut off at other nodes on the NPU than on the CPU:
 with no room, one output of a block of width 256 had a cosine of 0.9974, with room 0.99999."""
@@ -93,9 +93,9 @@ def _gains(graph: Any) -> dict[str, list[dict[str, Any]]]:
 
 def _second_inputs(graph: Any, kind: str) -> Iterator[str]:
     """Those of all nodes of a kind, where they are weights."""
-    held = {tensor.name for tensor in graph.initializer}
+    weights = {tensor.name for tensor in graph.initializer}
     inputs = (node.input[1] for node in graph.node if node.op_type == kind)
-    return (name for name in inputs if name in held)
+    return (name for name in inputs if name in weights)
 
 
 def _calibrated(model: Path, settings: Any, samples: Path) -> Any:
@@ -107,7 +107,7 @@ def _calibrated(model: Path, settings: Any, samples: Path) -> Any:
         inside = _branch(onnx.load(model, load_external_data=False).graph, inputs)
         found.data.update({name: own[name] for name in inside & own.keys()})
     for tensor in found.data.values():
-        tensor.lowest, tensor.highest = tensor.lowest * _ROOM, tensor.highest * _ROOM
+        tensor.lowest, tensor.highest = tensor.lowest * _MARGIN, tensor.highest * _MARGIN
     return found
 
 
@@ -136,8 +136,8 @@ def _packed(values: bytes) -> bytearray:
 
     Its own loop in Python takes 7.5 s for a block of Qwen2.5-3B, which is most of quantising it.
     """
-    numbers = np.frombuffer(values, dtype=np.uint8) & 0xF
-    padded = np.append(numbers, np.zeros(numbers.size % 2, dtype=np.uint8))
+    nibbles = np.frombuffer(values, dtype=np.uint8) & 0xF
+    padded = np.append(nibbles, np.zeros(nibbles.size % 2, dtype=np.uint8))
     return bytearray((padded[0::2] | (padded[1::2] << 4)).tobytes())
 
 
@@ -145,10 +145,10 @@ class _Reader:
     """Samples one by one, as onnxruntime's calibration asks for them."""
 
     def __init__(self, folder: Path) -> None:
-        self._left: Iterator[Path] = iter(sorted(folder.glob("*.npz")))
+        self._files: Iterator[Path] = iter(sorted(folder.glob("*.npz")))
 
     def get_next(self) -> Arrays | None:
-        file = next(self._left, None)
+        file = next(self._files, None)
         return read_arrays(file) if file else None
 
 

@@ -29,7 +29,7 @@ class Task(_Data):
     name: str = "context"
 
     @property
-    def asked(self) -> Path:
+    def request(self) -> Path:
         """The task itself, for the process that does it."""
         return self.folder / "task.json"
 

@@ -12,11 +12,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.npu.qualcomm.agreement import agreement
-from surgery.npu.qualcomm.aimet import aimet_version, chosen_quantiser
+from surgery.npu.qualcomm.aimet import aimet_version, choose_quantizer
 from surgery.npu.qualcomm.arrays import read_arrays
 from surgery.npu.qualcomm.compiler import emulate
 from surgery.npu.qualcomm.cpu_reference import reference
-from surgery.npu.qualcomm.quantize import Branch, quantise
+from surgery.npu.qualcomm.quantize import Branch, quantize
 from surgery.npu.qualcomm.toolchain import why_not
 
 needs_aimet = pytest.mark.skipif(not aimet_version(), reason="aimet-onnx is not installed")
@@ -86,17 +86,17 @@ def best_scales(weights: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return np.take_along_axis(steps, np.argmin(errors, 0)[None], 0)[0]
 
 
-def error_of(model: Path, quantised: Path) -> float:
+def error_of(model: Path, quantized: Path) -> float:
     """On samples that nothing was calibrated on."""
     feeds = samples(1, seed=7)[0]
-    return float(((reference(quantised, feeds)["y"] - reference(model, feeds)["y"]) ** 2).sum())
+    return float(((reference(quantized, feeds)["y"] - reference(model, feeds)["y"]) ** 2).sum())
 
 
 @needs_aimet
 def test_scales_are_those_of_the_least_error_of_products(tmp_path: Path) -> None:
     model, scales = saved(tmp_path / "float.onnx", lora=False), tmp_path / "scales"
     shown = samples(3)
-    quantise(model, tmp_path / "q.onnx", "w4a16", shown, quantiser="aimet", scales=scales)
+    quantize(model, tmp_path / "q.onnx", "w4a16", shown, quantizer="aimet", scales=scales)
     found = read_arrays(scales)["w"]
     wanted = best_scales(matrix(), np.concatenate([sample["x"] for sample in shown]))
     assert found.shape == (COLUMNS,)
@@ -107,8 +107,8 @@ def test_scales_are_those_of_the_least_error_of_products(tmp_path: Path) -> None
 @needs_aimet
 def test_the_graph_has_these_scales_no_zero_point_and_a_smaller_error(tmp_path: Path) -> None:
     model, scales = saved(tmp_path / "float.onnx", lora=False), tmp_path / "scales"
-    quantise(model, tmp_path / "q.onnx", "w4a16", samples(3), quantiser="aimet", scales=scales)
-    quantise(model, tmp_path / "plain.onnx", "w4a16", samples(3))
+    quantize(model, tmp_path / "q.onnx", "w4a16", samples(3), quantizer="aimet", scales=scales)
+    quantize(model, tmp_path / "plain.onnx", "w4a16", samples(3))
     held = {tensor.name: tensor for tensor in onnx.load(tmp_path / "q.onnx").graph.initializer}
     small = [t for t in held.values() if t.data_type == TensorProto.INT4]
     zeros = next(numpy_helper.to_array(t) for t in small if len(t.dims) == 1)
@@ -123,10 +123,10 @@ def test_the_graph_has_these_scales_no_zero_point_and_a_smaller_error(tmp_path: 
 def test_kept_scales_count_and_not_the_samples(tmp_path: Path) -> None:
     """So the graph of one token has the weights of the graph of many."""
     model, scales = saved(tmp_path / "float.onnx", lora=False), tmp_path / "scales"
-    quantise(model, tmp_path / "one.onnx", "w4a16", samples(3), quantiser="aimet", scales=scales)
+    quantize(model, tmp_path / "one.onnx", "w4a16", samples(3), quantizer="aimet", scales=scales)
     before = scales.read_bytes()
     other = samples(1, seed=3)
-    quantise(model, tmp_path / "two.onnx", "w4a16", other, quantiser="aimet", scales=scales)
+    quantize(model, tmp_path / "two.onnx", "w4a16", other, quantizer="aimet", scales=scales)
     assert scales.read_bytes() == before
     one, two = (
         [
@@ -145,8 +145,8 @@ def test_beside_lora_the_numbers_are_those_of_the_matrix_alone(tmp_path: Path) -
     shown = samples(3)
     off = [with_lora(sample, 0) for sample in shown]
     branch = Branch(LORA, [with_lora(sample, 0.3) for sample in shown])
-    quantise(alone, tmp_path / "q1.onnx", "w4a16", shown, quantiser="aimet")
-    quantise(both, tmp_path / "q2.onnx", "w4a16", off, branch=branch, quantiser="aimet")
+    quantize(alone, tmp_path / "q1.onnx", "w4a16", shown, quantizer="aimet")
+    quantize(both, tmp_path / "q2.onnx", "w4a16", off, branch=branch, quantizer="aimet")
     feeds = samples(1, seed=5)[0]
     wanted = reference(tmp_path / "q1.onnx", feeds)["y"]
     found = reference(tmp_path / "q2.onnx", with_lora(feeds, 0))["y"]
@@ -158,26 +158,26 @@ def test_beside_lora_the_numbers_are_those_of_the_matrix_alone(tmp_path: Path) -
 @needs_compiler
 @pytest.mark.parametrize("scheme", ["w4a16", "w8a16"])
 def test_the_emulator_computes_it_as_the_cpu_does(tmp_path: Path, scheme: str) -> None:
-    model, quantised = saved(tmp_path / "float.onnx", lora=True), tmp_path / "q.onnx"
+    model, quantized = saved(tmp_path / "float.onnx", lora=True), tmp_path / "q.onnx"
     on = [with_lora(sample, 0.1) for sample in samples(3)]
-    quantise(model, quantised, scheme, on, quantiser="aimet")
+    quantize(model, quantized, scheme, on, quantizer="aimet")
     feeds = with_lora(samples(1, seed=5)[0], 0.1)
-    found = emulate(quantised, feeds, *ELITE, fp16=True)
-    assert agreement(found, reference(quantised, feeds))["y"].cosine > 0.9999
+    found = emulate(quantized, feeds, *ELITE, fp16=True)
+    assert agreement(found, reference(quantized, feeds))["y"].cosine > 0.9999
 
 
 @needs_aimet
 def test_aimet_is_chosen_where_it_is_installed_unless_the_user_says_otherwise() -> None:
-    assert chosen_quantiser(None) == "aimet"
-    assert chosen_quantiser("aimet") == "aimet"
-    assert chosen_quantiser("onnxruntime") == "onnxruntime"
+    assert choose_quantizer(None) == "aimet"
+    assert choose_quantizer("aimet") == "aimet"
+    assert choose_quantizer("onnxruntime") == "onnxruntime"
 
 
 @needs_aimet
 def test_what_it_fails_on_is_told(tmp_path: Path) -> None:
     model = saved(tmp_path / "float.onnx", lora=False)
     with pytest.raises(SurgeryError) as caught:
-        quantise(model, tmp_path / "q.onnx", "w4a16", [], quantiser="aimet")
+        quantize(model, tmp_path / "q.onnx", "w4a16", [], quantizer="aimet")
     found = caught.value.diagnostics[0]
     assert found.code == "X106"
     assert found.why.startswith("AIMET ended with code 1")
@@ -195,10 +195,10 @@ class Hidden(PathFinder):
         return super().find_spec(name, *rest)
 sys.meta_path[:] = [Hidden if finder is PathFinder else finder for finder in sys.meta_path]
 from surgery.diagnostics.diagnostic import SurgeryError
-from surgery.npu.qualcomm.aimet import chosen_quantiser
-assert chosen_quantiser(None) == chosen_quantiser("onnxruntime") == "onnxruntime"
+from surgery.npu.qualcomm.aimet import choose_quantizer
+assert choose_quantizer(None) == chosen_quantiser("onnxruntime") == "onnxruntime"
 try:
-    chosen_quantiser("aimet")
+    choose_quantizer("aimet")
 except SurgeryError as error:
     print(error.diagnostics[0].code)
 assert not {"torch", "onnxruntime", "onnx", "aimet_onnx"} & {*sys.modules}

@@ -105,7 +105,7 @@ def _activations(kind: str) -> dict[str, Any]:
     }
 
 
-def quantised_cases() -> list[Case]:
+def quantized_cases() -> list[Case]:
     """Return a product of each kind, and other operators."""
     return [
         product("W8A8, int8", "int8", "uint8"),
