@@ -125,7 +125,7 @@ def saved_plan(plan: Plan) -> str:
     return side_files(plan, identify(plan.files, plan.anatomy))[PLAN_FILE].decode()
 
 
-def save_plan(file: Path, text: str, plan: Plan) -> None:
+def write_plan(file: Path, text: str, plan: Plan) -> None:
     """Write the text of `saved_plan` to a file; only another plan is replaced by it.
 
     Raises:

@@ -41,7 +41,7 @@ def command(
     trust_remote_code: RemoteCode = False,
 ) -> None:
     """Show what a recipe would change in a model, to the byte. No weight is touched."""
-    from surgery.adapter.side_files import save_plan, saved_plan, weight_bytes
+    from surgery.adapter.side_files import saved_plan, weight_bytes, write_plan
     from surgery.plan.planner import plan_recipe
     from surgery.recipe.loading import load_recipe
 
@@ -51,7 +51,7 @@ def command(
     if output_format == "json" or out:
         document = saved_plan(plan)
     if out:
-        save_plan(out, document, plan)
+        write_plan(out, document, plan)
     if deploy:
         _show_deployment(plan, target, context, output_format)
         return
