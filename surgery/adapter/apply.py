@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surgery.adapter.depth_in_memory import change_depth
-from surgery.adapter.save import save_plan
+from surgery.adapter.save import save_with_plan
 from surgery.adapter.side_files import adapter_config
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.model.loading import load_base
@@ -116,7 +116,7 @@ def _finish(plan: Plan, peft_model: Any, *, trainable: bool) -> "PreTrainedModel
 
     mixin = RoutedModel if plan.is_routed else None
     make_switchable(peft_model, decoder, mixin).has_text_path = plan.has_text_path
-    peft_model._save_plan = partial(save_plan, plan)
+    peft_model._save_plan = partial(save_with_plan, plan)
     _register_routing(plan, peft_model, decoder)
     _register_sequence(plan, peft_model, decoder)
     return _with_gradients(plan, peft_model) if trainable else peft_model

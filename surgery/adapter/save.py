@@ -52,10 +52,10 @@ def save_into(plan: Plan, model: "PreTrainedModel", folder: Path) -> None:
         model.save_weights(folder)
     else:
         model.save_pretrained(folder)
-    save_plan(plan, model, folder)
+    save_with_plan(plan, model, folder)
 
 
-def save_plan(plan: Plan, model: "PreTrainedModel", folder: Path) -> None:
+def save_with_plan(plan: Plan, model: "PreTrainedModel", folder: Path) -> None:
     """Save what belongs to a model in a folder besides the files of its own `save_pretrained`.
 
     Args:

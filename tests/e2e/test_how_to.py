@@ -54,6 +54,7 @@ inputs = tokenizer(["A list is"], return_tensors="pt")
 """
 BEFORE = {
     "README.md": _TOKENIZER + "batch = tokenizer(['A list is'] * 2, return_tensors='pt')\n",
+    "how-to/python.md": _TOKENIZER,
     "how-to/peft.md": _TOKENIZER
     + "base = AutoModelForCausalLM.from_pretrained(home)\n"
     + "answer, prompt = print, 'A list is'\n",
