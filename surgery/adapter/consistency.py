@@ -177,7 +177,7 @@ def _refuse_other_config(plan: Plan, folder: Path) -> None:
         is_known = key in made or key in PEFT_DEFAULTS
         expected = made.get(key, PEFT_DEFAULTS.get(key))
         found = saved.get(key, PEFT_DEFAULTS.get(key))
-        # an unknown key is a newer PEFT's, and off unless it holds something
+        # an unknown key is a newer PEFT's, and off unless it has a value
         is_same = _same_value(found, expected) if is_known else not found
         if key not in FREE_KEYS and not is_same:
             raise SurgeryError(_differs(folder, ADAPTER_CONFIG, key, expected, found))

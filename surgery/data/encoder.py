@@ -218,12 +218,12 @@ class Encoder:
         is_image = torch.isin(
             row.ids, torch.tensor(self.image_token if row.has_images else IGNORED)
         )
-        images, kept = int(is_image.sum()), int(is_image[: self.length].sum())
-        if kept < images or not learned:
+        images, fitting = int(is_image.sum()), int(is_image[: self.length].sum())
+        if fitting < images or not learned:
             raise SurgeryError(_too_long(location, images, len(row.ids), self.length))
-        cut = {name: value[: self.length] for name, value in row.token_fields.items()}
+        fields = {name: value[: self.length] for name, value in row.token_fields.items()}
         ids, labels = row.ids[: self.length], row.labels[: self.length]
-        return Row(ids, labels, row.images, row.has_images, cut)
+        return Row(ids, labels, row.images, row.has_images, fields)
 
 
 def _row(

@@ -30,7 +30,7 @@ class Switch:
 
     def __init__(self) -> None:
         self.has_text_path = True
-        """False where the base trains in place beside added parts."""
+        """False where the base trains in place together with added parts."""
         self.fixed: PathName | None = None
         """The only path, where `fix_path` fixed it."""
         self.call_values: dict[str, Any] = {}

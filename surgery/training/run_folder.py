@@ -99,7 +99,7 @@ def is_result(work: Path, out: Path) -> bool:
 
     Its log tells, which has the times of its steps and is moved with the rest of the folder.
     """
-    logs = [place / LOG for place in (work, discarded(work), out)]
+    logs = [folder / LOG for folder in (work, discarded(work), out)]
     *begun, done = [log.read_bytes() if log.is_file() else b"" for log in logs]
     return bool(done) and done in begun
 

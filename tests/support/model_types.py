@@ -8,11 +8,11 @@ def causal_types() -> list[str]:
     return sorted(auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 
 
-def seeing_types() -> list[str]:
+def multimodal_types() -> list[str]:
     """The model types of `AutoModelForImageTextToText`."""
     return sorted(auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
 
 
 def all_types() -> list[str]:
     """Both, each once."""
-    return sorted({*causal_types(), *seeing_types()})
+    return sorted({*causal_types(), *multimodal_types()})

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from support.conform import OPERATIONS, Row
-from support.model_types import causal_types, seeing_types
+from support.model_types import causal_types, multimodal_types
 
 _HEAD: Final = """# Which models
 
@@ -95,7 +95,7 @@ def _cell(text: str) -> str:
 
 def _totals(rows: dict[str, Row]) -> list[str]:
     lines = []
-    for title, types in (("causal", causal_types()), ("image-text", seeing_types())):
+    for title, types in (("causal", causal_types()), ("image-text", multimodal_types())):
         some = [rows[name] for name in types if name in rows]
         runs = [row for row in some if row.outcomes]
         located = sum(bool(row.blocks) for row in some)

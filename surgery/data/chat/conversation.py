@@ -92,10 +92,10 @@ def _no_image(location: RecordLocation, image: Path) -> Diagnostic:
 
 
 def _other_images(location: RecordLocation, asked: int, shown: int, images: int) -> Diagnostic:
-    apart = "" if asked == shown else ", some of them not in the user's turns"
+    elsewhere = "" if asked == shown else ", some of them not in the user's turns"
     return Diagnostic(
         code="D107",
-        what=f"{location}: {asked} `{IMAGE}` for {images} images{apart}",
+        what=f"{location}: {asked} `{IMAGE}` for {images} images{elsewhere}",
         fix=f"write `{IMAGE}` in the user's turns once for each image, or nowhere: they then go "
         "first",
     )

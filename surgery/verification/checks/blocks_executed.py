@@ -57,10 +57,10 @@ class BlocksExecuted(Check):
 
 
 def _without_image(context: VerificationContext) -> list[int]:
-    """The blocks that run on text, as Mllama's config tells."""
+    """The blocks that run on text, by the list of cross-attention blocks in Mllama's config."""
     config: Any = context.decoder.config
-    seeing = getattr(config.get_text_config(decoder=True), "cross_attention_layers", None) or ()
-    return [block for block in range(len(context.plan.depth)) if block not in seeing]
+    cross = getattr(config.get_text_config(decoder=True), "cross_attention_layers", None) or ()
+    return [block for block in range(len(context.plan.depth)) if block not in cross]
 
 
 def _failures(path: str, ran: list[_Run], wanted: list[_Run]) -> list[str]:

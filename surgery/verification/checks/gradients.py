@@ -86,7 +86,7 @@ def _unused(context: VerificationContext, names: set[str]) -> set[str]:
     if not names:
         return set()
     base = context.model if context.plan.is_plain else context.untouched
-    if base is None:  # trains in place beside what was added: nothing to compare with
+    if base is None:  # trains in place together with added parts: nothing to compare with
         return set()
     tensors = dict(base.named_parameters())
     trains = {name: p.requires_grad for name, p in tensors.items()}

@@ -227,7 +227,7 @@ def test_bfloat16_read_as_float16_is_refused(tmp_path):
     assert refusal(load_adapter, adapter).code == "A421"
 
 
-def test_weights_that_a_tool_wrote_anew_are_fine(adapter):
+def test_weights_that_a_tool_wrote_again_are_fine(adapter):
     file = adapter / WEIGHTS
     rewrite_header(file, lambda header: {**header, "__metadata__": {"by": "me"}})
     load_adapter(adapter)

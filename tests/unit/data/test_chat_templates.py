@@ -276,7 +276,7 @@ def rows_of(name: str, folder: Path, record: Any, bad: Any = "error") -> list[Ro
     return list(Rows(file, Encoder(processor_of(name), 256), bad))
 
 
-def whole(name: str, row: Row) -> str:
+def decoded(name: str, row: Row) -> str:
     """The row as words, where the tokens of one image are one again."""
     shape = SHAPES[name]
     text: str = processor_of(name).tokenizer.decode(row.ids)
@@ -292,13 +292,13 @@ def refusal(name: str, folder: Path, record: Any) -> str:
     """What is said of the record, which begins with its place; skipped, one sentence of all."""
     with pytest.raises(SurgeryError) as caught:
         rows_of(name, folder, record)
-    (said,) = caught.value.diagnostics
-    assert said.what.startswith(f"{folder / 'a.jsonl'}:1: ")
-    assert said.fix
+    (found,) = caught.value.diagnostics
+    assert found.what.startswith(f"{folder / 'a.jsonl'}:1: ")
+    assert found.fix
     with pytest.raises(SurgeryError) as skipped:
         rows_of(name, folder, record, "skip")
     assert [d.code for d in skipped.value.diagnostics] == ["D109"]
-    return said.code
+    return found.code
 
 
 # --- the matrix -----------------------------------------------------------------------------------
@@ -307,7 +307,7 @@ def refusal(name: str, folder: Path, record: Any) -> str:
 @ALL
 def test_one_turn(name: str, tmp_path: Path) -> None:
     (row,) = rows_of(name, tmp_path, chat(*ONE))
-    assert whole(name, row) == SHAPES[name].one
+    assert decoded(name, row) == SHAPES[name].one
     assert learned(name, row) == SHAPES[name].learned
 
 
@@ -321,9 +321,9 @@ def test_four_turns(name: str, tmp_path: Path) -> None:
         assert [learned(name, row) for row in rows] == answers
     else:
         assert learned(name, rows[0]) == "".join(answers)
-    assert whole(name, rows[0]).startswith(shape.one)
+    assert decoded(name, rows[0]).startswith(shape.one)
     for words in ("What?", "That.", "Why so?", "So it is."):
-        assert words in whole(name, rows[-1])
+        assert words in decoded(name, rows[-1])
 
 
 @ALL
@@ -333,7 +333,7 @@ def test_system(name: str, tmp_path: Path) -> None:
         assert refusal(name, tmp_path, record) == "D112"
         return
     (row,) = rows_of(name, tmp_path, record)
-    assert whole(name, row) == shape.system
+    assert decoded(name, row) == shape.system
     assert learned(name, row) == shape.learned
     (token_fields,) = rows_of(name, tmp_path, chat(*ONE, system="Be short."))
     assert token_fields.ids.tolist() == row.ids.tolist()
@@ -346,14 +346,14 @@ def test_an_answer_first(name: str, tmp_path: Path) -> None:
         assert refusal(name, tmp_path, record) == "D112"
         return
     (row,) = rows_of(name, tmp_path, record)
-    assert "Hello." in whole(name, row)
+    assert "Hello." in decoded(name, row)
     assert learned(name, row) == SHAPES[name].learned
 
 
 @ALL
 def test_two_images(name: str, tmp_path: Path) -> None:
     (row,) = rows_of(name, tmp_path, chat(*ONE, images=["red.png", "blue.png"]))
-    assert whole(name, row) == SHAPES[name].shown
+    assert decoded(name, row) == SHAPES[name].shown
     assert learned(name, row) == SHAPES[name].learned
     assert row.images["pixel_values"].shape[0] == 2
 
@@ -401,25 +401,25 @@ def test_run_asks_what_it_is_given(name: str, tmp_path: Path) -> None:
     for words in (f"a {shape.image} b", "a <image> b"):
         with pytest.raises(SurgeryError) as caught:
             encoded(processor_of(name), Prompt(words), "multimodal")
-        assert [said.code for said in caught.value.diagnostics] == ["D113"]
+        assert [found.code for found in caught.value.diagnostics] == ["D113"]
 
 
 # --- what only some templates do ------------------------------------------------------------------
 
 
-def test_reasoning_is_learned_where_it_is_said_and_left_out_later(tmp_path: Path) -> None:
+def test_reasoning_is_learned_where_it_is_written_and_left_out_later(tmp_path: Path) -> None:
     turns = [*FOUR]
     turns[1] = ("assistant", "<think>\nHm.\n</think>\n\nThat.")
     first, second = rows_of("qwen3", tmp_path, chat(*turns))
     assert learned("qwen3", first) == "<think>\nHm.\n</think>\n\nThat.<|im_end|>\n"
-    assert "Hm." not in whole("qwen3", second)
+    assert "Hm." not in decoded("qwen3", second)
     assert learned("qwen3", second) == "<think>\n\n</think>\n\nSo it is.<|im_end|>\n"
 
 
 def test_a_system_that_moves_makes_a_row_of_each_answer(tmp_path: Path) -> None:
     first, second = rows_of("mistral", tmp_path, chat(("system", "Be short."), *FOUR))
-    assert whole("mistral", first) == "<s>[INST] Be short.\n\nWhat?[/INST] That.</s>"
-    assert whole("mistral", second) == (
+    assert decoded("mistral", first) == "<s>[INST] Be short.\n\nWhat?[/INST] That.</s>"
+    assert decoded("mistral", second) == (
         "<s>[INST] What?[/INST] That.</s>[INST] Be short.\n\nWhy so?[/INST] So it is.</s>"
     )
     assert learned("mistral", second) == " So it is.</s>"
@@ -459,9 +459,9 @@ def test_of_templates_by_name_the_default_or_the_one_for_tools_is_taken(tmp_path
     tool = {"type": "function", "function": {"name": "look_up", "parameters": {}}}
     records = [chat(*ONE), chat(*ONE, tools=[tool])]
     file = DataFile(Source(file=str(write_lines(tmp_path / "a.jsonl", records))))
-    plain, told = Rows(file, Encoder(own, 128))
+    plain, second = Rows(file, Encoder(own, 128))
     assert own.decode(plain.ids) == SHAPES["phi3"].one
-    assert own.decode(told.ids).endswith(SHAPES["phi3"].one)
+    assert own.decode(second.ids).endswith(SHAPES["phi3"].one)
     own.chat_template = {"rag": PHI3}
     with pytest.raises(SurgeryError) as caught:
         Rows(file, Encoder(own, 128))

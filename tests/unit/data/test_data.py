@@ -46,7 +46,7 @@ def data_file(folder: Path, *records: Any, bad: Any = "error", name: str = "a.js
 
 
 def codes(error: Any) -> list[str]:
-    return [said.code for said in error.value.diagnostics]
+    return [found.code for found in error.value.diagnostics]
 
 
 def refused(folder: Path, *records: Any) -> str:
@@ -143,9 +143,9 @@ BAD = {
 @pytest.mark.parametrize(("code", "record"), [(c, r) for c, rs in BAD.items() for r in rs])
 def test_bad_record_is_named_with_file_and_line(code: str, record: Any, tmp_path: Path) -> None:
     write_images(tmp_path)
-    said = refused(tmp_path, LLAVA, record)
-    assert f"error[{code}]" in said
-    assert f"{tmp_path / 'a.jsonl'}:2: " in said
+    found = refused(tmp_path, LLAVA, record)
+    assert f"error[{code}]" in found
+    assert f"{tmp_path / 'a.jsonl'}:2: " in found
 
 
 @pytest.mark.parametrize("record", [r for rs in BAD.values() for r in rs])
@@ -261,10 +261,10 @@ def test_image_becomes_its_tokens_and_pixels(tmp_path: Path) -> None:
 def test_row_is_cut_behind_its_images(tmp_path: Path) -> None:
     write_images(tmp_path)
     file = data_file(tmp_path, color_question("red"))
-    whole = Encoder(processor(), 64).conversation(file[0])
-    cut = Encoder(processor(), len(whole.ids) - 3).conversation(file[0])
-    assert torch.equal(cut.ids, whole.ids[:-3])
-    assert torch.equal(cut.labels, whole.labels[:-3])
+    full = Encoder(processor(), 64).conversation(file[0])
+    cut = Encoder(processor(), len(full.ids) - 3).conversation(file[0])
+    assert torch.equal(cut.ids, full.ids[:-3])
+    assert torch.equal(cut.labels, full.labels[:-3])
 
 
 def test_text_is_cut_into_blocks_that_lose_nothing(tmp_path: Path) -> None:
@@ -291,7 +291,7 @@ def test_batch_is_padded_on_the_right() -> None:
     assert "paths" not in batch
 
 
-def test_packed_rows_count_their_positions_anew() -> None:
+def test_packed_rows_restart_their_positions() -> None:
     batch = Collator(pad_token_id=9, packing=True)(
         [[row_of(1, 2, 3), row_of(4, 5)], [row_of(6, 7)]]
     )
@@ -304,26 +304,26 @@ def test_packed_rows_count_their_positions_anew() -> None:
 def test_rows_without_images_take_the_text_path_if_asked(tmp_path: Path) -> None:
     write_images(tmp_path)
     encoder = Encoder(processor(), 64)
-    seeing, blind = (
+    with_images, text_only = (
         encoder.conversation(data_file(tmp_path, c)[0])
         for c in (
             color_question("red"),
             LLAVA,
         )
     )
-    locations = [[seeing], [blind], [seeing]]
+    locations = [[with_images], [text_only], [with_images]]
     batch = Collator(pad_token_id=0, by_path=True)(locations)
     assert batch["paths"] == ["multimodal", "text", "multimodal"]
     assert batch["pixel_values"].shape[0] == 2
     assert "paths" not in Collator(pad_token_id=0)(locations)
 
 
-def test_parts_for_image_tokens_are_told_of_them(tmp_path: Path) -> None:
+def test_parts_for_image_tokens_get_a_mask(tmp_path: Path) -> None:
     write_images(tmp_path)
     encoder = Encoder(processor(), 64)
     row = encoder.conversation(data_file(tmp_path, color_question("red"))[0])
-    told = Collator(0, image_token=encoder.image_token, is_routed=True)([[row]])["image_mask"]
-    assert told.sum() == IMAGE_TOKENS
+    mask = Collator(0, image_token=encoder.image_token, is_routed=True)([[row]])["image_mask"]
+    assert mask.sum() == IMAGE_TOKENS
     assert not Collator(0, is_routed=True)([[row_of(1, 2)]])["image_mask"].any()
 
 

@@ -52,13 +52,13 @@ def refused(folder: Path, record: Any) -> str:
     """The code and the sentence of the one thing that is said of a record."""
     with pytest.raises(SurgeryError) as caught:
         data_file(folder, record)
-    (said,) = caught.value.diagnostics
-    assert said.what.startswith(f"{folder / 'a.jsonl'}:1: ")
+    (found,) = caught.value.diagnostics
+    assert found.what.startswith(f"{folder / 'a.jsonl'}:1: ")
     with pytest.raises(SurgeryError) as skipped:
         data_file(folder, record, bad="skip")
     assert [d.code for d in skipped.value.diagnostics] == ["D109"]
     assert len(data_file(folder, CHAT, record, bad="skip")) == 1
-    return f"{said.code} {said.what} {said.why}"
+    return f"{found.code} {found.what} {found.why}"
 
 
 def learned(folder: Path, record: Any) -> list[str]:
@@ -139,9 +139,9 @@ def test_an_image_and_nobody_to_see_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["n" * 300, "n" * 300 + ".png", "a\0b.png", "sub/", "pipe", "."])
 def test_names_that_are_no_image_file(name: str, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    said = refused(tmp_path, {**CHAT, "image": name})
-    assert said.startswith("D105")
-    assert len(said) < 250 + len(str(tmp_path)) * 2
+    found = refused(tmp_path, {**CHAT, "image": name})
+    assert found.startswith("D105")
+    assert len(found) < 250 + len(str(tmp_path)) * 2
 
 
 # --- what changes the meaning ---------------------------------------------------------------------
@@ -149,7 +149,7 @@ def test_names_that_are_no_image_file(name: str, tmp_path: Path) -> None:
 
 @BOTH
 @pytest.mark.parametrize("key", ["system", "system_prompt"])
-def test_a_system_beside_the_turns_is_said_first(record: Any, key: str, tmp_path: Path) -> None:
+def test_a_system_key_next_to_the_turns_comes_first(record: Any, key: str, tmp_path: Path) -> None:
     found = read(tmp_path, {**record, key: "Be short."})
     assert (found.turns[0].role, found.turns[0].text) == ("system", "Be short.")
     again = {"messages": [{"role": "system", "content": "Be short."}, ASK, SAY], key: "Be short."}
@@ -169,8 +169,8 @@ def test_answers_that_are_not_to_be_learned(flag: Any, tmp_path: Path) -> None:
 
 
 def test_an_answer_that_is_to_be_learned_is(tmp_path: Path) -> None:
-    said = {**SAY, "loss": True, "weight": 1, "train": None}
-    assert learned(tmp_path, {"messages": [{**ASK, "weight": 0}, said]}) == ["That."]
+    found = {**SAY, "loss": True, "weight": 1, "train": None}
+    assert learned(tmp_path, {"messages": [{**ASK, "weight": 0}, found]}) == ["That."]
 
 
 @pytest.mark.parametrize("flag", [{"weight": 0.5}, {"weight": -1}, {"loss": "false"}])
@@ -182,7 +182,7 @@ TOOL = {"type": "function", "function": {"name": "look_up", "description": "Look
 
 
 @pytest.mark.parametrize("tools", [[TOOL], json.dumps([TOOL])], ids=["list", "text"])
-def test_tools_are_kept_for_the_template(tools: Any, tmp_path: Path) -> None:
+def test_tools_are_passed_to_the_template(tools: Any, tmp_path: Path) -> None:
     assert read(tmp_path, {**CHAT, "tools": tools}).tools == (TOOL,)
 
 
@@ -250,13 +250,13 @@ def test_keys_that_are_not_used_are_named_once(tmp_path: Path) -> None:
         "score": 0.5,
         "messages": [{"role": "assistant", "content": "Hi."}, ASK, SAY],
     }
-    (said,) = data_file(tmp_path, CHAT, first, second, first).notes
-    assert (said.code, said.severity) == ("D117", "warning")
+    (found,) = data_file(tmp_path, CHAT, first, second, first).notes
+    assert (found.code, found.severity) == ("D117", "warning")
     for named in ("`source` (line 2)", "`name` (line 2)", "`score` (line 3)"):
-        assert said.what.count(named) == 1
-    assert "`weight` of what is no answer (line 2)" in said.what
-    assert "an answer that a conversation begins with (line 3)" in said.what
-    assert "`id`" not in said.what
+        assert found.what.count(named) == 1
+    assert "`weight` of what is no answer (line 2)" in found.what
+    assert "an answer that a conversation begins with (line 3)" in found.what
+    assert "`id`" not in found.what
 
 
 # --- what is no record, and no file ---------------------------------------------------------------
@@ -277,9 +277,9 @@ def test_keys_that_are_not_used_are_named_once(tmp_path: Path) -> None:
     ids=range(8),
 )
 def test_lines_that_are_no_record(record: Any, tmp_path: Path) -> None:
-    said = refused(tmp_path, record)
-    assert said.startswith("D102")
-    said.encode()
+    found = refused(tmp_path, record)
+    assert found.startswith("D102")
+    found.encode()
 
 
 def test_a_line_that_is_no_json_says_why(tmp_path: Path) -> None:
@@ -289,9 +289,9 @@ def test_a_line_that_is_no_json_says_why(tmp_path: Path) -> None:
 def unreadable(file: Path) -> str:
     with pytest.raises(SurgeryError) as caught:
         DataFile(Source(file=str(file)))
-    (said,) = caught.value.diagnostics
-    assert said.code == "D101"
-    return said.why
+    (found,) = caught.value.diagnostics
+    assert found.code == "D101"
+    return found.why
 
 
 def test_a_pipe_and_a_device_are_refused_unread(tmp_path: Path) -> None:
@@ -302,7 +302,7 @@ def test_a_pipe_and_a_device_are_refused_unread(tmp_path: Path) -> None:
     assert unreadable(tmp_path / "a\0b")
 
 
-def test_records_of_an_array_on_one_line_are_told_apart(tmp_path: Path) -> None:
+def test_records_of_an_array_on_one_line_are_distinguished(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps([LLAVA, {"image": 3}, LLAVA, {"id": 4}]))
     with pytest.raises(SurgeryError) as caught:
         DataFile(Source(file=str(tmp_path / "a.json")))
@@ -342,9 +342,9 @@ def test_whatever_a_processor_raises_has_a_place(tmp_path: Path) -> None:
     assert len(rows[0].ids)
     with pytest.raises(SurgeryError) as caught:
         rows[1]
-    (said,) = caught.value.diagnostics
-    assert (said.code, "KeyError: 'shortest_edge'" in said.why) == ("D116", True)
-    assert said.what.startswith(f"{tmp_path / 'a.jsonl'}:2: ")
+    (found,) = caught.value.diagnostics
+    assert (found.code, "KeyError: 'shortest_edge'" in found.why) == ("D116", True)
+    assert found.what.startswith(f"{tmp_path / 'a.jsonl'}:2: ")
     skipping = rows_of(tmp_path, "skip", *records)
     assert skipping[1].ids.tolist() == rows[0].ids.tolist()
     assert skipping.skipped == 1
@@ -357,6 +357,6 @@ def test_a_bad_row_in_a_worker_of_a_loader_is_named(bad: Any, tmp_path: Path) ->
     loader = DataLoader(mixture, collate_fn=Collator(0), num_workers=1)
     with pytest.raises(SurgeryError) as caught, mixture.named_errors():
         list(loader)
-    (said,) = caught.value.diagnostics
-    assert said.code == ("D116" if bad == "error" else "D109")
+    (found,) = caught.value.diagnostics
+    assert found.code == ("D116" if bad == "error" else "D109")
     assert str(caught.value).startswith("error[D1")

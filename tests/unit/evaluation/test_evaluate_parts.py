@@ -27,8 +27,8 @@ LENGTH = 24
 
 
 @pytest.fixture(scope="module")
-def seer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_llava(tmp_path_factory.mktemp("seer") / "base")
+def multimodal_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_llava(tmp_path_factory.mktemp("llava") / "base")
 
 
 def adapter(base: Path, out: Path, *words: str, name: str = "genieblue_skip") -> Path:
@@ -51,11 +51,11 @@ def plain_perplexity(model: Any) -> float:
 
 
 @pytest.mark.parametrize("name", ["genieblue_skip", "cogvlm_skip"])
-def test_perplexity_on_both_paths(name: str, seer: Path, tmp_path: Path) -> None:
-    folder = adapter(seer, tmp_path / "a", name=name)
+def test_perplexity_on_both_paths(name: str, multimodal_base: Path, tmp_path: Path) -> None:
+    folder = adapter(multimodal_base, tmp_path / "a", name=name)
     text = write_lines(tmp_path / "text.jsonl", [{"text": text} for text in TEXTS])
     found = evaluate_adapter(folder, text=text, length=LENGTH)
-    base = plain_perplexity(load_base(str(seer)).eval())
+    base = plain_perplexity(load_base(str(multimodal_base)).eval())
     shared = plain_perplexity(load_adapter(folder).eval())
     assert found.perplexity["base"] == pytest.approx(base, rel=1e-4)
     assert found.perplexity["shared"] == pytest.approx(shared, rel=1e-4)
@@ -64,45 +64,51 @@ def test_perplexity_on_both_paths(name: str, seer: Path, tmp_path: Path) -> None
     assert found.retention()["perplexity.shared"] == pytest.approx(100 * base / shared, rel=1e-4)
 
 
-def test_base_that_trains_has_no_text_path(seer: Path, tmp_path: Path) -> None:
-    folder = adapter(seer, tmp_path / "a", name="full_finetune")
+def test_base_that_trains_has_no_text_path(multimodal_base: Path, tmp_path: Path) -> None:
+    folder = adapter(multimodal_base, tmp_path / "a", name="full_finetune")
     text = write_lines(tmp_path / "text.jsonl", [{"text": text} for text in TEXTS])
     found = evaluate_adapter(folder, text=text, length=LENGTH)
     assert list(found.perplexity) == ["base", "shared"]
-    base = plain_perplexity(load_base(str(seer)).eval())
+    base = plain_perplexity(load_base(str(multimodal_base)).eval())
     assert found.perplexity["base"] == pytest.approx(base, rel=1e-4)
 
 
 @pytest.mark.parametrize("name", ["genieblue_skip", "cogvlm_skip", "wings"])
-def test_answers_are_compared_with_what_is_generated(name: str, seer: Path, tmp_path: Path) -> None:
+def test_answers_are_compared_with_what_is_generated(
+    name: str, multimodal_base: Path, tmp_path: Path
+) -> None:
     """The right answers are those that the model itself gives, but for one."""
     names = [name.partition(".")[0] for name in write_images(tmp_path)]
     words = ("rank=4",) if name == "wings" else ()
-    folder = adapter(seer, tmp_path / "a", *words, name=name)
-    said = answers_of(folder, names, tmp_path)
-    said[1] = "something else"
+    folder = adapter(multimodal_base, tmp_path / "a", *words, name=name)
+    answers = answers_of(folder, names, tmp_path)
+    answers[1] = "something else"
     records = [color_question(name) for name in names]
-    for record, answer in zip(records, said, strict=True):
+    for record, answer in zip(records, answers, strict=True):
         record["conversations"][1]["value"] = answer.strip() or "nothing"
-    right = sum(bool(answer.strip()) for answer in said) - 1
+    right = sum(bool(answer.strip()) for answer in answers) - 1
     questions = write_lines(tmp_path / "q.jsonl", records)
     file = tmp_path / "said.jsonl"
     found = evaluate_adapter(folder, questions=questions, new_tokens=6, predictions=str(file))
     assert found.accuracy == {"shared": pytest.approx(right / 3)}
     assert found.answers == 3
-    kept = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    assert kept == [asdict(one) for one in found.predictions]
-    assert [(one["path"], one["line"], one["images"]) for one in kept] == [
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    assert lines == [asdict(one) for one in found.predictions]
+    assert [(one["path"], one["line"], one["images"]) for one in lines] == [
         ("shared", line, 1) for line in (1, 2, 3)
     ]
-    assert kept[1]["wanted"] == "something else"
-    assert "color" in kept[1]["question"]
-    assert "<image>" not in kept[1]["question"]
-    assert [one["right"] for one in kept] == [bool(said[0].strip()), False, bool(said[2].strip())]
+    assert lines[1]["wanted"] == "something else"
+    assert "color" in lines[1]["question"]
+    assert "<image>" not in lines[1]["question"]
+    assert [one["right"] for one in lines] == [
+        bool(answers[0].strip()),
+        False,
+        bool(answers[2].strip()),
+    ]
 
 
-def test_predictions_replace_nothing_that_is_read(seer: Path, tmp_path: Path) -> None:
-    folder = adapter(seer, tmp_path / "a", name="lora")
+def test_predictions_replace_nothing_that_is_read(multimodal_base: Path, tmp_path: Path) -> None:
+    folder = adapter(multimodal_base, tmp_path / "a", name="lora")
     questions = write_lines(tmp_path / "q.jsonl", [color_question("red")])
     for out in (questions, folder / "plan.json", folder / "said.jsonl"):
         with pytest.raises(SurgeryError) as caught:
@@ -110,7 +116,7 @@ def test_predictions_replace_nothing_that_is_read(seer: Path, tmp_path: Path) ->
         assert caught.value.diagnostics[0].code == "A306"
 
 
-def test_a_blind_adapter_is_not_asked_about_pictures(tmp_path: Path) -> None:
+def test_a_text_adapter_is_not_asked_about_images(tmp_path: Path) -> None:
     write_images(tmp_path)
     plan = plan_recipe(load_recipe("lora", ["rank=2"]), weights=True)
     write_adapter(plan, tmp_path / "a")
@@ -126,7 +132,7 @@ def answers_of(folder: Path, names: list[str], images: Path) -> list[str]:
     from tiny_llava import processor
 
     model: Any = load_adapter(folder).eval()
-    said = []
+    answers = []
     for name in names:
         prompt = "<|bos|>User: <|image|>\nWhat color is it?\nAssistant:"
         image = Image.open(images / f"{name}.png")
@@ -134,13 +140,13 @@ def answers_of(folder: Path, names: list[str], images: Path) -> list[str]:
             text=[prompt], images=[image], add_special_tokens=False, return_tensors="pt"
         )
         out = model.generate(**inputs, do_sample=False, max_new_tokens=6, pad_token_id=0)
-        said.append(
+        answers.append(
             tokenizer().decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         )
-    return said
+    return answers
 
 
-def test_each_answer_is_asked_with_what_was_said_before() -> None:
+def test_each_answer_is_asked_with_the_turns_before() -> None:
     words = ("user", "<image>a", "assistant", "b", "user", "<image>c", "assistant", "d")
     turns = tuple(Turn(words[i], words[i + 1]) for i in range(0, 8, 2))  # type: ignore[arg-type]
     images = (Path("1"), Path("2"))
@@ -163,7 +169,7 @@ def test_normalisation(first: str, second: str, same: bool) -> None:
     assert (normalized(first) == normalized(second)) == same
 
 
-def test_retention_against_another_adapter(seer: Path, tmp_path: Path) -> None:
+def test_retention_against_another_adapter(multimodal_base: Path, tmp_path: Path) -> None:
     figures = {"base": 10.0, "shared": 20.0}, {"shared": 0.4, "base": 0.0}
     known = {"perplexity.shared": 15.0, "accuracy.shared": 0.5}
     found = Evaluation("a", "m", "r", figures[0], 5, figures[1], 3, known).retention()
@@ -172,23 +178,23 @@ def test_retention_against_another_adapter(seer: Path, tmp_path: Path) -> None:
         "perplexity.shared": 50.0
     }
     text = write_lines(tmp_path / "text.jsonl", [{"text": text} for text in TEXTS])
-    folder = adapter(seer, tmp_path / "a")
+    folder = adapter(multimodal_base, tmp_path / "a")
     first = evaluate_adapter(folder, text=text, length=LENGTH)
     (tmp_path / "first.json").write_text(json.dumps(first.document()))
     second = evaluate_adapter(folder, text=text, length=LENGTH, reference=tmp_path / "first.json")
     assert second.retention()["perplexity.shared"] == 100.0
 
 
-def test_nothing_to_measure(seer: Path, tmp_path: Path) -> None:
-    folder = adapter(seer, tmp_path / "a")
+def test_nothing_to_measure(multimodal_base: Path, tmp_path: Path) -> None:
+    folder = adapter(multimodal_base, tmp_path / "a")
     with pytest.raises(SurgeryError) as caught:
         evaluate_adapter(folder)
     assert caught.value.diagnostics[0].code == "T113"
 
 
-def test_exports_with_a_base_unshared_and_shared(seer: Path, tmp_path: Path) -> None:
+def test_exports_with_a_base_unshared_and_shared(multimodal_base: Path, tmp_path: Path) -> None:
     """Text keeps what the base has where it isn't shared, and loses it where it is."""
-    folder = adapter(seer, tmp_path / "a")
+    folder = adapter(multimodal_base, tmp_path / "a")
     text = write_lines(tmp_path / "text.jsonl", [{"text": text} for text in TEXTS])
     wanted = evaluate_adapter(folder, text=text, length=LENGTH).perplexity
     found = {}

@@ -368,7 +368,7 @@ def test_failed_call_leaves_nothing_behind(model: Any) -> None:
     assert routing.routing_of(expert._switch) is None
 
 
-def test_two_models_at_once_keep_apart(model: Any) -> None:
+def test_two_models_at_once_are_separate(model: Any) -> None:
     other, ids = experts(f"image_token_id={IMAGE + 1}"), prompt()
     wanted, alone = logits(model, ids), logits(other, ids)
     inside = []
@@ -473,9 +473,9 @@ def test_verify_finds_nothing_wrong(options: list[str], tmp_path: Path) -> None:
     write_adapter(plan_recipe(load_recipe(recipe, given), weights=True), tmp_path / "mine")
     outcomes = verify_adapter(tmp_path / "mine").outcomes
     assert [(o.check, o.what) for o in outcomes if not o.passed] == []
-    said = {o.check: o.what for o in outcomes}
-    assert "plain peft refuses" in said["save_reload"]
-    assert "experts in" in said["blocks_executed"]
+    message = {o.check: o.what for o in outcomes}
+    assert "plain peft refuses" in message["save_reload"]
+    assert "experts in" in message["blocks_executed"]
 
 
 def test_merging_is_refused_and_unloading_gives_the_base(model: Any) -> None:
@@ -602,10 +602,10 @@ def test_report_names_a_handful_of_each_and_counts_the_rest() -> None:
     model = experts(recipe="cogvlm_full")
     state = cogvlm_state(model, [0, 1, 3])
     names = sorted(load_expert_weights(model, state).unfilled)
-    said = str(load_expert_weights(model, state))
-    assert f"10 not filled: {', '.join(names[:5])} and 5 more" in said
+    message = str(load_expert_weights(model, state))
+    assert f"10 not filled: {', '.join(names[:5])} and 5 more" in message
     few = {name: tensor for name, tensor in state.items() if "language_mlp" in name}
-    assert f"3 names that no pattern matched: {', '.join(few)}" in said
+    assert f"3 names that no pattern matched: {', '.join(few)}" in message
 
 
 def test_patterns_of_names_are_no_regular_expressions() -> None:

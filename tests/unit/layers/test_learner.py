@@ -104,10 +104,10 @@ def wings(*overrides: str, perturbed: bool = True, **how: Any) -> tuple[Plan, An
 
 def weights_of(plan: Plan, model: Any) -> dict[str, torch.Tensor]:
     """The base's and the learners' tensors under the names of the plan."""
-    held = dict(model.named_parameters())
-    found = {n: held[f"base_model.model.{n}"] for n in plan.anatomy.sizes}
+    parameters = dict(model.named_parameters())
+    found = {n: parameters[f"base_model.model.{n}"] for n in plan.anatomy.sizes}
     for edit in plan.edits:
-        found |= {t.name: held[name_in_memory(edit, t.name)] for t in edit.tensors}
+        found |= {t.name: parameters[name_in_memory(edit, t.name)] for t in edit.tensors}
     return {name: tensor.detach() for name, tensor in found.items()}
 
 
@@ -150,8 +150,8 @@ class Slow:
         out = []
         for t in range(len(x)):
             h = x[t] + attended[t]
-            beside = f"{path}.self_attn.learner"
-            h = h + self.mixture(beside, t, h, inputs, is_image, rows[t])
+            prefix = f"{path}.self_attn.learner"
+            h = h + self.mixture(prefix, t, h, inputs, is_image, rows[t])
             y = norm(h, self.w[f"{path}.post_attention_layernorm.weight"])
             gate, up, down = (self.w[f"{path}.mlp.{n}_proj.weight"] for n in ("gate", "up", "down"))
             out.append(h + down @ (torch.nn.functional.silu(gate @ y) * (up @ y)))
@@ -279,10 +279,10 @@ def test_eager_and_sdpa_agree() -> None:
 def test_long_prompts_are_weighed_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     _, model = wings()
     with torch.no_grad():
-        whole = model(**batch()).logits
+        full = model(**batch()).logits
         monkeypatch.setattr("surgery.layers.attention._CHUNK", 3)
         pieces = model(**batch()).logits
-    assert_close(whole, pieces)
+    assert_close(full, pieces)
 
 
 # --- starts and paths -----------------------------------------------------------------------------
@@ -326,11 +326,11 @@ def test_image_mask_says_the_same_as_the_token() -> None:
     _, model = wings()
     inputs = by_token(batch())
     with torch.no_grad():
-        told = model(**inputs).logits
+        by_type = model(**inputs).logits
         by_mask = model(**inputs, image_mask=inputs["input_ids"] == IMAGE).logits
         other = model(**inputs, image_mask=torch.zeros_like(inputs["input_ids"])).logits
-    assert torch.equal(told, by_mask)
-    assert not torch.equal(told[0], other[0])
+    assert torch.equal(by_type, by_mask)
+    assert not torch.equal(by_type[0], other[0])
 
 
 def tiny_llava() -> Any:
@@ -391,8 +391,8 @@ def test_sequence_goes_on_with_a_second_image_in_any_pieces() -> None:
             cache, parts, end = None, [], 0
             for part in ids.split(sizes, dim=1):
                 end += part.shape[1]
-                said = {"image_mask": mask[:, :end], "past_key_values": cache}
-                out = model(input_ids=part, use_cache=True, **said)
+                message = {"image_mask": mask[:, :end], "past_key_values": cache}
+                out = model(input_ids=part, use_cache=True, **message)
                 cache = out.past_key_values
                 parts.append(out.logits)
             assert_close(torch.cat(parts, dim=1), wanted)
@@ -403,9 +403,9 @@ def test_later_tokens_do_not_change_earlier_ones() -> None:
     kinds = "tttttiit"
     ids, mask = prompt(kinds)[None], torch.tensor([images(kinds)])
     with torch.no_grad():
-        whole = model(ids, image_mask=mask).logits
+        full = model(ids, image_mask=mask).logits
         half = model(ids[:, :5], image_mask=mask[:, :5]).logits
-    assert_close(whole[:, :5], half)
+    assert_close(full[:, :5], half)
 
 
 def test_beam_search_moves_the_learners_caches_too() -> None:
@@ -437,7 +437,7 @@ def test_cache_that_the_learners_have_not_seen_is_refused() -> None:
         model(input_ids=ids[:, 5:], past_key_values=cache, use_cache=True)
 
 
-def test_rows_of_both_paths_run_apart() -> None:
+def test_rows_of_both_paths_run_separately() -> None:
     _, model = wings()
     paths = ["multimodal", "text", "multimodal"]
     inputs = batch()

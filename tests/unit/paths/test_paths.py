@@ -331,12 +331,12 @@ def test_rows_take_embeddings_and_masks(model: Any) -> None:
 
 
 @pytest.mark.parametrize("length", [4, 7])
-def test_rows_leave_whole_what_has_no_rows(model: Any, length: int) -> None:
+def test_rows_do_not_split_what_has_no_rows(model: Any, length: int) -> None:
     """Four rows of four tokens: a vector of four is not a row's."""
     ids = tokens(4, length)
-    kept = torch.tensor([0, 1, 2, 3])
-    found = model(ids, paths=MIXED, logits_to_keep=kept, position_ids=torch.arange(length)[None])
-    assert torch.allclose(found.logits, by_row(model, ids)[:, kept], atol=1e-5)
+    cached = torch.tensor([0, 1, 2, 3])
+    found = model(ids, paths=MIXED, logits_to_keep=cached, position_ids=torch.arange(length)[None])
+    assert torch.allclose(found.logits, by_row(model, ids)[:, cached], atol=1e-5)
 
 
 def test_rows_go_on_with_their_caches(model: Any) -> None:

@@ -127,14 +127,14 @@ def test_values_that_cannot_be_listed_are_refused(word: str) -> None:
     assert codes(error) == ["R110"]
 
 
-def test_every_fault_is_said_once_with_its_points() -> None:
+def test_every_error_is_reported_once_with_its_grid_points() -> None:
     points = expand(["genieblue_skip"], ["rank=0,4", "placement=pre,mid"])
     with pytest.raises(SurgeryError) as error:
         plan_points(points)
     assert codes(error) == ["R103", "R106"]
-    said = [diagnostic.what for diagnostic in error.value.diagnostics]
-    assert "in grid points 0 `genieblue_skip rank=0 placement=pre`, 1 `" in said[0]
-    assert "in grid points 1 `genieblue_skip rank=0 placement=mid`, 3 `" in said[1]
+    messages = [diagnostic.what for diagnostic in error.value.diagnostics]
+    assert "in grid points 0 `genieblue_skip rank=0 placement=pre`, 1 `" in messages[0]
+    assert "in grid points 1 `genieblue_skip rank=0 placement=mid`, 3 `" in messages[1]
 
 
 def test_a_point_reads_back_as_the_recipe_that_was_planned(tmp_path: Path) -> None:

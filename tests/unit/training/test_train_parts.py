@@ -81,9 +81,9 @@ def talker(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def seer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def multimodal_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A vision-language model with a processor."""
-    return save_llava(tmp_path_factory.mktemp("seer") / "base")
+    return save_llava(tmp_path_factory.mktemp("llava") / "base")
 
 
 @pytest.fixture(scope="module")
@@ -186,9 +186,9 @@ def test_training_is_what_a_bare_loop_does(talker: Path, talk: Path, tmp_path: P
 
 def test_accumulated_micro_batches_are_one_batch(talker: Path, talk: Path, tmp_path: Path) -> None:
     words = (*WORDS, f"data={talk}")
-    _, whole, _ = train(talker, tmp_path / "a", *words)
+    _, full, _ = train(talker, tmp_path / "a", *words)
     _, parts, _ = train(talker, tmp_path / "b", *words, "accumulation=4")
-    assert losses(parts) == pytest.approx(losses(whole), abs=2e-4)
+    assert losses(parts) == pytest.approx(losses(full), abs=2e-4)
 
 
 def test_packed_rows_do_not_see_each_other(talker: Path, talk: Path) -> None:
@@ -245,27 +245,31 @@ def test_training_does_not_go_on_with_other_data_under_the_same_name(
     train(talker, tmp_path / "a", *words, resume=True)
 
 
-def test_neither_does_it_with_another_image(seer: Path, sight: Path, tmp_path: Path) -> None:
+def test_neither_does_it_with_another_image(
+    multimodal_base: Path, sight: Path, tmp_path: Path
+) -> None:
     home = tmp_path / "sight"
     shutil.copytree(sight.parent, home)
     words = (*WORDS, f"data={home / sight.name}")
     with pytest.raises(Killed):
-        train(seer, tmp_path / "a", *words, callbacks=[KillAt(5)])
+        train(multimodal_base, tmp_path / "a", *words, callbacks=[KillAt(5)])
     image = next(home.glob("*.png"))
     image.write_bytes(image.read_bytes() + b"more")
-    assert code_of(seer, tmp_path / "a", *words, resume=True) == "T107"
+    assert code_of(multimodal_base, tmp_path / "a", *words, resume=True) == "T107"
 
 
-def test_resume_between_and_inside_stages(seer: Path, sight: Path, tmp_path: Path) -> None:
+def test_resume_between_and_inside_stages(
+    multimodal_base: Path, sight: Path, tmp_path: Path
+) -> None:
     two = ("+stages.align.train=[projector]", "+stages.tune.train=[copies,adapters,projector]")
     words = (*two, *WORDS, f"data={sight}", "steps=3")
-    expected, _, _ = train(seer, tmp_path / "a", *words)
+    expected, _, _ = train(multimodal_base, tmp_path / "a", *words)
     for end in (0, 2):
         out = tmp_path / f"b{end}"
         second = KillInStage("tune", end)
         with pytest.raises(Killed):
-            train(seer, out, *words, callbacks=[second])
-        got, log, _ = train(seer, out, *words, resume=True)
+            train(multimodal_base, out, *words, callbacks=[second])
+        got, log, _ = train(multimodal_base, out, *words, resume=True)
         assert same(expected, got)
         assert [row["stage"] for row in log] == ["align"] * 3 + ["tune"] * 3
 
@@ -292,8 +296,8 @@ def test_checkpoint_holds_what_trains_and_no_half_one_is_taken(
     found = sorted(folder.name for folder in stage.glob("checkpoint-*"))
     assert found == ["checkpoint-2", "checkpoint-4"]
     plan = plan_recipe(recipe_of(talker, *words), weights=True)
-    held = load_file(stage / "checkpoint-4" / TRAINED)
-    assert sum(t.numel() for t in held.values()) == plan.trainable
+    weights = load_file(stage / "checkpoint-4" / TRAINED)
+    assert sum(t.numel() for t in weights.values()) == plan.trainable
     files = {file.name for file in (stage / "checkpoint-4").iterdir()}
     assert {TRAINED, "optimizer.pt", "scheduler.pt", "rng_state.pth"} <= files
     assert not any(name.startswith(("model", "adapter")) for name in files)
@@ -308,23 +312,23 @@ def test_checkpoint_holds_what_trains_and_no_half_one_is_taken(
 
 
 def test_stage_changes_what_it_trains_and_nothing_else(
-    seer: Path, sight: Path, tmp_path: Path
+    multimodal_base: Path, sight: Path, tmp_path: Path
 ) -> None:
     words = ("+stages.align.train=[projector]", *WORDS, f"data={sight}")
-    _, log, results = train(seer, tmp_path / "a", *words, name="lora")
+    _, log, results = train(multimodal_base, tmp_path / "a", *words, name="lora")
     assert losses(log)[-1] < losses(log)[0]
     assert results[0].parameters == 32 * 32 * 2 + 32 * 2
-    plan = plan_recipe(recipe_of(seer, *words, name="lora"), weights=True)
-    start = dict(apply_plan(plan, load_base(str(seer))).named_parameters())
+    plan = plan_recipe(recipe_of(multimodal_base, *words, name="lora"), weights=True)
+    start = dict(apply_plan(plan, load_base(str(multimodal_base))).named_parameters())
     after = dict(load_adapter(tmp_path / "a").named_parameters())
     changed = {n for n, p in start.items() if not torch.equal(p, after[n])}
     assert changed == {n for n in start if "multi_modal_projector.modules_to_save" in n}
 
 
-def test_rates_by_word_and_by_layer(seer: Path) -> None:
+def test_rates_by_word_and_by_layer(multimodal_base: Path) -> None:
     words = ("+stages.tune.rates={copies: 1e-3, vision: 2e-3, projector: 3e-3}", "layer_decay=0.5")
-    plan = plan_recipe(recipe_of(seer, *words, "rate=5e-3"), weights=True)
-    model: Any = apply_plan(plan, load_base(str(seer)))
+    plan = plan_recipe(recipe_of(multimodal_base, *words, "rate=5e-3"), weights=True)
+    model: Any = apply_plan(plan, load_base(str(multimodal_base)))
     stage = plan.recipe.stages["tune"]
     rates = learning_rates(plan, plan.stages[0], stage, model)
     assert rates.keys() == {n for n, p in model.named_parameters() if p.requires_grad}
@@ -354,36 +358,36 @@ def kind_of(name: str) -> str:
     return next(kind for word, kind in words.items() if word in name)
 
 
-def test_layers_without_blocks_have_the_whole_rate() -> None:
+def test_layers_without_blocks_have_the_full_rate() -> None:
     assert layer_scales(["a.weight", "b.bias"], 0.5) == {"a.weight": 1.0, "b.bias": 1.0}
 
 
 def test_text_rows_on_the_text_path_train_nothing(
-    seer: Path, sight: Path, talk: Path, tmp_path: Path
+    multimodal_base: Path, sight: Path, talk: Path, tmp_path: Path
 ) -> None:
     """Rows of text are then as if they weren't there, but for the number that divides the loss."""
     both = f"data={{a: '{sight}', b: '{talk}'}}"
     words = (*WORDS, "train=[copies,adapters]", "batch=2", "clip=0")
-    texts, _, _ = train(seer, tmp_path / "t", *words, f"data={talk}", "text_rows=text")
-    plan = plan_recipe(recipe_of(seer, *words), weights=True)
-    start = apply_plan(plan, load_base(str(seer)))
+    texts, _, _ = train(multimodal_base, tmp_path / "t", *words, f"data={talk}", "text_rows=text")
+    plan = plan_recipe(recipe_of(multimodal_base, *words), weights=True)
+    start = apply_plan(plan, load_base(str(multimodal_base)))
     named = {
         n.replace(".modules_to_save.default", "").replace(".default", ""): p
         for n, p in trainable_parameters(plan, start)
     }
     saved = load_file(tmp_path / "t" / "adapter_model.safetensors")
     assert all(torch.equal(saved[n], p) for n, p in named.items())
-    mixed, _, _ = train(seer, tmp_path / "m", *words, both, "text_rows=text")
-    shared, _, _ = train(seer, tmp_path / "s", *words, both)
+    mixed, _, _ = train(multimodal_base, tmp_path / "m", *words, both, "text_rows=text")
+    shared, _, _ = train(multimodal_base, tmp_path / "s", *words, both)
     assert not same(mixed, shared)
     assert not same(mixed, texts)
 
 
 def test_text_path_of_a_trained_adapter_is_the_base(
-    seer: Path, sight: Path, tmp_path: Path
+    multimodal_base: Path, sight: Path, tmp_path: Path
 ) -> None:
-    train(seer, tmp_path / "a", *WORDS, f"data={sight}", "train=[copies,adapters]")
-    base, trained = load_base(str(seer)).eval(), load_adapter(tmp_path / "a").eval()
+    train(multimodal_base, tmp_path / "a", *WORDS, f"data={sight}", "train=[copies,adapters]")
+    base, trained = load_base(str(multimodal_base)).eval(), load_adapter(tmp_path / "a").eval()
     ids = torch.tensor([[5, 6, 7, 8]])
     wanted = computed(base, input_ids=ids)
     with text_path(trained):
@@ -393,11 +397,13 @@ def test_text_path_of_a_trained_adapter_is_the_base(
 
 @pytest.mark.parametrize("name", ["cogvlm_skip", "wings", "full_finetune", "lora"])
 def test_every_kind_of_recipe_trains_on_images_and_text(
-    name: str, seer: Path, sight: Path, talk: Path, tmp_path: Path
+    name: str, multimodal_base: Path, sight: Path, talk: Path, tmp_path: Path
 ) -> None:
     both = f"data={{a: '{sight}', b: '{talk}'}}"
     rank = () if name == "full_finetune" else ("rank=4",)
-    _, log, _ = train(seer, tmp_path / "a", *WORDS, *rank, both, "text_mix=0.5", name=name)
+    _, log, _ = train(
+        multimodal_base, tmp_path / "a", *WORDS, *rank, both, "text_mix=0.5", name=name
+    )
     assert losses(log)[-1] < losses(log)[0]
     assert load_adapter(tmp_path / "a").config is not None
 
@@ -405,17 +411,17 @@ def test_every_kind_of_recipe_trains_on_images_and_text(
 # --- precision ------------------------------------------------------------------------------------
 
 
-def test_small_steps_are_not_lost_beside_a_bf16_base(talk: Path, tmp_path: Path) -> None:
+def test_small_steps_are_not_lost_on_a_bf16_base(talk: Path, tmp_path: Path) -> None:
     model = save_tiny(tmp_path / "base", vocab_size=2048, dtype=torch.bfloat16)
     tokenizer().save_pretrained(model)
     words = (*WORDS, f"data={talk}", "precision=bf16", "rate=1e-4", "schedule=constant")
     with pytest.raises(Killed):
         train(model, tmp_path / "a", *words, callbacks=[KillAt(5)])
-    held = load_file(work_folder(tmp_path / "a") / "train" / "checkpoint-4" / TRAINED)
-    assert {t.dtype for t in held.values()} == {torch.float32}
+    weights = load_file(work_folder(tmp_path / "a") / "train" / "checkpoint-4" / TRAINED)
+    assert {t.dtype for t in weights.values()} == {torch.float32}
     got, _, _ = train(model, tmp_path / "a", *words, resume=True)
     assert {t.dtype for n, t in got.items() if "lora_" not in n} == {torch.bfloat16}
-    norms = [t for n, t in held.items() if "layernorm" in n]
+    norms = [t for n, t in weights.items() if "layernorm" in n]
     assert all((norm - 1).abs().mean() > 1e-4 for norm in norms)
 
 
@@ -438,7 +444,7 @@ class Weigher(TrainerCallback):
     def on_step_end(
         self, args: Any, state: Any, control: Any, optimizer: Any = None, **kwargs: Any
     ) -> None:
-        moments = (t for held in optimizer.state.values() for t in held.values() if t.ndim)
+        moments = (t for weights in optimizer.state.values() for t in weights.values() if t.ndim)
         self.found[Path(args.output_dir).name][2:] = [nbytes(moments)]
 
 
@@ -451,10 +457,10 @@ def nbytes(tensors: Any) -> int:
     "name", ["genieblue_skip", "lora", "cogvlm_skip", "wings", "full_finetune"]
 )
 def test_memory_is_what_the_plan_predicts(
-    name: str, precision: str, seer: Path, sight: Path, tmp_path: Path
+    name: str, precision: str, multimodal_base: Path, sight: Path, tmp_path: Path
 ) -> None:
     model = tmp_path / "base"
-    load_base(str(seer)).to(torch.bfloat16).save_pretrained(model)
+    load_base(str(multimodal_base)).to(torch.bfloat16).save_pretrained(model)
     processor().save_pretrained(model)
     rank = () if name == "full_finetune" else ("rank=4",)
     two = (
@@ -509,7 +515,7 @@ def code_of(model: Path, out: Path, *words: str, name: str = "genieblue_skip", *
         ("D111", ("text_mix=0.3",)),
     ],
 )
-def test_mistake_is_told_before_the_first_step(
+def test_mistake_is_reported_before_the_first_step(
     code: str, words: tuple[str, ...], talker: Path, talk: Path, tmp_path: Path
 ) -> None:
     assert code_of(talker, tmp_path / "a", f"data={talk}", "length=48", *words) == code
@@ -531,28 +537,30 @@ def test_settings_that_fail_at_once_are_named(talker: Path, talk: Path, tmp_path
         train_recipe(recipe_of(talker, *words), tmp_path / "b", **how)
 
 
-def test_a_row_that_only_a_worker_saw_is_named(seer: Path, sight: Path, tmp_path: Path) -> None:
+def test_a_row_that_only_a_worker_saw_is_named(
+    multimodal_base: Path, sight: Path, tmp_path: Path
+) -> None:
     record = color_question("red")
     data = write_lines(tmp_path / "a.jsonl", [record])
     (tmp_path / "red.png").write_bytes(b"no image")
     words = (f"data={data}", "length=48", "steps=2", "batch=2", "trainer.dataloader_num_workers=1")
-    assert code_of(seer, tmp_path / "a", *words) == "D106"
+    assert code_of(multimodal_base, tmp_path / "a", *words) == "D106"
 
 
-def test_what_is_not_learned_from_is_said_once_before_the_first_step(
+def test_what_is_not_learned_from_is_reported_once_before_the_first_step(
     talker: Path, talk: Path, tmp_path: Path
 ) -> None:
     records = [json.loads(line) for line in talk.read_text().splitlines()]
     write_lines(talk.with_name("more.jsonl"), [{**record, "source": "a"} for record in records])
-    told: list[str] = []
+    events: list[str] = []
     words = (f"data={talk.with_name('more.jsonl')}", "length=48", "steps=1", "batch=1")
     train_recipe(
         recipe_of(talker, *words),
         tmp_path / "a",
-        progress=lambda logged: told.append("step"),
-        warn=lambda said: told.extend(each.code for each in said),
+        progress=lambda logged: events.append("step"),
+        warn=lambda notes: events.extend(each.code for each in notes),
     )
-    assert told == ["D117", "step"]
+    assert events == ["D117", "step"]
 
 
 def test_packing_with_learners_is_refused(talker: Path, talk: Path, tmp_path: Path) -> None:
@@ -668,7 +676,7 @@ def test_a_kill_at_any_moment_can_be_gone_on_from(
 
 
 @pytest.mark.parametrize("room", [0, 30_000, 300_000, 700_000])
-def test_full_disk_is_told_and_made_room_on_gone_on_from(
+def test_full_disk_is_reported_and_resumed_from_once_there_is_space(
     room: int, trained: Any, talker: Path, small_disk: Path
 ) -> None:
     words, (expected, _, _) = trained

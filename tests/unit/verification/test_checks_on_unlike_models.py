@@ -66,13 +66,13 @@ def test_lora_that_is_passed_by_still_fails(tmp_path):
     assert "2 planned parameters get no gradient" in outcome.what
 
 
-def test_base_that_differs_with_its_cache_is_said_to(tmp_path):
+def test_base_that_differs_with_its_cache_is_reported(tmp_path):
     outcome = run("cached_generation", opened(tmp_path, "doge", "duplicate", keep_window_size=8))
     assert outcome.passed
     assert "the base itself differs" in outcome.what
 
 
-def test_constants_in_buffers_are_not_shaken(tmp_path):
+def test_constants_in_buffers_are_not_perturbed(tmp_path):
     context = opened(tmp_path, "minimax", "duplicate")
     buffers = {n: b.clone() for n, b in context.model.named_buffers() if "modules_to_save" in n}
     context.perturb()
@@ -82,7 +82,7 @@ def test_constants_in_buffers_are_not_shaken(tmp_path):
     assert run("cached_generation", context).passed
 
 
-def test_blocks_that_look_at_images_run_beside_images_alone(tmp_path):
+def test_cross_attention_blocks_run_only_with_images(tmp_path):
     outcome = run("blocks_executed", opened(tmp_path, "mllama", "duplicate"))
     assert outcome.passed
     assert "all 3 blocks run once and in order, 1 run only with images" in outcome.what

@@ -145,7 +145,7 @@ def test_every_check_passes_in_bfloat16(tmp_path: Path) -> None:
     assert failed == {}
 
 
-def test_a_trained_adapter_passes_and_is_said_to_be_trained(
+def test_a_trained_adapter_passes_and_is_reported_as_trained(
     context: VerificationContext, tmp_path: Path
 ) -> None:
     context.perturb()

@@ -152,26 +152,26 @@ def test_every_tensor_on_disk_is_its_origins(folder):
 
 def test_the_plan_knows_the_bytes(folder):
     word = json.loads((folder / "assembly.json").read_text())["projector"]
-    told = []
+    written = []
     other = folder.parent / "again"
-    write_assembled(recipe_of(f"projector={word}"), other, progress=told.append)
+    write_assembled(recipe_of(f"projector={word}"), other, progress=written.append)
     size = (other / "model.safetensors").stat().st_size
-    assert sum(told) == size == prepare_assembly(recipe_of(f"projector={word}")).size
+    assert sum(written) == size == prepare_assembly(recipe_of(f"projector={word}")).size
     assert (other / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
 
 
 def test_a_large_model_is_written_in_shards(tmp_path, monkeypatch):
-    whole = load_file(assembled(tmp_path / "whole") / "model.safetensors")
+    complete = load_file(assembled(tmp_path / "whole") / "model.safetensors")
     monkeypatch.setattr("surgery.storage.safetensors.shards.SHARD_BYTES", 1_000_000)
-    told = []
-    write_assembled(recipe_of(), tmp_path / "many", progress=told.append)
+    written = []
+    write_assembled(recipe_of(), tmp_path / "many", progress=written.append)
     files = sorted((tmp_path / "many").glob("*.safetensors"))
     assert len(files) > 4
-    assert sum(told) == sum(file.stat().st_size for file in files)
+    assert sum(written) == sum(file.stat().st_size for file in files)
     found = {name: t for file in files for name, t in load_file(file).items()}
-    assert found.keys() == whole.keys()
+    assert found.keys() == complete.keys()
     opened = load_base(str(tmp_path / "many")).state_dict()
-    assert all(torch.equal(opened[name], tensor) for name, tensor in whole.items())
+    assert all(torch.equal(opened[name], tensor) for name, tensor in complete.items())
 
 
 def test_the_seed_starts_the_projector(tmp_path):
@@ -378,8 +378,8 @@ def test_a_chat_template_takes_pictures(tmp_path):
     (base / "chat_template.jinja").write_text(TEMPLATE)
     processor = AutoProcessor.from_pretrained(assembled(tmp_path / "out", f"model={base}"))
     parts = [{"type": "image"}, {"type": "text", "text": "What is it?"}]
-    said = [{"role": "user", "content": parts}, {"role": "assistant", "content": "A cat."}]
-    found = processor.apply_chat_template(said, tokenize=False)
+    message = [{"role": "user", "content": parts}, {"role": "assistant", "content": "A cat."}]
+    found = processor.apply_chat_template(message, tokenize=False)
     assert found == "[user]<|image|>What is it?[assistant]A cat."
     plain = [{"role": "user", "content": "{{ x }}"}]
     assert processor.apply_chat_template(plain, tokenize=False) == "[user]{{ x }}"
@@ -461,7 +461,7 @@ def wide(folder):
         ("model", lambda folder: assembled(folder, "projector=mlp"), "M125"),
     ],
 )
-def test_what_does_not_fit_is_said_before_anything_is_written(key, make, code, tmp_path):
+def test_what_does_not_fit_is_reported_before_anything_is_written(key, make, code, tmp_path):
     recipe = recipe_of(f"{key}={make(tmp_path / 'made')}")
     with pytest.raises(SurgeryError) as caught:
         write_assembled(recipe, tmp_path / "out")
@@ -486,7 +486,7 @@ def test_a_grid_that_is_no_square_is_refused(tmp_path, monkeypatch):
     assert [d.code for d in caught.value.diagnostics] == ["M123"]
 
 
-def test_a_tower_that_is_not_whole_is_refused(tmp_path):
+def test_an_incomplete_tower_is_refused(tmp_path):
     tower = odd_tower(tmp_path / "tower", 32)
     config = json.loads((tower / "config.json").read_text())
     (tower / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
@@ -508,7 +508,7 @@ def plan_on(folder, recipe, *overrides):
     return make_plan(load_recipe(recipe, list(overrides)), read_anatomy(str(folder)))
 
 
-def test_vision_and_projector_are_copied_beside_an_adapter(folder):
+def test_vision_and_projector_are_copied_with_an_adapter(folder):
     plan = plan_on(folder, "genieblue_skip")
     paths = ["model.vision_tower", "model.multi_modal_projector"]
     assert [edit.path for edit in plan.part_swaps()] == paths
