@@ -1,7 +1,7 @@
-"""A processor whose kernels sum in another order under each other condition, for any machine.
+"""A processor whose kernels sum in another order under other conditions, for any machine.
 
-What real ones do at some shapes, this one does at every shape: rows, strides, threads, where a
-matrix lies in memory, gradients and the weight's own flag each move where a sum begins.
+What real ones do at some shapes, this one does at every shape: rows, strides, threads, the address
+of a matrix in memory, gradients and the weight's own flag each move where a sum begins.
 What is compared bit for bit under it was computed under the same conditions. To run tests on it:
 `PYTHONPATH=tests pytest -p other_processor tests/unit/verification/test_verify.py`.
 """
@@ -23,7 +23,7 @@ _OPERANDS = {**dict.fromkeys((*_BY_ROW, *_PRODUCTS), 0), torch.addmm: 1, torch.b
 
 
 class OtherProcessor(TorchFunctionMode):
-    """While it is entered, each sum of products begins at a place that its conditions choose."""
+    """While it is entered, each sum of products begins at an index that its conditions choose."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None

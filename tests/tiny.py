@@ -91,7 +91,7 @@ def save_tiny(folder: Path, family: str = "qwen2", *, shards: bool = False, **ho
 
 
 def without_prefix(folder: Path, prefix: str) -> Path:
-    """Store such a model under names without what transformers puts before them."""
+    """Store such a model under names without the prefix that transformers adds."""
     file = folder / "model.safetensors"
     named = {name.removeprefix(prefix): tensor for name, tensor in load_file(file).items()}
     save_file(named, file, {"format": "pt"})
@@ -104,7 +104,7 @@ def planned(model: Any, recipe: str = "genieblue_skip", *overrides: str) -> Plan
 
 
 def applied(recipe: str = "genieblue_skip", *overrides: str, **how: Any) -> Any:
-    """A tiny model that a recipe was applied to, moved off its start so that its paths differ."""
+    """A tiny model that a recipe was applied to, perturbed so that its paths differ."""
     model = tiny_model(**how)
     return perturbed(apply_plan(planned(model, recipe, *overrides), model))
 
@@ -121,7 +121,7 @@ def perturbed(model: Any) -> Any:
 
 
 def perturbed_adapter(folder: Path, base: Path, recipe: str, *overrides: str) -> Path:
-    """An adapter that is moved off its start, as training would; its folder."""
+    """An adapter whose weights are perturbed, as training would; its folder."""
     from surgery.adapter.folder import load_base, save_adapter
     from surgery.plan.planner import plan_recipe
     from surgery.recipe.loading import load_recipe
@@ -136,18 +136,18 @@ def shallow(folder: Path) -> Path:
     from surgery.adapter.folder import load_base
     from surgery.model.source import find_model
 
-    whole = find_model("builtin/tiny-qwen2").folder
-    model: Any = load_base(str(whole)).float()
+    source = find_model("builtin/tiny-qwen2").folder
+    model: Any = load_base(str(source)).float()
     model.model.layers = model.model.layers[:2]
     model.config.update({"num_hidden_layers": 2, "layer_types": model.config.layer_types[:2]})
     model.save_pretrained(folder)
-    for file in whole.glob("token*"):
+    for file in source.glob("token*"):
         (folder / file.name).write_bytes(file.read_bytes())
     return folder
 
 
 def greedy(model: Any, ids: list[int], steps: int) -> list[int]:
-    """The likeliest words by torch, without a cache and without an end."""
+    """The likeliest tokens by torch, without a cache and without an end."""
     known = list(ids)
     with torch.no_grad():
         for _ in range(steps):
@@ -156,7 +156,7 @@ def greedy(model: Any, ids: list[int], steps: int) -> list[int]:
 
 
 def trained_adapter(recipe: str, folder: Path) -> Path:
-    """An adapter of the built-in model that was shortly trained on one sentence; its folder."""
+    """An adapter of the built-in model, trained for a few steps on one sentence; its folder."""
     from surgery.recipe.loading import load_recipe
     from surgery.training.train import train_recipe
 

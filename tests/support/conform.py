@@ -81,15 +81,15 @@ def conform(model_type: str, operations: Iterable[str] = OPERATIONS) -> Row:
     return row
 
 
-def _locate(row: Row, home: Path) -> None:
+def _locate(row: Row, folder: Path) -> None:
     """Plan from a config alone: the type's default one, or the tiny one where that is broken."""
     for make in (CONFIG_MAPPING[row.model_type], partial(tiny_config, row.model_type)):
         try:
-            make().save_pretrained(home)
-            anatomy = read_anatomy(str(home))
-            make_plan(load_recipe(RECIPES / "duplicate.yaml", [f"model={home}"]), anatomy)
+            make().save_pretrained(folder)
+            anatomy = read_anatomy(str(folder))
+            make_plan(load_recipe(RECIPES / "duplicate.yaml", [f"model={folder}"]), anatomy)
         except SurgeryError as error:
-            row.reason = _sentence(error).replace(str(home), row.model_type)
+            row.reason = _sentence(error).replace(str(folder), row.model_type)
             if error.diagnostics[0].code != "P216":
                 continue
         except Exception as error:
@@ -99,37 +99,37 @@ def _locate(row: Row, home: Path) -> None:
         return
 
 
-def _operate(row: Row, home: Path, operations: Iterable[str]) -> None:
+def _operate(row: Row, folder: Path, operations: Iterable[str]) -> None:
     """Try each operation on a tiny model of the type."""
     if row.reason:
         return
     try:
-        save_tiny(row.model_type, home)
-        anatomy = read_anatomy(str(home))
+        save_tiny(row.model_type, folder)
+        anatomy = read_anatomy(str(folder))
     except SurgeryError as error:
-        row.reason = _sentence(error).replace(str(home), row.model_type)
+        row.reason = _sentence(error).replace(str(folder), row.model_type)
     except Exception as error:
         row.reason = f"transformers can't build or save it: {_first_line(error)}"
     else:
-        row.reason = _does_not_run(home)
+        row.reason = _does_not_run(folder)
     if not row.reason:
-        row.outcomes = {name: _outcome(name, home, anatomy) for name in operations}
+        row.outcomes = {name: _outcome(name, folder, anatomy) for name in operations}
 
 
-def save_tiny(model_type: str, home: Path) -> str:
+def save_tiny(model_type: str, folder: Path) -> str:
     """Save a random model of a type as transformers does, and return its class."""
     config = tiny_config(model_type)
     torch.manual_seed(0)
     model = auto_class(config).from_config(config).eval()
-    model.save_pretrained(home)
+    model.save_pretrained(folder)
     return type(model).__name__
 
 
-def _does_not_run(home: Path) -> str:
+def _does_not_run(folder: Path) -> str:
     """Why the plain model can't be loaded, called and continued; empty where it can."""
     try:
-        model: Any = load_base(str(home)).eval()
-        batch = prompts.make_prompts(home, model)
+        model: Any = load_base(str(folder)).eval()
+        batch = prompts.make_prompts(folder, model)
         forward_logits(model, batch)
         generate_greedily(model, batch)
         generate_greedily(model, batch, use_cache=False)
@@ -138,13 +138,13 @@ def _does_not_run(home: Path) -> str:
     return ""
 
 
-def _outcome(operation: str, home: Path, anatomy: Anatomy) -> str:
+def _outcome(operation: str, folder: Path, anatomy: Anatomy) -> str:
     try:
-        plan = _planned(operation, home, anatomy)
-        with tempfile.TemporaryDirectory(prefix="support-") as folder:
-            _check(plan, Path(folder))
+        plan = _planned(operation, folder, anatomy)
+        with tempfile.TemporaryDirectory(prefix="support-") as out:
+            _check(plan, Path(out))
     except SurgeryError as error:
-        return f"refused: {_sentence(error).replace(str(home), anatomy.model_type)}"
+        return f"refused: {_sentence(error).replace(str(folder), anatomy.model_type)}"
     except FailedError as error:
         return f"failed: {error}"
     except Exception as error:
@@ -152,10 +152,10 @@ def _outcome(operation: str, home: Path, anatomy: Anatomy) -> str:
     return "yes"
 
 
-def _planned(operation: str, home: Path, anatomy: Anatomy) -> Plan:
-    overrides = [f"model={home}", *_FITTED.get(operation, lambda anatomy: [])(anatomy)]
+def _planned(operation: str, folder: Path, anatomy: Anatomy) -> Plan:
+    overrides = [f"model={folder}", *_FITTED.get(operation, lambda anatomy: [])(anatomy)]
     recipe = RECIPES / f"{operation}.yaml"
-    others = (word.format(last=anatomy.count - 1) for word in _OTHERWISE.get(operation, ()))
+    others = (name.format(last=anatomy.count - 1) for name in _OTHERWISE.get(operation, ()))
     for more in ("", *others):
         try:
             composed = load_recipe(recipe, [*overrides, more] if more else overrides)
@@ -169,9 +169,9 @@ def _planned(operation: str, home: Path, anatomy: Anatomy) -> Plan:
 
 def _every_part(anatomy: Anatomy) -> list[str]:
     """LoRA on each part that takes it; on those that there are, to be refused, if none does."""
-    useful = {word for kind in anatomy.kinds for word in kind.adaptable_names()}
-    held = {word for kind in anatomy.kinds for word in kind.module_names()}
-    parts = [part for part in PARTS_OF_A_BLOCK if part in (useful or held)]
+    useful = {name for kind in anatomy.kinds for name in kind.adaptable_names()}
+    modules = {name for kind in anatomy.kinds for name in kind.module_names()}
+    parts = [part for part in PARTS_OF_A_BLOCK if part in (useful or modules)]
     return [f"operations.adapters.modules=[{','.join(parts)}]"] if parts else []
 
 

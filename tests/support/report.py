@@ -31,11 +31,11 @@ def read_rows(folder: Path) -> dict[str, Row]:
 
 
 class Report:
-    """support.json and support.md, written anew with each row.
+    """support.json and support.md, written again with each row.
 
     Args:
         folder: of both files.
-        known: rows that stay unless found anew, as an operation that is not tried anew stays.
+        known: rows that stay unless found again, as an operation that is not tried again stays.
     """
 
     def __init__(self, folder: Path, known: dict[str, Row]) -> None:

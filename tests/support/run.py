@@ -45,8 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     operations = asked.operations.split(",") if asked.operations else []
     out = asked.out
     out.mkdir(parents=True, exist_ok=True)
-    whole = not asked.types and shards == 1 and operations == list(OPERATIONS)
-    report = Report(out, {} if whole else read_rows(out))
+    is_complete = not asked.types and shards == 1 and operations == list(OPERATIONS)
+    report = Report(out, {} if is_complete else read_rows(out))
     with tempfile.TemporaryDirectory(prefix="support-") as folder:
         os.environ["SURGERY_CACHE"] = folder
         torch.set_num_threads(1)
@@ -75,8 +75,8 @@ def _run(types: Sequence[str], operations: Sequence[str], processes: int, report
         for row in _rows(types, operations, processes):
             report.add(row)
             found = ", ".join(f"{op} {outcome}" for op, outcome in row.outcomes.items())
-            said = f"{row.model_type} {row.seconds:.0f} s  {row.reason or found or row.blocks}"
-            progress.console.print(said, markup=False)
+            line = f"{row.model_type} {row.seconds:.0f} s  {row.reason or found or row.blocks}"
+            progress.console.print(line, markup=False)
             progress.advance(task)
 
 
