@@ -166,7 +166,7 @@ def test_training_is_what_a_bare_loop_does(talker: Path, talk: Path, tmp_path: P
     ]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8)
     peaks = [group["lr"] for group in optimizer.param_groups]
-    collate = Collator(pad=0)
+    collate = Collator(pad_token_id=0)
     for step in range(6):
         share = step / 2 if step < 2 else (1 + math.cos(math.pi * (step - 2) / 4)) / 2
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
