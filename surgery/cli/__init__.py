@@ -64,12 +64,12 @@ def main() -> None:
             raise
         if isinstance(error, OSError) and error.filename is not None:
             _fail(SurgeryError(_refused_by_system(error)))
-        _admit(error)
+        _report_bug(error)
         sys.exit(EXIT_BUG)
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         from surgery.diagnostics.distribution import own_version
 
         print(f"surgery {own_version()}")
@@ -104,7 +104,7 @@ def _refused_by_system(error: OSError) -> Diagnostic:
     )
 
 
-def _admit(error: Exception) -> None:
+def _report_bug(error: Exception) -> None:
     sys.stderr.write(
         f"error: this is a bug in surgery: {named_line(error)}\n"
         "  fix: run it again as `surgery --debug …` and report the traceback\n"

@@ -126,32 +126,32 @@ class ModelShell:
             SurgeryError: X112 where one isn't on disk.
         """
         found: dict[str, torch.Tensor] = {}
-        for place in dict.fromkeys(name.rpartition(".")[0] for name in names):
-            part = _emptied(self._originals[place])
-            own = [name for name, _ in self._originals[place].named_parameters(recurse=False)]
-            for name, value in self.tensors(place, own, adapter).items():
+        for module_path in dict.fromkeys(name.rpartition(".")[0] for name in names):
+            part = _emptied(self._originals[module_path])
+            own = [name for name, _ in self._originals[module_path].named_parameters(recurse=False)]
+            for name, value in self.tensors(module_path, own, adapter).items():
                 part.register_parameter(name, nn.Parameter(value.float(), requires_grad=False))
             holder = nn.ModuleDict({"part": part})
             rewrite_norms(holder)
             read = holder["part"].named_parameters()
-            found |= {f"{place}.{name}": parameter.detach() for name, parameter in read}
+            found |= {f"{module_path}.{name}": parameter.detach() for name, parameter in read}
         return found
 
     def tensors(
-        self, place: str, names: Sequence[str], adapter: Path | None = None
+        self, module_path: str, names: Sequence[str], adapter: Path | None = None
     ) -> dict[str, torch.Tensor]:
         """Return tensors of a module as they are stored.
 
         Args:
-            place: full module name.
+            module_path: full module name.
             names: in the module.
             adapter: as for `numbers`.
 
         Raises:
             SurgeryError: X112 where one isn't on disk.
         """
-        changed = read_pairs(adapter, place) if adapter else {}
-        full = {name: f"{place}.{name}" for name in names}
+        changed = read_pairs(adapter, module_path) if adapter else {}
+        full = {name: f"{module_path}.{name}" for name in names}
         return {
             name: changed[path] if path in changed else read_base(path, self._stored())
             for name, path in full.items()

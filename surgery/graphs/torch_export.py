@@ -34,14 +34,14 @@ _WRAPPERS: Final = {".original_module": "", ".expert.default": ".expert", ".base
 
 
 def to_onnx(
-    step: nn.Module, feeds: dict[str, torch.Tensor], place: str, *, numbers: bool
+    step: nn.Module, feeds: dict[str, torch.Tensor], module_path: str, *, numbers: bool
 ) -> ir.Model:
     """Export a step.
 
     Args:
         step: takes the feeds as a dict, and returns one.
         feeds: one of each input, whose shapes are the graph's.
-        place: full module name of the block, which its parameters and nodes are named after.
+        module_path: full module name of the block, which its parameters and nodes are named after.
         numbers: whether the parameters have any; without, initializers are shapes and types.
 
     Returns:
@@ -67,8 +67,8 @@ def to_onnx(
     for value in list(graph.inputs):
         if not value.uses():
             graph.inputs.remove(value)
-    _name_modules(graph, place)
-    _restore_values(graph, values if numbers else dict.fromkeys(values), place)
+    _name_modules(graph, module_path)
+    _restore_values(graph, values if numbers else dict.fromkeys(values), module_path)
     return model
 
 
@@ -149,14 +149,14 @@ def _transposed(numbers: Any, axes: Any, shape: ir.Shape) -> ir.LazyTensor:
     return ir.LazyTensor(make, dtype=numbers.dtype, shape=shape)
 
 
-def _name_modules(graph: ir.Graph, place: str) -> None:
+def _name_modules(graph: ir.Graph, module_path: str) -> None:
     """Say of each node which module it is of; one that the optimiser made is its neighbour's."""
     for node in graph:
         scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))
         inside = [scope for scope in scopes[:-1] if scope.startswith(_BLOCK)]
         makers = (value.producer() for value in node.inputs if value is not None)
         near = (module_of(maker) for maker in makers if maker is not None)
-        module = name_in_base(inside[-1], place) if inside else next(near, place)
+        module = name_in_base(inside[-1], module_path) if inside else next(near, module_path)
         module = module.removesuffix(".expert")
         classes = node.metadata_props.get(_CLASSES)
         node.metadata_props.clear()  # the rest holds paths of this machine
@@ -165,23 +165,23 @@ def _name_modules(graph: ir.Graph, place: str) -> None:
             node.metadata_props[_CLASSES] = classes
 
 
-def name_in_base(name: str, place: str) -> str:
+def name_in_base(name: str, module_path: str) -> str:
     """Return what the base calls a parameter or a module of a step.
 
     Args:
         name: in the step, such as `plain.block.mlp.up_proj.base_layer.weight`.
-        place: full module name of the block; empty for the whole model.
+        module_path: full module name of the block; empty for the whole model.
     """
     for wrapper, stored in _WRAPPERS.items():
         name = name.replace(wrapper, stored)
-    return f"{place}{name.removeprefix(_BLOCK)}".removeprefix(".")
+    return f"{module_path}{name.removeprefix(_BLOCK)}".removeprefix(".")
 
 
-def _restore_values(graph: ir.Graph, values: Mapping[str, Any], place: str) -> None:
+def _restore_values(graph: ir.Graph, values: Mapping[str, Any], module_path: str) -> None:
     """Give the parameters their numbers again, and the base's names."""
     for name in list(graph.initializers):
         if name in values:
             value = graph.initializers.pop(name)
-            value.name = name_in_base(name, place)
+            value.name = name_in_base(name, module_path)
             value.const_value = values[name]
             graph.initializers[value.name] = value

@@ -102,8 +102,8 @@ class VisionGraph:
         names = {*anatomy.names_in("vision"), *anatomy.names_in("projector")}
         for tensor in anatomy.outside:
             if tensor.name in names and not tensor.is_parameter:
-                place, _, name = tensor.name.rpartition(".")
-                value = self._shell.tensors(place, [name], self._adapter)[name]
+                module_path, _, name = tensor.name.rpartition(".")
+                value = self._shell.tensors(module_path, [name], self._adapter)[name]
                 self._shell.model.get_buffer(tensor.name).copy_(value)
 
 

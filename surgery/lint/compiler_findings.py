@@ -98,7 +98,7 @@ def findings_on(form: str, key: str, cases: Sequence[Case], target: Target) -> I
         *_refused(form, cases, target),
         *_failed(form, cases, target),
         *_wrong(form, cases, target),
-        *_said_nothing(form, cases, target),
+        *_inconclusive(form, cases, target),
     ):
         yield replace(found, key=key, known_by=cases[0].verdict.toolchain)
 
@@ -170,7 +170,7 @@ def _figures(cases: Sequence[Case]) -> str:
     )
 
 
-def _said_nothing(form: str, cases: Sequence[Case], target: Target) -> Iterator[Finding]:
+def _inconclusive(form: str, cases: Sequence[Case], target: Target) -> Iterator[Finding]:
     silent = [case for case in cases if case.verdict.is_inconclusive]
     if silent:
         yield WrongNumbers().finding(

@@ -48,7 +48,7 @@ def fixes_of(findings: Iterable[Finding]) -> list[Fix]:
     return [Fix(key, value) for key, value in edits.items()]
 
 
-def mend(subject: Subject, fixes: Iterable[Fix]) -> list[Fix]:
+def write_fixes(subject: Subject, fixes: Iterable[Fix]) -> list[Fix]:
     """Write what can be written of some fixes, and return what was.
 
     Args:
@@ -88,14 +88,14 @@ def write_fix(file: Path, overrides: Iterable[str], fix: Fix) -> bool:
     if changed is None:
         return False
     replace_text(file, changed, expected=text)
-    if _says(file, fix):
+    if _is_written(file, fix):
         return True
     replace_text(file, text, expected=changed)
     return False
 
 
 def _changed(text: str, file: Path, recipe: Recipe, fix: Fix) -> str | None:
-    span = _place(recipe, fix.key)
+    span = _span_of(recipe, fix.key)
     if span is None or span.file.startswith("<"):
         return None
     if Path(span.file).resolve() == file and _is_value(span, _value(recipe, fix.key)):
@@ -103,11 +103,11 @@ def _changed(text: str, file: Path, recipe: Recipe, fix: Fix) -> str | None:
     return _in_mapping(text, fix)
 
 
-def _place(recipe: Recipe, key: str) -> Span | None:
+def _span_of(recipe: Recipe, key: str) -> Span | None:
     """Where the value of a key was written; of `${knobs.NAME}`, the knob's."""
     span = recipe.locate([Diagnostic("", "", key=key)])[0].span
     knob = _KNOB.search(span.marked()) if span else None
-    return _place(recipe, f"knobs.{knob[1]}") if knob else span
+    return _span_of(recipe, f"knobs.{knob[1]}") if knob else span
 
 
 def _value(recipe: Recipe, key: str) -> Any:
@@ -136,7 +136,7 @@ def _in_mapping(text: str, fix: Fix) -> str | None:
     *around, name = fix.key.split(".")
     mapping = compose_yaml(text)
     for step in around:
-        mapping = _inside(mapping, step)
+        mapping = _value_node(mapping, step)
     if not isinstance(mapping, yaml.MappingNode) or not mapping.value:
         return None
     first, value = mapping.value[0]
@@ -149,12 +149,12 @@ def _in_mapping(text: str, fix: Fix) -> str | None:
     return f"{text[:at]}{' ' * first.start_mark.column}{entry}{end}{text[at:]}"
 
 
-def _inside(node: yaml.Node | None, key: str) -> yaml.Node | None:
+def _value_node(node: yaml.Node | None, key: str) -> yaml.Node | None:
     pairs = node.value if isinstance(node, yaml.MappingNode) else []
     return next((value for name, value in pairs if name.value == key), None)
 
 
-def _says(file: Path, fix: Fix) -> bool:
+def _is_written(file: Path, fix: Fix) -> bool:
     try:
         return bool(_value(load_recipe(file), fix.key) == load_yaml(fix.value))
     except SurgeryError:

@@ -39,7 +39,7 @@ RUNS: Final = ((4, 12),)
 SAMPLES: Final = 2
 """Inputs by which a quantiser finds ranges."""
 _UNEXAMINED: Final = "X111"
-Tell = Callable[[str], None]
+Progress = Callable[[str], None]
 Answer = Literal["sound", "refused", "unknown"]
 
 
@@ -75,7 +75,12 @@ class Proving:
 
 
 def lint_blocks(
-    plan: Plan, target: Target, proving: Proving, tell: Tell, *, trust_remote_code: bool = False
+    plan: Plan,
+    target: Target,
+    proving: Proving,
+    progress: Progress,
+    *,
+    trust_remote_code: bool = False,
 ) -> Examined:
     """Trace one block of each kind, prefill and decode, and apply every rule on graphs.
 
@@ -83,19 +88,19 @@ def lint_blocks(
         plan: what is deployed.
         target: the device.
         proving: what is asked of its compiler.
-        tell: told of each step.
+        progress: told of each step.
         trust_remote_code: whether the model may run code of its own.
 
     Raises:
         SurgeryError: M where the model can't be built, X where the compiler can't be asked.
     """
-    tell("build the model without weights")
+    progress("build the model without weights")
     tracer = Tracer(_with_layout(plan), trust_remote_code=trust_remote_code)
     findings: list[Finding] = []
     proofs: list[Proof] = []
     blocks: dict[Answer, set[int]] = {"sound": set(), "refused": set(), "unknown": set()}
     for form in tracer.forms:
-        found, cases, answer = _lint_form(tracer, form, target, proving, tell)
+        found, cases, answer = _lint_form(tracer, form, target, proving, progress)
         blocks[answer].update(form.blocks)
         findings += found
         proofs += [proof_of(case, form.name, len(form.blocks)) for case in cases]
@@ -106,7 +111,7 @@ def lint_blocks(
 
 
 def _lint_form(
-    tracer: Tracer, form: BlockForm, target: Target, proving: Proving, tell: Tell
+    tracer: Tracer, form: BlockForm, target: Target, proving: Proving, progress: Progress
 ) -> tuple[list[Finding], list[Case], Answer]:
     """Findings, the compiler's verdicts, and what they mean for the blocks of the form."""
     findings: list[Finding] = []
@@ -114,7 +119,7 @@ def _lint_form(
     answer: Answer = "sound"
     for shape in _shapes(form):
         step = f"{form.name}, {shape.phase}" if form.blocks else form.name
-        tell(f"{step}: trace")
+        progress(f"{step}: trace")
         try:
             traced = tracer.trace(form, shape, weights="random" if proving.schemes else "none")
         except SurgeryError as error:
@@ -122,7 +127,7 @@ def _lint_form(
             by_data = any(depends_on_data(d.why) for d in error.diagnostics)
             answer = "refused" if by_data or answer == "refused" else "unknown"
             continue
-        cases = list(_prove(traced, target, proving, partial(_tell_step, tell, step)))
+        cases = list(_prove(traced, target, proving, partial(_report_step, progress, step)))
         findings += overruled(lint_graph(_subject(traced, form), target), cases)
         every += cases
     findings += findings_on(form.name, form.key, every, target)
@@ -145,29 +150,29 @@ def _shapes(form: BlockForm) -> list[Shape]:
     return [s for s in SHAPES if s.phase in form.phases] if form.blocks else [IMAGE]
 
 
-def _tell_step(tell: Tell, graph: str, step: str) -> None:
-    tell(f"{graph}: {step}")
+def _report_step(progress: Progress, graph: str, step: str) -> None:
+    progress(f"{graph}: {step}")
 
 
 def _subject(traced: Traced, form: BlockForm) -> GraphSubject:
     return GraphSubject(traced.model, module_of, form.key)
 
 
-def _not_traceable(said: Diagnostic, form: BlockForm, target: Target) -> Finding:
-    if said.code not in ("X110", _UNEXAMINED):
-        raise SurgeryError(said)
+def _not_traceable(diagnostic: Diagnostic, form: BlockForm, target: Target) -> Finding:
+    if diagnostic.code not in ("X110", _UNEXAMINED):
+        raise SurgeryError(diagnostic)
     return NotTraceable().finding(
         target,
-        said.what,
-        why=said.why,
-        fix=said.fix,
-        key=said.key or form.key,
-        module=form.place,
-        severity="warning" if said.code == _UNEXAMINED else "error",
+        diagnostic.what,
+        why=diagnostic.why,
+        fix=diagnostic.fix,
+        key=diagnostic.key or form.key,
+        module=form.module_path,
+        severity="warning" if diagnostic.code == _UNEXAMINED else "error",
     )
 
 
-def _prove(traced: Traced, target: Target, proving: Proving, tell: Tell) -> Iterator[Case]:
+def _prove(traced: Traced, target: Target, proving: Proving, progress: Progress) -> Iterator[Case]:
     if not proving.schemes:
         return
     assert target.chip
@@ -184,7 +189,7 @@ def _prove(traced: Traced, target: Target, proving: Proving, tell: Tell) -> Iter
             *target.chip,
             proving.schemes,
             expected=traced.run(feeds),
-            progress=tell,
+            progress=progress,
             seconds=proving.seconds,
         ):
             yield Case(
@@ -194,10 +199,10 @@ def _prove(traced: Traced, target: Target, proving: Proving, tell: Tell) -> Iter
 
 def _once(findings: list[Finding]) -> list[Finding]:
     """Leave out what an earlier phase said already."""
-    return list({_mark(found): found for found in reversed(findings)}.values())[::-1]
+    return list({_identity(found): found for found in reversed(findings)}.values())[::-1]
 
 
-def _mark(found: Finding) -> tuple[str, ...]:
+def _identity(found: Finding) -> tuple[str, ...]:
     """What makes two findings the same; what `not-traceable` says names the phase."""
-    said = "" if found.rule == NotTraceable.name else found.what
-    return found.code, found.key, found.module, found.why, said
+    diagnostic = "" if found.rule == NotTraceable.name else found.what
+    return found.code, found.key, found.module, found.why, diagnostic

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Level = Literal["recipe", "graph", "prove"]
 TIMEOUT: Final = 300.0
 """Seconds that compiling and running one graph may take, unless the user says otherwise."""
-Tell = Callable[[str], None]
+Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,10 @@ def check_depth(targets: Iterable[Target], depth: Depth) -> None:
 
 
 def lint_subject(
-    subject: Subject, targets: Sequence[Target], depth: Depth, tell: Tell = lambda step: None
+    subject: Subject,
+    targets: Sequence[Target],
+    depth: Depth,
+    progress: Progress = lambda step: None,
 ) -> list[Report]:
     """Lint, and report instead of raising where the subject itself is at fault.
 
@@ -67,18 +70,18 @@ def lint_subject(
         subject: what to lint.
         targets: the devices.
         depth: how deep.
-        tell: told of each step when it begins; level 1 has none.
+        progress: told of each step when it begins; level 1 has none.
 
     Returns:
         One for each target.
     """
     try:
         if subject.kind == "graph":
-            return [_of_file(Report(subject, t.name, "graph"), t, depth, tell) for t in targets]
+            return [_of_file(Report(subject, t.name, "graph"), t, depth, progress) for t in targets]
         plan = subject.plan(trust_remote_code=depth.trust_remote_code)
         reports = [Report(subject, t.name, depth.level, plan.anatomy.source) for t in targets]
         return [
-            _of_plan(report, plan, target, depth, tell)
+            _of_plan(report, plan, target, depth, progress)
             for report, target in zip(reports, targets, strict=True)
         ]
     except SurgeryError as error:
@@ -86,7 +89,9 @@ def lint_subject(
         return [Report(subject, t.name, level, errors=error.diagnostics) for t in targets]
 
 
-def _of_plan(report: Report, plan: Plan, target: Target, depth: Depth, tell: Tell) -> Report:
+def _of_plan(
+    report: Report, plan: Plan, target: Target, depth: Depth, progress: Progress
+) -> Report:
     scheme = depth.scheme or SCHEME
     findings = lint_plan(plan, target, context=depth.context, scheme=scheme)
     proofs: tuple[Proof, ...] = ()
@@ -94,14 +99,14 @@ def _of_plan(report: Report, plan: Plan, target: Target, depth: Depth, tell: Tel
         from surgery.lint.graph_linter import Proving, lint_blocks
 
         proving = Proving(_schemes(depth), depth.seconds)
-        trusted = depth.trust_remote_code
-        examined = lint_blocks(plan, target, proving, tell, trust_remote_code=trusted)
-        findings = _judged(findings, plan, examined) + settled(plan, examined.findings)
+        trust = depth.trust_remote_code
+        examined = lint_blocks(plan, target, proving, progress, trust_remote_code=trust)
+        findings = _overruled(findings, plan, examined) + settled(plan, examined.findings)
         proofs = examined.proofs
     return replace(report, findings=tuple(findings), proofs=proofs)
 
 
-def _judged(findings: list[Finding], plan: Plan, examined: "Examined") -> list[Finding]:
+def _overruled(findings: list[Finding], plan: Plan, examined: "Examined") -> list[Finding]:
     """Make notes of what is said of a family of models where its own blocks were looked at."""
     from surgery.lint.compiler_findings import noted
     from surgery.lint.rules.plan.moe_routing import MoeRouting, routes
@@ -119,11 +124,13 @@ def _judged(findings: list[Finding], plan: Plan, examined: "Examined") -> list[F
     ]
 
 
-def _of_file(report: Report, target: Target, depth: Depth, tell: Tell) -> Report:
+def _of_file(report: Report, target: Target, depth: Depth, progress: Progress) -> Report:
     from surgery.lint.onnx_linter import lint_file
 
     assert report.subject.file is not None
-    findings, proofs = lint_file(report.subject.file, target, _schemes(depth), tell, depth.seconds)
+    findings, proofs = lint_file(
+        report.subject.file, target, _schemes(depth), progress, depth.seconds
+    )
     named = (replace(found, subject=report.subject.name) for found in findings)
     level = "prove" if proofs else "graph"
     return replace(report, level=level, findings=tuple(named), proofs=tuple(proofs))
@@ -137,11 +144,11 @@ def _schemes(depth: Depth) -> "tuple[Scheme, ...]":
 
 
 def _no_compiler(target: Target) -> Diagnostic:
-    no_numbers = "the target has no `soc` and `arch`, by which the compiler knows a chip"
+    no_chip = "the target has no `soc` and `arch`, by which the compiler knows a chip"
     no_compiler = f"no compiler for {target.device} can be had; lint knows it from tables"
     return Diagnostic(
         code="R126",
         what=f"nothing can be proved for `{target.name}`",
-        why=no_numbers if target.compiler == "htp" else no_compiler,
+        why=no_chip if target.compiler == "htp" else no_compiler,
         fix="leave out `--prove`; `--graph` holds the graphs against what is known",
     )

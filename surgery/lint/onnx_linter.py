@@ -26,7 +26,7 @@ def lint_file(
     file: Path,
     target: Target,
     schemes: Sequence[Scheme],
-    tell: Callable[[str], None],
+    progress: Callable[[str], None],
     seconds: float,
 ) -> tuple[list[Finding], list[Proof]]:
     """Apply every rule on graphs to an ONNX file, and prove it where schemes are given.
@@ -38,7 +38,7 @@ def lint_file(
         file: with its external data beside it.
         target: the device.
         schemes: those to prove.
-        tell: told of each step.
+        progress: told of each step.
         seconds: that a step of a proof may take.
 
     Returns:
@@ -55,7 +55,7 @@ def lint_file(
         return findings, []
     quantized = any(True for _ in graph.of(*_QUANTIZED))
     schemes = ("fp16",) if quantized else schemes
-    cases = list(_prove(file, subject, target, schemes, tell, seconds))
+    cases = list(_prove(file, subject, target, schemes, progress, seconds))
     if quantized:
         cases = [Case("", AS_WRITTEN, case.verdict, case.module_of) for case in cases]
     findings = [*overruled(findings, cases), *findings_on(file.name, "", cases, target)]
@@ -67,13 +67,13 @@ def _prove(
     subject: GraphSubject,
     target: Target,
     schemes: Sequence[Scheme],
-    tell: Callable[[str], None],
+    progress: Callable[[str], None],
     seconds: float,
 ) -> Iterator[Case]:
     assert target.chip
-    tell("find inputs on which its outputs say something")
+    progress("find inputs on which its outputs say something")
     feeds, *samples = meaningful_inputs(file, live_graph(subject.model).inputs, 1 + _SAMPLES)
     for verdict in prove(
-        file, feeds, samples, *target.chip, schemes, progress=tell, seconds=seconds
+        file, feeds, samples, *target.chip, schemes, progress=progress, seconds=seconds
     ):
         yield Case("", verdict.scheme, verdict, lambda name: name)

@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 Kind = Literal["noise", "picture", "bits"]
 """bits: noise, and nothing but 0 and 1 as whole numbers."""
 
-_SAYS_ENOUGH: Final = 0.05
+_ENOUGH: Final = 0.05
 """Greatest number of an output from which on it says something; a probability of one in twenty."""
 _BITS: Final = ("mask", "type")
 """In the names of whole inputs that are 0 or 1."""
 _IDS: Final = 256
 """Whole inputs are below it, unless the graph can't take that."""
-_LEAST_SIDE: Final = 16
+_MIN_SIDE: Final = 16
 _CHANNELS: Final = (1, 3)
-_WORDS: Final = "model 2026 text 381 head 54 block 7 word"
+_TEXT: Final = "model 2026 text 381 head 54 block 7 word"
 
 
 def meaningful_inputs(file: Path, inputs: Sequence["Value"], count: int) -> "list[Arrays]":
@@ -43,31 +43,31 @@ def meaningful_inputs(file: Path, inputs: Sequence["Value"], count: int) -> "lis
     Returns:
         As many; the same ones for the same graph.
     """
-    said = {kind: _least_said(file, _drawn(inputs, kind, 0)) for kind in _kinds(inputs)}
-    enough = (kind for kind, least in said.items() if least >= _SAYS_ENOUGH)
-    kind = next(enough, max(said, key=lambda kind: said[kind]))
-    return [_drawn(inputs, kind, seed) for seed in range(count)]
+    scores = {kind: _smallest_peak(file, _random_feeds(inputs, kind, 0)) for kind in _kinds(inputs)}
+    enough = (kind for kind, least in scores.items() if least >= _ENOUGH)
+    kind = next(enough, max(scores, key=lambda kind: scores[kind]))
+    return [_random_feeds(inputs, kind, seed) for seed in range(count)]
 
 
 def _kinds(inputs: Sequence["Value"]) -> Iterator[Kind]:
     yield "noise"
-    if any(_is_picture(_shape(value)) for value in inputs):
+    if any(_is_image(_shape(value)) for value in inputs):
         yield "picture"
     if any(not value.dtype.is_floating_point() for value in inputs if value.dtype):
         yield "bits"
 
 
-def _least_said(file: Path, feeds: "Arrays") -> float:
+def _smallest_peak(file: Path, feeds: "Arrays") -> float:
     """The greatest number of the output that has the least; below 0 where the graph fails."""
     try:
         found = reference(file, feeds)
     except SurgeryError:
         return -1.0
-    floats = [array for array in found.values() if array.dtype.kind == "f" and array.size]
-    return min((float(np.nan_to_num(np.abs(array)).max()) for array in floats), default=1.0)
+    outputs = [array for array in found.values() if array.dtype.kind == "f" and array.size]
+    return min((float(np.nan_to_num(np.abs(array)).max()) for array in outputs), default=1.0)
 
 
-def _drawn(inputs: Sequence["Value"], kind: Kind, seed: int) -> "Arrays":
+def _random_feeds(inputs: Sequence["Value"], kind: Kind, seed: int) -> "Arrays":
     generator = np.random.default_rng(seed)
     return {str(value.name): _array(value, kind, generator) for value in inputs}
 
@@ -79,8 +79,8 @@ def _array(value: "Value", kind: Kind, generator: np.random.Generator) -> "np.nd
         bits = kind == "bits" or any(word in str(value.name) for word in _BITS)
         most = 2 if bits or value.dtype.bitwidth < 8 else min(_IDS, 2 ** (value.dtype.bitwidth - 1))
         return generator.integers(0, most, shape).astype(dtype)
-    if kind == "picture" and _is_picture(shape):
-        return _picture(shape, generator).astype(dtype)
+    if kind == "picture" and _is_image(shape):
+        return _image(shape, generator).astype(dtype)
     return generator.standard_normal(shape).astype(dtype)
 
 
@@ -89,29 +89,29 @@ def _shape(value: "Value") -> tuple[int, ...]:
     return tuple(int(str(size)) for size in value.shape)
 
 
-def _is_picture(shape: tuple[int, ...]) -> bool:
+def _is_image(shape: tuple[int, ...]) -> bool:
     """Whether it is a batch of pictures, channels first or last."""
     if len(shape) != 4 or not {shape[1], shape[3]} & {*_CHANNELS}:
         return False
-    return min(_sides(shape)) >= _LEAST_SIDE
+    return min(_height_width(shape)) >= _MIN_SIDE
 
 
-def _sides(shape: tuple[int, ...]) -> tuple[int, int]:
+def _height_width(shape: tuple[int, ...]) -> tuple[int, int]:
     return shape[2:4] if shape[1] in _CHANNELS else shape[1:3]  # type: ignore[return-value]
 
 
-def _picture(shape: tuple[int, ...], generator: np.random.Generator) -> "np.ndarray[Any, Any]":
+def _image(shape: tuple[int, ...], generator: np.random.Generator) -> "np.ndarray[Any, Any]":
     """Dark words in lines on a light ground, a disc and a box, as numbers from -1 to 1."""
     from PIL import Image, ImageDraw, ImageFont
 
-    height, width = _sides(shape)
+    height, width = _height_width(shape)
     image = Image.new("L", (width, height), 220)
     draw = ImageDraw.Draw(image)
     size = max(12, min(height // 2, 28))
     if height > 3 * size:
         draw.ellipse((width * 0.55, height * 0.5, width * 0.95, height * 0.9), fill=120)
         draw.rectangle((width * 0.05, height * 0.6, width * 0.4, height * 0.9), fill=170)
-    words = generator.permutation(_WORDS.split())
+    words = generator.permutation(_TEXT.split())
     for line in range(max(1, height // (2 * size))):
         text = " ".join(np.roll(words, line))
         draw.text((4, 2 + 2 * size * line), text, fill=20, font=ImageFont.load_default(size))

@@ -78,18 +78,20 @@ class Report:
         """How many findings are of a severity."""
         return sum(found.severity == severity for found in self.findings)
 
-    def place(self, said: Diagnostic) -> tuple[str, Span | None]:
+    def location_of(self, diagnostic: Diagnostic) -> tuple[str, Span | None]:
         """The file, and the place in it, at which a code host can show what is said.
 
         What a packaged parent says is shown at the user's own recipe, which starts from it; the
         name is empty where there is no file at all.
         """
-        own = shown_path(self.subject.file.absolute()) if self.subject.file else ""
-        span = said.span
+        own_file = shown_path(self.subject.file.absolute()) if self.subject.file else ""
+        span = diagnostic.span
         if span is None or span.file.startswith("<"):
-            return own, None
-        elsewhere = own and Path(span.file).is_absolute() and not Path(own).is_absolute()
-        return (own, None) if elsewhere else (span.file, span)
+            return own_file, None
+        is_elsewhere = (
+            own_file and Path(span.file).is_absolute() and not Path(own_file).is_absolute()
+        )
+        return (own_file, None) if is_elsewhere else (span.file, span)
 
     @property
     def verdict(self) -> str:

@@ -90,15 +90,15 @@ def find_subjects(words: Iterable[str], *, allow_env: bool = False) -> list[Subj
     words = list(words)
     overrides = [word for word in words if is_override(word)]
     named = [word for word in words if not is_override(word)] or list(packaged_recipes())
-    found = [replace(subject, allow_env=allow_env) for subject in _told_apart(named)]
+    found = [replace(subject, allow_env=allow_env) for subject in _subjects(named)]
     recipes = [subject for subject in found if subject.kind == "recipe"]
     if overrides and not recipes:
-        raise SurgeryError(_nothing_takes(overrides[0], found[0]))
-    taken = _taken(recipes, overrides)
-    return [replace(subject, overrides=taken.get(subject.name, ())) for subject in found]
+        raise SurgeryError(_unused_override(overrides[0], found[0]))
+    accepted = _overrides_of(recipes, overrides)
+    return [replace(subject, overrides=accepted.get(subject.name, ())) for subject in found]
 
 
-def _taken(recipes: list[Subject], overrides: list[str]) -> dict[str, tuple[str, ...]]:
+def _overrides_of(recipes: list[Subject], overrides: list[str]) -> dict[str, tuple[str, ...]]:
     """The overrides that each recipe takes: all, but for knobs that only others have."""
     if len(recipes) < 2 or not overrides:
         return {subject.name: tuple(overrides) for subject in recipes}
@@ -119,7 +119,7 @@ def is_override(word: str) -> bool:
     return ("=" in word or word.startswith("~")) and not os.path.exists(word)
 
 
-def _told_apart(named: Iterable[str]) -> Iterator[Subject]:
+def _subjects(named: Iterable[str]) -> Iterator[Subject]:
     wrong: list[Diagnostic] = []
     for word in named:
         try:
@@ -135,7 +135,7 @@ def _subject(word: str) -> Subject:
     if path.suffix == _GRAPH:
         return Subject(word, "graph", path)
     if path.name in (PLAN_FILE, _CONFIG) and not os.path.isfile(path):
-        raise SurgeryError(_nothing_there(word, "there is no such file"))
+        raise SurgeryError(_no_subject(word, "there is no such file"))
     if path.name == PLAN_FILE or os.path.isfile(path / PLAN_FILE):
         folder = path.parent if path.name == PLAN_FILE else path
         return Subject(str(folder), "adapter", folder / PLAN_FILE)
@@ -150,10 +150,10 @@ def _recipe_or_hub_id(word: str, path: Path) -> Subject:
     except SurgeryError:
         if os.path.isdir(path):
             why = f"the folder has no {PLAN_FILE}, as an adapter has, and no {_CONFIG}"
-            raise SurgeryError(_nothing_there(word, why)) from None
+            raise SurgeryError(_no_subject(word, why)) from None
         if os.path.isfile(path) and path.suffix != ".yml":
             why = "a file is a recipe (.yaml), a graph (.onnx) or a config.json"
-            raise SurgeryError(_nothing_there(word, why)) from None
+            raise SurgeryError(_no_subject(word, why)) from None
         if not _is_hub_id(word):
             raise
     return Subject(word, "checkpoint", None)
@@ -199,7 +199,7 @@ def _plan_of_checkpoint(name: str, trust_remote_code: bool) -> Plan:
     return Plan(recipe, anatomy, (), (PlannedStage("", Selection()),), files=files)
 
 
-def _nothing_there(word: str, why: str) -> Diagnostic:
+def _no_subject(word: str, why: str) -> Diagnostic:
     return Diagnostic(
         code="R127",
         what=f"there is nothing to lint at `{word}`",
@@ -208,7 +208,7 @@ def _nothing_there(word: str, why: str) -> Diagnostic:
     )
 
 
-def _nothing_takes(override: str, subject: Subject) -> Diagnostic:
+def _unused_override(override: str, subject: Subject) -> Diagnostic:
     return Diagnostic(
         code="R125",
         what=f"`{override}` is an override, and no recipe is named that could take it",

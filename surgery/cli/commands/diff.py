@@ -32,10 +32,10 @@ def command(
     from surgery.plan.serialization import to_json
     from surgery.recipe.loading import load_recipe
 
-    words = with_revision(overrides, revision)
+    arguments = with_revision(overrides, revision)
     plans = [
         plan_recipe(
-            load_recipe(recipe, words, allow_env=allow_env), trust_remote_code=trust_remote_code
+            load_recipe(recipe, arguments, allow_env=allow_env), trust_remote_code=trust_remote_code
         )
         for recipe in (first, second)
     ]

@@ -13,7 +13,7 @@ from surgery.diagnostics.diagnostic import EXIT_NO, SurgeryError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from surgery.lint.linter import Depth, Level, Tell
+    from surgery.lint.linter import Depth, Level, Progress
     from surgery.lint.report import Report
     from surgery.lint.subject import Subject
 
@@ -93,8 +93,8 @@ def command(
     level: Level = "prove" if prove else "graph" if graph else "recipe"
     depth = Depth(level, context, scheme, trust_remote_code, timeout or TIMEOUT)
     check_depth(targets, depth)
-    with _progress(depth) as tell:
-        run = partial(lint_subject, targets=targets, depth=depth, tell=tell)
+    with _progress(depth) as progress:
+        run = partial(lint_subject, targets=targets, depth=depth, progress=progress)
         reports = [report for subject in subjects for report in _linted(subject, run, fix)]
     failed = any(report.fails(fail_on) for report in reports)
     _show(reports, output_format, out, failed=failed, overview=all(map(is_override, words or [])))
@@ -106,16 +106,16 @@ def command(
 
 
 @contextmanager
-def _progress(depth: "Depth") -> "Iterator[Tell]":
+def _progress(depth: "Depth") -> "Iterator[Progress]":
     """Steps on a terminal or as lines; level 1 is done before one could be read."""
     if depth.level == "recipe":
         yield lambda step: None
         return
     from surgery.cli.views.verify import check_progress
 
-    with check_progress() as tell:
-        tell("start torch")
-        yield tell
+    with check_progress() as progress:
+        progress("start torch")
+        yield progress
 
 
 def _linted(
@@ -126,10 +126,10 @@ def _linted(
     if not fix:
         return reports
     from surgery.cli.views.lint.table import print_fixes
-    from surgery.lint.fixes import fixes_of, mend
+    from surgery.lint.fixes import fixes_of, write_fixes
 
     fixes = fixes_of(found for report in reports for found in report.findings)
-    written = mend(subject, fixes)
+    written = write_fixes(subject, fixes)
     print_fixes(subject, written, [fix for fix in fixes if fix not in written])
     return run(subject) if written else reports
 

@@ -45,8 +45,8 @@ def command(
     from surgery.plan.planner import plan_recipe
     from surgery.recipe.loading import load_recipe
 
-    words = with_revision(overrides, revision)
-    composed = load_recipe(recipe, words, allow_env=allow_env)
+    arguments = with_revision(overrides, revision)
+    composed = load_recipe(recipe, arguments, allow_env=allow_env)
     plan = plan_recipe(composed, trust_remote_code=trust_remote_code)
     if output_format == "json" or out:
         document = saved_plan(plan)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 EPILOG = "Example: surgery sweep recipe=genieblue_skip,lora rank=4,8,16 --launcher joblib"
 
-_Words = Annotated[
+_Arguments = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="RECIPE|KEY=VALUE",
@@ -37,7 +37,7 @@ _Words = Annotated[
 
 
 def command(
-    words: _Words = None,
+    arguments: _Arguments = None,
     job: Annotated[
         str, typer.Option(help="What to do at each point: plan, apply or train.")
     ] = "plan",
@@ -62,14 +62,14 @@ def command(
     from surgery.sweep.grid import refuse_code
     from surgery.sweep.hydra_launcher import is_hydra_override, read_settings
 
-    words = words or []
-    refuse_code(words)
-    hydras = [word for word in words if is_hydra_override(word)]
-    if resume and not (out or any(".dir=" in word for word in hydras)):
+    arguments = arguments or []
+    refuse_code(arguments)
+    hydra_arguments = [argument for argument in arguments if is_hydra_override(argument)]
+    if resume and not (out or any(".dir=" in argument for argument in hydra_arguments)):
         raise typer.BadParameter("--resume wants the sweep's folder: give its --out")
-    chosen = launcher if not _names_launcher(hydras) else None
-    settings = read_settings(hydras, launcher=chosen, out=out)
-    grid = _plan(words, settings, job, allow_env, trust_remote_code)
+    chosen = launcher if not _names_launcher(hydra_arguments) else None
+    settings = read_settings(hydra_arguments, launcher=chosen, out=out)
+    grid = _plan(arguments, settings, job, allow_env, trust_remote_code)
     raise typer.Exit(_sweep(grid, settings, job, resume=resume, output_format=output_format))
 
 
@@ -91,23 +91,23 @@ def _hydra_app() -> int:
     from surgery.sweep.jobs import start_hydra
 
     flags = read_flags()
-    words: list[str] = flags.overrides
+    arguments: list[str] = flags.overrides
     _refuse_flags(flags)
     if _shows(flags):
-        typed = [word for word in sys.argv[1:] if word not in words]
-        start_hydra([*typed, *(_for_show(word) for word in words)])
+        typed = [argument for argument in sys.argv[1:] if argument not in arguments]
+        start_hydra([*typed, *(_for_show(argument) for argument in arguments)])
         return EXIT_DONE
-    hydras = [word for word in words if is_hydra_override(word)]
-    settings = read_settings(hydras, quiet=False, multirun=flags.multirun)
-    jobs = [word.partition("=")[2] for word in words if word.startswith("job=")]
-    others = [word for word in words if not word.startswith("job=")]
+    hydra_arguments = [argument for argument in arguments if is_hydra_override(argument)]
+    settings = read_settings(hydra_arguments, quiet=False, multirun=flags.multirun)
+    jobs = [argument.partition("=")[2] for argument in arguments if argument.startswith("job=")]
+    others = [argument for argument in arguments if not argument.startswith("job=")]
     job = jobs[-1] if jobs else "plan"
     grid = _plan(others, settings, job, allow_env=False, trust_remote_code=False)
     return _sweep(grid, settings, job, resume=False, output_format="human")
 
 
 def _plan(
-    words: Sequence[str],
+    arguments: Sequence[str],
     settings: "HydraSettings",
     job: str,
     allow_env: bool,
@@ -121,7 +121,9 @@ def _plan(
 
     if job not in JOBS:
         raise SurgeryError(Diagnostic("R118", f"there is no job `{job}`", fix=nearest(job, JOBS)))
-    recipes, overrides = read_recipes([word for word in words if not is_hydra_override(word)])
+    recipes, overrides = read_recipes(
+        [argument for argument in arguments if not is_hydra_override(argument)]
+    )
     points = expand(recipes, overrides, allow_env=allow_env)
     if len(points) > 1 and not settings.multirun:
         what = f"this means {len(points)} points, and one run takes one"
@@ -142,22 +144,26 @@ def _sweep(
     from surgery.sweep.results import is_begun, nothing_to_resume, prepare_folder, reopen_folder
 
     points, content, inputs = grid
-    folder, left = settings.folder, list(range(len(points)))
+    folder, remaining = settings.folder, list(range(len(points)))
     with claimed_output(folder, inputs):
         if resume and is_begun(folder, POINTS_FILE):
-            left = reopen_folder(folder, POINTS_FILE, content, len(points))
+            remaining = reopen_folder(folder, POINTS_FILE, content, len(points))
         else:
             prepare_folder(folder, POINTS_FILE, content)
             if resume:
                 print_diagnostics([nothing_to_resume(folder)])
-        reason = _run(points, left, settings, job, resume)
+        reason = _run(points, remaining, settings, job, resume)
         if reason is None:
             return EXIT_INTERRUPTED
         return _show(points, settings, job, reason, output_format)
 
 
 def _run(
-    points: "list[GridPoint]", left: "list[int]", settings: "HydraSettings", job: str, resume: bool
+    points: "list[GridPoint]",
+    remaining: "list[int]",
+    settings: "HydraSettings",
+    job: str,
+    resume: bool,
 ) -> str | None:
     """Run the points that are left; say why Hydra gave up, if it did, or None when interrupted."""
     from surgery.cli.views.sweep import print_finished, print_started
@@ -174,7 +180,7 @@ def _run(
     print_started(len(points), job, settings.launcher, settings.folder)
     try:
         with watching(settings.folder, finished):
-            return run_points(settings, left, job, resume) if left else ""
+            return run_points(settings, remaining, job, resume) if remaining else ""
     except KeyboardInterrupt:
         stopped = f"stopped after {len(done)} of {len(points)} points; --resume goes on"
         err().print(stopped, soft_wrap=True)
@@ -197,21 +203,21 @@ def _show(
     return EXIT_NO if any(result["status"] == "failed" for result in results) else EXIT_DONE
 
 
-def _names_launcher(hydras: Sequence[str]) -> bool:
-    return any(word.lstrip("+").startswith("hydra/launcher=") for word in hydras)
+def _names_launcher(hydra_arguments: Sequence[str]) -> bool:
+    return any(argument.lstrip("+").startswith("hydra/launcher=") for argument in hydra_arguments)
 
 
 def _shows(flags: "argparse.Namespace") -> bool:
     """Whether Hydra is only asked to show something."""
-    asked = (flags.help, flags.hydra_help, flags.cfg, flags.info, flags.shell_completion)
-    return any(bool(flag) for flag in asked)
+    shows = (flags.help, flags.hydra_help, flags.cfg, flags.info, flags.shell_completion)
+    return any(bool(flag) for flag in shows)
 
 
-def _for_show(word: str) -> str:
+def _for_show(argument: str) -> str:
     from surgery.sweep.hydra_launcher import is_hydra_override
 
-    named = word.startswith(("recipe=", "job=", "+", "~")) or is_hydra_override(word)
-    return word if named else f"++{word}"
+    named = argument.startswith(("recipe=", "job=", "+", "~")) or is_hydra_override(argument)
+    return argument if named else f"++{argument}"
 
 
 def _refuse_flags(flags: "argparse.Namespace") -> None:

@@ -53,18 +53,18 @@ def command(
     given = Path(recipe)
     is_adapter = os.path.isfile(given / PLAN_FILE)
     source = given / RECIPE_FILE if is_adapter else recipe
-    words = with_revision(overrides, revision)
-    composed = load_recipe(source, words, allow_env=allow_env)
+    arguments = with_revision(overrides, revision)
+    composed = load_recipe(source, arguments, allow_env=allow_env)
     folder = out or Path("trained") / (given.name if is_adapter else composed.name)
     train = partial(train_adapter, given) if is_adapter else train_recipe
-    with training_progress() as tell:
+    with training_progress() as progress:
         results = train(
             composed,
             folder,
             resume=resume,
             overwrite=overwrite,
             trust_remote_code=trust_remote_code,
-            progress=tell,
+            progress=progress,
             warn=print_diagnostics,
         )
     if not this_process().is_main_process:

@@ -19,12 +19,12 @@ def command(
     from surgery.cli.views.verify import check_progress, print_verification
 
     read_document(adapter)  # a wrong folder is told before torch takes its seconds to start
-    with check_progress() as tell:
-        tell("start torch")
+    with check_progress() as progress:
+        progress("start torch")
         from surgery.verification.runner import verify_adapter
 
         verification = verify_adapter(
-            adapter, base=base, trust_remote_code=trust_remote_code, progress=tell
+            adapter, base=base, trust_remote_code=trust_remote_code, progress=progress
         )
     if output_format == "json":
         from surgery.plan.serialization import to_json

@@ -30,8 +30,8 @@ def print_anatomy(anatomy: Anatomy) -> None:
         tree.add(line)
     if anatomy.quantization:
         tree.add(_line("quantised", anatomy.quantization, "yellow"))
-    for reason, words in _by_value(anatomy.refusals).items():
-        tree.add(_line("refused", f"{', '.join(words)}: {reason}", "yellow"))
+    for reason, names in _by_value(anatomy.refusals).items():
+        tree.add(_line("refused", f"{', '.join(names)}: {reason}", "yellow"))
     out().print(tree, soft_wrap=True)
 
 
@@ -85,9 +85,9 @@ def _kind_lines(kind: BlockKind) -> Iterator[Text]:
         text = Text(f"{part}  ", style="green")
         text.append("  ".join(map(_matrix, matrices)), style="default")
         yield text
-    held = {f"{m.name}.{end}" for m in kind.matrices for end in ("weight", "bias")}
-    held |= {m.name for m in kind.matrices if m.experts}
-    others = [t for t in kind.tensors if t.name not in held]
+    named = {f"{m.name}.{end}" for m in kind.matrices for end in ("weight", "bias")}
+    named |= {m.name for m in kind.matrices if m.experts}
+    others = [t for t in kind.tensors if t.name not in named]
     for matrix in kind.matrices:
         if matrix.apart and not matrix.experts and matrix.role != "router":
             yield Text(f"* {matrix.name} {matrix.apart}: no LoRA", style="dim")

@@ -73,10 +73,12 @@ def plain_table(*columns: str, numbers: Container[str] = (), words: Container[st
 def print_table(table: Table, console: PlainConsole | None = None) -> None:
     """Print a table, in the width of the console or the least that shows every cell whole."""
     console = console or out()
-    room = console.options.update(width=AS_WIDE_AS_NEEDED)
+    unlimited = console.options.update(width=AS_WIDE_AS_NEEDED)
     for column in table.columns:
-        needs = [Measurement.get(console, room, cell) for cell in (column.header, *column.cells)]
+        needs = [
+            Measurement.get(console, unlimited, cell) for cell in (column.header, *column.cells)
+        ]
         column.min_width = max(n.maximum if column.no_wrap else n.minimum for n in needs)
-    least = Measurement.get(console, room, table).minimum
+    least = Measurement.get(console, unlimited, table).minimum
     table.width = least if least > console.width else None
     console.print(table, crop=False)

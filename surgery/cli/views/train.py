@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def training_progress() -> Iterator[Callable[["LogLine"], None]]:
     """Yield a function that takes each line of the log: a bar on a terminal, else a plain line."""
     if not err().is_terminal:
-        yield lambda logged: err().print(f"{_place(logged)}  {_figures(logged)}", soft_wrap=True)
+        yield lambda logged: err().print(f"{_position(logged)}  {_figures(logged)}", soft_wrap=True)
         return
     name = TextColumn("{task.description}", markup=False)
     figures = TextColumn("{task.fields[figures]}", markup=False)
@@ -49,7 +49,7 @@ def print_trained(results: "list[StageResult]", folder: Path) -> None:
     out().print(f"  next: surgery verify {folder}", style="dim", soft_wrap=True)
 
 
-def _place(logged: "LogLine") -> str:
+def _position(logged: "LogLine") -> str:
     return f"{logged.stage} {logged.step}/{logged.steps}"
 
 

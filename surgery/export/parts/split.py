@@ -83,7 +83,7 @@ class ModelParts:
         form = next(form for form in self._forms if index in form.blocks)
         own = self._job.plan.anatomy.block_path(index)
         read = partial(self._numbers, form, index, adapter)
-        return GraphPart(self._graphs[form.name], read, form.place, own)
+        return GraphPart(self._graphs[form.name], read, form.module_path, own)
 
     def head(self) -> GraphPart:
         """Return the final norm and the head as a part, for one token.
@@ -155,7 +155,7 @@ def _others(form: BlockForm, model: "ir.Model") -> list[str]:
 
 
 def _is_lora(form: BlockForm, value: "ir.Value") -> bool:
-    return str(value.name).startswith(f"{form.place}.")
+    return str(value.name).startswith(f"{form.module_path}.")
 
 
 def _values(model: "ir.Model", sources: Mapping[str, str] | None = None) -> dict[str, object]:

@@ -25,18 +25,18 @@ IMAGE_MASK: Final = "image_mask"
 _STORED_NAMES: Final = {"original_module.": "", f"expert.{ADAPTER}.": "expert."}
 
 
-def add_block_experts(block: nn.Module, place: str, edits: Sequence[AddExpert]) -> Switch:
+def add_block_experts(block: nn.Module, module_path: str, edits: Sequence[AddExpert]) -> Switch:
     """Wrap the matrices of a block; they are on the multimodal path for good.
 
     Args:
         block: changed in place, on any device.
-        place: its full module name.
+        module_path: its full module name.
         edits: of this block.
 
     Returns:
         The switch that tells the matrices of the mask.
     """
-    names = [path.removeprefix(f"{place}.") for edit in edits for path in edit.matrices]
+    names = [path.removeprefix(f"{module_path}.") for edit in edits for path in edit.matrices]
     add_experts(block, names, ADAPTER)
     switch = Switch()
     switch.fixed = MULTIMODAL

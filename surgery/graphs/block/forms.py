@@ -45,7 +45,7 @@ class BlockForm:
         blocks: positions in the base of those that are of this form on some path, ascending; empty
             outside of the decoder.
         paths: `text`, `multimodal` or both: where a block of this form runs.
-        place: full module name of the first of them.
+        module_path: full module name of the first of them.
         operation: of the recipe, which made it; empty for the base's own.
         added: the edits of the first of them, in the plan's order.
     """
@@ -53,7 +53,7 @@ class BlockForm:
     name: str
     blocks: tuple[int, ...]
     paths: tuple[str, ...]
-    place: str
+    module_path: str
     operation: str = ""
     added: tuple[Edit, ...] = ()
 
@@ -145,11 +145,11 @@ def _runs(added: "list[Edit] | tuple[()]") -> "Iterator[tuple[str, list[Edit]]]"
     yield "multimodal", list(added)
 
 
-def _edit_signature(place: str, edit: Edit) -> "Signature":
+def _edit_signature(module_path: str, edit: Edit) -> "Signature":
     """What makes two edits of two blocks the same."""
-    shapes = tuple((t.name.removeprefix(place), t.shape) for t in edit.tensors)
+    shapes = tuple((t.name.removeprefix(module_path), t.shape) for t in edit.tensors)
     rule = edit.rule if isinstance(edit, AddExpert | AddLearner) else None
-    return edit.op, edit.operation, edit.path.removeprefix(place), shapes, rule
+    return edit.op, edit.operation, edit.path.removeprefix(module_path), shapes, rule
 
 
 def _form(
@@ -168,7 +168,7 @@ def _form(
         name=name,
         blocks=tuple(sorted({index for index, _ in users})),
         paths=tuple(path for path in _BOTH if any(path == used for _, used in users)),
-        place=plan.anatomy.block_path(first),
+        module_path=plan.anatomy.block_path(first),
         operation=added[0].operation if added else "",
         added=tuple(added),
     )

@@ -33,12 +33,12 @@ class InputLora(nn.Module):
         return out + x @ self.lora_A.T @ self.lora_B.T
 
 
-def add_loras(block: nn.Module, place: str, edits: Iterable[AddLora]) -> dict[str, str]:
+def add_loras(block: nn.Module, module_path: str, edits: Iterable[AddLora]) -> dict[str, str]:
     """Put the pairs beside the matrices of a block.
 
     Args:
         block: changed in place.
-        place: its full module name.
+        module_path: its full module name.
         edits: of this block.
 
     Returns:
@@ -46,7 +46,7 @@ def add_loras(block: nn.Module, place: str, edits: Iterable[AddLora]) -> dict[st
     """
     inputs: dict[str, str] = {}
     for edit in edits:
-        name = edit.path.removeprefix(f"{place}.")
+        name = edit.path.removeprefix(f"{module_path}.")
         base: Any = block.get_submodule(name)
         pair = [torch.zeros(tensor.shape) for tensor in edit.tensors[:2]]
         block.set_submodule(name, InputLora(base, *pair))

@@ -121,7 +121,7 @@ class Step(nn.Module):
 
 def build_step(
     block: nn.Module,
-    place: str,
+    module_path: str,
     added: Sequence[Edit],
     call: Call,
     shape: Shape | None,
@@ -131,17 +131,17 @@ def build_step(
 
     Args:
         block: on the meta device; changed in place.
-        place: its full module name.
+        module_path: its full module name.
         added: edits of the block.
         call: how the decoder calls it.
         shape: as for `Step`.
         fill: brings the block to the CPU, once its experts are in it.
     """
     experts = [edit for edit in added if isinstance(edit, AddExpert)]
-    switch = add_block_experts(block, place, experts) if experts else None
+    switch = add_block_experts(block, module_path, experts) if experts else None
     fill(block)
     rewrite_norms(block)
-    given = add_loras(block, place, [edit for edit in added if isinstance(edit, AddLora)])
+    given = add_loras(block, module_path, [edit for edit in added if isinstance(edit, AddLora)])
     plain = BlockCaller(block, call)
     if experts:
         route(plain, block, experts[0].rule)

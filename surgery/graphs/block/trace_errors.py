@@ -26,7 +26,7 @@ def not_static(form: BlockForm, shape: Shape, why: str) -> Diagnostic:
     """A block that doesn't become a static graph."""
     return Diagnostic(
         code="X110",
-        what=f"`{form.name}` at `{form.place}` has no static graph ({_step(shape)})",
+        what=f"`{form.name}` at `{form.module_path}` has no static graph ({_step(shape)})",
         why=why,
         fix=_static_form(form, why),
         key=form.key,
@@ -55,7 +55,8 @@ def no_step(form: BlockForm, shape: Shape, why: str) -> Diagnostic:
         return _no_image(form, why)
     return Diagnostic(
         code="X111",
-        what=f"`{form.name}` at `{form.place}` has no step with a static cache ({_step(shape)})",
+        what=f"`{form.name}` at `{form.module_path}` has no step with a static cache "
+        f"({_step(shape)})",
         why=why,
         fix="choose a decoder whose blocks keep one pair of keys and values each",
         key="model",
@@ -65,7 +66,7 @@ def no_step(form: BlockForm, shape: Shape, why: str) -> Diagnostic:
 def _no_image(form: BlockForm, why: str) -> Diagnostic:
     return Diagnostic(
         code="X111",
-        what=f"`{form.name}` at `{form.place}` is not reached by one plain image",
+        what=f"`{form.name}` at `{form.module_path}` is not reached by one plain image",
         why=why,
         fix="nothing is known of this part; a tower that takes square images, such as SigLIP or "
         "CLIP before Llava's projector, is traced",

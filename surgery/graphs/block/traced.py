@@ -23,7 +23,7 @@ class Traced:
     Args:
         form: which kind of block.
         shape: of the step.
-        place: full module name of the block that was traced.
+        module_path: full module name of the block that was traced.
         model: the graph, in fp32.
         step: what was traced; with the graph's weights.
         inputs: one of each input of the step; masks and angles as the decoder makes them.
@@ -32,7 +32,7 @@ class Traced:
 
     form: BlockForm
     shape: Shape
-    place: str
+    module_path: str
     model: "ir.Model"
     step: Step = field(repr=False)
     inputs: Feeds = field(repr=False)

@@ -97,7 +97,7 @@ class Tracer:
                 can't be read.
         """
         index = next(iter(form.blocks), -1) if block is None else block
-        place = self._plan.anatomy.block_path(index) if form.blocks else form.place
+        module_path = self._plan.anatomy.block_path(index) if form.blocks else form.module_path
         added = self._added(form, index)
         if any(isinstance(edit, AddLearner) for edit in added):
             raise SurgeryError(not_static(form, shape, _LEARNER))
@@ -106,10 +106,10 @@ class Tracer:
         step = self._step(form, shape, index, weights, adapter)
         feeds, random_names = all_inputs(call, shape, added, adapter)
         try:
-            model = _exported(step, feeds, place, numbers=weights != "none")
+            model = _exported(step, feeds, module_path, numbers=weights != "none")
         except Exception as error:  # torch.export has many ways to say no
             raise SurgeryError(not_static(form, shape, reason_of(error))) from error
-        return Traced(form, shape, place, model, step, feeds, random_names)
+        return Traced(form, shape, module_path, model, step, feeds, random_names)
 
     def numbers(
         self, form: BlockForm, block: int, adapter: Path | None = None
@@ -130,9 +130,9 @@ class Tracer:
             SurgeryError: X111 and X112, as `trace`.
         """
         step = self._step(form, Shape("decode", 1, 1), block, "real", adapter)
-        place = self._plan.anatomy.block_path(block)
+        module_path = self._plan.anatomy.block_path(block)
         named = step.plain.named_parameters()
-        return {name_in_base(f"plain.{name}", place): p.detach() for name, p in named}
+        return {name_in_base(f"plain.{name}", module_path): p.detach() for name, p in named}
 
     def call(self, form: BlockForm, shape: Shape) -> Call:
         """Return how the decoder calls the first block of a form.
@@ -145,21 +145,21 @@ class Tracer:
     def _step(
         self, form: BlockForm, shape: Shape, index: int, weights: Weights, adapter: Path | None
     ) -> Step:
-        place = self._plan.anatomy.block_path(index) if form.blocks else form.place
+        module_path = self._plan.anatomy.block_path(index) if form.blocks else form.module_path
         disk = self._disk(adapter) if weights == "real" else None
         return build_step(
-            self._alone(place),
-            place,
+            self._alone(module_path),
+            module_path,
             self._added(form, index),
             self._call(form, shape, index),
             shape if form.blocks else None,
-            partial(self._fill, weights=weights, place=place, disk=disk),
+            partial(self._fill, weights=weights, module_path=module_path, disk=disk),
         )
 
     def _find_call(self, form: BlockForm, shape: Shape, index: int) -> Call:
         try:
             if not form.blocks:
-                return find_vision_call(self._model, form.place)
+                return find_vision_call(self._model, form.module_path)
             with _attention(self._model, "eager"):
                 width = text_config(self._model).hidden_size
                 return find_call(self._decoder, self._blocks, index, shape, width)
@@ -168,17 +168,19 @@ class Tracer:
         except Exception as error:  # each family refuses in its own way
             raise SurgeryError(no_step(form, shape, reason_of(error))) from error
 
-    def _alone(self, place: str) -> "nn.Module":
+    def _alone(self, module_path: str) -> "nn.Module":
         """A copy of a block on the meta device, with experts as they are defined."""
-        block: nn.Module = copy.deepcopy(self._model.get_submodule(place))
+        block: nn.Module = copy.deepcopy(self._model.get_submodule(module_path))
         for module in block.modules():
             config: Any = getattr(module, "config", None)
             if hasattr(config, "_experts_implementation"):
                 config._experts_implementation = "eager"
         return block
 
-    def _fill(self, block: "nn.Module", *, weights: Weights, place: str, disk: Disk | None) -> None:
-        fill(self._decoder, block, weights, place, disk)
+    def _fill(
+        self, block: "nn.Module", *, weights: Weights, module_path: str, disk: Disk | None
+    ) -> None:
+        fill(self._decoder, block, weights, module_path, disk)
 
     def _added(self, form: BlockForm, index: int) -> list[Edit]:
         kinds = {type(edit) for edit in form.added}
@@ -213,15 +215,15 @@ def model_around(model: Any, path: str) -> Any:
     return next(m for m in map(model.get_submodule, outer) if isinstance(m, PreTrainedModel))
 
 
-def _exported(step: Step, feeds: Feeds, place: str, *, numbers: bool) -> "ir.Model":
+def _exported(step: Step, feeds: Feeds, module_path: str, *, numbers: bool) -> "ir.Model":
     """Export with the attention that the model has, or `eager` where torch.onnx can't."""
     try:
-        return to_onnx(step, feeds, place, numbers=numbers)
+        return to_onnx(step, feeds, module_path, numbers=numbers)
     except Exception as error:
         if "DataDependent" in reason_of(error):
             raise
         with _attention(step, "eager"):
-            return to_onnx(step, feeds, place, numbers=numbers)
+            return to_onnx(step, feeds, module_path, numbers=numbers)
 
 
 @contextmanager

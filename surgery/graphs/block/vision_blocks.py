@@ -27,15 +27,19 @@ def vision_forms(model: nn.Module, anatomy: Anatomy) -> list[BlockForm]:
         anatomy: its map.
     """
     found = ((BLOCK, _first_block(model, anatomy)), (PROJECTOR, _projector(anatomy)))
-    return [BlockForm(name, (), ("multimodal",), place) for name, place in found if place]
+    return [
+        BlockForm(name, (), ("multimodal",), module_path)
+        for name, module_path in found
+        if module_path
+    ]
 
 
-def find_vision_call(model: Any, place: str) -> Call:
+def find_vision_call(model: Any, module_path: str) -> Call:
     """Return how the model calls a module while it takes one image.
 
     Args:
         model: its vision tower and projector on the meta device.
-        place: full module name of the module.
+        module_path: full module name of the module.
 
     Raises:
         Exception: whatever the model raises where it takes no plain image.
@@ -45,7 +49,7 @@ def find_vision_call(model: Any, place: str) -> Call:
     def note(module: Any, args: Any, kwargs: Any) -> None:
         seen.append((args, kwargs))
 
-    module = model.get_submodule(place)
+    module = model.get_submodule(module_path)
     hook = module.register_forward_pre_hook(note, with_kwargs=True)
     try:
         with torch.no_grad():

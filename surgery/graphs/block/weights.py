@@ -60,7 +60,9 @@ def settle(owner: Any, modules: Iterable[nn.Module]) -> None:
             setattr(module, name, nn.Parameter(zeros, requires_grad=False))
 
 
-def fill(owner: Any, block: nn.Module, weights: Weights, place: str, disk: Disk | None) -> None:
+def fill(
+    owner: Any, block: nn.Module, weights: Weights, module_path: str, disk: Disk | None
+) -> None:
     """Bring a block from the meta device to the CPU, with these numbers.
 
     Args:
@@ -68,7 +70,7 @@ def fill(owner: Any, block: nn.Module, weights: Weights, place: str, disk: Disk 
         block: changed in place.
         weights: `none`; `random`, the model's own start with noise on norms and biases, always the
             same; or `real`.
-        place: the block's full module name in the base.
+        module_path: the block's full module name in the base.
         disk: where real numbers are.
 
     Raises:
@@ -83,7 +85,7 @@ def fill(owner: Any, block: nn.Module, weights: Weights, place: str, disk: Disk 
         _begin(owner, block)
     if weights == "real":
         assert disk is not None
-        _load(block, place, disk)
+        _load(block, module_path, disk)
 
 
 def _allocate(module: nn.Module) -> None:
@@ -115,10 +117,10 @@ def _begin(owner: Any, block: nn.Module) -> None:
 
 
 @torch.no_grad()
-def _load(block: nn.Module, place: str, disk: Disk) -> None:
-    changed = dict(_of_adapter(disk.adapter, place)) if disk.adapter else {}
+def _load(block: nn.Module, module_path: str, disk: Disk) -> None:
+    changed = dict(_of_adapter(disk.adapter, module_path)) if disk.adapter else {}
     for name, tensor in block.state_dict().items():
-        full = f"{place}.{stored_name(name)}"
+        full = f"{module_path}.{stored_name(name)}"
         tensor.copy_(changed[full] if full in changed else read_base(full, disk.stored))
 
 
@@ -144,14 +146,14 @@ def _of_bytes(content: bytes, dtype: str, shape: tuple[int, ...]) -> torch.Tenso
     return torch.frombuffer(bytearray(content), dtype=torch_dtype).view(shape)
 
 
-def _of_adapter(folder: Path, place: str) -> Iterator[tuple[str, torch.Tensor]]:
+def _of_adapter(folder: Path, module_path: str) -> Iterator[tuple[str, torch.Tensor]]:
     with safe_open(folder / ADAPTER_WEIGHTS, "pt") as file:
         for saved in file.keys():  # noqa: SIM118 - it is no dict
             name = saved.removeprefix(PEFT_PREFIX)
-            if name.startswith(f"{place}."):
+            if name.startswith(f"{module_path}."):
                 yield name, file.get_tensor(saved)
 
 
-def read_pairs(folder: Path, place: str) -> Mapping[str, torch.Tensor]:
+def read_pairs(folder: Path, module_path: str) -> Mapping[str, torch.Tensor]:
     """Return what an adapter has for the block at `place`, by name without `PEFT_PREFIX`."""
-    return dict(_of_adapter(folder, place))
+    return dict(_of_adapter(folder, module_path))

@@ -14,7 +14,7 @@ def mark_shared_names(model: "Model") -> None:
     for node in model.graph.all_nodes():
         if node.op_type == "If" and {"then_branch", "else_branch"} <= node.attributes.keys():
             one, other = (node.attributes[n].as_graph() for n in ("then_branch", "else_branch"))
-            node.meta[_SHARED] = next(iter(sorted(_made_in(one) & _made_in(other))), "")
+            node.meta[_SHARED] = next(iter(sorted(_outputs_of(one) & _outputs_of(other))), "")
 
 
 def shared_name(node: "Node") -> str:
@@ -22,6 +22,6 @@ def shared_name(node: "Node") -> str:
     return str(node.meta.get(_SHARED, ""))
 
 
-def _made_in(graph: "Graph") -> set[str]:
-    made = {str(out.name) for node in graph for out in node.outputs if out.name}
-    return made | {*graph.initializers}
+def _outputs_of(graph: "Graph") -> set[str]:
+    outputs = {str(out.name) for node in graph for out in node.outputs if out.name}
+    return outputs | {*graph.initializers}

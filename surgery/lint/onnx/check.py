@@ -20,31 +20,31 @@ def refuse_invalid(model: ModelProto) -> None:
         ValidationError: of onnx, whose first line is the reason.
         ValueError: for what its checker lets pass.
     """
-    bare = ModelProto()
-    bare.ir_version = model.ir_version
-    bare.opset_import.extend(model.opset_import)
-    bare.functions.extend(model.functions)
-    bare.graph.CopyFrom(_without_weights(model.graph))
-    for node in (node for function in bare.functions for node in function.node):
+    stripped = ModelProto()
+    stripped.ir_version = model.ir_version
+    stripped.opset_import.extend(model.opset_import)
+    stripped.functions.extend(model.functions)
+    stripped.graph.CopyFrom(_without_weights(model.graph))
+    for node in (node for function in stripped.functions for node in function.node):
         _empty_attributes(node)
-    check_model(bare)
-    for graph in _graphs(bare.graph):
+    check_model(stripped)
+    for graph in _graphs(stripped.graph):
         for tensor in graph.initializer:
             if tensor.data_type not in TensorProto.DataType.values():
                 raise ValueError(f"`{tensor.name}` has a type of number {tensor.data_type}")
 
 
 def _without_weights(graph: GraphProto) -> GraphProto:
-    bare = GraphProto(name=graph.name)
+    stripped = GraphProto(name=graph.name)
     for fields in ("node", "input", "output", "value_info", "quantization_annotation"):
-        getattr(bare, fields).extend(getattr(graph, fields))
+        getattr(stripped, fields).extend(getattr(graph, fields))
     for tensor in graph.initializer:
         if any(size < 0 for size in tensor.dims):
             raise ValueError(f"`{tensor.name}` has a size below 0")
-        bare.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=[0])
-    for node in bare.node:
+        stripped.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=[0])
+    for node in stripped.node:
         _empty_attributes(node)
-    return bare
+    return stripped
 
 
 def _empty_attributes(node: NodeProto) -> None:

@@ -34,7 +34,7 @@ def refuse_missing(model: "Model", path: Path) -> None:
     if outside or faults:
         raise SurgeryError(
             [
-                *(_lies_outside(path, place, names) for place, names in outside.items()),
+                *(_is_outside(path, location, names) for location, names in outside.items()),
                 *(_missing_data(path, fault, names) for fault, names in faults.items()),
             ]
         )
@@ -69,11 +69,11 @@ def _fault(tensor: "TensorProtocol") -> str:
     return f"`{tensor.location}` ends after {size:,} bytes" if end > size else ""
 
 
-def _lies_outside(path: Path, place: str, names: list[str]) -> Diagnostic:
+def _is_outside(path: Path, location: str, names: list[str]) -> Diagnostic:
     return Diagnostic(
         code="X113",
         what=f"weights of `{path}` would be read from outside of its folder",
-        why=f"`{place}` leads out of it, and {_listed(names)} should be in it",
+        why=f"`{location}` leads out of it, and {_listed(names)} should be in it",
         fix="put the file of the weights beside the graph, and name it without a folder",
     )
 

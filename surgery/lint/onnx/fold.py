@@ -18,11 +18,13 @@ from onnxscript.optimizer._constant_folding import FoldConstantsPass
 if TYPE_CHECKING:
     from onnx_ir import Model, Node
 
-_KEPT: Final = frozenset(
+_NEVER_FOLDED: Final = frozenset(
     ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "NonZero", "Bernoulli")
 )
 """Never computed: a weight stays in its quantised form up to the compiler; `NonZero` was tried."""
-_LEFT: Final = frozenset(("Size", "Concat", "SplitToSequence", "SequenceAt", "ConcatFromSequence"))
+_UNLIKE_RUNTIME: Final = frozenset(
+    ("Size", "Concat", "SplitToSequence", "SequenceAt", "ConcatFromSequence")
+)
 """What onnxscript rewrites and onnxruntime doesn't, unless all of it is known: the number of a
 tensor's elements, a `Concat` with nothing, and sequences, which become `Split` and `Concat`."""
 _LARGEST: Final = 1 << 18
@@ -70,13 +72,13 @@ class _Fold(FoldConstantsPass):
 
     def process_node(self, node: "Node", is_function: bool) -> Any:
         """See `FoldConstantsPass.process_node`."""
-        if node.op_type in _LEFT and _is_left(node):
+        if node.op_type in _UNLIKE_RUNTIME and _is_left_alone(node):
             return None
         return super().process_node(node, is_function)
 
 
-def _is_left(node: "Node") -> bool:
-    """Whether one of `_LEFT` hangs on what is made at run time; of `Concat`, with an empty part."""
+def _is_left_alone(node: "Node") -> bool:
+    """Whether one of `_UNLIKE_RUNTIME` depends on run time; of `Concat`, with an empty part."""
     given = [value for value in node.inputs if value is not None]
     if all(value.const_value is not None for value in given):
         return False
@@ -86,7 +88,7 @@ def _is_left(node: "Node") -> bool:
 
 def _is_computed(node: "Node") -> bool:
     """Whether a node whose inputs are all known is computed now."""
-    if node.op_type in _KEPT or len(node.outputs) != 1:
+    if node.op_type in _NEVER_FOLDED or len(node.outputs) != 1:
         return False
     tensors = [value.const_value for value in node.inputs if value is not None]
     if any(tensor is not None and tensor.size > _SMALL for tensor in tensors):

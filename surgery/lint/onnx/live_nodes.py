@@ -20,7 +20,7 @@ STANDARD: Final = ("", "ai.onnx")
 
 _RANDOM: Final = frozenset(("RandomNormal", "RandomUniform", "Multinomial", "Bernoulli"))
 _LIKE: Final = "Like"
-_KEPT: Final = frozenset(("QuantizeLinear", "DequantizeLinear", "NonZero"))
+_NEVER_FOLDED: Final = frozenset(("QuantizeLinear", "DequantizeLinear", "NonZero"))
 """Never folded: a weight stays in its quantised form up to the compiler; `NonZero` was tried."""
 _SMALL: Final = 4096
 
@@ -129,8 +129,8 @@ def _is_folded(node: "Node", constants: set["Value"]) -> bool:
     name = operator(node)
     if name == "Shape" and is_static(given(node, 0)):
         return True
-    kept = name.removesuffix(_LIKE) in _RANDOM or name in _KEPT
-    if kept or node.domain not in STANDARD or _subgraphs(node):
+    is_kept = name.removesuffix(_LIKE) in _RANDOM or name in _NEVER_FOLDED
+    if is_kept or node.domain not in STANDARD or _subgraphs(node):
         return False
     return all(value is None or value in constants for value in node.inputs)
 

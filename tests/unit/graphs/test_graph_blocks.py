@@ -107,7 +107,7 @@ def test_prefill_then_decode_as_in_the_model(family: str, tmp_path: Path) -> Non
     assert len(tracer.forms) == (2 if family == "gemma3_text" else 1)
     for form in tracer.forms:
         model = load_base(str(folder)).eval()
-        seen = Seen(model.get_submodule(form.place))
+        seen = Seen(model.get_submodule(form.module_path))
         two_steps(model)
         check(tracer, form, seen, tmp_path)
 
@@ -130,7 +130,7 @@ def test_copies_and_lora_of_an_adapter(tmp_path: Path) -> None:
     }
     assert all(form.paths == ("text", "multimodal") for form in forms.values())
     lora, copied = (
-        Seen(model.get_submodule(f"base_model.model.{forms[name].place}")) for name in forms
+        Seen(model.get_submodule(f"base_model.model.{forms[name].module_path}")) for name in forms
     )
     two_steps(model)
     check(tracer, forms["block+lora"], lora, tmp_path, adapter=adapter)
@@ -141,7 +141,7 @@ def test_zeros_for_lora_are_the_text_path(tmp_path: Path) -> None:
     plan, model, adapter = adapted(tmp_path, "genieblue_skip")
     tracer = Tracer(plan)
     form = tracer.forms[0]
-    lora = Seen(model.get_submodule(f"base_model.model.{form.place}"))
+    lora = Seen(model.get_submodule(f"base_model.model.{form.module_path}"))
     with text_path(model):
         two_steps(model)
     traced = tracer.trace(form, Shape("prefill", TOKENS, 0), weights="real", adapter=adapter)
@@ -159,7 +159,7 @@ def test_static_experts(form: str, tmp_path: Path) -> None:
     expert = next(f for f in tracer.forms if f.name == "block+expert")
     assert (expert.paths, expert.operation) == (("multimodal",), "experts")
     assert next(f for f in tracer.forms if f.name == "block").paths == ("text",)
-    seen = Seen(model.get_submodule(f"base_model.model.{expert.place}"))
+    seen = Seen(model.get_submodule(f"base_model.model.{expert.module_path}"))
     mask = torch.zeros(1, TOKENS, dtype=torch.bool)
     mask[:, 2:9] = True
     two_steps(model, image_mask=mask)
@@ -188,7 +188,7 @@ def test_one_block_of_the_tower_and_the_projector(tmp_path: Path) -> None:
     model = load_base(str(tmp_path / "model")).float().eval()
     forms = [form for form in tracer.forms if not form.blocks]
     assert [form.name for form in forms] == ["vision.block", "projector"]
-    seen = [Seen(model.get_submodule(form.place)) for form in forms]
+    seen = [Seen(model.get_submodule(form.module_path)) for form in forms]
     size = model.config.vision_config.image_size
     pixels = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
     model.get_submodule("model").get_image_features(pixel_values=pixels)

@@ -46,8 +46,8 @@ def skip() -> Tracer:
 def test_full_width_has_a_graph_without_weights() -> None:
     tracer = tracer_of("genieblue_skip", "builtin/qwen2.5-3b")
     lora, block = tracer.forms
-    assert (lora.name, len(lora.blocks), lora.place) == ("block+lora", 27, "model.layers.0")
-    assert (block.name, block.blocks, block.place) == (
+    assert (lora.name, len(lora.blocks), lora.module_path) == ("block+lora", 27, "model.layers.0")
+    assert (block.name, block.blocks, block.module_path) == (
         "block",
         tuple(range(3, 36, 4)),
         "model.layers.3",
@@ -94,12 +94,12 @@ def test_nodes_know_their_module_also_from_a_file(skip: Tracer, tmp_path: Path) 
     assert {module_of(node) for node in nodes} <= {name for name, _ in tiny_names("model.layers.0")}
 
 
-def tiny_names(place: str) -> list[tuple[str, nn.Module]]:
+def tiny_names(module_path: str) -> list[tuple[str, nn.Module]]:
     from surgery.model.meta_device import meta_model
     from surgery.model.source import find_model
 
-    block = meta_model(find_model(BUILTIN)).get_submodule(place)
-    return list(block.named_modules(prefix=place))
+    block = meta_model(find_model(BUILTIN)).get_submodule(module_path)
+    return list(block.named_modules(prefix=module_path))
 
 
 def test_large_weights_lie_beside_the_graph(skip: Tracer, tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_routing_by_data_is_refused_with_its_reason(recipe: str, operation: str,
         tracer.trace(form, PREFILL)
     said = caught.value.diagnostics[0]
     assert (said.code, said.key) == ("X110", f"operations.{operation}")
-    assert form.place in said.what
+    assert form.module_path in said.what
     assert "GuardOnDataDependent" in said.why or "router" in said.why
     assert capfd.readouterr() == ("", "")  # torch.export prints what it has traced so far
 

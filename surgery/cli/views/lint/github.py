@@ -24,27 +24,39 @@ def annotations(reports: "Sequence[Report]") -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def _line(report: "Report", said: Diagnostic) -> str:
+def _line(report: "Report", diagnostic: Diagnostic) -> str:
     properties = ",".join(
         f"{name}={_escaped(value, _ESCAPES_IN_PROPERTIES)}"
-        for name, value in _properties(report, said)
+        for name, value in _properties(report, diagnostic)
     )
-    parts = [f"{report.subject.name} for {report.target}: {said.what}", said.why, said.fix]
-    if isinstance(said, Finding):
-        parts += [said.allowed and f"allowed: {said.allowed}", f"{said.evidence}: {said.known_by}"]
+    parts = [
+        f"{report.subject.name} for {report.target}: {diagnostic.what}",
+        diagnostic.why,
+        diagnostic.fix,
+    ]
+    if isinstance(diagnostic, Finding):
+        parts += [
+            diagnostic.allowed and f"allowed: {diagnostic.allowed}",
+            f"{diagnostic.evidence}: {diagnostic.known_by}",
+        ]
     message = _escaped("\n".join(part for part in parts if part), _ESCAPES)
-    return f"::{_COMMANDS[said.severity]} {properties}::{message}"
+    return f"::{_COMMANDS[diagnostic.severity]} {properties}::{message}"
 
 
-def _properties(report: "Report", said: Diagnostic) -> Iterator[tuple[str, str]]:
-    file, span = report.place(said)
+def _properties(report: "Report", diagnostic: Diagnostic) -> Iterator[tuple[str, str]]:
+    file, span = report.location_of(diagnostic)
     if file:
         yield "file", file
     if span:
         yield "line", str(span.line)
         yield "col", str(span.column)
         yield "endColumn", str(span.column + span.width)
-    yield "title", f"{said.code} {said.rule}" if isinstance(said, Finding) else said.code
+    yield (
+        "title",
+        f"{diagnostic.code} {diagnostic.rule}"
+        if isinstance(diagnostic, Finding)
+        else diagnostic.code,
+    )
 
 
 def _escaped(text: str, escapes: dict[str, str]) -> str:

@@ -42,16 +42,16 @@ def _report(report: "Report") -> dict[str, Any]:
         "verdict": report.verdict,
         "findings": [_finding(found) for found in report.findings],
         "proofs": [asdict(proof) for proof in report.proofs],
-        "errors": [_placed(error) for error in report.errors],
+        "errors": [_with_location(error) for error in report.errors],
     }
 
 
 def _finding(found: Finding) -> dict[str, Any]:
     names = ("rule", "target", "evidence", "known_by", "module", "allowed")
-    return {**_placed(found), **{name: getattr(found, name) for name in names}}
+    return {**_with_location(found), **{name: getattr(found, name) for name in names}}
 
 
-def _placed(said: Diagnostic) -> dict[str, Any]:
-    span = said.span
-    place = {"file": span.file, "line": span.line, "column": span.column} if span else None
-    return {**diagnostic_document(said), "place": place}
+def _with_location(diagnostic: Diagnostic) -> dict[str, Any]:
+    span = diagnostic.span
+    location = {"file": span.file, "line": span.line, "column": span.column} if span else None
+    return {**diagnostic_document(diagnostic), "place": location}

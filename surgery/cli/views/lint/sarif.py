@@ -63,8 +63,8 @@ def _rule(rule: Rule) -> dict[str, Any]:
 def _help_address(code: str) -> dict[str, str]:
     """A rule's page on the web, where this installation says in its metadata where that is."""
     addresses = metadata(DISTRIBUTION).get_all("Project-URL") or []
-    homes = [a.partition(", ")[2] for a in addresses if a.startswith("Documentation, ")]
-    return {"helpUri": f"{homes[0].rstrip('/')}/reference/rules/#{code.lower()}"} if homes else {}
+    pages = [a.partition(", ")[2] for a in addresses if a.startswith("Documentation, ")]
+    return {"helpUri": f"{pages[0].rstrip('/')}/reference/rules/#{code.lower()}"} if pages else {}
 
 
 def _summary(rule: Rule) -> str:
@@ -93,8 +93,12 @@ def _result(report: "Report", found: Finding, order: Mapping[str, int]) -> dict[
     return result
 
 
-def _message(said: Diagnostic) -> str:
-    parts = [said.what, said.why and f"Why: {said.why}", said.fix and f"Fix: {said.fix}"]
+def _message(diagnostic: Diagnostic) -> str:
+    parts = [
+        diagnostic.what,
+        diagnostic.why and f"Why: {diagnostic.why}",
+        diagnostic.fix and f"Fix: {diagnostic.fix}",
+    ]
     return "\n".join(f"{part}." for part in parts if part)
 
 
@@ -104,14 +108,14 @@ def _fingerprint(report: "Report", found: Finding) -> str:
     return hashlib.sha256("\0".join(marks).encode()).hexdigest()[:32]
 
 
-def _location(report: "Report", said: Diagnostic) -> dict[str, Any]:
+def _location(report: "Report", diagnostic: Diagnostic) -> dict[str, Any]:
     """A location (3.28): file and region, and the recipe's key and the module as logical ones."""
     location: dict[str, Any] = {}
-    file, span = report.place(said)
+    file, span = report.location_of(diagnostic)
     if file:
         region = {"region": _region(span)} if span else {}
         location["physicalLocation"] = {"artifactLocation": {"uri": _uri(file)}, **region}
-    named = [(said.key, "member"), (getattr(said, "module", ""), "module")]
+    named = [(diagnostic.key, "member"), (getattr(diagnostic, "module", ""), "module")]
     logical = [{"fullyQualifiedName": name, "kind": kind} for name, kind in named if name]
     if logical:
         location["logicalLocations"] = logical

@@ -114,15 +114,15 @@ def _verdict(report: "Report") -> Text:
 
 def _last_line(report: "Report") -> Text:
     level = _LEVELS_OF_A_FILE if report.subject.kind == "graph" else _LEVELS
-    said = f"Lint by {level[report.level]}: {counted_findings(report)}: "
-    return Text.assemble(said, _verdict(report), ".")
+    summary = f"Lint by {level[report.level]}: {counted_findings(report)}: "
+    return Text.assemble(summary, _verdict(report), ".")
 
 
 def _codes(report: "Report") -> str:
     if report.errors:
         return ", ".join(dict.fromkeys(f"error {error.code}" for error in report.errors))
-    grave = [found for found in report.findings if found.severity != "note" or found.allowed]
-    ordered = sorted(grave, key=lambda found: SEVERITIES.index(found.severity))
+    counted = [found for found in report.findings if found.severity != "note" or found.allowed]
+    ordered = sorted(counted, key=lambda found: SEVERITIES.index(found.severity))
     words = [f"{f.severity} {f.code} {f.rule}" + " (allowed)" * bool(f.allowed) for f in ordered]
     return ", ".join(dict.fromkeys(words))
 

@@ -14,9 +14,9 @@ _NARROW: Final = frozenset(("INT8", "INT16", "UINT16", "UINT64", "INT4", "UINT4"
 _NO_TYPE: Final = frozenset(
     ("FLOAT8E4M3FN", "FLOAT8E4M3FNUZ", "FLOAT8E5M2", "FLOAT8E5M2FNUZ", "FLOAT8E8M0", "FLOAT4E2M1")
 )
-_NO_NUMBER: Final = frozenset(("STRING", "COMPLEX64", "COMPLEX128"))
+_NOT_NUMERIC: Final = frozenset(("STRING", "COMPLEX64", "COMPLEX128"))
 _UNSIGNED: Final = frozenset(("UINT8", "UINT32"))
-_CARRIED: Final = frozenset(("Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose"))
+_PASSED_ON: Final = frozenset(("Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose"))
 """What takes uint8 and uint32 as they are."""
 _QUANTIZED: Final = frozenset(
     ("QuantizeLinear", "DequantizeLinear", "QLinearMatMul", "QLinearConv", "MatMulNBits")
@@ -58,8 +58,8 @@ class TensorType(NodeRule):
             if node.domain not in STANDARD or _is_quantized(node):
                 continue
             kinds = {_type(value) for value in (*node.inputs, *node.outputs)}
-            narrow = _NARROW if operator(node) in _CARRIED else _NARROW | _UNSIGNED
-            bad = kinds & (narrow | _NO_TYPE | _NO_NUMBER)
+            narrow = _NARROW if operator(node) in _PASSED_ON else _NARROW | _UNSIGNED
+            bad = kinds & (narrow | _NO_TYPE | _NOT_NUMERIC)
             if bad:
                 yield Fault(node, f"not a type of the NPU: {', '.join(sorted(bad)).lower()}")
 
