@@ -93,7 +93,7 @@ def sha256(documents: Iterable[Document]) -> str:
 
 
 def psf_licence() -> str:
-    """The PSF notice and the PSF License Version 2, cut from the licence of the running Python."""
+    """The PSF notice and the PSF License Version 2, cut from the license of the running Python."""
     whole = (STDLIB / "LICENSE.txt").read_text()
     start = whole.index("PYTHON SOFTWARE FOUNDATION LICENSE VERSION 2")
     return whole[start : whole.index("BEOPEN.COM LICENSE AGREEMENT", start)].rstrip() + "\n"

@@ -1,4 +1,4 @@
-"""Can a whole 3B model be quantised and compiled for an NPU on two cores? See README.md.
+"""Can a whole 3B model be quantized and compiled for an NPU on two cores? See README.md.
 
     python benchmarks/export_npu/run.py [--model builtin/qwen2.5-3b] [--work FOLDER]
 

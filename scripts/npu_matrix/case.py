@@ -20,7 +20,7 @@ class Case:
 
     Args:
         name: what it shows, in words.
-        graph: `(inputs) => (outputs) <initialisers> { nodes }`.
+        graph: `(inputs) => (outputs) <initializers> { nodes }`.
         expected: what the compiler made of it when it was last looked at.
         op: the operator that it is about; the first of the name's words where empty.
         weights: constants by name; a list is a shape, and stands for random numbers of a layer's

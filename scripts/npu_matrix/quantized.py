@@ -31,7 +31,7 @@ def product(
     grain: str = "tensor",
     node: str = _MATMUL,
 ) -> Case:
-    """Return a matrix product with a quantised weight.
+    """Return a matrix product with a quantized weight.
 
     Args:
         name: of the case.

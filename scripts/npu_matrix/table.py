@@ -1,4 +1,4 @@
-"""All cases: those in text of the folder `cases`, and the quantised ones, which are made."""
+"""All cases: those in text of the folder `cases`, and the quantized ones, which are made."""
 
 from pathlib import Path
 

@@ -88,7 +88,7 @@ def seen(rows: Sequence[Row]) -> list[str]:
         said.append(
             f"Inside the spread, so not decided: {'; '.join(doubts)}."
             if doubts
-            else "No neighbours in this ranking lie inside each other's spread."
+            else "No neighbors in this ranking lie inside each other's spread."
         )
     return said
 

@@ -80,7 +80,7 @@ def summarise(scores: Sequence[Score]) -> list[Row]:
 
 
 def in_doubt(rows: Sequence[Row]) -> list[tuple[Row, Row]]:
-    """Neighbours in the ranking by right answers whose ranges over the seeds touch."""
+    """Neighbors in the ranking by right answers whose ranges over the seeds touch."""
     ranked = sorted(rows, key=lambda row: -row.answers.mean)
     return [(one, two) for one, two in pairwise(ranked) if not one.answers.differs(two.answers)]
 

@@ -41,7 +41,7 @@ class ExportJob:
         prefill: tokens of one step of the prompt, for forms of static shape; with 1 the prompt
             goes through the graphs of one token.
         context: tokens of prompt and answer together, for the same.
-        calibration: records whose ranges a quantised form takes; None for built-in sentences.
+        calibration: records whose ranges a quantized form takes; None for built-in sentences.
         quantizer: who finds the scales of weights; None for AIMET where it is installed.
         trust_remote_code: whether the model may run code of its own.
     """

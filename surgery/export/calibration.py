@@ -24,7 +24,7 @@ from surgery.runtime.vision_part import ImagePart, is_vision_part
 DECODED: Final = 8
 """Tokens at the end of each prompt that go through the graphs of one token."""
 _PROBE_BYTES: Final = 16
-"""Prompts whose tiles eyes are quantised with; SigLIP-so400m takes seconds for each tile."""
+"""Prompts whose tiles eyes are quantized with; SigLIP-so400m takes seconds for each tile."""
 _POSITION: Final = "piece"
 _TILES: Final = "tiles"
 

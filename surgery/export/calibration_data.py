@@ -1,4 +1,4 @@
-"""What a quantised export is calibrated on: the user's records, or built-in ones with pictures.
+"""What a quantized export is calibrated on: the user's records, or built-in ones with pictures.
 
 Imports torch at the top, as encoding them does.
 """

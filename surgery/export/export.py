@@ -153,7 +153,7 @@ def prepare_export(
         checksum: whether linked files are read for their SHA-256.
         prefill: tokens of one step of the prompt, for forms of static shape; 64 unless given.
         context: tokens of prompt and answer together, for the same; 1,024 unless given.
-        calibration: records whose ranges a quantised form takes; None for built-in sentences.
+        calibration: records whose ranges a quantized form takes; None for built-in sentences.
         quantizer: who finds the scales of weights; None for AIMET where it is installed.
         trust_remote_code: whether the base may run code of its own.
 

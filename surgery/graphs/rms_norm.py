@@ -1,7 +1,7 @@
 """RMS norms as one operator each, whatever the family writes them as.
 
 Written out, the norm is a known trap of Qualcomm's compiler: every node of it validates, and the
-graph can't be finalised. As `F.rms_norm` it is exported as RMSNormalization. Which module is an RMS
+graph can't be finalized. As `F.rms_norm` it is exported as RMSNormalization. Which module is an RMS
 norm is found by trying it, not by its name.
 """
 

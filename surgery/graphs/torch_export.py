@@ -1,6 +1,6 @@
 """A step exported to ONNX: opset 23, static shapes, each node with the module that it is of.
 
-Parameters are kept out of the optimiser's sight, so that a graph is the same whatever its weights.
+Parameters are kept out of the optimizer's sight, so that a graph is the same whatever its weights.
 Only what is reached when a graph is asked for imports this module.
 """
 
@@ -150,7 +150,7 @@ def _transposed(numbers: Any, axes: Any, shape: ir.Shape) -> ir.LazyTensor:
 
 
 def _name_modules(graph: ir.Graph, module_path: str) -> None:
-    """Say of each node which module it is of; one that the optimiser made is its neighbour's."""
+    """Say of each node which module it is of; one that the optimizer made is its neighbor's."""
     for node in graph:
         scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))
         inside = [scope for scope in scopes[:-1] if scope.startswith(_BLOCK)]

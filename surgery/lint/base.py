@@ -26,7 +26,7 @@ class PlanSubject:
     Args:
         plan: the recipe on its model; one without operations for a checkpoint alone.
         context: tokens of the key-value cache.
-        scheme: how it is to be quantised on the device, such as `w4a16`.
+        scheme: how it is to be quantized on the device, such as `w4a16`.
     """
 
     plan: "Plan"

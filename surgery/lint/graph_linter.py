@@ -37,7 +37,7 @@ IMAGE: Final = Shape("prefill", 1, 0)
 RUNS: Final = ((4, 12),)
 """Where an image stands in a prompt of segments, if the recipe doesn't say."""
 SAMPLES: Final = 2
-"""Inputs by which a quantiser finds ranges."""
+"""Inputs by which a quantizer finds ranges."""
 _UNEXAMINED: Final = "X111"
 Progress = Callable[[str], None]
 Answer = Literal["sound", "refused", "unknown"]

@@ -29,7 +29,7 @@ class Depth:
     Args:
         level: `recipe` needs no torch, `graph` reads the graphs too, `prove` also compiles them.
         context: tokens of the key-value cache; where None, 4096 or what the model is made for.
-        scheme: quantisation; where None, memory is counted in the default and all are proved.
+        scheme: quantization; where None, memory is counted in the default and all are proved.
         trust_remote_code: whether a model may run code of its own.
         seconds: that a step of a proof may take; what takes longer is said not to be decided.
     """

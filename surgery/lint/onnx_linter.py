@@ -19,7 +19,7 @@ from surgery.npu.target import Target
 _QUANTIZED: Final = ("QuantizeLinear", "DequantizeLinear")
 _SAMPLES: Final = 2
 AS_WRITTEN: Final = "as written"
-"""The scheme of a graph that is quantised already."""
+"""The scheme of a graph that is quantized already."""
 
 
 def lint_file(
@@ -31,7 +31,7 @@ def lint_file(
 ) -> tuple[list[Finding], list[Proof]]:
     """Apply every rule on graphs to an ONNX file, and prove it where schemes are given.
 
-    A graph that is quantised already is proved once, as it is. One without static shapes can't be
+    A graph that is quantized already is proved once, as it is. One without static shapes can't be
     run, and a rule says so; it is not proved. What a proof shows to be no fault becomes a note.
 
     Args:

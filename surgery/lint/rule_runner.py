@@ -14,7 +14,7 @@ from surgery.plan.planner import Plan
 CONTEXT: Final = 4096
 """Tokens of the key-value cache, unless the user says otherwise or the model takes fewer."""
 SCHEME: Final = "w4a16"
-"""What the paper quantises the LLM to (arXiv 2503.06019, section 4.3)."""
+"""What the paper quantizes the LLM to (arXiv 2503.06019, section 4.3)."""
 
 
 def lint_plan(
@@ -31,7 +31,7 @@ def lint_plan(
         target: the device, or its name.
         context: tokens of the key-value cache; where None, `CONTEXT`, or as many as the model is
             made for where that is less.
-        scheme: how the language model is quantised on the device.
+        scheme: how the language model is quantized on the device.
 
     Returns:
         Findings in the order of their codes, each at its place in the recipe; those that the recipe

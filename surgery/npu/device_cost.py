@@ -1,6 +1,6 @@
 """What one plan costs on a device, by arithmetic: storage, memory, loading, and a bound of speed.
 
-Weights as the paper quantises them (arXiv 2503.06019, section 4.2): language model W4A16; vision
+Weights as the paper quantizes them (arXiv 2503.06019, section 4.2): language model W4A16; vision
 tower, projector and LoRA W8A16. The bound is the memory's bandwidth over the bytes that one token
 reads while decoding.
 """

@@ -1,7 +1,7 @@
 """What `surgery export --to qnn` writes for a plan, in bytes, before anything is exported.
 
 More than a device has to hold: each phase has graphs of its own, prompt and answer, so that weights
-are written twice; embeddings stay in float; and beside each binary lies the quantised graph that
+are written twice; embeddings stay in float; and beside each binary lies the quantized graph that
 the CPU runs, to check it. What a binary is larger than its weights is measured: on
 builtin/tiny-qwen2, and on a model of Qwen2.5-3B's shape (benchmarks/export_npu).
 """
@@ -21,7 +21,7 @@ _BINARY: Final = 133_000
 _PER_WEIGHT: Final = 1.023
 """Scales and padding."""
 _GRAPH: Final = 57_000
-"""Bytes of a quantised graph without weights, and of the file that names its binary."""
+"""Bytes of a quantized graph without weights, and of the file that names its binary."""
 _BINARY_PAIR, _GRAPH_PAIR = 5_000, 4_700
 """Bytes that one pair of LoRA's adds to these: its numbers are inputs."""
 _FP32_BYTES: Final = 4
@@ -50,7 +50,7 @@ def exported(plan: Plan, scheme_name: str, base: Literal["unshared", "shared"]) 
 
     Args:
         plan: what is exported.
-        scheme_name: how the language model is quantised, such as `w4a16`.
+        scheme_name: how the language model is quantized, such as `w4a16`.
         base: whether text has the untouched base.
     """
     if plan.is_routed or plan.in_place or plan.anatomy.quantization:

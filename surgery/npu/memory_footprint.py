@@ -1,4 +1,4 @@
-"""The memory that each path of a plan takes on a device: weights as they are quantised, and cache.
+"""The memory that each path of a plan takes on a device: weights as they are quantized, and cache.
 
 Source of the bits: arXiv 2503.06019, section 4.3: language model W4A16, vision tower, projector and
 LoRA W8A16. By this sum GenieBlue on BlueLM-3B takes 1.95 GB at 2048 tokens; table 9 prints 2.10 GB
@@ -131,7 +131,7 @@ def edit_bytes(edit: Edit, scheme: Scheme) -> int:
 
 
 def quantized_bytes(tensors: Iterable[Tensor] | Sequence[AddedTensor], width: float) -> int:
-    """Bytes of weights; norms and biases are not quantised.
+    """Bytes of weights; norms and biases are not quantized.
 
     Args:
         tensors: with their shapes.

@@ -123,7 +123,7 @@ class Target(_Data):
     """Element types of tensors, such as `bf16`, and whether the NPU computes in them."""
 
     schemes: dict[str, Fact[bool]]
-    """Quantisations, such as `w4a16`, and whether the compiler takes them."""
+    """Quantizations, such as `w4a16`, and whether the compiler takes them."""
 
     operators: Operators = Operators()
     """Which operators it takes."""

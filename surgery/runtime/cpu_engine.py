@@ -13,7 +13,7 @@ class OnCpu:
     Args:
         folder: the export.
         exact: whether each node is computed as it is written; without, onnxruntime may fuse nodes,
-            which is faster, and rounds quantised ones otherwise.
+            which is faster, and rounds quantized ones otherwise.
     """
 
     def __init__(self, folder: Path, *, exact: bool = False) -> None:

@@ -76,7 +76,7 @@ class GraphRecord(_Data):
     """The file of the same part that holds its weights; the part's graphs share it."""
 
     cosine: dict[PathName, dict[str, float]] = {}
-    """Of a quantised graph: each output against float's, for each path that the graph is on, at the
+    """Of a quantized graph: each output against float's, for each path that the graph is on, at the
     end of a prompt that was kept out of the calibration."""
 
 

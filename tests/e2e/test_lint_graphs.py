@@ -178,10 +178,10 @@ def test_a_recipe_is_proved_block_by_block_and_remembered(lint) -> None:
         for phase in ("prefill", "decode")
     }
     assert all(p["passed"] and p["cosine"] >= 0.9999 for p in report["proofs"])
-    assert err.count("quantise to w4a16") == 4
+    assert err.count("quantize to w4a16") == 4
     _, again, err = lint(*words)
     assert again == report
-    assert "quantise" not in err
+    assert "quantize" not in err
 
 
 def test_without_the_extra_the_pip_command_is_said_before_any_work(

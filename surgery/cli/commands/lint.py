@@ -47,7 +47,7 @@ _Context: TypeAlias = Annotated[
 ]
 _Scheme: TypeAlias = Annotated[
     Literal["w4a16", "w8a16", "fp16"] | None,
-    typer.Option(help="Quantisation on the device, w4a16 unless given; --prove: all three."),
+    typer.Option(help="Quantization on the device, w4a16 unless given; --prove: all three."),
 ]
 _Timeout: TypeAlias = Annotated[
     float | None,

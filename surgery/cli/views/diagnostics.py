@@ -17,7 +17,7 @@ def print_diagnostics(diagnostics: Iterable[Diagnostic]) -> None:
 
 
 def colored(diagnostic: Diagnostic) -> Text:
-    """A diagnostic as text that a terminal shows in colour."""
+    """A diagnostic as text that a terminal shows in color."""
     text = Text(str(diagnostic))
     text.highlight_words(
         [f"{diagnostic.severity}[{diagnostic.code}]"], _COLORS[diagnostic.severity]

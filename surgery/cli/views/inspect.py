@@ -29,7 +29,7 @@ def print_anatomy(anatomy: Anatomy) -> None:
     for line in _shared(anatomy):
         tree.add(line)
     if anatomy.quantization:
-        tree.add(_line("quantised", anatomy.quantization, "yellow"))
+        tree.add(_line("quantized", anatomy.quantization, "yellow"))
     for reason, names in _by_value(anatomy.refusals).items():
         tree.add(_line("refused", f"{', '.join(names)}: {reason}", "yellow"))
     out().print(tree, soft_wrap=True)

@@ -1,8 +1,8 @@
 """The two streams of a command: results to stdout, all else to stderr.
 
 Text is printed as it is: rich's markup and emoji codes are off, because names of files, recipes and
-tensors have brackets and colons of their own; colour comes with `Text`. A table is never cut: where
-it is wider than the terminal, the terminal breaks its lines. Off a terminal there is no colour, no
+tensors have brackets and colons of their own; color comes with `Text`. A table is never cut: where
+it is wider than the terminal, the terminal breaks its lines. Off a terminal there is no color, no
 padding at the ends of lines, and the width is that of `COLUMNS`, or as wide as needed.
 """
 

@@ -119,7 +119,7 @@ def _refuse(job: ExportJob) -> None:
     merged = changed_names(plan, merge=merges) - copied
     shared = shared_tensor(plan.anatomy, merged)
     if merged and (shared or plan.anatomy.quantization):
-        packed = f"the base is quantised ({plan.anatomy.quantization})"
+        packed = f"the base is quantized ({plan.anatomy.quantization})"
         raise SurgeryError(_not_merged(f"other blocks share `{shared}`" if shared else packed))
 
 

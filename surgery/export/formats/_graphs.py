@@ -88,7 +88,7 @@ def _reasons(plan: Plan) -> Iterator[str]:
     if plan.in_place:
         yield "it trains or reorders the base itself, so that no block of it serves both paths"
     if plan.anatomy.quantization:
-        yield f"the base is quantised ({plan.anatomy.quantization})"
+        yield f"the base is quantized ({plan.anatomy.quantization})"
     options = dict(plan.loras()[0].options) if plan.loras() else {}
     if options.get("use_dora"):
         yield "DoRA scales each row by its length, and is no pair of inputs"

@@ -1,4 +1,4 @@
-"""`--to qnn`: the graphs of `--to onnx`, quantised and compiled for a Snapdragon.
+"""`--to qnn`: the graphs of `--to onnx`, quantized and compiled for a Snapdragon.
 
 Embeddings and angles stay in float on the CPU; eyes, blocks and head are context binaries.
 """
@@ -34,7 +34,7 @@ class QnnExporter(Exporter):
 
         Raises:
             SurgeryError: as `float_contents`; A617 without a device to compile for, X101 and
-                X102 where the compiler can't run, X108 without the quantiser that is asked for.
+                X102 where the compiler can't run, X108 without the quantizer that is asked for.
         """
         target = _target(job)
         from surgery.npu.qualcomm import aimet

@@ -22,7 +22,7 @@ from surgery.runtime.manifest import ExportedFile, GraphRecord, PathName
 from surgery.storage.safetensors.stream import hash_file
 
 REFERENCE: Final = ".qdq.onnx"
-"""Ends the name of a quantised graph before it is compiled, which the CPU can run."""
+"""Ends the name of a quantized graph before it is compiled, which the CPU can run."""
 _PATHS: Final[tuple[PathName, ...]] = ("text", "multimodal")
 
 
@@ -45,7 +45,7 @@ class FloatGraph:
         """What shows the ranges; LoRA's own branch has them of the path that it is on.
 
         A graph on both paths has all others of text alone, so that text's numbers are those of the
-        base quantised by itself. What images bring may be far outside: on builtin/tiny-qwen2 and
+        base quantized by itself. What images bring may be far outside: on builtin/tiny-qwen2 and
         builtin/tiny-vit with a projector 20 times as loud, a block had a cosine of 0.90 with float
         along the multimodal path, and 0.994 with ranges of its own, `--base apart`.
         """
@@ -75,7 +75,7 @@ def _feeds(samples: Sequence[CalibrationSample], path: PathName) -> list[Arrays]
 
 
 def files_of_graph(graph: str) -> tuple[str, ...]:
-    """Return the files of a compiled graph: quantised graph, its weights, binary, compiled graph.
+    """Return the files of a compiled graph: quantized graph, its weights, binary, compiled graph.
 
     Args:
         graph: its name in float, which the compiled one has too.
@@ -87,7 +87,7 @@ def files_of_graph(graph: str) -> tuple[str, ...]:
 def compiled(
     graph: FloatGraph, folder: Path, scheme: Scheme, target: Target, quantizer: Quantizer
 ) -> tuple[ExportedFile, ...]:
-    """Quantise a graph, compile it, and say how far it is from float.
+    """Quantize a graph, compile it, and say how far it is from float.
 
     Ranges and scales are kept beside the float graph, so that decode has those of prefill, which
     saw more rows: with its own, W4A16 loses 0.071 of loss on builtin/tiny-qwen2, with these 0.061.
@@ -101,7 +101,7 @@ def compiled(
 
     Raises:
         SurgeryError: A616 where it doesn't compile, A618 where it is too large, X101 to X107 for
-            the compiler and the quantiser.
+            the compiler and the quantizer.
     """
     name = graph.file.name
     quantized, weights, *_ = names = files_of_graph(name)
@@ -133,7 +133,7 @@ def _file(file: Path, graph: GraphRecord | None) -> ExportedFile:
 
 
 def _store_weights_alongside(model: Path) -> None:
-    """Let a graph have a file of weights also where the quantiser put them into it."""
+    """Let a graph have a file of weights also where the quantizer put them into it."""
     import onnx
 
     data = f"{model.name}.data"

@@ -1,6 +1,6 @@
-"""Make the parts of a quantised export one at a time, out of the same parts in float.
+"""Make the parts of a quantized export one at a time, out of the same parts in float.
 
-A part is written in float, calibrated, quantised and compiled before the next one is begun, so that
+A part is written in float, calibrated, quantized and compiled before the next one is begun, so that
 neither memory nor disk ever holds more than one in float. All that is made is kept beside the new
 export until that is whole: one that was killed goes on at the part where it was, as long as it is
 asked for the same.
@@ -72,7 +72,7 @@ class PartQuantizer:
         Raises:
             SurgeryError: A302 to A304 for the disk, A616 where it doesn't compile, A618 where it is
                 too large, D for the user's records, X101 to X107 for the compiler and the
-                quantiser.
+                quantizer.
         """
         with io_errors(work):
             calibration = self._started(work)
@@ -208,7 +208,7 @@ def _record_file(float32: Path, part: str) -> Path:
 
 
 def _clear(folder: Path, record: PartRecord) -> None:
-    """Remove what quantising may have left half written beside a part's own files."""
+    """Remove what quantizing may have left half written beside a part's own files."""
     own_files = {file.name for file in record.files}
     for other in [path for path in folder.iterdir() if path.name not in own_files]:
         shutil.rmtree(other) if other.is_dir() else other.unlink()

@@ -50,5 +50,5 @@ def _too_large(part: str, size: int, target: Target, limit: Fact[int]) -> Diagno
         code="A618",
         what=f"the part `{part}` has {size:,} bytes, more than {target.device} takes",
         why=f"a graph has at most {limit.value:,} there ({limit.source})",
-        fix="quantise it: `--to qnn` has weights of 4 bits; or choose a smaller base",
+        fix="quantize it: `--to qnn` has weights of 4 bits; or choose a smaller base",
     )

@@ -93,7 +93,7 @@ def no_weights(name: str, why: str) -> Diagnostic:
         code="X112",
         what=f"the numbers of `{name}` can't be read for its graph",
         why=why,
-        fix="name an unquantised checkpoint with weights in `model=`, or use random weights",
+        fix="name an unquantized checkpoint with weights in `model=`, or use random weights",
         key="model",
     )
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _NEVER_FOLDED: Final = frozenset(
     ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "NonZero", "Bernoulli")
 )
-"""Never computed: a weight stays in its quantised form up to the compiler; `NonZero` was tried."""
+"""Never computed: a weight stays in its quantized form up to the compiler; `NonZero` was tried."""
 _UNLIKE_RUNTIME: Final = frozenset(
     ("Size", "Concat", "SplitToSequence", "SequenceAt", "ConcatFromSequence")
 )

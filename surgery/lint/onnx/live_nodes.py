@@ -1,7 +1,7 @@
 """The part of an ONNX graph that a device must run, without what is settled before it runs.
 
 A runtime folds what hangs on constants alone, and takes the one branch of an `If` whose condition
-is known (onnxruntime's basic optimisations, docs "Graph Optimizations"). A rule that judged those
+is known (onnxruntime's basic optimizations, docs "Graph Optimizations"). A rule that judged those
 nodes would find faults that no compiler ever sees.
 """
 
@@ -21,7 +21,7 @@ STANDARD: Final = ("", "ai.onnx")
 _RANDOM: Final = frozenset(("RandomNormal", "RandomUniform", "Multinomial", "Bernoulli"))
 _LIKE: Final = "Like"
 _NEVER_FOLDED: Final = frozenset(("QuantizeLinear", "DequantizeLinear", "NonZero"))
-"""Never folded: a weight stays in its quantised form up to the compiler; `NonZero` was tried."""
+"""Never folded: a weight stays in its quantized form up to the compiler; `NonZero` was tried."""
 _SMALL: Final = 4096
 
 

@@ -1,4 +1,4 @@
-"""Which quantiser is meant, and whether AIMET is installed. Imports nothing heavy."""
+"""Which quantizer is meant, and whether AIMET is installed. Imports nothing heavy."""
 
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec

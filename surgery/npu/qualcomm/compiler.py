@@ -27,7 +27,7 @@ def compile_graph(
         arch: version of the NPU's instruction set.
         out: the compiled file, `NAME.onnx`; its binary becomes `NAME_qnn.bin` beside it. Neither is
             written where the graph is refused.
-        fp16: whether the NPU may compute in fp16 what is not quantised.
+        fp16: whether the NPU may compute in fp16 what is not quantized.
         seconds: that it may take.
 
     Returns:
@@ -54,7 +54,7 @@ def emulate(model: Path, feeds: Arrays, soc: int, arch: int, *, fp16: bool) -> A
         feeds: an array for each of its inputs.
         soc: number by which the compiler knows the chip.
         arch: version of the NPU's instruction set.
-        fp16: whether the NPU may compute in fp16 what is not quantised.
+        fp16: whether the NPU may compute in fp16 what is not quantized.
 
     Returns:
         Its outputs.

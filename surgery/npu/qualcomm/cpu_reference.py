@@ -12,7 +12,7 @@ from surgery.npu.qualcomm.arrays import Arrays
 def reference(model: Path, feeds: Arrays) -> Arrays:
     """Run a graph by onnxruntime on the CPU, node by node as it is written.
 
-    Graph optimisations are off: they fuse quantised operators into others that round otherwise.
+    Graph optimizations are off: they fuse quantized operators into others that round otherwise.
 
     Args:
         model: an ONNX file.

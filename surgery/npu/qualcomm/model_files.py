@@ -43,7 +43,7 @@ def graph_digest(model: Path) -> str:
 
 @cache
 def implementation_digest() -> str:
-    """Return the sha256 of how this package quantises, compiles and compares.
+    """Return the sha256 of how this package quantizes, compiles and compares.
 
     What is kept from one run to the next hangs on it, as it hangs on the toolchain.
     """

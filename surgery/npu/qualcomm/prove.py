@@ -42,13 +42,13 @@ def prove(
 ) -> list[Verdict]:
     """Compile a graph strictly, run it in the emulator, and compare its numbers, in each scheme.
 
-    fp16 is held against the float graph, a quantised scheme against the quantised graph on the CPU.
+    fp16 is held against the float graph, a quantized scheme against the quantized graph on the CPU.
     Verdicts are kept in the cache, by graph, inputs, toolchain, chip and scheme.
 
     Args:
         model: an ONNX file in float, with static shapes.
         feeds: what it is run on: an array for each input.
-        samples: more of them, for the quantiser to find ranges by; `feeds` is always one, and none
+        samples: more of them, for the quantizer to find ranges by; `feeds` is always one, and none
             is wanted for fp16 alone. A mask should be no lower than -100: over a range down to the
             least fp32, 16 bits leave nothing of the scores that it is added to.
         soc: number by which the compiler knows the chip.
@@ -117,7 +117,7 @@ class _Proof:
     def _find(self, scheme: Scheme) -> Verdict:
         started, graph = time.perf_counter(), self.model
         if scheme != "fp16":
-            self.progress(f"quantise to {scheme}")
+            self.progress(f"quantize to {scheme}")
             graph = self._quantized(scheme)
         quantized = time.perf_counter() - started
         self.progress(f"compile and run in {scheme}")
@@ -146,7 +146,7 @@ class _Proof:
         return verdict
 
     def _quantized(self, scheme: Scheme) -> Path:
-        """Quantise; that it can't be done is a verdict on the graph too."""
+        """Quantize; that it can't be done is a verdict on the graph too."""
         graph, ranges = self.scratch / f"{scheme}.onnx", self.scratch / "ranges.json"
         samples = [self.feeds, *self.samples]
         try:

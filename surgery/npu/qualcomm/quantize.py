@@ -1,6 +1,6 @@
-"""Quantise a graph as the NPU computes it: QDQ, activations of 16 bits, weights of 8 or 4.
+"""Quantize a graph as the NPU computes it: QDQ, activations of 16 bits, weights of 8 or 4.
 
-By onnxruntime's own quantiser with its settings for QNN, but for two. Weights are symmetric: its
+By onnxruntime's own quantizer with its settings for QNN, but for two. Weights are symmetric: its
 default for int4 has a zero point, which the NPU compiles and computes wrong. And each column of a
 matrix has a scale of its own, which AIMET finds where it is asked to.
 Source: onnxruntime.quantization.execution_providers.qnn of onnxruntime 1.31.1.
@@ -21,7 +21,7 @@ from surgery.npu.qualcomm.workers.process import LIMIT, run_process
 from surgery.storage.disk_errors import io_errors
 
 Scheme = Literal["fp16", "w8a16", "w4a16"]
-"""Bits of weights and activations; fp16 quantises nothing."""
+"""Bits of weights and activations; fp16 quantizes nothing."""
 
 Quantizer = Literal["onnxruntime", "aimet"]
 """Who finds the scales of weights; onnxruntime writes the graph either way."""
@@ -56,13 +56,13 @@ def quantize(
     scales: Path | None = None,
     seconds: float = LIMIT,
 ) -> None:
-    """Write the quantised graph, in processes of their own.
+    """Write the quantized graph, in processes of their own.
 
     Inputs and outputs stay float, the key-value cache's too; each column of a matrix has its scale.
 
     Args:
         model: an ONNX file in float.
-        out: the quantised one; its weights become `OUT.data` beside it.
+        out: the quantized one; its weights become `OUT.data` beside it.
         scheme: w8a16 or w4a16.
         samples: inputs that show the ranges of the activations; at least one.
         branch: what has ranges of other samples. Where the samples have zeros for it, the graph's
@@ -75,7 +75,7 @@ def quantize(
         seconds: that a step may take, and AIMET six times.
 
     Raises:
-        SurgeryError: X106 where it can't be quantised, X107 where it can't be read.
+        SurgeryError: X106 where it can't be quantized, X107 where it can't be read.
     """
     with io_errors(out), tempfile.TemporaryDirectory(dir=out.parent) as scratch:
         folder = Path(scratch)
@@ -85,7 +85,7 @@ def quantize(
             _write_samples(folder / BRANCH, branch.samples)
         written, done = folder / "made" / out.name, folder / "done"
         written.parent.mkdir()
-        source = copied(model, folder / "model")  # the quantiser writes beside the graph
+        source = copied(model, folder / "model")  # the quantizer writes beside the graph
         log, found = folder / "log.txt", scales or folder / "scales"
         if quantizer == "aimet" and not found.is_file():
             arguments = [str(source), scheme, str(folder), str(found)]
@@ -99,7 +99,7 @@ def quantize(
             "surgery.npu.qualcomm.workers.quantize", arguments, [done], log, seconds
         )
         if ended:
-            raise SurgeryError(_cannot_quantize(model, f"onnxruntime's quantiser {ended}"))
+            raise SurgeryError(_cannot_quantize(model, f"onnxruntime's quantizer {ended}"))
         for file in sorted(written.parent.iterdir(), key=lambda file: file == written):
             os.replace(file, out.with_name(file.name))
 
@@ -113,7 +113,7 @@ def _write_samples(folder: Path, samples: Sequence[Arrays]) -> None:
 def _cannot_quantize(model: Path, why: str) -> Diagnostic:
     return Diagnostic(
         code="X106",
-        what=f"{model.name} can't be quantised",
+        what=f"{model.name} can't be quantized",
         why=why,
         fix="give a float graph with static shapes, and samples of all its inputs",
     )

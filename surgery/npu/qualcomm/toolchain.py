@@ -71,7 +71,7 @@ def _missing() -> Diagnostic:
     return Diagnostic(
         code="X101",
         what="Qualcomm's compiler is not installed",
-        why=f"it comes with {PACKAGE}, under Qualcomm's own licence, so it is an extra",
+        why=f"it comes with {PACKAGE}, under Qualcomm's own license, so it is an extra",
         fix=install_line("snapdragon"),
     )
 

@@ -14,14 +14,14 @@ class Verdict(BaseModel):
     """One graph, one chip, one scheme.
 
     Args:
-        scheme: how it was quantised.
+        scheme: how it was quantized.
         toolchain: which compiler says so.
         accepted: it compiles strictly, for exactly this chip.
         refused: nodes that it won't take.
         error: its own words where it, or the emulator, failed.
-        agreement: of each output with what it should be; in a quantised scheme that is the
-            quantised graph on the CPU.
-        against_float: of each output with the float graph; what quantising costs is in it.
+        agreement: of each output with what it should be; in a quantized scheme that is the
+            quantized graph on the CPU.
+        against_float: of each output with the float graph; what quantizing costs is in it.
         context_bytes: size of the compiled binary.
         seconds: by step: `quantise`, `compile`, `run`.
         peak_bytes: most memory that the compiler's process held.

@@ -1,4 +1,4 @@
-"""Runs `qnn` exports in the NPU's emulator, or as the CPU computes the same quantised graphs."""
+"""Runs `qnn` exports in the NPU's emulator, or as the CPU computes the same quantized graphs."""
 
 from pathlib import Path
 from typing import ClassVar
@@ -69,7 +69,7 @@ class OnEmulator:
 
 
 class OnReference:
-    """Runs the quantised graphs on the CPU, node by node as they are written.
+    """Runs the quantized graphs on the CPU, node by node as they are written.
 
     Args:
         folder: the export.

@@ -1,4 +1,4 @@
-"""`--to qnn`: what was compiled says in the emulator what the quantised graphs say on the CPU."""
+"""`--to qnn`: what was compiled says in the emulator what the quantized graphs say on the CPU."""
 
 import subprocess
 import sys
@@ -63,7 +63,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_the_emulator_says_what_the_quantised_reference_says(out: Path) -> None:
+def test_the_emulator_says_what_the_quantized_reference_says(out: Path) -> None:
     """Word for word, but where the reference itself is within rounding of another word."""
     manifest = read_manifest(out)
     ids = AutoTokenizer.from_pretrained(BUILT_IN)(PROMPT)["input_ids"]
@@ -118,7 +118,7 @@ def test_the_plan_says_what_is_written(out: Path) -> None:
 
 
 def test_sharing_its_blocks_costs_text_nothing(tmp_path: Path) -> None:
-    """Beside LoRA a block gives what the base's own gives that is quantised alone.
+    """Beside LoRA a block gives what the base's own gives that is quantized alone.
 
     To the bit in the reference; the NPU's compiler fuses the two otherwise, and rounds so.
     """

@@ -81,7 +81,7 @@ def test_graphs_in_float_compile(adapter: Path) -> None:
                 assert answer.accepted, (name, file.name, answer.error)
 
 
-def test_the_emulator_says_what_the_quantised_reference_says(adapter: Path) -> None:
+def test_the_emulator_says_what_the_quantized_reference_says(adapter: Path) -> None:
     out = adapter.with_name("qnn")
     export_adapter(adapter, out, to="qnn", target="snapdragon", prefill=16, context=64)
     manifest = read_manifest(out)

@@ -29,7 +29,7 @@ LIVE = {
         "g (float[2] x) => (float[2] y) { r = RandomNormal <shape = [2]> () y = Add(x, r) }",
         ["RandomNormal", "Add"],
     ),
-    "quantised weights stay": (
+    "quantized weights stay": (
         "g (float[2] x) => (float[2] y) <int8[2] w = {1, 2}, float s = {0.1}> "
         "{ d = DequantizeLinear(w, s) y = Mul(x, d) }",
         ["DequantizeLinear", "Mul"],

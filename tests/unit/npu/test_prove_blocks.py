@@ -279,13 +279,13 @@ def test_four_bits_are_packed_as_onnxruntime_packs_them():
 
 
 @needs_compiler
-def test_graph_that_cannot_be_quantised_says_so(tmp_path):
+def test_graph_that_cannot_be_quantized_says_so(tmp_path):
     file = square(tmp_path)
     assert code_of(quantize, file, tmp_path / "q.onnx", "w8a16", [{"z": ones()["x"]}]) == "X106"
     assert not (tmp_path / "q.onnx").exists()
     verdict = prove(file, {"z": ones()["x"]}, [], *ELITE, ["w8a16"])[0]
     assert not verdict.passed
-    assert "quantiser" in verdict.error
+    assert "quantizer" in verdict.error
 
 
 def test_reference_without_its_inputs_is_an_error(tmp_path):
@@ -313,7 +313,7 @@ def test_malformed_graph_and_lost_tensors_are_errors(tmp_path):
 
 @needs_compiler
 @pytest.mark.parametrize("scheme", ["w8a16", "w4a16"])
-def test_layer_norm_between_products_is_quantised_as_the_compiler_takes_it(
+def test_layer_norm_between_products_is_quantized_as_the_compiler_takes_it(
     scheme, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("SURGERY_CACHE", str(tmp_path / "cache"))

@@ -1,4 +1,4 @@
-"""AIMET finds the scales of weights; the rest of a quantised graph is what it is without it."""
+"""AIMET finds the scales of weights; the rest of a quantized graph is what it is without it."""
 
 import os
 import subprocess
@@ -196,7 +196,7 @@ class Hidden(PathFinder):
 sys.meta_path[:] = [Hidden if finder is PathFinder else finder for finder in sys.meta_path]
 from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.npu.qualcomm.aimet import choose_quantizer
-assert choose_quantizer(None) == chosen_quantiser("onnxruntime") == "onnxruntime"
+assert choose_quantizer(None) == choose_quantizer("onnxruntime") == "onnxruntime"
 try:
     choose_quantizer("aimet")
 except SurgeryError as error:

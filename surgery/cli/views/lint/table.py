@@ -57,7 +57,7 @@ def print_reports(reports: "Sequence[Report]", *, overview: bool) -> None:
 
 
 def as_text(reports: "Sequence[Report]", *, overview: bool) -> str:
-    """Return the same as text without colour."""
+    """Return the same as text without color."""
     text = StringIO()
     (_print_overview if overview else _print_each)(reports, console_to(text))
     return text.getvalue()

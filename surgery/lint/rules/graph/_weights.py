@@ -1,4 +1,4 @@
-"""What rules share on quantised weights: a constant behind `DequantizeLinear`."""
+"""What rules share on quantized weights: a constant behind `DequantizeLinear`."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ class QuantizedWeight:
 
 
 def quantized_weights(graph: LiveGraph) -> Iterator[QuantizedWeight]:
-    """Return every quantised weight but biases, which are int32."""
+    """Return every quantized weight but biases, which are int32."""
     for node in graph.of("DequantizeLinear"):
         weight = given(node, 0)
         if weight is None or weight not in graph.constants or weight.dtype is None:
@@ -86,7 +86,7 @@ def _users(node: "Node") -> tuple[list["Node"], bool]:
 
 
 def _bits(user: "Node", graph: LiveGraph) -> int:
-    """Bits of the quantised activations that a node takes, 0 for floats."""
+    """Bits of the quantized activations that a node takes, 0 for floats."""
     for value in user.inputs:
         maker = None if value is None else value.producer()
         if maker is None or operator(maker) != "DequantizeLinear":

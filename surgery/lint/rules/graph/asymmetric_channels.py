@@ -37,7 +37,7 @@ class AsymmetricChannels(NodeRule):
     code = "L221"
     name = "asymmetric-channels"
     evidence = "proved"
-    fix = "quantise symmetrically: int4 or int8 with a zero point of zero"
+    fix = "quantize symmetrically: int4 or int8 with a zero point of zero"
 
     def faults(self, graph: LiveGraph, target: Target) -> Iterable[Fault]:
         """Return weights that are refused or come out wrong; see `NodeRule.faults`."""

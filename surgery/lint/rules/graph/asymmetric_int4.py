@@ -39,7 +39,7 @@ class AsymmetricInt4(NodeRule):
     code = "L220"
     name = "asymmetric-int4"
     evidence = "proved"
-    fix = "quantise symmetrically: `weight_symmetric=True`, with a zero point of zero"
+    fix = "quantize symmetrically: `weight_symmetric=True`, with a zero point of zero"
 
     def faults(self, graph: LiveGraph, target: Target) -> Iterable[Fault]:
         """Return weights that come out wrong; see `NodeRule.faults`."""

@@ -22,7 +22,7 @@ class Bfloat16(NodeRule):
     ## Use instead
 
     `float32` or `float16` before the export. fp16 reaches 65,504 only: where activations exceed
-    that, quantise them to 16 bits instead (`w8a16`, `w4a16`).
+    that, quantize them to 16 bits instead (`w8a16`, `w4a16`).
 
     ## Evidence
 
@@ -34,7 +34,7 @@ class Bfloat16(NodeRule):
     evidence = "proved"
     compilers = ("htp", "none")
     why = "the compiler says `Failed to map Onnx data type to Qnn data type!`"
-    fix = "export in float32 or float16, or quantise"
+    fix = "export in float32 or float16, or quantize"
 
     def faults(self, graph: LiveGraph, target: Target) -> Iterable[Fault]:
         """Return nodes with bf16 among inputs or outputs; see `NodeRule.faults`."""

@@ -9,7 +9,7 @@ from surgery.npu.target import Target
 
 
 class Blockwise8bit(NodeRule):
-    """Block-wise quantised weights, multiplied with 8-bit activations.
+    """Block-wise quantized weights, multiplied with 8-bit activations.
 
     ## Why is it bad?
 
@@ -33,7 +33,7 @@ class Blockwise8bit(NodeRule):
     name = "blockwise-8bit"
     evidence = "proved"
     why = "the compiler has no product of blocks with 8-bit activations"
-    fix = "quantise activations to uint16, or weights by channel"
+    fix = "quantize activations to uint16, or weights by channel"
 
     def faults(self, graph: LiveGraph, target: Target) -> Iterable[Fault]:
         """Return weights in such products; see `NodeRule.faults`."""

@@ -1,4 +1,4 @@
-"""Rule L223: weights by channel that nothing quantised takes."""
+"""Rule L223: weights by channel that nothing quantized takes."""
 
 from collections.abc import Iterable
 
@@ -9,11 +9,11 @@ from surgery.npu.target import Target
 
 
 class FloatActivations(NodeRule):
-    """Weights quantised by channel or block, which are turned into floats before they are used.
+    """Weights quantized by channel or block, which are turned into floats before they are used.
 
     ## Why is it bad?
 
-    The compiler knows such weights only as part of a quantised product or convolution. By
+    The compiler knows such weights only as part of a quantized product or convolution. By
     itself, `DequantizeLinear` is refused: `QNN EP does not support a standalone DQ op with
     per-channel quantization`. With one scale a tensor it compiles, and the weights are stored
     as fp16.
@@ -25,7 +25,7 @@ class FloatActivations(NodeRule):
 
     ## Use instead
 
-    Quantise activations too (W4A16, W8A16); `MatMulNBits` for weight-only int4 by block; one
+    Quantize activations too (W4A16, W8A16); `MatMulNBits` for weight-only int4 by block; one
     scale for an embedding table; store a block-wise weight as it is multiplied.
 
     ## Evidence
@@ -36,11 +36,11 @@ class FloatActivations(NodeRule):
     code = "L223"
     name = "float-activations"
     evidence = "proved"
-    why = "`DequantizeLinear` by channel or block is taken as part of a quantised product only"
-    fix = "quantise the activations too, or use one scale for the whole tensor"
+    why = "`DequantizeLinear` by channel or block is taken as part of a quantized product only"
+    fix = "quantize the activations too, or use one scale for the whole tensor"
 
     def faults(self, graph: LiveGraph, target: Target) -> Iterable[Fault]:
-        """Return weights that nothing quantised takes; see `NodeRule.faults`."""
+        """Return weights that nothing quantized takes; see `NodeRule.faults`."""
         for weight in quantized_weights(graph):
             if weight.granularity != "tensor" and not _is_taken(weight):
                 what = f"{weight.stored.lower()} weights by {weight.granularity}, used as floats"

@@ -52,7 +52,7 @@ class GraphSize(GraphRule):
                 target,
                 f"the weights of the graph take {size:,} bytes, {limit.value:,} are the most",
                 why="the compiler refuses a graph that is larger",
-                fix="export a graph for every few blocks, or quantise",
+                fix="export a graph for every few blocks, or quantize",
                 key=subject.key,
                 fact=limit,
             )

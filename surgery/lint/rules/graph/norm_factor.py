@@ -1,4 +1,4 @@
-"""Rule L232: layer norms whose factor is quantised in a way that the compiler doesn't take."""
+"""Rule L232: layer norms whose factor is quantized in a way that the compiler doesn't take."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
@@ -19,8 +19,8 @@ class NormFactor(NodeRule):
 
     ## Why is it bad?
 
-    The norm and all that is quantised around it are refused: `QNN.backendValidateOpConfig() failed
-    for node … of type LayerNorm with error code 3110`. onnxruntime's quantiser gives the factor the
+    The norm and all that is quantized around it are refused: `QNN.backendValidateOpConfig() failed
+    for node … of type LayerNorm with error code 3110`. onnxruntime's quantizer gives the factor the
     type of the weights, so that signed weights, which products of matrices need, break every vision
     tower.
 
@@ -60,10 +60,10 @@ class NormFactor(NodeRule):
             kind = stored.dtype.name if stored is not None and stored.dtype else ""
             if kind in _SIGNED:
                 yield Fault(node, f"a layer norm whose factor is {kind.lower()}")
-            elif kind == "UINT16" and not _is_centred(maker):
+            elif kind == "UINT16" and not _is_centered(maker):
                 yield Fault(node, "a layer norm whose factor is uint16 around no 32768")
 
 
-def _is_centred(maker: "Node") -> bool:
+def _is_centered(maker: "Node") -> bool:
     zeros = constant_values(given(maker, 2))
     return zeros is not None and bool((zeros == _MIDDLE).all())

@@ -1,4 +1,4 @@
-"""Rule L217: the RMSNorm that can't be finalised."""
+"""Rule L217: the RMSNorm that can't be finalized."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -64,7 +64,7 @@ class RmsnormDecomposed(NodeRule):
         """Return the last product of each such norm; see `NodeRule.faults`."""
         for node in graph.of("Mul"):
             if given(node, 0) in graph.constants and _is_normed(_maker(node, 1, "Mul")):
-                yield Fault(node, "RMSNorm is written out in the form that can't be finalised")
+                yield Fault(node, "RMSNorm is written out in the form that can't be finalized")
             elif _has_one_weight(node, graph) and _is_normed(_maker(node, 0, "Mul")):
                 what = "RMSNorm is written out, with one weight for all of a row"
                 yield Fault(node, what, "it compiles, and computes wrong numbers")

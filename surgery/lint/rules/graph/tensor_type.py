@@ -1,4 +1,4 @@
-"""Rule L216: element types that the NPU has not, or for quantised tensors only."""
+"""Rule L216: element types that the NPU has not, or for quantized tensors only."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
@@ -24,7 +24,7 @@ _QUANTIZED: Final = frozenset(
 
 
 class TensorType(NodeRule):
-    """Narrow or unsigned integers that are no quantised tensor, floats of 4 or 8 bits, and text.
+    """Narrow or unsigned integers that are no quantized tensor, floats of 4 or 8 bits, and text.
 
     ## Why is it bad?
 
@@ -38,7 +38,7 @@ class TensorType(NodeRule):
 
     ## Use instead
 
-    int32; or `QuantizeLinear` and `DequantizeLinear` around what is meant as a quantised
+    int32; or `QuantizeLinear` and `DequantizeLinear` around what is meant as a quantized
     tensor.
 
     ## Evidence
@@ -50,7 +50,7 @@ class TensorType(NodeRule):
     name = "tensor-type"
     evidence = "proved"
     why = "the NPU has fp16, fp32, int32, int64 and booleans, the rest only with a scale"
-    fix = "use int32, or quantise with a scale"
+    fix = "use int32, or quantize with a scale"
 
     def faults(self, graph: LiveGraph, target: Target) -> Iterable[Fault]:
         """Return nodes with such numbers; see `NodeRule.faults`."""
@@ -69,7 +69,7 @@ def _type(value: "Value | None") -> str:
 
 
 def _is_quantized(node: "Node") -> bool:
-    """Whether it quantises, or stands beside what does, where the two are taken as one."""
+    """Whether it quantizes, or stands beside what does, where the two are taken as one."""
     makers = [value.producer() for value in node.inputs if value is not None]
     users = [use.node for out in node.outputs for use in out.uses()]
     near = [node, *(maker for maker in makers if maker is not None), *users]

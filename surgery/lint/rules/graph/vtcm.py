@@ -26,7 +26,7 @@ class Vtcm(NodeRule):
     ## Why is it bad?
 
     `requires 0x2400000 bytes of TCM, which is greater than the TCM size of 0x800000!`, and the
-    graph is not finalised.
+    graph is not finalized.
 
     ## Example
 

@@ -1,4 +1,4 @@
-"""Rule L108: a quantisation that the target hasn't."""
+"""Rule L108: a quantization that the target hasn't."""
 
 from collections.abc import Iterator
 
@@ -13,7 +13,7 @@ class SchemeRule(PlanRule):
     ## Why is it bad?
 
     What the NPU has no arithmetic for is computed on the CPU or not at all. A base that GPTQ, AWQ
-    or bitsandbytes packed has lost the float weights from which the vendor's tools quantise in
+    or bitsandbytes packed has lost the float weights from which the vendor's tools quantize in
     their own way, and fp8 and 4-bit floats are none of the schemes that they take.
 
     ## Example
@@ -23,7 +23,7 @@ class SchemeRule(PlanRule):
 
     ## Use instead
 
-    `w4a16` with symmetric int4, as the paper does, or `w8a16`; the unquantised checkpoint as base.
+    `w4a16` with symmetric int4, as the paper does, or `w8a16`; the unquantized checkpoint as base.
 
     ## Evidence
 
@@ -45,7 +45,7 @@ class SchemeRule(PlanRule):
                 target,
                 f"{target.device} {'is not known to take' if asked is None else 'refuses'} "
                 f"{subject.scheme}",
-                fix=f"use one of {taken}" if taken else "quantise with the vendor's own tools",
+                fix=f"use one of {taken}" if taken else "quantize with the vendor's own tools",
                 severity="warning" if asked is None else None,
                 fact=asked,
             )
@@ -54,7 +54,7 @@ class SchemeRule(PlanRule):
             yield self.finding(
                 target,
                 f"the weights of {subject.plan.anatomy.source} are packed already ({method})",
-                why=f"the device's tools quantise float weights themselves, to {taken}",
-                fix="name the unquantised checkpoint in `model=`",
+                why=f"the device's tools quantize float weights themselves, to {taken}",
+                fix="name the unquantized checkpoint in `model=`",
                 key="model",
             )

@@ -30,7 +30,7 @@ _MOST: Final = 1 << 25
 
 
 def main(model: str, scheme: str, samples: str, scales: str) -> None:
-    """Write the scales; arguments as `quantise` gives them."""
+    """Write the scales; arguments as `quantize` gives them."""
     logging.disable(logging.WARNING)
     graph = onnx.load(model).graph
     matrices = {tensor.name: tensor for tensor in graph.initializer if len(tensor.dims) == 2}

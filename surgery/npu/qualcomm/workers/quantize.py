@@ -1,4 +1,4 @@
-"""Quantise in this process; arguments: MODEL OUT SCHEME RANGES SCALES DONE.
+"""Quantize in this process; arguments: MODEL OUT SCHEME RANGES SCALES DONE.
 
 Runs only as a process of its own, since it holds a graph several times over; so onnxruntime is
 imported at the top. The samples lie beside DONE, which is written last; those of a branch in a
@@ -28,7 +28,7 @@ with no room, one output of a block of width 256 had a cosine of 0.9974, with ro
 
 
 def main(model: str, out: str, scheme: str, ranges: str, scales: str, done: str) -> None:
-    """Quantise; arguments as `quantise` gives them."""
+    """Quantize; arguments as `quantize` gives them."""
     logging.disable(logging.WARNING)
     quant_utils.pack_bytes_to_4bit = _packed
     samples = Path(done).parent
@@ -134,7 +134,7 @@ def _branch(graph: Any, inputs: list[str]) -> set[str]:
 def _packed(values: bytes) -> bytearray:
     """Pack as onnxruntime does, two numbers a byte, the first one low, but not one by one.
 
-    Its own loop in Python takes 7.5 s for a block of Qwen2.5-3B, which is most of quantising it.
+    Its own loop in Python takes 7.5 s for a block of Qwen2.5-3B, which is most of quantizing it.
     """
     nibbles = np.frombuffer(values, dtype=np.uint8) & 0xF
     padded = np.append(nibbles, np.zeros(nibbles.size % 2, dtype=np.uint8))

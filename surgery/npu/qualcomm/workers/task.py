@@ -17,7 +17,7 @@ class Task(_Data):
         folder: an empty one of its own, for all that the compiler writes.
         soc: number by which the compiler knows the chip, such as 69.
         arch: version of the NPU's instruction set, such as 79.
-        fp16: whether the NPU may compute in fp16 what is not quantised.
+        fp16: whether the NPU may compute in fp16 what is not quantized.
         name: of the compiled graph.
     """
 
