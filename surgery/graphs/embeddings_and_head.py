@@ -88,7 +88,9 @@ class EmbeddingsAndHead:
         if sources:
             graphs.append(self._exported(partial(self._before, sources), tokens))
             if "ids" in _inputs(graphs[1]):
-                raise no_parts(self._plan, "its blocks are given more of the words than the hidden")
+                raise no_parts(
+                    self._plan, "its blocks take more of the token ids than the hidden state"
+                )
         if not any("positions" in _inputs(graph) for graph in graphs):
             raise no_parts(self._plan, "it takes no positions from outside")
         return graphs

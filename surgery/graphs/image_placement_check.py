@@ -50,7 +50,9 @@ def check_image_placement(
         expected = {**reference.tensors, "hidden": merged}
         name = next(_differing(given.tensors, expected), None)
         if name:
-            raise ValueError(f"an image changes `{name}` of its blocks beyond the image's places")
+            raise ValueError(
+                f"an image changes `{name}` of its blocks beyond the image's positions"
+            )
 
 
 def _differing(

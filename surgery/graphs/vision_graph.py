@@ -144,7 +144,7 @@ def _tile(encoder: Encoder, processed: Mapping[str, torch.Tensor]) -> Tile:
     """What one tile of a picture is, by all that the processor made of it."""
     others = sorted({*processed} - {PIXELS, *_OF_THE_TEXT})
     if others:
-        raise ValueError(f"its processor gives `{others[0]}` beside the pixels")
+        raise ValueError(f"its processor gives `{others[0]}` along with the pixels")
     pixels, token = processed[PIXELS], encoder.image_token
     assert token is not None
     tokens = int((processed["input_ids"] == token).sum())
@@ -158,9 +158,9 @@ def _no_tiles(plan: Plan, why: str) -> SurgeryError:
     return SurgeryError(
         Diagnostic(
             code="A612",
-            what=f"the eyes of `{plan.anatomy.source}` can't be a part",
+            what=f"the vision tower of `{plan.anatomy.source}` can't be a part",
             why=why,
             fix="use `--to hf`; a model that takes an image in square tiles of one size, such as "
-            "Llava or what `surgery assemble` makes, is cut",
+            "Llava or what `surgery assemble` makes, is split",
         )
     )

@@ -35,7 +35,7 @@ def save(model: "ir.Model", path: Path, *, large: int = LARGE) -> None:
 
     empty = [name for name, value in model.graph.initializers.items() if value.const_value is None]
     if empty:
-        raise ValueError(f"{len(empty)} initializers have no numbers, `{empty[0]}` first")
+        raise ValueError(f"{len(empty)} initializers have no values, `{empty[0]}` first")
     size = initializer_bytes(model)
     check_free_space(path, size)
     data = [f"{path.name}.data"] if size >= large else []

@@ -75,7 +75,7 @@ def overruled(findings: Iterable[Finding], cases: Sequence[Case]) -> list[Findin
     if not proofs:
         return list(findings)
     where = _joined(map(str, proofs))
-    why = f"the compiler took this very graph, and its numbers agree ({where}): the proof counts"
+    why = f"the compiler took this very graph, and its outputs agree ({where}): the proof counts"
     by = proofs[0].verdict.toolchain
     return [noted(found, why, by) if found.severity == "error" else found for found in findings]
 
@@ -175,9 +175,9 @@ def _inconclusive(form: str, cases: Sequence[Case], target: Target) -> Iterator[
     if silent:
         yield WrongNumbers().finding(
             target,
-            f"`{form}` compiles and runs, and its numbers show nothing "
+            f"`{form}` compiles and runs, and its outputs show nothing "
             f"({_joined(map(str, silent))})",
-            why="on the inputs that were tried, every output lies below what fp16 has",
+            why="on the inputs that were tried, every output is below fp16's smallest normal value",
             fix="compare it on inputs of your own",
             severity="note",
         )

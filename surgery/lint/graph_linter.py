@@ -51,7 +51,7 @@ class Examined:
         findings: each one once; their places are still to be filled in.
         proofs: of every graph that was compiled.
         sound: blocks of the base, by position, whose graphs are all made and without an error.
-        refused: those that the compiler refuses, or that hang on the data; in neither is what has
+        refused: those that the compiler refuses, or that depend on the data; in neither is what has
             no graph for another reason, such as complex numbers.
     """
 

@@ -35,7 +35,7 @@ def lint_file(
     run, and a rule says so; it is not proved. What a proof shows to be no fault becomes a note.
 
     Args:
-        file: with its external data beside it.
+        file: with its external data next to it.
         target: the device.
         schemes: those to prove.
         progress: told of each step.

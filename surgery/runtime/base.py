@@ -123,7 +123,7 @@ def refuse_too_long(prompt: int, new: int, context: int, whose: str) -> None:
                 code="A614",
                 what=f"{prompt:,} tokens of prompt and {new:,} of answer don't fit into this "
                 "export",
-                why=f"the cache of its {whose} has places for {context:,}",
+                why=f"the cache of its {whose} holds {context:,}",
                 fix="ask less, or export with a larger `--context`",
             )
         )

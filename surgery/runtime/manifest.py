@@ -243,9 +243,9 @@ def _digest(content: dict[str, Any]) -> str:
 def _leads_out(folder: Path, name: str) -> Diagnostic:
     return Diagnostic(
         code="A607",
-        what=f"the {MANIFEST_FILE} of `{folder}` names `{name}`, which lies outside of the export",
+        what=f"the {MANIFEST_FILE} of `{folder}` names `{name}`, which is outside of the export",
         why="an export is run as a whole, and an edited one could run anything else on this disk",
-        fix="copy the whole folder again, or export it anew",
+        fix="copy the whole folder again, or export it again",
     )
 
 
@@ -254,7 +254,7 @@ def _names_nothing(folder: Path, path: str, what: str) -> Diagnostic:
         code="A608",
         what=f"the {MANIFEST_FILE} of `{folder}` gives the {path} path {what}",
         why="a path is one or more of the export's parts",
-        fix="copy the whole folder again, or export it anew",
+        fix="copy the whole folder again, or export it again",
     )
 
 
@@ -263,7 +263,7 @@ def _was_edited(folder: Path) -> Diagnostic:
         code="A609",
         what=f"the {MANIFEST_FILE} of `{folder}` is not as it was exported",
         why="its `sha256` is of another content, so that a path may mean another model",
-        fix="copy the whole folder again, or export it anew",
+        fix="copy the whole folder again, or export it again",
     )
 
 

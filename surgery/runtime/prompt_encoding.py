@@ -61,10 +61,10 @@ _EMPTY: Final = Diagnostic(
 def _no_vision(path: PathName) -> Diagnostic:
     return Diagnostic(
         code="R132",
-        what=f"the {path} path sees no images",
+        what=f"the {path} path takes no images",
         why="its model has no vision tower"
         + (": text runs on the language model alone" if path == "text" else ""),
-        fix="leave `--image` out; pictures go through the multimodal path of a model that sees",
+        fix="leave `--image` out; images need the multimodal path of a model with a vision tower",
     )
 
 

@@ -64,7 +64,7 @@ def _damaged(file_path: Path, expected: int, found: int | None) -> Diagnostic:
         code="A605",
         what=f"`{file_path}` is not as it was exported",
         why=f"{there}, and the manifest says {expected:,} bytes",
-        fix="copy the whole folder again, or export it anew",
+        fix="copy the whole folder again, or export it again",
     )
 
 

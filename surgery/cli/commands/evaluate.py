@@ -13,7 +13,7 @@ EPILOG = "Example: surgery evaluate my-adapter --text heldout.jsonl --questions 
 def command(
     adapter: Adapter,
     text: Annotated[
-        Path | None, typer.Option(help="Held-out text; what the base brings along unless given.")
+        Path | None, typer.Option(help="Held-out text; the base's own unless given.")
     ] = None,
     questions: Annotated[
         Path | None, typer.Option(help="Conversations whose answers are compared.")

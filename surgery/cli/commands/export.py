@@ -19,7 +19,7 @@ Target: TypeAlias = Annotated[
 ]
 Lora: TypeAlias = Annotated[
     Literal["merge", "keep"] | None,
-    typer.Option(help="Merge LoRA into its matrices, or keep it apart; by the form."),
+    typer.Option(help="Merge LoRA into its matrices, or keep it separate; by the form."),
 ]
 TextBase: TypeAlias = Annotated[
     Literal["unshared", "shared", "apart"],

@@ -60,7 +60,7 @@ _FailOn: TypeAlias = Annotated[
     typer.Option(help="Exit 1 from this severity on; what a recipe allows doesn't count."),
 ]
 _Fix: TypeAlias = Annotated[
-    bool, typer.Option("--fix", help="Mend your recipe file where one key does it.")
+    bool, typer.Option("--fix", help="Correct your recipe file where one key is enough.")
 ]
 _Out: TypeAlias = Annotated[Path | None, typer.Option(help="Write the result here.")]
 

@@ -30,7 +30,8 @@ def command(
         bool, typer.Option("--train", help="Show the memory that training takes, too.")
     ] = False,
     deploy: Annotated[
-        bool, typer.Option("--deploy", help="Show what it costs on a device, beside its peers.")
+        bool,
+        typer.Option("--deploy", help="Show what it costs on a device, compared with its peers."),
     ] = False,
     target: Annotated[str, typer.Option(help="The device for --deploy.")] = "snapdragon",
     context: Annotated[

@@ -33,7 +33,7 @@ def command(
         bool, typer.Option("--resume", help="Go on where a training for this folder ended.")
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Begin anew, and replace what surgery wrote.")
+        bool, typer.Option("--overwrite", help="Start again, and replace what surgery wrote.")
     ] = False,
     output_format: Format = "human",
     revision: Revision = None,

@@ -128,7 +128,7 @@ def _is_routed(plan: Plan) -> Diagnostic:
     return Diagnostic(
         code="A602",
         what=f"`{plan.recipe.name}` has {kind}, and no class of transformers has them",
-        why="image tokens go through matrices of their own beside the base's, so that no plain "
+        why="image tokens go through matrices of their own alongside the base's, so that no plain "
         "checkpoint holds this model",
         fix="open it with `surgery.load_adapter`; or train a recipe that copies blocks, such as "
         "genieblue_skip",
@@ -140,7 +140,7 @@ def _moves_the_base(start: str) -> Diagnostic:
         code="A603",
         what=f"LoRA that starts as {start} can't be exported",
         why="such a start takes what it adds from the base's matrices, so that the pair goes on "
-        "other numbers than those on disk",
+        "other weights than those on disk",
         fix="load it with `surgery.load_adapter`, `merge_and_unload()` and save that",
     )
 

@@ -118,8 +118,8 @@ def _refuse(job: ExportJob) -> None:
 def _has_vision(plan: Plan) -> Diagnostic:
     return Diagnostic(
         code="A622",
-        what=f"`{plan.recipe.name}` is on a model that sees, and isn't lowered to a program",
-        why="transformers lowers a decoder with its cache, which takes words alone: its multimodal "
+        what=f"`{plan.recipe.name}` is on a multimodal model, and isn't lowered to a program",
+        why="transformers lowers a decoder with its cache, which takes text alone: its multimodal "
         "path would never see an image",
         fix="use `--to hf` or `--to onnx`; or export an adapter on the decoder itself",
     )
@@ -128,7 +128,7 @@ def _has_vision(plan: Plan) -> Diagnostic:
 def _not_kept() -> Diagnostic:
     return Diagnostic(
         code="A623",
-        what="LoRA isn't kept beside a program",
+        what="LoRA isn't kept separate from a program",
         why="a program's weights are packed for the CPU, so nothing can be added to them later",
         fix="leave `--lora` out, or use `--lora merge`; `--to hf` and `--to onnx` keep it",
     )

@@ -67,7 +67,7 @@ class StepCache(Cache):
 
     def update_indexer(self, *args: Any, **kwargs: Any) -> Any:
         """Refuse; see `NoKeysError`."""
-        raise NoKeysError("it caches the keys of an indexer beside its own")
+        raise NoKeysError("it caches the keys of an indexer alongside its own")
 
 
 class _StepLayer(CacheLayerMixin):

@@ -10,7 +10,7 @@ from surgery.plan.planner import Plan
 _WRAPPED: Final = ("TorchExportError", "ConversionError", "GraphConstructionError")
 """torch.onnx's errors around the one that tells."""
 _BY_DATA: Final = ("DataDependent", "data-dependent", "nonzero", "grouped_mm", "unbacked", "u0")
-"""In the reasons of a block whose shapes hang on its numbers, as where tokens are routed."""
+"""In the reasons of a block whose shapes depend on its numbers, as where tokens are routed."""
 
 
 def reason_of(error: BaseException) -> str:
@@ -34,7 +34,7 @@ def not_static(form: BlockForm, shape: Shape, why: str) -> Diagnostic:
 
 
 def depends_on_data(why: str) -> bool:
-    """Whether a block has no graph because its shapes hang on its numbers, by torch's reason."""
+    """Whether a block has no graph because its shapes depend on its numbers, by torch's reason."""
     return any(marker in why for marker in _BY_DATA)
 
 
@@ -79,10 +79,10 @@ def no_parts(plan: Plan, why: str) -> SurgeryError:
     return SurgeryError(
         Diagnostic(
             code="A612",
-            what=f"`{plan.anatomy.source}` ({plan.anatomy.class_name}) can't be cut into parts",
+            what=f"`{plan.anatomy.source}` ({plan.anatomy.class_name}) can't be split into parts",
             why=why,
             fix="use `--to hf`; a decoder whose blocks pass one hidden state on, such as Qwen's, "
-            "Llama's or Gemma's, is cut",
+            "Llama's or Gemma's, is split",
         )
     )
 
@@ -91,7 +91,7 @@ def no_weights(name: str, why: str) -> Diagnostic:
     """Weights that were asked for and aren't there."""
     return Diagnostic(
         code="X112",
-        what=f"the numbers of `{name}` can't be read for its graph",
+        what=f"the weights of `{name}` can't be read for its graph",
         why=why,
         fix="name an unquantized checkpoint with weights in `model=`, or use random weights",
         key="model",

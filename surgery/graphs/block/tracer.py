@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 _LEARNER: Final = (
     "its router reads the attention weights of the whole prompt, and its learners look at the "
-    "prompt's own image and text tokens, whose number and places are in the data"
+    "prompt's own image and text tokens, whose number and positions depend on the data"
 )
 
 

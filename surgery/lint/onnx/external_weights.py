@@ -60,7 +60,7 @@ def _fault(tensor: "TensorProtocol") -> str:
         return ""
     file = Path(tensor.path)
     if not file.is_file():
-        there = "is a folder, a device or a pipe" if file.exists() else "is not beside it"
+        there = "is a folder, a device or a pipe" if file.exists() else "is not next to it"
         return f"`{tensor.location}` {there}"
     size, begin, length = file.stat().st_size, tensor.offset or 0, tensor.length or 0
     if begin < 0 or length < 0:
@@ -74,7 +74,7 @@ def _is_outside(path: Path, location: str, names: list[str]) -> Diagnostic:
         code="X113",
         what=f"weights of `{path}` would be read from outside of its folder",
         why=f"`{location}` leads out of it, and {_listed(names)} should be in it",
-        fix="put the file of the weights beside the graph, and name it without a folder",
+        fix="put the weights file next to the graph, and name it without a folder",
     )
 
 
@@ -83,7 +83,7 @@ def _missing_data(path: Path, fault: str, names: list[str]) -> Diagnostic:
         code="X122",
         what=f"the weights of `{path}` are not all there",
         why=f"{fault}, and {_listed(names)} should be in it",
-        fix="copy the file of the weights again, beside the graph",
+        fix="copy the weights file again, next to the graph",
     )
 
 

@@ -1,6 +1,6 @@
 """Compute what a runtime has computed before its compiler sees an ONNX graph.
 
-onnxruntime settles what hangs on constants and fixed sizes, and takes the one branch of an `If`
+onnxruntime settles what depends on constants and fixed sizes, and takes the one branch of an `If`
 whose condition is known (its docs, "Graph Optimizations", basic). A rule that judged the graph as
 it is written would find faults that no compiler ever sees: sizes worked out by `Shape`, `Slice` and
 `Concat`, or the other branch. What onnxruntime leaves alone is left alone here as well.

@@ -1,6 +1,6 @@
 """The part of an ONNX graph that a device must run, without what is settled before it runs.
 
-A runtime folds what hangs on constants alone, and takes the one branch of an `If` whose condition
+A runtime folds what depends on constants alone, and takes the one branch of an `If` whose condition
 is known (onnxruntime's basic optimizations, docs "Graph Optimizations"). A rule that judged those
 nodes would find faults that no compiler ever sees.
 """

@@ -135,7 +135,7 @@ def _unknown_chip(task: Task, answer: Compiled) -> Diagnostic:
         code="X103",
         what=f"Qualcomm's compiler has no chip {task.soc} with architecture {task.arch}",
         why=answer.error or f"it made a binary that says `{answer.compatibility}`",
-        fix="mend `soc` and `arch` in the target; `snapdragon` has 69 and 79",
+        fix="correct `soc` and `arch` in the target; `snapdragon` has 69 and 79",
     )
 
 

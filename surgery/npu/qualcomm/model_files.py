@@ -83,5 +83,5 @@ def _unreadable(model: Path, error: Exception) -> Diagnostic:
         code="X107",
         what=f"{model.name} can't be read as an ONNX graph with all its tensors",
         why=first_line(error),
-        fix="give an ONNX file with its external data beside it",
+        fix="give an ONNX file with its external data next to it",
     )

@@ -101,7 +101,7 @@ def test_weights_that_are_gone(tmp_path):
     (tmp_path / "weights.bin").unlink()
     faults = refused(file)
     assert [fault.code for fault in faults] == ["X122"]
-    assert faults[0].why == "`weights.bin` is not beside it, and `w0` and 2 more should be in it"
+    assert faults[0].why == "`weights.bin` is not next to it, and `w0` and 2 more should be in it"
 
 
 def test_weights_that_were_cut_short(tmp_path):

@@ -17,7 +17,7 @@ class BooleanIndex(NodeRule):
 
     ## Why is it bad?
 
-    The number of rows hangs on the data. The compiler refuses `NonZero` and all that follows:
+    The number of rows depends on the data. The compiler refuses `NonZero` and all that follows:
     of 142 nodes of a two-block decoder written so, 48 stayed on the CPU, in three pieces.
 
     ## Example
@@ -44,7 +44,7 @@ class BooleanIndex(NodeRule):
     code = "L204"
     name = "boolean-index"
     evidence = "proved"
-    why = "the number of rows hangs on the data, and the compiler wants every size beforehand"
+    why = "the number of rows depends on the data, and the compiler wants every size beforehand"
     fix = "`form: blend` or `form: segments` in the recipe; in other code `torch.where`"
 
     def faults(self, graph: LiveGraph, target: Target) -> Iterable[Fault]:

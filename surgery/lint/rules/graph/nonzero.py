@@ -15,7 +15,7 @@ class Nonzero(NodeRule):
 
     ## Why is it bad?
 
-    How many places come out hangs on the data, so the output has no fixed size. The compiler
+    How many places come out depends on the data, so the output has no fixed size. The compiler
     refuses the node: `NonZero output shape must be static. Set shape to [rank, num_elements].`
     With such an annotation it compiles, and fills the places that are left over with -1, which
     is not what ONNX says and what another runtime gives.
@@ -43,11 +43,11 @@ class Nonzero(NodeRule):
         """Return every `NonZero` that no boolean index explains; see `NodeRule.faults`."""
         for node in graph.of("NonZero"):
             if is_padded(node):
-                what = "`NonZero` fills the places that are left over with -1"
+                what = "`NonZero` fills the positions that are left over with -1"
                 why = "its annotated size is static; other runtimes give as many as there are"
-                fix = "see that what takes the places leaves out -1, or use `Where` with the mask"
+                fix = "drop -1 from the positions before they are used, or use `Where` and the mask"
                 yield Fault(node, what, why, fix, severity="warning")
             elif taker(node) is None:
                 why = "the compiler says `NonZero output shape must be static`"
                 fix = "use `Where` with the mask itself"
-                yield Fault(node, "the size of `NonZero` hangs on the data", why, fix)
+                yield Fault(node, "the size of `NonZero` depends on the data", why, fix)

@@ -50,7 +50,7 @@ class RmsnormNarrow(NodeRule):
             sizes = dims(node.inputs[0]) if operator(node) in _OPERATORS else None
             if sizes and len(sizes) >= 3 and _is_wrong(*sizes[-3:]):
                 shape = ", ".join(map(str, sizes))
-                yield Fault(node, f"RMSNorm over {sizes[-1]} numbers of a tensor ({shape})")
+                yield Fault(node, f"RMSNorm over {sizes[-1]} values of a tensor ({shape})")
 
 
 def _is_wrong(height: int | None, width: int | None, numbers: int | None) -> bool:

@@ -34,5 +34,5 @@ class RuntimeTopk(RunTimeRule):
     code = "L205"
     name = "runtime-topk"
     operators = ("TopK",)
-    why = "the size of its output hangs on k, which the compiler must know"
+    why = "the size of its output depends on k, which the compiler must know"
     fix = "give k as a constant; where fewer are wanted, mask the rest"

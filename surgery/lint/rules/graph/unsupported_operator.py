@@ -38,7 +38,7 @@ class UnsupportedOperator(NodeRule):
     ## Evidence
 
     The target's fact for the operator: for Snapdragon the compiler, run. `Erf` as part of a
-    GELU and what hangs on constants alone are folded before the compiler sees them, and are not
+    GELU and what depends on constants alone are folded before the compiler sees them, and are not
     reported.
     """
 

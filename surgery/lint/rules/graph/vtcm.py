@@ -47,7 +47,7 @@ class Vtcm(NodeRule):
     known_by = "pytorch/executorch issue 1430"
     severity = "warning"
     why = "what an operator needs at once has to fit into the tightly coupled memory"
-    fix = "cut the axis into pieces"
+    fix = "split the axis into chunks"
 
     def faults(self, graph: LiveGraph, target: Target) -> Iterable[Fault]:
         """Return operators whose row does not fit; see `NodeRule.faults`."""

@@ -46,7 +46,7 @@ class LoraUniformity(PlanRule):
             yield self.finding(
                 target,
                 what,
-                why="pairs that are switched at run time share one rank and the same places",
+                why="pairs that are switched at run time share one rank and the same modules",
                 fix=fix,
                 key=f"operations.{loras[-1].operation}",
             )

@@ -51,7 +51,7 @@ class RoutedExpert(PlanRule):
             yield self.finding(
                 target,
                 f"`{operation}` takes the image tokens of {counted(len(edits), 'block')} by index",
-                why="how many there are hangs on the prompt, and the NPU takes static shapes alone",
+                why="how many there are depends on the prompt, and the NPU takes static shapes",
                 fix=f"use `op: duplicate`, or set `{form}: blend` or `{form}: segments`, which "
                 "keep both weight sets in memory",
                 key=form,

@@ -49,7 +49,7 @@ class RoutedLearner(PlanRule):
                 target,
                 f"`{operation}` puts learners with a router into {counted(len(edits), 'block')}",
                 why="the router weighs each token by its row of attention weights, which grows "
-                "with the sequence, and what the learners look at hangs on the prompt",
+                "with the sequence, and what the learners look at depends on the prompt",
                 fix="use `op: duplicate` with `op: lora` in the rest, as genieblue_skip has it",
                 key=f"operations.{operation}.op",
                 module=f"{edits[0].path}.learner.router",
