@@ -1,8 +1,8 @@
 """The base of exporters: a module in `export/formats` defines one, named by what `--to` takes.
 
 An exporter says which parts there will be and what each file of them is made of. The frame,
-`export/export.py`, sees to room on the disk, to a folder that is whole or not there, and to the
-manifest.
+`export/export.py`, checks the free disk space, writes the manifest, and leaves a
+folder that is complete or none.
 """
 
 from abc import ABC, abstractmethod

@@ -2,8 +2,8 @@
 
 Prompts go through a part in float on every path that it is in; what comes out waits on disk for the
 next part. So no more than one part is ever in memory, and a stopped export goes on where it was.
-Eyes come first: what they make of images goes along the multimodal path with the prompts, of which
-the text path has the words alone.
+The vision part comes first: what it makes of images goes along the multimodal path with the
+prompts, of which the text path has the words alone.
 """
 
 import shutil
@@ -24,7 +24,7 @@ from surgery.runtime.vision_part import ImagePart, is_vision_part
 DECODED: Final = 8
 """Tokens at the end of each prompt that go through the graphs of one token."""
 _PROBE_BYTES: Final = 16
-"""Prompts whose tiles eyes are quantized with; SigLIP-so400m takes seconds for each tile."""
+"""Prompts whose tiles calibrate the vision part; SigLIP-so400m takes seconds for each tile."""
 _POSITION: Final = "piece"
 _TILES: Final = "tiles"
 
@@ -51,7 +51,7 @@ class Calibration:
 
     Args:
         folder: where they wait.
-        paths: the parts of each path that they go through, in its order; not the one that sees.
+        paths: the parts of each path that they go through, in its order; not the vision part.
         lora: for each path what goes into inputs for LoRA.
     """
 
@@ -66,7 +66,7 @@ class Calibration:
     def run_vision(
         self, engine: Engine, name: str, part: PartRecord, number: int, pixels: Any
     ) -> Features:
-        """Let the part that sees look at the images of a prompt, and note what it was given.
+        """Let the vision part look at the images of a prompt, and note what it was given.
 
         Args:
             engine: runs its float graph.
@@ -99,7 +99,7 @@ class Calibration:
                 self._store(self._folder_of(path, 0), number, _split(*own, lengths))
 
     def through(self, engine: Engine, name: str, part: PartRecord) -> list[CalibrationSample]:
-        """Let all prompts go through a part, on each of its paths; one that sees has seen them.
+        """Let all prompts go through a part, on each of its paths; the vision part has already run.
 
         Args:
             engine: runs its float graphs.
@@ -194,7 +194,7 @@ def _processed(
 
 
 def _text_alone(ids: Sequence[int], features: Features | None) -> tuple[Sequence[int], None]:
-    """A prompt without the places of its images."""
+    """A prompt without the positions of its images."""
     return [token for token in ids if not features or token != features.token], None
 
 

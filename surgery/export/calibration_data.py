@@ -24,7 +24,7 @@ _WIDTHS: Final = (1, 2, 1, 1)
 def prompts_of(processor: Any, file: Path | None, length: int) -> Sequence[Row]:
     """Return the prompts, of which the last is kept for measuring.
 
-    A model that sees is shown drawn pictures where no record has images, behind all others.
+    A multimodal model is shown drawn pictures where no record has images, behind all others.
 
     Args:
         processor: of the model, or its tokenizer.

@@ -1,7 +1,7 @@
 """Export an adapter: each path in a form that runs without this package, and a manifest.
 
 An exporter says what there will be (`export/base.py`); here it is written into a folder that
-is whole or not there, and every file is accounted for.
+is complete or not there, and every file is accounted for.
 """
 
 import os
@@ -58,7 +58,7 @@ class Export:
         return self._job.plan.recipe.name
 
     def copied(self, out: Path) -> int:
-        """Bytes of the base's own files among `room(out)`, which `link` may spare."""
+        """Bytes of the base's own files among `required_space(out)`, which `link` may spare."""
         items = (item for part in self._contents.parts.values() for item in part.items)
         return sum(item.required_space(out) for item in items if isinstance(item, Linked))
 
@@ -75,8 +75,8 @@ class Export:
         Args:
             out: the folder to make.
             overwrite: replace a folder that `surgery` wrote before.
-            progress: told of the bytes of each step; they add up to `room(out)`, except of files
-                that turn out not to be linkable.
+            progress: callback; gets the bytes of each step; they add up to `required_space(out)`,
+                except of files that turn out not to be linkable.
 
         Raises:
             SurgeryError: A301 to A308 for the disk, M201 to M207 for the files it is made of.

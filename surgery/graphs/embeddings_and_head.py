@@ -1,7 +1,7 @@
-"""What a decoder does before its first block and behind its last, as graphs without numbers.
+"""What a decoder does before its first block and behind its last, as graphs without weights.
 
 Its own code runs around blocks that only note what they are given, so no family's embeddings,
-angles of positions or final norm are written again. Imports torch at the top: only what makes
+rotary embeddings or final norm are written again. Imports torch at the top: only what makes
 graphs reaches it.
 
 Shapes: T tokens of the step, D width of the hidden state, V words.
@@ -21,11 +21,11 @@ from surgery.model.structure.block_finder import text_config
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-_PROBED: Final = 8  # tokens, which tell one kind of angles from another
+_PROBED: Final = 8  # tokens, which tell one kind of rotary embeddings from another
 
 
 class EmbeddingsAndHead:
-    """Embeddings, angles, final norm and head of a model.
+    """Embeddings, rotary embeddings, final norm and head of a model.
 
     Args:
         shell: the model.
@@ -72,7 +72,7 @@ class EmbeddingsAndHead:
 
         Returns:
             From `ids` (1, T) to `hidden` (1, T, D), perhaps with `positions` (1, T) as an input;
-            then from `positions` to all angles, where there are any.
+            then from `positions` to all rotary embeddings, where there are any.
 
         Raises:
             SurgeryError: A612 where that isn't enough for this decoder.

@@ -75,7 +75,7 @@ def _is_same(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 @contextmanager
 def _distinct_embeddings(model: Any) -> Iterator[None]:
-    """Give words of a model without numbers embeddings that tell them apart."""
+    """Give words of a model without weights embeddings that tell them apart."""
 
     def add_pattern(module: Any, args: Any, found: torch.Tensor) -> torch.Tensor:
         ids = args[0].unsqueeze(-1)

@@ -1,4 +1,4 @@
-"""A whole model whose blocks do nothing, and graphs of what its own code computes around them.
+"""A complete model whose blocks do nothing, and graphs of what its own code computes around them.
 
 Imports torch at the top: only what makes graphs reaches it.
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class ModelShell:
-    """A model without numbers, with blocks that only note what they are given.
+    """A model without weights, with blocks that only note what they are given.
 
     Args:
         plan: of a model on disk.
@@ -101,7 +101,7 @@ class ModelShell:
         return found
 
     def to_onnx(self, compute: Callable[[Feeds], Feeds], feeds: Feeds) -> "ir.Model":
-        """Return a graph without numbers; its parameters have their full names in the base.
+        """Return a graph without weights; its parameters have their full names in the base.
 
         Args:
             compute: with this model.

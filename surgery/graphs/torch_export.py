@@ -111,7 +111,7 @@ def _outputs(exported: Any) -> Iterator[str]:
 
 
 def _take_values(graph: ir.Graph, parameters: Any) -> dict[str, Any]:
-    """Take the numbers of the parameters out of the graph; their shapes and types stay."""
+    """Take the values of the parameters out of the graph; their shapes and types stay."""
     values: dict[str, Any] = {}
     for name in parameters:
         value = graph.initializers.get(name)
@@ -178,7 +178,7 @@ def name_in_base(name: str, module_path: str) -> str:
 
 
 def _restore_values(graph: ir.Graph, values: Mapping[str, Any], module_path: str) -> None:
-    """Give the parameters their numbers again, and the base's names."""
+    """Give the parameters their values again, and the base's names."""
     for name in list(graph.initializers):
         if name in values:
             value = graph.initializers.pop(name)

@@ -1,4 +1,4 @@
-"""What a model that sees makes of one tile of an image, as one graph without numbers.
+"""What a multimodal model makes of one tile of an image, as one graph without weights.
 
 Vision tower, projector and whatever the decoder does to embeddings before its first block run as
 the model's own code. How large a tile is, and how many tokens it takes, is seen from what the
@@ -51,10 +51,10 @@ class Tile:
 
 
 class VisionGraph:
-    """The eyes of a model.
+    """The vision tower and projector of a model.
 
     Args:
-        shell: the model, one that sees.
+        shell: the model, a multimodal one.
         adapter: the adapter folder, whose trained vision tower and projector are taken.
         trust_remote_code: whether the processor may run code of its own.
 

@@ -1,4 +1,4 @@
-"""Write a graph, and its weights beside it where they are large; whole, or not at all."""
+"""Write a graph, and its weights next to it where they are large; complete, or not at all."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 LARGE: Final = 1 << 30
-"""Bytes of weights from which on they lie in a file of their own; protobuf ends at 2 GiB."""
+"""Bytes of weights from which on they are in a file of their own; protobuf ends at 2 GiB."""
 
 
 def initializer_bytes(model: "ir.Model") -> int:
@@ -24,12 +24,12 @@ def save(model: "ir.Model", path: Path, *, large: int = LARGE) -> None:
 
     Args:
         model: with numbers; one without can't be read by others, and is refused.
-        path: of the `.onnx` file; weights lie in the file of that name with `.data` behind it.
-        large: bytes of weights from which on they lie there.
+        path: of the `.onnx` file; weights are in the file of that name with `.data` behind it.
+        large: bytes of weights from which on they are there.
 
     Raises:
         SurgeryError: A302 to A304 for the disk.
-        ValueError: where an initializer has no numbers.
+        ValueError: where an initializer has no values.
     """
     import onnx_ir as ir
 

@@ -28,7 +28,7 @@ _KNOB: Final = re.compile(r"\$\{knobs\.([\w-]+)\}")
 
 @dataclass(frozen=True)
 class Fix:
-    """One key of a recipe with the value that mends it.
+    """One key of a recipe with the value that corrects it.
 
     Args:
         key: dotted.
@@ -69,7 +69,7 @@ def write_fix(file: Path, overrides: Iterable[str], fix: Fix) -> bool:
 
     Args:
         file: of the recipe.
-        overrides: of the command line; what they set isn't the file's to mend.
+        overrides: of the command line; what they set isn't the file's to correct.
         fix: what to write.
 
     Returns:

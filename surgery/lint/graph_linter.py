@@ -88,7 +88,7 @@ def lint_blocks(
         plan: what is deployed.
         target: the device.
         proving: what is asked of its compiler.
-        progress: told of each step.
+        progress: callback; gets each step.
         trust_remote_code: whether the model may run code of its own.
 
     Raises:

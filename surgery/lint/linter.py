@@ -70,7 +70,7 @@ def lint_subject(
         subject: what to lint.
         targets: the devices.
         depth: how deep.
-        progress: told of each step when it begins; level 1 has none.
+        progress: callback; gets each step when it begins; level 1 has none.
 
     Returns:
         One for each target.

@@ -38,7 +38,7 @@ def lint_file(
         file: with its external data next to it.
         target: the device.
         schemes: those to prove.
-        progress: told of each step.
+        progress: callback; gets each step.
         seconds: that a step of a proof may take.
 
     Returns:

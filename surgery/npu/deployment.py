@@ -1,4 +1,4 @@
-"""What a recipe costs on a phone beside its peers, and beside what the paper measured on one.
+"""What a recipe costs on a phone compared with its peers, and with what the paper measured on one.
 
 Nothing here was measured on a phone; table 9 of the paper was.
 """

@@ -1,7 +1,7 @@
 """What `surgery export --to qnn` writes for a plan, in bytes, before anything is exported.
 
 More than a device has to hold: each phase has graphs of its own, prompt and answer, so that weights
-are written twice; embeddings stay in float; and beside each binary lies the quantized graph that
+are written twice; embeddings stay in float; and next to each binary is the quantized graph that
 the CPU runs, to check it. What a binary is larger than its weights is measured: on
 builtin/tiny-qwen2, and on a model of Qwen2.5-3B's shape (benchmarks/export_npu).
 """

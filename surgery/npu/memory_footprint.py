@@ -51,7 +51,7 @@ class Footprint:
 
     Args:
         path: `text`, `multimodal`, or `both`: all that either takes, and one cache.
-        blocks: of each block of the decoder with what stands beside it and its part of the cache.
+        blocks: of each block of the decoder with what stands next to it and its part of the cache.
         outside: embeddings, head and norms of the decoder.
         vision: vision tower and projector.
         cache: keys and values, which are in `blocks` too.
@@ -110,7 +110,7 @@ def footprints(plan: Plan, context: int, scheme: Scheme) -> list[Footprint]:
 
 
 def parts_within(sizes: Iterable[int], limit: int) -> int:
-    """Into how many parts a sequence is cut, at the least, where none may exceed a limit.
+    """Into how many parts a sequence is split, at the least, where none may exceed a limit.
 
     Args:
         sizes: bytes, in the order in which they run.

@@ -142,7 +142,7 @@ class Target(_Data):
         return Chip(self.soc.value, self.arch.value)
 
     def severity(self, rule: str, own: Severity) -> Severity:
-        """How grave a finding of a rule is here.
+        """How severe a finding of a rule is here.
 
         Args:
             rule: its name.

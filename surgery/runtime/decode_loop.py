@@ -1,6 +1,6 @@
 """Generate greedily with the parts of a model whose graphs have static shapes.
 
-The prompt goes through the prefill graphs in pieces, of which the last is filled up; then one token
+The prompt goes through the prefill graphs in chunks, of which the last is filled up; then one token
 at a time goes through the decode graphs. Whatever runs a graph is an `Engine`. numpy alone.
 """
 
@@ -95,7 +95,7 @@ class DecodeLoop:
 
 
 def parts_on_path(names: Iterable[str], parts: Mapping[str, PartRecord]) -> dict[str, PartRecord]:
-    """The parts of a path that pieces go through, in its order.
+    """The parts of a path that chunks go through, in its order.
 
     Args:
         names: of the path.

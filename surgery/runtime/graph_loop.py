@@ -49,13 +49,13 @@ def generate_answer(
         loop: a new one.
         path: text or multimodal.
         prompt: what is asked.
-        vision: of the path; None where it sees nothing.
+        vision: of the path; None where it has no vision part.
         trust_remote_code: whether the tokenizer may run code of its own.
 
     Raises:
         SurgeryError: A614 where prompt and answer are longer than the cache, R132 for an image
-            before a path without eyes, R133 for one that doesn't open, M112 for a tokenizer that
-            gives ids which the graphs don't know.
+            before a path without a vision tower, R133 for one that doesn't open, M112 for a
+            tokenizer that gives ids which the graphs don't know.
     """
     from surgery.data.vocabulary import load_processor, refuse_ids_without_rows
     from surgery.runtime.prompt_encoding import encoded

@@ -30,7 +30,7 @@ class Engine(Protocol):
 
 
 class CachedPart:
-    """A part that takes one piece after another.
+    """A part that takes one chunk after another.
 
     Args:
         engine: runs its graphs.
@@ -57,7 +57,7 @@ class CachedPart:
         return next((graph.window for _, graph in self._graphs.values() if graph.window), None)
 
     def take(self, chunk: PromptChunk) -> PromptChunk:
-        """Compute what this part gives for a piece, and remember its keys and values."""
+        """Compute what this part gives for a chunk, and remember its keys and values."""
         file, record = self._graphs.get(chunk.phase) or self._graphs["both"]
         feeds = {value.name: self._feed(value, record, chunk) for value in record.inputs}
         found = self._engine.run(self._name, file, feeds)

@@ -44,8 +44,8 @@ class ValueRecord(_Data):
     """What an input is: `ids`, `positions`, `hidden`, `mask`, `past_key`, `past_value`, `lora` for
     a tensor of the part `lora` (zeros on a path without it), an output of `positions`, or
     `pixel_values` of one tile. The output `new_hidden` is `hidden` for the next part; `new_key` and
-    `new_value` go into the cache; `features` take the places of the image in `hidden`, behind the
-    embeddings."""
+    `new_value` go into the cache; `features` take the positions of the image in `hidden`, behind
+    the embeddings."""
 
 
 class GraphRecord(_Data):
@@ -94,7 +94,7 @@ class ExportedFile(_Data):
     `fingerprint` stands for it."""
 
     how: LinkMethod
-    """Written anew, copied, or linked to the file it was made of."""
+    """Newly written, copied, or linked to the file it was made of."""
 
     graph: GraphRecord | None = None
     """What is in it, if it is a graph."""
@@ -107,7 +107,7 @@ class PartRecord(_Data):
     """What it is, such as `transformers` or `peft`."""
 
     dtype: str
-    """Type of most of its numbers, a safetensors name."""
+    """Type of most of its weights, a safetensors name."""
 
     quantisation: str
     """`none`, or weights and activations as in `w4a16`."""

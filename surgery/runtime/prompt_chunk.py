@@ -1,6 +1,6 @@
-"""A prompt cut into pieces of static length, and what becomes known of each. numpy alone.
+"""A prompt split into chunks of static length, and what becomes known of each. numpy alone.
 
-Shapes: T tokens of a piece, D width of the hidden state.
+Shapes: T tokens of a chunk, D width of the hidden state.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -51,7 +51,7 @@ class PromptChunk:
 def prompt_chunks(
     ids: Sequence[int], phase: Phase, length: int, start: int, features: Features | None = None
 ) -> Iterator[PromptChunk]:
-    """Cut tokens into pieces.
+    """Split tokens into chunks.
 
     Args:
         ids: of the tokens.

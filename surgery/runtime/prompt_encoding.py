@@ -24,8 +24,9 @@ def encoded(processor: Any, prompt: Prompt, path: PathName) -> Any:
         `input_ids` and `attention_mask` (1, tokens), and what the model takes of images.
 
     Raises:
-        SurgeryError: R132 for an image before a model without eyes, R133 for one that doesn't open,
-            D104 for an empty prompt, D112 to D116 for one that the model can't be asked.
+        SurgeryError: R132 for an image before a model without a vision tower, R133 for one that
+            doesn't open, D104 for an empty prompt, D112 to D116 for one that the model can't be
+            asked.
     """
     encoder = Encoder(processor, length=0)
     if prompt.images and not encoder.is_multimodal:

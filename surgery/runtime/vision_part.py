@@ -1,4 +1,4 @@
-"""The part of an export that sees: what it makes of the tiles of images. numpy alone.
+"""The vision part of an export: what it makes of the tiles of images. numpy alone.
 
 Shapes: C x H x W pixels of a tile, N places that it takes in a prompt, D width of the hidden state.
 """
@@ -14,7 +14,7 @@ from surgery.runtime.prompt_chunk import Features
 
 
 class ImagePart:
-    """Turns tiles into what takes the places of an image in a prompt.
+    """Turns tiles into what takes the positions of an image in a prompt.
 
     Args:
         engine: runs its graph.
@@ -44,14 +44,14 @@ class ImagePart:
 
 
 def is_vision_part(part: PartRecord) -> bool:
-    """Whether a part is one that sees, and not one that pieces of a prompt go through."""
+    """Whether a part is a vision part, and not one that chunks of a prompt go through."""
     return any(file.graph and file.graph.phase == "image" for file in part.files)
 
 
 def image_part(
     engine: Engine, names: Iterable[str], parts: Mapping[str, PartRecord]
 ) -> ImagePart | None:
-    """Return the part of a path that sees; None where it has none.
+    """Return the vision part of a path; None where it has none.
 
     Args:
         engine: runs its graph.

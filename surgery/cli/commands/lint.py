@@ -121,7 +121,7 @@ def _progress(depth: "Depth") -> "Iterator[Progress]":
 def _linted(
     subject: "Subject", run: "Callable[[Subject], list[Report]]", fix: bool
 ) -> "list[Report]":
-    """Lint; with `--fix` mend what can be mended, say so, and lint what has come of it."""
+    """Lint; with `--fix` correct what can be corrected, say so, and lint what has come of it."""
     reports = run(subject)
     if not fix:
         return reports

@@ -82,7 +82,7 @@ def _as_it_is(job: ExportJob, checkpoint: Checkpoint) -> Iterator[Item]:
 
 
 def _side_files(plan: Plan, folder: Path) -> list[Path]:
-    """The files beside the weights that a checkpoint needs to open and generate."""
+    """The files next to the weights that a checkpoint needs to open and generate."""
     assert plan.files is not None
     there = replace(plan, files=replace(plan.files, folder=folder))
     always = (folder / name for name in ("config.json", INDEX_NAME))
@@ -94,7 +94,7 @@ def _linked(job: ExportJob, source: Path, name: str) -> Linked:
 
 
 def _dtype(plan: Plan) -> str:
-    """The type of most of the base's numbers."""
+    """The type of most of the base's weights."""
     sizes: dict[str, int] = {}
     for tensor in plan.anatomy.tensors():
         sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.size

@@ -1,7 +1,7 @@
 """The parts of an export as graphs of static shape, one a block, with LoRA as their inputs.
 
-A copied block is a part of its own beside its original; everything else serves both paths, since
-LoRA is zeros along text. A model that sees has its eyes as a part of the multimodal path.
+A copied block is a part of its own next to its original; everything else serves both paths, since
+LoRA is zeros along text. A multimodal model has its vision tower as a part of the multimodal path.
 """
 
 from collections.abc import Iterator
@@ -33,8 +33,8 @@ def float_contents(job: ExportJob) -> Contents:
         job: what is exported.
 
     Raises:
-        SurgeryError: A611 for what these graphs can't hold, A612 for a model that can't be cut into
-            parts, A613 for impossible lengths, X110 to X112 for its graphs.
+        SurgeryError: A611 for what these graphs can't hold, A612 for a model that can't be split
+            into parts, A613 for impossible lengths, X110 to X112 for its graphs.
     """
     refuse(job)
     from surgery.export.parts.split import ModelParts

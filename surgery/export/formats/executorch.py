@@ -57,7 +57,7 @@ class ExecutorchExporter(Exporter):
 
 @dataclass(frozen=True)
 class _Lowered:
-    """A program out of a plain checkpoint, which is written beside it, lowered and removed.
+    """A program out of a plain checkpoint, which is written next to it, lowered and removed.
 
     Args:
         checkpoint: all its files.

@@ -8,7 +8,7 @@ from surgery.export.parts.size_limits import refuse_large_parts
 
 
 class OnnxExporter(Exporter):
-    """One part each for eyes, embeddings, positions, blocks, copies and head; LoRA; tokenizer."""
+    """One part each for vision, embeddings, positions, blocks, copies and head; LoRA; tokenizer."""
 
     word: ClassVar[str] = "onnx"
     takes: ClassVar[frozenset[str]] = frozenset({"prefill", "context"})

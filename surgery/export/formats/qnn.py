@@ -1,6 +1,7 @@
 """`--to qnn`: the graphs of `--to onnx`, quantized and compiled for a Snapdragon.
 
-Embeddings and angles stay in float on the CPU; eyes, blocks and head are context binaries.
+Embeddings and rotary embeddings stay in float on the CPU; vision, blocks and head are context
+binaries.
 """
 
 from collections.abc import Iterator

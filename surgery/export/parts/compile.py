@@ -89,7 +89,7 @@ def compiled(
 ) -> tuple[ExportedFile, ...]:
     """Quantize a graph, compile it, and say how far it is from float.
 
-    Ranges and scales are kept beside the float graph, so that decode has those of prefill, which
+    Ranges and scales are kept next to the float graph, so that decode has those of prefill, which
     saw more rows: with its own, W4A16 loses 0.071 of loss on builtin/tiny-qwen2, with these 0.061.
 
     Args:

@@ -29,11 +29,11 @@ ReadWeights = Callable[[list[str]], Mapping[str, torch.Tensor]]
 
 @dataclass(frozen=True)
 class StepGraph:
-    """A graph without numbers.
+    """A graph without weights.
 
     Args:
         name: of its file.
-        model: its initializers have names, shapes and no numbers.
+        model: its initializers have names, shapes and no values.
         record: for the manifest.
     """
 
@@ -44,7 +44,7 @@ class StepGraph:
 
 @dataclass(frozen=True)
 class _Extent:
-    """Where a tensor lies in the file of weights."""
+    """Where a tensor is in the file of weights."""
 
     offset: int
     length: int
@@ -74,7 +74,7 @@ class GraphPart:
 
     @property
     def missing(self) -> dict[str, ir.Value]:
-        """What has no numbers in the graphs, by name in the base."""
+        """What has no values in the graphs, by name in the base."""
         return {
             self.renamed(name): value
             for graph in self.graphs
@@ -96,7 +96,7 @@ class GraphPart:
         return self.own + name.removeprefix(self.place) if inside else name
 
     def write_weights(self, file: Path) -> str:
-        """Write all numbers once, and return the file's SHA-256."""
+        """Write all weights once, and return the file's SHA-256."""
         missing = self.missing
         tensors = self.numbers([name.removesuffix(".T") for name in missing])
         digest = hashlib.sha256()
@@ -111,7 +111,7 @@ class GraphPart:
         return digest.hexdigest()
 
     def bound(self, graph: StepGraph) -> ir.Model:
-        """Return a graph whose numbers are those in the file of weights."""
+        """Return a graph whose weights are those in the file of weights."""
         model = graph.model.clone()
         values = model.graph.initializers
         for name in [name for name, value in values.items() if value.const_value is None]:

@@ -1,4 +1,4 @@
-"""The files of parts that a workshop makes, each part when its first file is written."""
+"""The files of quantized parts, each part made when its first file is written."""
 
 import shutil
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from surgery.storage.staging import resume_folder
 
 @dataclass
 class QuantizedParts:
-    """Knows which file is the last: with that one the workshop is cleared.
+    """Knows which file is the last: after that one the work folder is removed.
 
     Args:
         quantizer: makes them.
@@ -38,7 +38,7 @@ class QuantizedParts:
         ]
 
     def written(self, work: Path, part: str, name: str) -> None:
-        """Clear the workshop behind the last file."""
+        """Remove the work folder after the last file."""
         if (part, name) == self._last:
             shutil.rmtree(work, ignore_errors=True)
 

@@ -2,8 +2,8 @@
 
 A part is written in float, calibrated, quantized and compiled before the next one is begun, so that
 neither memory nor disk ever holds more than one in float. All that is made is kept beside the new
-export until that is whole: one that was killed goes on at the part where it was, as long as it is
-asked for the same.
+export until that is complete: one that was killed goes on at the part where it was, as long as it
+is asked for the same.
 """
 
 import json
@@ -119,7 +119,7 @@ class PartQuantizer:
 
     @property
     def _paths(self) -> dict[PathName, Sequence[str]]:
-        """The parts that pieces go through on each path; one path where both are the same."""
+        """The parts that chunks go through on each path; one path where both are the same."""
         paths = dict(self.float32.paths)
         if paths["text"] == paths["multimodal"]:
             del paths["text"]
@@ -128,7 +128,7 @@ class PartQuantizer:
 
     @property
     def _vision(self) -> str | None:
-        """The part that sees, if there is one."""
+        """The vision part, if there is one."""
         parts = self.float32.parts
         return next((name for name, part in parts.items() if part.kind == _VISION), None)
 
@@ -142,7 +142,7 @@ class PartQuantizer:
     def _prompts(
         self, float32: Path, calibration: Calibration
     ) -> Iterator[tuple[Sequence[int], Features | None]]:
-        """Ids of each prompt, and what the eyes make of its images."""
+        """Ids of each prompt, and what the vision part makes of its images."""
         from surgery.data.vocabulary import load_processor
         from surgery.export.calibration_data import prompts_of
 
@@ -203,7 +203,7 @@ def _graph(folder: Path, file: ExportedFile, samples: Sequence[CalibrationSample
 
 
 def _record_file(float32: Path, part: str) -> Path:
-    """What says that a part is there in float, whole."""
+    """What says that a part is there in float, complete."""
     return float32 / f"{part}.json"
 
 

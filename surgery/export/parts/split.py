@@ -1,4 +1,6 @@
-"""Cut a model into parts whose graphs have static shapes: eyes, embeddings, angles, blocks, head.
+"""Split a model into parts whose graphs have static shapes.
+
+The parts: vision, embeddings, rotary embeddings, blocks, head.
 
 Imports torch at the top: only exporters that make graphs reach it.
 """
@@ -57,7 +59,7 @@ class ModelParts:
         self._graphs = {form.name: self._steps(form, traced[form.name]) for form in self._forms}
 
     def before(self) -> dict[str, GraphPart]:
-        """Return the parts before the blocks: embeddings, and angles where the model has any.
+        """Return the parts before the blocks: embeddings, and rotary embeddings if there are any.
 
         Raises:
             SurgeryError: A612 where they aren't enough for this model.

@@ -1,6 +1,6 @@
 """How a decoder calls one of its blocks, found by letting it begin a step.
 
-Masks, angles of the positions and whatever else a family passes are then what its own code makes of
+Masks, rotary embeddings and whatever else a family passes are then what its own code makes of
 them, as real numbers; no family's code is written again. Blocks before it are passed over.
 
 Shapes: T tokens of the step, W tokens in the cache, D width of the hidden state.

@@ -1,4 +1,4 @@
-"""Visual experts beside the matrices of one block, routed by a mask that is an input of the graph.
+"""Visual experts of the matrices of one block, routed by a mask that is an input of the graph.
 
 The modules and the routing are those of `surgery.layers`, as they run in the whole model.
 """
@@ -52,7 +52,8 @@ def route(step: nn.Module, block: nn.Module, rule: RoutingRule) -> None:
     Args:
         step: calls the block, and is called with `inputs_embeds` and `past_key_values`.
         block: with experts.
-        rule: the recipe's. Shared positions are the caller's, in the angles that come in.
+        rule: the recipe's. Shared positions are the caller's, in the rotary embeddings that come
+            in.
     """
     register_routing(step, step, next(_experts(block)), replace(rule, positions="plain"), None)
 

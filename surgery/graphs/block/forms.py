@@ -1,7 +1,7 @@
 """The distinct kinds of block that a plan makes run, so that each is traced once and not 36 times.
 
-Blocks are alike where their modules are of the same classes, shapes and settings, and the plan puts
-the same beside them. A copied block has its original's graph, so both are one form.
+Blocks are the same where their modules are of the same classes, shapes and settings, and the plan
+adds the same to them. A copied block has its original's graph, so both are one form.
 """
 
 from collections.abc import Iterable, Iterator
@@ -130,7 +130,7 @@ def _settings(module: Any) -> Iterator[tuple[str, object]]:
 
 
 def _added(plan: Plan) -> dict[int, list[Edit]]:
-    """What stands beside the matrices of each block; copied blocks have nothing there."""
+    """What stands alongside the matrices of each block; copied blocks have nothing there."""
     found: dict[int, list[Edit]] = {}
     for edit in plan.edits:
         if isinstance(edit, tuple(_NAMES)):

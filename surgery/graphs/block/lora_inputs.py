@@ -13,10 +13,10 @@ from surgery.operations.edits import AddLora
 
 
 class InputLora(nn.Module):
-    """A linear module and a pair beside it; A and B are given for each call.
+    """A linear module and a pair next to it; A and B are given for each call.
 
     Args:
-        base_layer: what the pair stands beside.
+        base_layer: what the pair is added alongside.
         a: (R, D).
         b: (E, R), with the scale in it already.
     """
@@ -34,7 +34,7 @@ class InputLora(nn.Module):
 
 
 def add_loras(block: nn.Module, module_path: str, edits: Iterable[AddLora]) -> dict[str, str]:
-    """Put the pairs beside the matrices of a block.
+    """Put the pairs alongside the matrices of a block.
 
     Args:
         block: changed in place.

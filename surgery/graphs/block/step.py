@@ -127,7 +127,7 @@ def build_step(
     shape: Shape | None,
     fill: Callable[[nn.Module], None],
 ) -> Step:
-    """Make a step of a block, with what the plan puts beside its matrices.
+    """Make a step of a block, with what the plan puts alongside its matrices.
 
     Args:
         block: on the meta device; changed in place.

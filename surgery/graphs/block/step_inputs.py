@@ -45,7 +45,7 @@ def all_inputs(
 
 
 def draw(like: Feeds, seed: int) -> Feeds:
-    """Random numbers of the shapes of inputs; the same ones for the same seed.
+    """Random values of the shapes of inputs; the same ones for the same seed.
 
     Args:
         like: by names; one of truth values gets those.

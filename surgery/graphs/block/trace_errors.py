@@ -10,7 +10,7 @@ from surgery.plan.planner import Plan
 _WRAPPED: Final = ("TorchExportError", "ConversionError", "GraphConstructionError")
 """torch.onnx's errors around the one that tells."""
 _BY_DATA: Final = ("DataDependent", "data-dependent", "nonzero", "grouped_mm", "unbacked", "u0")
-"""In the reasons of a block whose shapes depend on its numbers, as where tokens are routed."""
+"""In the reasons of a block whose shapes depend on its values, as where tokens are routed."""
 
 
 def reason_of(error: BaseException) -> str:
@@ -34,7 +34,7 @@ def not_static(form: BlockForm, shape: Shape, why: str) -> Diagnostic:
 
 
 def depends_on_data(why: str) -> bool:
-    """Whether a block has no graph because its shapes depend on its numbers, by torch's reason."""
+    """Whether a block has no graph because its shapes depend on its values, by torch's reason."""
     return any(marker in why for marker in _BY_DATA)
 
 

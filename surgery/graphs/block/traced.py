@@ -26,7 +26,7 @@ class Traced:
         module_path: full module name of the block that was traced.
         model: the graph, in fp32.
         step: what was traced; with the graph's weights.
-        inputs: one of each input of the step; masks and angles as the decoder makes them.
+        inputs: one of each input of the step; masks, cos and sin as the decoder makes them.
         random_names: names of those that are random numbers and not the decoder's or an adapter's.
     """
 

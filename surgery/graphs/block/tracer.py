@@ -85,7 +85,7 @@ class Tracer:
             form: one of `forms`.
             shape: of the step; a vision tower and a projector take one image, whatever it is. A
                 prefill is at least as long as the runs that an expert's rule names.
-            weights: `none` for a graph without numbers, which takes no memory; `random` for the
+            weights: `none` for a graph without weights, which takes no memory; `random` for the
                 base's shape with numbers that are always the same; `real` for those on disk.
             block: which of the form's blocks; the first unless given.
             adapter: an adapter folder, whose copies, experts and LoRA are taken. Without it a
@@ -116,7 +116,7 @@ class Tracer:
     ) -> "dict[str, torch.Tensor]":
         """Return the real parameters of a decoder block as its graph computes with them.
 
-        With them a graph that was traced without numbers serves every block of its form.
+        With them a graph that was traced without weights serves every block of its form.
 
         Args:
             form: one of `forms`.

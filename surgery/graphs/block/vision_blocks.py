@@ -1,4 +1,4 @@
-"""What stands before a decoder that sees: blocks of a vision tower, and a projector.
+"""What stands before the decoder of a multimodal model: blocks of a vision tower, and a projector.
 
 How they are called is found by letting the model, on the meta device, take one image of the size
 that it was made for; so the projector gets the patches of a single image.
@@ -20,7 +20,7 @@ PROJECTOR: Final = "projector"
 
 
 def vision_forms(model: nn.Module, anatomy: Anatomy) -> list[BlockForm]:
-    """Return the forms of a model that sees, the block's first; none for one that doesn't.
+    """Return the forms of a multimodal model, the block's first; none without a vision tower.
 
     Args:
         model: on any device.

@@ -1,4 +1,4 @@
-"""Numbers for the parameters of one block: none, random ones, or those on disk.
+"""Weights for the parameters of one block: none, random ones, or those on disk.
 
 Only that block is ever in memory. Without numbers it has addresses and no pages behind them.
 """
@@ -28,7 +28,7 @@ _SPREAD: Final = 0.02
 
 @dataclass(frozen=True)
 class Disk:
-    """Where real numbers are.
+    """Where real weights are.
 
     Args:
         stored: the base's checkpoint.
@@ -41,7 +41,7 @@ class Disk:
 
 
 def settle(owner: Any, modules: Iterable[nn.Module]) -> None:
-    """Bring modules from the meta device to the CPU: tables of angles right, parameters zero.
+    """Bring modules from the meta device to the CPU: right rotary tables, parameters zero.
 
     A parameter is one zero under every index, so that it takes no memory.
 
@@ -63,7 +63,7 @@ def settle(owner: Any, modules: Iterable[nn.Module]) -> None:
 def fill(
     owner: Any, block: nn.Module, weights: Weights, module_path: str, disk: Disk | None
 ) -> None:
-    """Bring a block from the meta device to the CPU, with these numbers.
+    """Bring a block from the meta device to the CPU, with these weights.
 
     Args:
         owner: as for `settle`.
@@ -71,7 +71,7 @@ def fill(
         weights: `none`; `random`, the model's own start with noise on norms and biases, always the
             same; or `real`.
         module_path: the block's full module name in the base.
-        disk: where real numbers are.
+        disk: where real weights are.
 
     Raises:
         SurgeryError: X112, where a real one isn't on disk.
@@ -98,7 +98,7 @@ def _allocate(module: nn.Module) -> None:
 
 
 def _is_table(module: nn.Module) -> bool:
-    """Whether a module holds buffers alone, as one of rotary angles does."""
+    """Whether a module holds buffers alone, as one of rotary embeddings does."""
     own = any(True for _ in module.buffers(recurse=False))
     return own and not any(True for _ in module.parameters(recurse=False))
 

@@ -48,7 +48,7 @@ def _without_weights(graph: GraphProto) -> GraphProto:
 
 
 def _empty_attributes(node: NodeProto) -> None:
-    """Drop what lies in other files, and the weights of branches."""
+    """Drop what is in other files, and the weights of branches."""
     for attribute in node.attribute:
         if attribute.type == AttributeProto.GRAPH:
             attribute.g.CopyFrom(_without_weights(attribute.g))

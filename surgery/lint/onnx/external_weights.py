@@ -41,7 +41,7 @@ def refuse_missing(model: "Model", path: Path) -> None:
 
 
 def _stored(model: "Model") -> "Iterator[TensorProtocol]":
-    """Initializers, and tensors of attributes, which may lie in other files too."""
+    """Initializers, and tensors of attributes, which may be in other files too."""
     for graph in model.graphs():
         for value in graph.initializers.values():
             if value.const_value is not None:

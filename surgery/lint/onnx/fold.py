@@ -28,11 +28,11 @@ _UNLIKE_RUNTIME: Final = frozenset(
 """What onnxscript rewrites and onnxruntime doesn't, unless all of it is known: the number of a
 tensor's elements, a `Concat` with nothing, and sequences, which become `Split` and `Concat`."""
 _LARGEST: Final = 1 << 18
-"""Numbers in what is computed, at most; beyond it a value counts as known and has no numbers."""
+"""Numbers in what is computed, at most; beyond it a value counts as known and has no values."""
 _SMALL: Final = 1 << 13
 """Numbers in what it is computed from, at most: weights stay on disk."""
 _ROUNDS: Final = 8
-"""Branches in branches, at most; a round settles one level, and whatever hangs on it."""
+"""Branches in branches, at most; a round settles one level, and whatever depends on it."""
 _LOGGERS: Final = ("onnxscript", "onnx_ir")
 
 

@@ -119,7 +119,7 @@ def _walk(graph: "Any", constants: set["Value"]) -> Iterator["Node"]:
 
 
 def _initializers(graph: "Any") -> Iterable["Value"]:
-    """A function has none; one of a graph that is an input too may be given anew at run time."""
+    """A function has none; one of a graph that is an input too may be given again at run time."""
     inputs = set(graph.inputs)
     stored: Iterable[Value] = getattr(graph, "initializers", {}).values()
     return (value for value in stored if value not in inputs)

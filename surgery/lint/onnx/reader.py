@@ -28,7 +28,7 @@ def read_onnx(path: Path) -> "Model":
         path: an `.onnx` file.
 
     Raises:
-        SurgeryError: X113 where its weights lie outside of its folder, X121 where it is no ONNX
+        SurgeryError: X113 where its weights are outside of its folder, X121 where it is no ONNX
             graph, X122 where its weights are not all there.
     """
     from surgery.lint.onnx.external_weights import refuse_missing

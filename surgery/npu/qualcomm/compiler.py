@@ -25,8 +25,8 @@ def compile_graph(
         model: an ONNX file.
         soc: number by which the compiler knows the chip.
         arch: version of the NPU's instruction set.
-        out: the compiled file, `NAME.onnx`; its binary becomes `NAME_qnn.bin` beside it. Neither is
-            written where the graph is refused.
+        out: the compiled file, `NAME.onnx`; its binary becomes `NAME_qnn.bin` next to it. Neither
+            is written where the graph is refused.
         fp16: whether the NPU may compute in fp16 what is not quantized.
         seconds: that it may take.
 

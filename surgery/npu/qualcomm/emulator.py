@@ -46,7 +46,7 @@ class Emulator:
         """Run a compiled graph.
 
         Args:
-            graph: the file of one node that the compiler wrote, its binary beside it.
+            graph: the file of one node that the compiler wrote, its binary next to it.
             feeds: an array for each of its inputs.
 
         Returns:

@@ -45,7 +45,7 @@ def graph_digest(model: Path) -> str:
 def implementation_digest() -> str:
     """Return the sha256 of how this package quantizes, compiles and compares.
 
-    What is kept from one run to the next hangs on it, as it hangs on the toolchain.
+    What is kept from one run to the next depends on it, as it depends on the toolchain.
     """
     files = sorted(Path(__file__).parent.rglob("*.py"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
@@ -65,7 +65,7 @@ def copied(model: Path, folder: Path) -> Path:
 
 
 def _locations(graph: object) -> Iterator[str]:
-    """Where external tensors lie, those of subgraphs and of attributes too."""
+    """Where external tensors are, those of subgraphs and of attributes too."""
     import onnx
     from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 

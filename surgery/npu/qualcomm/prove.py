@@ -56,7 +56,7 @@ def prove(
         schemes: which ones.
         expected: what torch computes from `feeds`, by names of outputs; the float graph on the CPU
             computes it where that is None.
-        progress: told of each step before it starts.
+        progress: callback; gets each step before it starts.
         seconds: that a step may take.
 
     Returns:

@@ -33,7 +33,7 @@ for 33 to 77 million weights on two cores."""
 
 @dataclass(frozen=True)
 class Branch:
-    """What is added beside a graph's own matrices along one path alone, such as LoRA's A and B.
+    """What is added alongside a graph's own matrices along one path alone, such as LoRA's A and B.
 
     Args:
         inputs: of the graph, with which it begins; it ends before it is added.
@@ -62,7 +62,7 @@ def quantize(
 
     Args:
         model: an ONNX file in float.
-        out: the quantized one; its weights become `OUT.data` beside it.
+        out: the quantized one; its weights become `OUT.data` next to it.
         scheme: w8a16 or w4a16.
         samples: inputs that show the ranges of the activations; at least one.
         branch: what has ranges of other samples. Where the samples have zeros for it, the graph's
@@ -85,7 +85,7 @@ def quantize(
             _write_samples(folder / BRANCH, branch.samples)
         written, done = folder / "made" / out.name, folder / "done"
         written.parent.mkdir()
-        source = copied(model, folder / "model")  # the quantizer writes beside the graph
+        source = copied(model, folder / "model")  # the quantizer writes next to the graph
         log, found = folder / "log.txt", scales or folder / "scales"
         if quantizer == "aimet" and not found.is_file():
             arguments = [str(source), scheme, str(folder), str(found)]

@@ -64,7 +64,7 @@ def as_text(reports: "Sequence[Report]", *, overview: bool) -> str:
 
 
 def print_fixes(subject: "Subject", written: "Sequence[Fix]", left: "Sequence[Fix]") -> None:
-    """Say on stderr what was mended, and what the user can mend by an override."""
+    """Say on stderr what was corrected, and what the user can correct by an override."""
     for fix in written:
         err().print(f"fixed {subject.file}: {fix.key}: {fix.value}", soft_wrap=True)
     for fix in left:

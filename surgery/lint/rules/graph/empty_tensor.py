@@ -32,7 +32,7 @@ class EmptyTensor(NodeRule):
     code = "L230"
     name = "empty-tensor"
     evidence = "proved"
-    why = "the compiler has no tensors without numbers"
+    why = "the compiler has no tensors without values"
     fix = "leave the empty part out before the export"
 
     def faults(self, graph: LiveGraph, target: Target) -> Iterable[Fault]:

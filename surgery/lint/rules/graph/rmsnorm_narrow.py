@@ -14,7 +14,7 @@ _NARROW: Final = 32
 class RmsnormNarrow(NodeRule):
     """`RMSNormalization` over at most 32 numbers, on a tensor of three or four dimensions.
 
-    Whether it comes out wrong hangs on the two dimensions before the last, height and width:
+    Whether it comes out wrong depends on the two dimensions before the last, height and width:
     wrong for a height of 9 to 12, above that up to a width of 8, and for a height of 2 to 7
     where the width is a multiple of 8 from 16 on.
 

@@ -69,7 +69,7 @@ def _type(value: "Value | None") -> str:
 
 
 def _is_quantized(node: "Node") -> bool:
-    """Whether it quantizes, or stands beside what does, where the two are taken as one."""
+    """Whether it quantizes, or is added alongside what does, where the two are taken as one."""
     makers = [value.producer() for value in node.inputs if value is not None]
     users = [use.node for out in node.outputs for use in out.uses()]
     near = [node, *(maker for maker in makers if maker is not None), *users]

@@ -1,4 +1,4 @@
-"""Rule L104: experts that lie in memory beside what they are copies of."""
+"""Rule L104: experts that are in memory alongside what they are copies of."""
 
 from collections.abc import Iterator
 

@@ -59,10 +59,10 @@ def _rows(model: Path, names: list[str], samples: Iterable[Arrays]) -> dict[str,
         if name not in known_outputs
     )
     outputs = [value.name for value in graph.graph.output]
-    shown = model.with_name("shown.onnx")  # beside the model, whose external data it has
+    shown = model.with_name("shown.onnx")  # next to the model, whose external data it has
     onnx.save(graph, shown)
     options = ort.SessionOptions()
-    # Fused nodes round otherwise: a graph beside whose matrices zeros are added has the same rows.
+    # Fused nodes round differently: a graph whose matrices get zeros added has the same rows.
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = ort.InferenceSession(shown, options, providers=["CPUExecutionProvider"])
     collected: dict[str, list[Any]] = {name: [] for name in names}

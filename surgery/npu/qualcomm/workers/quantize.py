@@ -1,7 +1,7 @@
 """Quantize in this process; arguments: MODEL OUT SCHEME RANGES SCALES DONE.
 
 Runs only as a process of its own, since it holds a graph several times over; so onnxruntime is
-imported at the top. The samples lie beside DONE, which is written last; those of a branch in a
+imported at the top. The samples are next to DONE, which is written last; those of a branch in a
 folder of their own, with a file of its inputs. SCALES is there where AIMET has found them.
 """
 

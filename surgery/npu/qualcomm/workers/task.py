@@ -45,7 +45,7 @@ class Task(_Data):
 
     @property
     def context(self) -> Path:
-        """The compiled graph: an ONNX file of one node, and its binary beside it."""
+        """The compiled graph: an ONNX file of one node, and its binary next to it."""
         return self.folder / f"{self.name}.onnx"
 
     @property
