@@ -115,22 +115,22 @@ def outside(location, **more):
     return model
 
 
-@pytest.mark.parametrize("place", ["../weights.bin", "/dev/zero", "a/../../w", "C:\\w", "..\\w"])
-def test_weights_outside_of_the_folder(tmp_path, module_path):
+@pytest.mark.parametrize("location", ["../weights.bin", "/dev/zero", "a/../../w", "C:\\w", "..\\w"])
+def test_weights_outside_of_the_folder(tmp_path, location):
     (tmp_path / "weights.bin").write_bytes(bytes(64))
     folder = tmp_path / "in"
     folder.mkdir()
-    faults = refused(saved(folder, outside(module_path)))
+    faults = refused(saved(folder, outside(location)))
     assert [fault.code for fault in faults] == ["X113"]
-    assert module_path in faults[0].why
+    assert location in faults[0].why
 
 
 def test_weights_in_what_is_no_file(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "device").symlink_to("/dev/zero")
     (tmp_path / "folder").mkdir()
-    for module_path in ("pipe", "device", "folder"):
-        faults = refused(saved(tmp_path, outside(module_path)))
+    for location in ("pipe", "device", "folder"):
+        faults = refused(saved(tmp_path, outside(location)))
         assert [fault.code for fault in faults] == ["X122"]
         assert "is a folder, a device or a pipe" in faults[0].why
 
