@@ -140,12 +140,23 @@ def load_plan(file: str | os.PathLike[str]) -> Plan:
 
 
 def _comparable(document: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """A plan without what it has only once it is applied, or what `other` is too old to have."""
+    """A plan without texts, what it has only once it is applied, or what `other` is too old for."""
+    document = {**document, "diagnostics": _codes(document.get("diagnostics"))}
     own, known = (_fingerprint(each) for each in (document, other))
     if own is None or known is None:
         return document
     own = {key: value for key, value in own.items() if key in known and key != "adapter"}
     return {**document, "model": {**document["model"], "fingerprint": own}}
+
+
+def _codes(diagnostics: object) -> object:
+    """Code and key of each diagnostic: another version may word them otherwise."""
+    if not isinstance(diagnostics, list):
+        return diagnostics
+    return [
+        [found.get("code"), found.get("key")] if isinstance(found, dict) else found
+        for found in diagnostics
+    ]
 
 
 def _fingerprint(document: dict[str, Any]) -> dict[str, Any] | None:

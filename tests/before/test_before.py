@@ -91,7 +91,11 @@ def test_an_export_opens_as_the_adapter_that_it_was_made_of() -> None:
     assert torch.allclose(found.float(), expected.float(), atol=0.02 * expected.abs().max())
 
 
-def test_a_saved_plan_is_applied() -> None:
+def test_a_saved_plan_is_applied_whatever_its_notes_say() -> None:
+    plan = json.loads(Path("plan.json").read_text())
+    assert plan["diagnostics"][0]["code"] == "P212"
+    plan["diagnostics"][0]["what"] = "worded by another version"
+    Path("plan.json").write_text(json.dumps(plan))
     surgery("apply", "plan.json", "--out", "applied")
     assert Path("applied/adapter_model.safetensors").is_file()
 
