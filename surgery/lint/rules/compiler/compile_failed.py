@@ -17,7 +17,7 @@ class CompileFailed(Rule):
 
     ## Use instead
 
-    Run with `--graph`, whose rules know such forms by sight. Where none fires, halve the graph
+    Run with `--graph`, whose rules recognize such forms. Where none fires, halve the graph
     until the part that fails is found.
 
     ## Evidence

@@ -8,8 +8,8 @@ class RefusedByCompiler(Rule):
 
     ## Why is it bad?
 
-    What it refuses runs on the CPU, and cuts the graph into pieces that wait for each other; or the
-    graph doesn't compile at all.
+    What it refuses runs on the CPU, and splits the graph into parts that wait for each other; or
+    the graph doesn't compile at all.
 
     ## Example
 

@@ -59,7 +59,7 @@ def _is_stored(value: "Value") -> bool:
 
 
 def _before(node: "Node") -> "set[Value]":
-    """The tensors that nodes take on whose results the condition hangs."""
+    """The tensors that nodes take on whose results the condition depends."""
     found: set[Value] = set()
     left = [node.inputs[0]]
     while left:

@@ -26,7 +26,7 @@ class Fault:
     """One place that is wrong; those that differ in the place alone become one finding.
 
     Args:
-        place: a node, or an input of the graph.
+        location: a node, or an input of the graph.
         what: one sentence without a full stop, the same for all such places.
         why: where it is not the rule's own.
         fix: where it is not the rule's own.
@@ -34,7 +34,7 @@ class Fault:
         fact: of the target, where the finding stands on it.
     """
 
-    place: "Node | Value"
+    location: "Node | Value"
     what: str
     why: str = ""
     fix: str = ""
@@ -43,7 +43,7 @@ class Fault:
 
 
 class NodeRule(GraphRule):
-    """A rule that looks at nodes, joins what is alike, and names the modules."""
+    """A rule that looks at nodes, joins equal faults, and names the modules."""
 
     compilers: ClassVar[tuple[str, ...]] = ("htp",)
     """The compilers that it holds for; what one refuses says nothing about another."""
@@ -64,15 +64,15 @@ class NodeRule(GraphRule):
         """Return one finding for all faults that say the same; see `GraphRule.check`."""
         if target.compiler not in self.compilers:
             return
-        alike: dict[tuple[str, str], list[Fault]] = {}
+        groups: dict[tuple[str, str], list[Fault]] = {}
         for fault in self.faults(live_graph(subject.model), target):
-            alike.setdefault((fault.what, fault.why), []).append(fault)
-        for faults in alike.values():
+            groups.setdefault((fault.what, fault.why), []).append(fault)
+        for faults in groups.values():
             yield self._joined(faults, subject, target)
 
     def _joined(self, faults: Sequence[Fault], subject: GraphSubject, target: Target) -> Finding:
         first = faults[0]
-        names = [_name(fault.place, subject) for fault in faults]
+        names = [_name(fault.location, subject) for fault in faults]
         return self.finding(
             target,
             f"{first.what}{_listed(names)}",
@@ -85,12 +85,12 @@ class NodeRule(GraphRule):
         )
 
 
-def _name(place: "Node | Value", subject: GraphSubject) -> str:
+def _name(location: "Node | Value", subject: GraphSubject) -> str:
     from onnx_ir import Node
 
-    if not isinstance(place, Node):
-        return place.name or ""
-    return subject.module_of(place) or place.name or place.op_type
+    if not isinstance(location, Node):
+        return location.name or ""
+    return subject.module_of(location) or location.name or location.op_type
 
 
 def _listed(names: list[str]) -> str:

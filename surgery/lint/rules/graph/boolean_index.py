@@ -18,7 +18,7 @@ class BooleanIndex(NodeRule):
     ## Why is it bad?
 
     The number of rows depends on the data. The compiler refuses `NonZero` and all that follows:
-    of 142 nodes of a two-block decoder written so, 48 stayed on the CPU, in three pieces.
+    of 142 nodes of a two-block decoder written so, 48 stayed on the CPU, in three parts.
 
     ## Example
 
@@ -33,7 +33,7 @@ class BooleanIndex(NodeRule):
     ## Use instead
 
     `form: blend` of the operation `expert`: both weight sets on all rows, and `Where` picks. Or
-    `form: segments`, where the image's rows stand at a fixed place.
+    `form: segments`, where the image's rows stand at a fixed position.
 
     ## Evidence
 

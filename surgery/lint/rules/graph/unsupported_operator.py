@@ -23,7 +23,7 @@ class UnsupportedOperator(NodeRule):
 
     ## Why is it bad?
 
-    Such a node stays on the CPU. It splits the graph into pieces between which all activations
+    Such a node stays on the CPU. It splits the graph into parts between which all activations
     are copied, and a strict compile fails.
 
     ## Example

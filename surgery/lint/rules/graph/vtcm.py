@@ -20,7 +20,7 @@ _IN_AND_OUT: Final = 2
 class Vtcm(NodeRule):
     """One row of an operator that needs whole rows exceeds the tightly coupled memory.
 
-    The compiler cuts most work into tiles. A softmax, a norm or a selection over an axis needs
+    The compiler splits most work into tiles. A softmax, a norm or a selection over an axis needs
     all of that axis at once, in and out, in fp16.
 
     ## Why is it bad?
@@ -34,7 +34,7 @@ class Vtcm(NodeRule):
 
     ## Use instead
 
-    Cut the axis: the greatest and the sum of each piece, and then of all.
+    Split the axis: the greatest and the sum of each chunk, and then of all.
 
     ## Evidence
 

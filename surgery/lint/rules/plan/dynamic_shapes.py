@@ -46,7 +46,7 @@ class DynamicShapes(PlanRule):
             form = f"operations.{operation}.form"
             yield self.finding(
                 target,
-                f"`{operation}` cuts prompts into segments and doesn't say where images stand",
+                f"`{operation}` splits prompts into segments and doesn't say where images stand",
                 why="a graph has one layout, so that each needs a graph of its own",
                 fix=f"set `operations.{operation}.runs` to [start, end] of each image, such as "
                 f"[[1, 197]], or use `{form}: blend`",

@@ -14,8 +14,8 @@ class LoraUniformity(PlanRule):
     ## Why is it bad?
 
     Qualcomm's LoRA v2 compiles the base once and swaps the pairs at run time. All adapters of such
-    a graph have the same rank and the same places, and blocks that look alike share one compiled
-    form. What differs means padding, or one more graph.
+    a graph have the same rank and the same attachment points, and identical blocks share one
+    compiled form. What differs means padding, or one more graph.
 
     ## Example
 

@@ -19,7 +19,7 @@ class MemoryRule(PlanRule):
     ## Why is it bad?
 
     A session of the NPU has an address space of its own, and a compiled graph a largest size. A
-    model beyond that is cut between blocks into several; a single block beyond it can't be cut.
+    model beyond that is split between blocks into several; a single block beyond it can't be split.
     Beyond the phone's memory nothing helps.
 
     ## Example
@@ -80,7 +80,7 @@ class MemoryRule(PlanRule):
             yield self.finding(
                 target,
                 f"one block of the {path} path takes {human_bytes(largest)} {use}",
-                why=f"a part holds {human_bytes(limit.value)}, and is cut between blocks",
+                why=f"a part holds {human_bytes(limit.value)}, and is split between blocks",
                 fix="use fewer bits, a shorter context, or a narrower base",
                 key="model",
                 fact=limit,
@@ -101,7 +101,7 @@ class MemoryRule(PlanRule):
             target,
             f"{_listed(over)} {use}: a session holds {human_bytes(session.value)}",
             why="each session of the NPU has an address space of its own",
-            fix=f"cut the decoder between blocks ({'; '.join(split)} at the least), or use fewer "
+            fix=f"split the decoder between blocks ({'; '.join(split)} at the least), or use fewer "
             "bits",
             key="model",
             severity="warning",

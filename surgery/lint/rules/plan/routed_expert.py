@@ -27,8 +27,8 @@ class RoutedExpert(PlanRule):
 
     `op: duplicate`: a copied block takes all tokens and keeps the memory of the base. Or `form:
     blend`, which computes both and mixes them by the mask, or `form: segments` with `runs`, for an
-    image that always stands at the same place. Both compile whole and compute right; both keep the
-    two weight sets in memory (`resident-experts`).
+    image that always stands at the same position. Both compile whole and compute right; both keep
+    the two weight sets in memory (`resident-experts`).
 
     ## Evidence
 

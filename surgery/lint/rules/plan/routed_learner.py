@@ -9,14 +9,14 @@ from surgery.npu.target import Target
 
 
 class RoutedLearner(PlanRule):
-    """The operation `learner`: two low-rank attentions beside a block's own, mixed by a router.
+    """The operation `learner`: two low-rank attentions alongside a block's own, mixed by a router.
 
     ## Why is it bad?
 
     The router reads a row of the block's attention weights for each token, as long as the sequence:
     attention has to be written out, and the shapes grow with each token. The learners look at the
     prompt's image and text embeddings, whose number depends on the prompt, and have keys and values
-    of their own beside the cache.
+    of their own in addition to the cache.
 
     ## Example
 

@@ -24,8 +24,8 @@ class TextPathRule(PlanRule):
 
     ## Use instead
 
-    `genieblue_skip`: copies and LoRA beside an untouched base, whose text path is the base itself,
-    bit for bit. Nothing, if this model is not to answer plain text.
+    `genieblue_skip`: copies and LoRA alongside an untouched base, whose text path is the base
+    itself, bit for bit. Nothing, if this model is not to answer plain text.
 
     ## Evidence
 
