@@ -169,7 +169,7 @@ def test_outputs_of_which_nothing_can_be_seen_are_said_to_show_nothing(tmp_path)
     faint = "g (float[2, 4] x) => (float[2, 4] y) <float s = {0.000001}> { y = Mul(x, s) }"
     report = linted(written(tmp_path, faint), level="prove", scheme="fp16")
     assert [(f.code, f.severity) for f in report.findings] == [("L301", "note")]
-    assert "its numbers show nothing" in report.findings[0].what
+    assert "its outputs show nothing" in report.findings[0].what
     assert report.verdict == "clean"
 
 

@@ -625,7 +625,7 @@ MOMENTS = {
     "a checkpoint is half written": ("training.trainer.save_file", ""),
     "a checkpoint is whole": ("training.trainer.rotate_checkpoints", ""),
     "a stage is done": ("training.train.save_into", ""),
-    "the adapter is half written": ("training.train.take_log", ""),
+    "the adapter is half written": ("training.train.copy_log", ""),
     "the adapter is whole, beside its place": ("storage.staging._rename", "a"),
     "the adapter is in its place": ("training.train.close_work", ""),
     "the checkpoints are gone": ("training.run_folder.discard", "a.training"),

@@ -17,7 +17,7 @@ class Nonzero(NodeRule):
 
     How many places come out depends on the data, so the output has no fixed size. The compiler
     refuses the node: `NonZero output shape must be static. Set shape to [rank, num_elements].`
-    With such an annotation it compiles, and fills the places that are left over with -1, which
+    With such an annotation it compiles, and fills the positions that are left over with -1, which
     is not what ONNX says and what another runtime gives.
 
     ## Example
