@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from surgery.adapter.depth_in_memory import change_depth
 from surgery.adapter.save import save_with_plan
 from surgery.adapter.side_files import adapter_config
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.model.loading import load_base
 from surgery.model.quiet import quiet
@@ -254,10 +255,4 @@ def _refuse_other_anatomy(plan: Plan, model: "PreTrainedModel") -> None:
 
 
 def _other_anatomy(plan: Plan, name: str) -> Diagnostic:
-    return Diagnostic(
-        code="A403",
-        what=f"the plan was made for {plan.anatomy.source}, and this model has another "
-        "architecture",
-        why=f"`{name}` differs, or is only in one of them",
-        fix="make the plan for this model: `make_plan(recipe, read_anatomy(model))`",
-    )
+    return diagnostic("A403", source=plan.anatomy.source, name=name)

@@ -5,6 +5,7 @@ from typing import Any
 
 from surgery.adapter.depth_checkpoint import write_depth
 from surgery.adapter.side_files import REWRITTEN, base_files, depth_files
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic
 from surgery.plan.planner import Plan, plan_recipe
 from surgery.storage.safetensors.checkpoint import Progress
@@ -64,9 +65,4 @@ def copy_base_files(plan: Plan, folder: Path) -> None:
 
 def has_own_base(folder: Path) -> Diagnostic:
     """The error of loading such an adapter onto another model."""
-    return Diagnostic(
-        code="A409",
-        what=f"the adapter in `{folder}` belongs on the trained base in it, not on another model",
-        why="its recipe trains the base in place",
-        fix="leave `model` out: `load_adapter(folder)` loads both",
-    )
+    return diagnostic("A409", folder=folder)

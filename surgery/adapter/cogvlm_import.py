@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError, some_of
 from surgery.diagnostics.wording import first_line
 from surgery.layers.expert import ExpertMatrix
@@ -217,4 +218,4 @@ def _files(source: Files) -> list[Path]:
 
 
 def _problem(what: str, fix: str) -> Diagnostic:
-    return Diagnostic(code="A419", what=what, fix=fix)
+    return diagnostic("A419", what=what, fix=fix)

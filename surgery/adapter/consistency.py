@@ -15,6 +15,7 @@ import yaml
 from surgery.adapter.model_card import FINGERPRINT_LINE, RIGHT_BASE
 from surgery.adapter.side_files import saved_adapter_config
 from surgery.adapter.weights_layout import check_weights, has_weights
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.diagnostics.wording import first_line
 from surgery.model.fingerprint import refuse_bad_fingerprint
@@ -255,4 +256,9 @@ def _unreadable(file: Path, error: Exception) -> Diagnostic:
 def _not_an_adapter(folder: Path, error: Exception) -> Diagnostic:
     what = f"`{folder}` is not a folder that `surgery apply` wrote"
     fix = did_you_mean(folder, "`surgery apply RECIPE --out DIR` makes an adapter folder")
-    return Diagnostic("A402", what, why_none(folder, PLAN_FILE, first_line(error)), fix)
+    return diagnostic(
+        "A402.not_an_adapter",
+        what=what,
+        why_none=why_none(folder, PLAN_FILE, first_line(error)),
+        fix=fix,
+    )

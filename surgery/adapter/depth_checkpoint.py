@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.model.names.disk_names import read_disk_names
 from surgery.plan.depth.build_check import read_depth
@@ -89,20 +90,8 @@ def _index_of_positions(blocks: dict[int, list[str]], plan: Plan) -> int:
 
 
 def _no_positions(plan: Plan) -> Diagnostic:
-    return Diagnostic(
-        code="P218",
-        what=f"the files of {plan.anatomy.source} don't name their tensors by block",
-        why="a new depth is written by renaming them, and their names have no block's position",
-        fix="load it with transformers and `save_pretrained` it again, then name the new folder",
-        key="model",
-    )
+    return diagnostic("P218.no_positions", source=plan.anatomy.source, key="model")
 
 
 def _no_zeros(plan: Plan) -> Diagnostic:
-    return Diagnostic(
-        code="P219",
-        what=f"copies in the files of {plan.anatomy.source} can't start as an identity",
-        why="what writes to the residual stream is in one tensor on disk with something else",
-        fix="use `start: copy`, or load the base with transformers and `save_pretrained` it again",
-        key="model",
-    )
+    return diagnostic("P219.no_zeros", source=plan.anatomy.source, key="model")

@@ -16,6 +16,7 @@ from surgery.adapter.base_checkpoint import has_own_base, write_assembly, write_
 from surgery.adapter.consistency import assembled_folder, read_document, refuse_inconsistent
 from surgery.adapter.save import save_adapter, write_side_files
 from surgery.adapter.side_files import adapter_name, base_folder, saved_plan, weight_bytes
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.model.fingerprint import identify, refuse_other_base, refuse_other_model
 from surgery.model.loading import load_base
@@ -233,19 +234,8 @@ def _refuse_starts_from_weights(plan: Plan) -> None:
 
 
 def _starts_from_weights(operation: str) -> Diagnostic:
-    return Diagnostic(
-        code="A404",
-        what=f"the start of `{operation}` is computed from the base's weights",
-        why="DoRA, PiSSA and their like decompose the weights, and this command only moves bytes",
-        fix="take that option out, or call `apply_plan` on the loaded model and `save_adapter`",
-        key=f"operations.{operation}.peft",
-    )
+    return diagnostic("A404", operation=operation, key=f"operations.{operation}.peft")
 
 
 def _plan_is_stale(file: Path, difference: str) -> Diagnostic:
-    return Diagnostic(
-        code="P210",
-        what=f"`{file}` no longer says what would be done",
-        why=f"`{difference}` is different now: the model's files or this program's version changed",
-        fix="make it again with `surgery plan RECIPE --out plan.json`, and compare",
-    )
+    return diagnostic("P210.plan_is_stale", file=file, difference=difference)

@@ -14,6 +14,7 @@ import yaml
 
 from surgery.adapter.depth_checkpoint import depth_config, depth_shards
 from surgery.adapter.model_card import model_card
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.model.fingerprint import identify
 from surgery.operations.edits import PEFT_PREFIX, AddedTensor, AddLora
@@ -150,12 +151,7 @@ def _is_plan(file: Path) -> bool:
 
 
 def _no_plan_of_its_own(file: Path) -> Diagnostic:
-    return Diagnostic(
-        code="A301",
-        what=f"`{file}` is there already, and is not replaced",
-        why="only a plan that `surgery plan --out` saved is, and not one that belongs to a folder",
-        fix="choose another `--out`",
-    )
+    return diagnostic("A301.no_plan_of_its_own", file=file)
 
 
 def base_folder(plan: Plan, folder: Path) -> Path:

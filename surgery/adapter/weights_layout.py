@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from surgery.adapter.side_files import adapter_specs, base_folder
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.model.reader import read_anatomy
 from surgery.plan.planner import Plan
@@ -129,27 +130,14 @@ def _names(tensors: Iterable[StoredTensor]) -> list[str]:
 
 
 def _other_weights(folder: Path, name: str, count: int) -> Diagnostic:
-    return Diagnostic(
-        code="A402",
-        what=f"the weights in `{folder}` are not those of its {PLAN_FILE}",
-        why=f"{count} tensors are missing, too many or of another shape, `{name}` first",
-        fix="copy the folder again, or make it again with `surgery apply` or `save_adapter`",
+    return diagnostic(
+        "A402.other_weights", folder=folder, PLAN_FILE=PLAN_FILE, count=count, name=name
     )
 
 
 def _surplus_weights(folder: Path, name: str) -> Diagnostic:
-    return Diagnostic(
-        code="A421",
-        what=f"`{folder}` has weights that its {PLAN_FILE} doesn't list: `{name}`",
-        why="one of the two was changed, so that nobody can say which model the folder is",
-        fix="copy the folder again, or make it again with `surgery apply` or `save_adapter`",
-    )
+    return diagnostic("A421.surplus_weights", folder=folder, PLAN_FILE=PLAN_FILE, name=name)
 
 
 def _other_layout(folder: Path, difference: str) -> Diagnostic:
-    return Diagnostic(
-        code="A421",
-        what=f"the header of the weights in `{folder}` is not the one that was written",
-        why=f"{difference}, so that the same bytes would mean another model",
-        fix="copy the folder again, or make it again with `surgery apply` or `save_adapter`",
-    )
+    return diagnostic("A421.other_layout", folder=folder, difference=difference)

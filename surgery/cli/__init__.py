@@ -11,6 +11,7 @@ from typing import Final
 
 import typer
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import (
     EXIT_ENVIRONMENT,
     EXIT_INTERRUPTED,
@@ -96,11 +97,8 @@ def _debugging() -> bool:
 
 def _refused_by_system(error: OSError) -> Diagnostic:
     """What is said where the operating system refuses a file, and nobody nearer knew why."""
-    return Diagnostic(
-        code="A313",
-        what=f"the operating system refuses `{os.fsdecode(error.filename)}`",
-        why=error.strerror or str(error),
-        fix="check the path, its rights and its disk",
+    return diagnostic(
+        "A313", fsdecode=os.fsdecode(error.filename), detail=error.strerror or str(error)
     )
 
 

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal, NoReturn
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.plugins import classes_in
 
@@ -156,13 +157,13 @@ def tool_name(tool: dict[str, Any]) -> Any:
 
 def bad_form(location: RecordLocation, why: str) -> NoReturn:
     """Raise D102 for a record of a known format that is malformed."""
-    raise SurgeryError(Diagnostic("D102", f"{location}: this record can't be read", why, _FORMS))
+    raise SurgeryError(diagnostic("D102.bad_form", location=location, why=why, FORMS=_FORMS))
 
 
 def bad_role(location: RecordLocation, role: object, known: Sequence[str]) -> NoReturn:
     """Raise D103."""
     what = f"{location}: `{role}` is no role of a conversation"
-    raise SurgeryError(Diagnostic("D103", what, fix=f"name one of {', '.join(known)}"))
+    raise SurgeryError(diagnostic("D103", what=what, known=", ".join(known)))
 
 
 def _refuse_surrogates(content: dict[str, Any], location: RecordLocation) -> None:
@@ -194,24 +195,18 @@ _FORMS: Final = (
 
 
 def _of_no_form(location: RecordLocation, why: str) -> Diagnostic:
-    return Diagnostic("D102", f"{location}: this record has no known format", why, _FORMS)
+    return diagnostic("D102.of_no_form", location=location, why=why, FORMS=_FORMS)
 
 
 def _not_honored(location: RecordLocation, keys: Sequence[str], where: str) -> Diagnostic:
-    return Diagnostic(
-        code="D115",
-        what=f"{location}: {where} can't have {', '.join(f'`{key}`' for key in keys)}",
-        why="it would be left out, and the record means something else without it",
-        fix="write it in a format that `surgery explain D115` shows, remove it, or leave such "
-        "records out with bad_records=skip",
+    return diagnostic(
+        "D115.not_honored",
+        location=location,
+        where=where,
+        names=", ".join(f"`{key}`" for key in keys),
     )
 
 
 def no_answer(location: RecordLocation, why: str) -> Diagnostic:
     """D104, for a record of which no answer can be learned or asked for."""
-    return Diagnostic(
-        code="D104",
-        what=f"{location}: {why}",
-        why="only answers are learned from, so none may be empty",
-        fix="write the answer, or leave the record out with bad_records=skip",
-    )
+    return diagnostic("D104.no_answer", location=location, why=why)

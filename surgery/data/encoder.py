@@ -17,6 +17,7 @@ from surgery.data.chat.chunks import encode_chunks, find_anchor, named_errors, s
 from surgery.data.chat.template import PLAIN_TEMPLATE, Template, template_of
 from surgery.data.chat.turns import Chat
 from surgery.data.images import open_images
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 
 IGNORED: Final = -100
@@ -239,20 +240,8 @@ def _row(
 
 
 def _no_vision_tower(location: RecordLocation) -> Diagnostic:
-    return Diagnostic(
-        code="D107",
-        what=f"{location}: this record has images, and the model takes none",
-        why="its folder has no image processor",
-        fix="name `vision:` in the recipe, or a multimodal model in `model=`",
-    )
+    return diagnostic("D107.no_vision_tower", location=location)
 
 
 def _too_long(location: RecordLocation, images: int, tokens: int, length: int) -> Diagnostic:
-    return Diagnostic(
-        code="D108",
-        what=f"{location}: {tokens} tokens, {images} of them of images, are more than the {length} "
-        "of a row",
-        why="a truncated row must keep its images complete and part of an answer",
-        fix="raise `length` up to the model's context, use fewer or smaller images, or leave such "
-        "records out with bad_records=skip",
-    )
+    return diagnostic("D108", location=location, tokens=tokens, images=images, length=length)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from surgery.data.base import Record, RecordLocation, read_record
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.diagnostics.wording import first_line
 from surgery.recipe.training_schema import Source
@@ -180,23 +181,12 @@ def _refuse_device(file: Path) -> None:
 
 
 def _unreadable(file: Path, why: str) -> Diagnostic:
-    return Diagnostic(
-        code="D101",
-        what=f"the data file `{file}` can't be read",
-        why=why,
-        fix="name a file of JSON, JSONL or plain text in UTF-8",
-        key="data",
-    )
+    return diagnostic("D101", file=file, why=why, key="data")
 
 
 def _not_used(file: Path, unused: Mapping[str, int]) -> Diagnostic:
     named = ", ".join(f"{name} (line {line})" for name, line in unused.items())
-    return Diagnostic(
-        code="D117",
-        what=f"`{file}` has keys that are not learned from: {named}",
-        why="no format of records uses them",
-        severity="warning",
-    )
+    return diagnostic("D117", file=file, named=named)
 
 
 def no_usable_record(file: Path, bad: Sequence[Diagnostic]) -> Diagnostic:
@@ -206,10 +196,11 @@ def no_usable_record(file: Path, bad: Sequence[Diagnostic]) -> Diagnostic:
         file: Path of the data file.
         bad: What is wrong with its records.
     """
-    return Diagnostic(
-        code="D109",
-        what=f"`{file}` has no usable record",
-        why=f"{len(bad)} were left out, the first because: {bad[0].what}" if bad else "it is empty",
-        fix="fix the records, or name another file",
+    return diagnostic(
+        "D109",
+        file=file,
+        detail=f"{len(bad)} were left out, the first because: {bad[0].what}"
+        if bad
+        else "it is empty",
         key="data",
     )

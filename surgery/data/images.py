@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from surgery.data.base import RecordLocation
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.diagnostics.wording import first_line
 from surgery.storage.escape import escapes
@@ -66,18 +67,8 @@ def resolve_image(images: Path, file: str, location: RecordLocation) -> Path:
 
 
 def _outside(location: RecordLocation, file: str, images: Path) -> Diagnostic:
-    return Diagnostic(
-        code="D105",
-        what=f"{location}: the image `{file}` is outside of `{images}`",
-        why="a data file may come from anywhere, so it may name only files of its own folder",
-        fix="name a folder with all its images as `images`, such as `/data`; `/` has all",
-    )
+    return diagnostic("D105.outside", location=location, file=file, images=images)
 
 
 def _no_decoding(location: RecordLocation, file: Path, why: str) -> Diagnostic:
-    return Diagnostic(
-        code="D106",
-        what=f"{location}: the image `{file}` can't be decoded",
-        why=why,
-        fix="write the file again, or leave such records out with bad_records=skip",
-    )
+    return diagnostic("D106", location=location, file=file, why=why)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from surgery.data.encoder import Row
 from surgery.data.packing import pack
 from surgery.data.rows import Rows
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.recipe.training_schema import Stage
 
@@ -161,10 +162,4 @@ def _generator(*key: int) -> np.random.Generator:
 
 def _no_mix(share: float, *, has_text: bool) -> Diagnostic:
     lacking = "with images" if has_text else "without images"
-    return Diagnostic(
-        code="D111",
-        what=f"`text_mix` asks for a share of {share:g}, and no file has records {lacking}",
-        why="it is the share of rows that come from files without images",
-        fix="name a file of each kind in `data`, or leave `text_mix` out",
-        key="text_mix",
-    )
+    return diagnostic("D111", share=share, lacking=lacking, key="text_mix")

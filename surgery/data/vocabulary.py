@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, Final
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.diagnostics.wording import first_line
 from surgery.model.meta_device import needs_remote_code
@@ -69,10 +70,4 @@ def _names_code(file: Path) -> bool:
 
 
 def _unreadable(folder: Path, error: Exception) -> Diagnostic:
-    return Diagnostic(
-        code="M111",
-        what=f"the tokenizer or processor of `{folder}` can't be opened",
-        why=first_line(error),
-        fix="copy the files of the base's tokenizer into the folder again",
-        key="model",
-    )
+    return diagnostic("M111", folder=folder, reason=first_line(error), key="model")

@@ -18,6 +18,7 @@ from surgery.data.encoder import IGNORED, Encoder, Row
 from surgery.data.file_reader import DataFile
 from surgery.data.rows import Rows
 from surgery.data.vocabulary import embedding_rows, load_processor, refuse_ids_without_rows
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.evaluation.predictions import Prediction, write_predictions
 from surgery.evaluation.questions import asked_of, predictions_of, read_questions
@@ -264,18 +265,8 @@ def _references(reference: str | os.PathLike[str] | None) -> dict[str, float]:
 
 
 def _no_reference(file: Path) -> Diagnostic:
-    return Diagnostic(
-        code="A316",
-        what=f"`{file}` is no evaluation to compare with",
-        why="it is not what `surgery evaluate --format json` prints",
-        fix="surgery evaluate OTHER --format json > reference.json",
-    )
+    return diagnostic("A316", file=file)
 
 
 def _nothing_to_measure(folder: Path) -> Diagnostic:
-    return Diagnostic(
-        code="T113",
-        what=f"there is nothing to measure `{folder}` on",
-        why=f"neither text nor questions are given, and the base has no {HELD_OUT}",
-        fix="surgery evaluate DIR --text heldout.txt --questions conversations.jsonl",
-    )
+    return diagnostic("T113", folder=folder, HELD_OUT=HELD_OUT)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from surgery.adapter.folder import load_adapter, load_base, read_plan
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.model.fingerprint import identify, refuse_other_base
 from surgery.model.reader import read_anatomy
@@ -120,10 +121,4 @@ def _export(folder: Path, base: str | os.PathLike[str] | None, trust: bool) -> E
 
 
 def _not_checkpoints(folder: Path, manifest: Manifest) -> Diagnostic:
-    return Diagnostic(
-        code="A606",
-        what=f"`{folder}` has the export format `{manifest.format}`, which can't be evaluated",
-        why="perplexity needs the likelihood of every token of a text, and its graphs give only "
-        "that of the last one",
-        fix="evaluate the adapter, or an export of it in the format `hf`",
-    )
+    return diagnostic("A606", folder=folder, format=manifest.format)

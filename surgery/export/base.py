@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol
 
-from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostics.catalog import diagnostic
+from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.npu.qualcomm.quantize import Quantizer
 from surgery.npu.target import Target
 from surgery.plan.planner import Plan
@@ -146,15 +147,7 @@ def refuse_lengths(job: ExportJob) -> None:
         SurgeryError: A613.
     """
     if not 0 < job.prefill <= job.context:
-        raise SurgeryError(
-            Diagnostic(
-                code="A613",
-                what=f"no step takes {job.prefill:,} tokens of a context of {job.context:,}",
-                why="a step of the prompt has at least one token, and all go into the context's "
-                "cache",
-                fix="use such as `--prefill 64 --context 1024`",
-            )
-        )
+        raise SurgeryError(diagnostic("A613", prefill=job.prefill, context=job.context))
 
 
 def known_exporters() -> dict[str, Exporter]:

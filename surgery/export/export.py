@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 from surgery.adapter.folder import read_plan
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.diagnostics.wording import close_names, nearest, suggestion
 from surgery.export.base import (
@@ -266,11 +267,8 @@ def _commands(contents: Contents) -> Iterator[str]:
 
 def _no_use(option: str, to: str) -> Diagnostic:
     exporters = [word for word, exporter in known_exporters().items() if option in exporter.takes]
-    return Diagnostic(
-        code="A610",
-        what=f"`--{option}` changes nothing in an export `--to {to}`",
-        why=f"it is for --to {' and '.join(exporters)}",
-        fix=f"leave it out, or export `--to {exporters[0]}`",
+    return diagnostic(
+        "A610", option=option, to=to, exporters=" and ".join(exporters), exporters2=exporters[0]
     )
 
 
@@ -280,9 +278,6 @@ def _unknown_form(to: str, known: Mapping[str, Exporter]) -> Diagnostic:
     if serving and not fix:
         fix = f"begin with `--to {serving[0]}`: {known[serving[0]].gives}"
     forms = (f"`{word}` ({exporter.gives})" for word, exporter in known.items())
-    return Diagnostic(
-        code="R131",
-        what=f"there is no form `{to}` to export to",
-        why=f"there are {', '.join(forms)}",
-        fix=fix or f"choose one of {', '.join(known)}",
+    return diagnostic(
+        "R131", to=to, forms=", ".join(forms), detail=fix or f"choose one of {', '.join(known)}"
     )

@@ -17,7 +17,8 @@ import torch
 
 from surgery.data.encoder import Encoder
 from surgery.data.vocabulary import load_processor
-from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostics.catalog import diagnostic
+from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.graphs.block.step import Feeds
 from surgery.graphs.block.trace_errors import reason_of
 from surgery.graphs.image_placement_check import check_image_placement
@@ -155,12 +156,4 @@ def _tile(encoder: Encoder, processed: Mapping[str, torch.Tensor]) -> Tile:
 
 
 def _no_tiles(plan: Plan, why: str) -> SurgeryError:
-    return SurgeryError(
-        Diagnostic(
-            code="A612",
-            what=f"the vision tower of `{plan.anatomy.source}` can't be a part",
-            why=why,
-            fix="use `--to hf`; a model that takes an image in square tiles of one size, such as "
-            "Llava or what `surgery assemble` makes, is split",
-        )
-    )
+    return SurgeryError(diagnostic("A612.no_tiles", source=plan.anatomy.source, why=why))

@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 
 _CHUNK: Final = 256
@@ -132,10 +133,4 @@ def rotate(x_BHTC: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor]) -> tor
 
 
 def _hidden_attention() -> Diagnostic:
-    return Diagnostic(
-        code="A413",
-        what="the router of this model's learners can't read the attention weights",
-        why="only `eager` returns them, and only `sdpa` passes queries and keys through a function "
-        "that can be observed",
-        fix='call `model.set_attn_implementation("sdpa")`',
-    )
+    return diagnostic("A413")

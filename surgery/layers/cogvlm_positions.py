@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import torch
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.layers.call_state import CallState
 
@@ -90,18 +91,8 @@ def _behind(positions: torch.Tensor, lag: torch.Tensor) -> torch.Tensor:
 
 
 def _no_rotary(name: str) -> Diagnostic:
-    return Diagnostic(
-        code="A418",
-        what=f"`positions: cogvlm` needs rotary positions, and {name} has none for all blocks",
-        why="shared positions are passed to the decoder's own rotary embedding only",
-        fix="remove `positions: cogvlm` from the recipe",
-    )
+    return diagnostic("A418.no_rotary", name=name)
 
 
 def _own_positions(axes: int) -> Diagnostic:
-    return Diagnostic(
-        code="A418",
-        what=f"`positions: cogvlm` can't be used with position ids of {axes} axes",
-        why="this model already gives images positions of its own",
-        fix="remove `positions: cogvlm` from the recipe",
-    )
+    return diagnostic("A418.own_positions", axes=axes)

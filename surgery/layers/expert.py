@@ -12,6 +12,7 @@ from typing import Any, Final
 import torch
 from torch import nn
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic
 from surgery.layers.class_mixin import reduce_mixin, with_mixin
 from surgery.layers.peft_wrapper import TrainedPart
@@ -223,9 +224,4 @@ def _routed(
 
 
 def _cannot_merge() -> Diagnostic:
-    return Diagnostic(
-        code="A412",
-        what="visual experts can't be merged into the base",
-        why="text and image tokens use different matrices, and one can't be both",
-        fix="keep the adapter separate, or call `unload()` to get the base",
-    )
+    return diagnostic("A412.cannot_merge")

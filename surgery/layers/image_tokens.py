@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import torch
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.layers.call_state import CallState
 from surgery.operations.edits import RoutingRule
@@ -163,30 +164,13 @@ def _slice(given: ImageMask, rows: int, tokens: int, cached: int) -> torch.Tenso
 
 
 def _no_way_to_know() -> Diagnostic:
-    return Diagnostic(
-        code="A410",
-        what="this model has parts for image tokens and no way to find these tokens",
-        why="the recipe names no `image_token_id`, the model's config has none, and no mask came "
-        "with the call",
-        fix="set `image_token_id` in the recipe's operation, or call the model with `image_mask=` "
-        "(rows, tokens); a prompt without an image takes `torch.zeros_like(input_ids)`",
-    )
+    return diagnostic("A410")
 
 
 def bad_mask(found: tuple[int, ...], expected: tuple[int, ...]) -> Diagnostic:
     """The error of a mask of another shape than the tokens."""
-    return Diagnostic(
-        code="A411",
-        what=f"`image_mask` has the shape {list(found)} for tokens of shape {list(expected)}",
-        why="it marks each token as an image token or not",
-        fix="pass one row for each row and one column for each token",
-    )
+    return diagnostic("A411.bad_mask", list=list(found), list2=list(expected))
 
 
 def _other_layout(rule: RoutingRule) -> Diagnostic:
-    return Diagnostic(
-        code="A411",
-        what=f"the image tokens of this prompt are not at {[list(run) for run in rule.runs]}",
-        why="`runs` fixes their positions in every row of every prompt, padding included",
-        fix="give the prompt that layout, pass `image_mask`, or use `form=gather` without `runs`",
-    )
+    return diagnostic("A411.other_layout", names=[list(run) for run in rule.runs])

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.layers.attention import AttentionRecorder
 from surgery.layers.class_mixin import reduce_mixin, with_mixin
@@ -161,39 +162,16 @@ def _rope(kwargs: dict[str, Any], learner: BlockLearners) -> Rope:
 
 
 def _odd_width(edit: AddLearner, width: int) -> Diagnostic:
-    return Diagnostic(
-        code="A415",
-        what=f"learners don't fit {edit.path}, whose heads are {width} wide",
-        why=f"a hidden state of {edit.hidden} and keys of {edit.kv} are no multiples of a "
-        "head's width",
-        fix="use `heads: full`, or another base",
-    )
+    return diagnostic("A415.odd_width", path=edit.path, width=width, hidden=edit.hidden, kv=edit.kv)
 
 
 def _no_rope() -> Diagnostic:
-    return Diagnostic(
-        code="A415",
-        what="learners don't know the positions of this model",
-        why="its blocks get no rotary embeddings (cosine and sine) of one position for each token, "
-        "which learners apply to their queries and keys",
-        fix="use a base with plain rotary embeddings, such as Llama or Qwen2.5",
-    )
+    return diagnostic("A415.no_rope")
 
 
 def _other_sum(edit: AddLearner) -> Diagnostic:
-    return Diagnostic(
-        code="A416",
-        what=f"what `{edit.norms[1]}` gets is not the residual plus {edit.path}'s output",
-        why="this block scales, normalizes or adds in another way, and learners read and change "
-        "that sum",
-        fix="use a base with plain pre-norm blocks, such as Llama or Qwen2.5",
-    )
+    return diagnostic("A416", norms=edit.norms[1], path=edit.path)
 
 
 def _cannot_merge() -> Diagnostic:
-    return Diagnostic(
-        code="A412",
-        what="learners can't be merged into the base",
-        why="they are separate attentions, which no matrix of the block can replace",
-        fix="keep the adapter separate, or call `unload()` to get the base",
-    )
+    return diagnostic("A412.cannot_merge_2")

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import torch
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.layers.call_state import CallState
 from surgery.layers.cogvlm_positions import LAG, begin_lag, remember_lag, share_positions
@@ -189,9 +190,4 @@ def _planned_runs(rule: RoutingRule, tokens: int, cached: int) -> tuple[Run, ...
 
 
 def _rows_differ() -> Diagnostic:
-    return Diagnostic(
-        code="A411",
-        what="the rows of this batch have image tokens at different positions",
-        why="`form: segments` runs static slices, the same in every row",
-        fix="batch prompts of one layout, or use `form=gather`",
-    )
+    return diagnostic("A411.rows_differ")

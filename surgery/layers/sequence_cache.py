@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import torch
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.layers.call_state import CallState
 from surgery.layers.image_tokens import cached_tokens, image_tokens
@@ -177,18 +178,8 @@ def _real_tokens(attention: Any, image_BT: torch.Tensor, cached: int) -> torch.T
 
 
 def _bad_attention_mask() -> Diagnostic:
-    return Diagnostic(
-        code="A414",
-        what="learners can't tell padding from an `attention_mask` that isn't of (rows, tokens)",
-        why="a mask of queries and keys, as a static cache has it, says which tokens attend",
-        fix="pass 1 for each real token and 0 for padding, and leave `cache_implementation` out",
-    )
+    return diagnostic("A414")
 
 
 def _other_cache(cached: int, known: int) -> Diagnostic:
-    return Diagnostic(
-        code="A408",
-        what=f"this cache has {cached} tokens, and the learners' part of it {known}",
-        why="it was filled while the learners were disabled, or its layers were changed one by one",
-        fix="run the complete sequence again without that cache",
-    )
+    return diagnostic("A408.other_cache", cached=cached, known=known)

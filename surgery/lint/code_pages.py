@@ -1,24 +1,22 @@
 """The pages behind the codes: Markdown in `diagnostics/pages`, and the docstrings of rules."""
 
 import inspect
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostics.catalog import PAGES, diagnostic, split_page
+from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.diagnostics.wording import suggest
 
 if TYPE_CHECKING:
     from surgery.lint.base import Rule
 
-_FOLDER: Final = Path(__file__).parents[1] / "diagnostics" / "pages"
 _RULE: Final = "L"
 """The first letter of the codes of rules."""
 
 
 def all_pages() -> dict[str, str]:
     """The title of each error's page by its code."""
-    return {file.stem: _title(file) for file in sorted(_FOLDER.glob("*.md"))}
+    return {file.stem: _title(file.stem) for file in sorted(PAGES.glob("*.md"))}
 
 
 def rule_pages() -> dict[str, str]:
@@ -32,9 +30,8 @@ def page_of(code: str) -> str:
     Raises:
         SurgeryError: R117, if there is no such code.
     """
-    file = _FOLDER / f"{code.upper()}.md"
-    if code.isalnum() and os.path.isfile(file):
-        return file.read_text(encoding="utf-8")
+    if code.upper() in all_pages():
+        return split_page(code.upper())[1]
     if code.upper().startswith(_RULE) or "-" in code or code.islower():
         for known, rule in _rules().items():
             if code.upper() == known or code == rule.name:
@@ -43,7 +40,7 @@ def page_of(code: str) -> str:
     near = suggest(code.upper(), [*all_pages(), *rules], 3) or suggest(code, rules.values(), 3)
     fix = f"{near} `surgery explain all` lists them with their titles".strip()
     why = "no error and no rule of lint is named like that"
-    raise SurgeryError(Diagnostic("R117", f"there is no code `{code}`", why, fix))
+    raise SurgeryError(diagnostic("R117", code=code, why=why, fix=fix))
 
 
 def _rules() -> "dict[str, Rule]":
@@ -63,6 +60,6 @@ def _page(rule: "Rule") -> str:
     )
 
 
-def _title(file: Path) -> str:
-    first = file.read_text(encoding="utf-8").split("\n", 1)[0]
+def _title(code: str) -> str:
+    first = split_page(code)[1].split("\n", 1)[0]
     return first.removeprefix("#").partition(":")[2].strip()

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.diagnostics.finding import Finding
 from surgery.lint.report import Proof, Report
@@ -146,9 +147,6 @@ def _schemes(depth: Depth) -> "tuple[Scheme, ...]":
 def _no_compiler(target: Target) -> Diagnostic:
     no_chip = "the target has no `soc` and `arch`, by which the compiler knows a chip"
     no_compiler = f"no compiler for {target.device} can be had; lint knows it from tables"
-    return Diagnostic(
-        code="R126",
-        what=f"nothing can be proved for `{target.name}`",
-        why=no_chip if target.compiler == "htp" else no_compiler,
-        fix="leave out `--prove`; `--graph` holds the graphs against what is known",
+    return diagnostic(
+        "R126", name=target.name, detail=no_chip if target.compiler == "htp" else no_compiler
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.model.reader import read_anatomy
 from surgery.model.source import BUILTIN, find_model
@@ -200,18 +201,8 @@ def _plan_of_checkpoint(name: str, trust_remote_code: bool) -> Plan:
 
 
 def _no_subject(word: str, why: str) -> Diagnostic:
-    return Diagnostic(
-        code="R127",
-        what=f"there is nothing to lint at `{word}`",
-        why=why,
-        fix="name a recipe, an adapter folder, a checkpoint or an .onnx file",
-    )
+    return diagnostic("R127", word=word, why=why)
 
 
 def _unused_override(override: str, subject: Subject) -> Diagnostic:
-    return Diagnostic(
-        code="R125",
-        what=f"`{override}` is an override, and no recipe is named that could take it",
-        why=f"`{subject.name}` is {_A[subject.kind]}, which is linted as it is",
-        fix="name a recipe, or leave the override out",
-    )
+    return diagnostic("R125", override=override, name=subject.name, A=_A[subject.kind])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.model.anatomy import Anatomy
 from surgery.model.names.disk_names import DiskNames, read_disk_names
@@ -162,20 +163,8 @@ def _first_values(tensor: StoredTensor) -> list[float] | None:
 
 
 def _bad_fingerprint(file: Path, key: str) -> Diagnostic:
-    return Diagnostic(
-        code="A422",
-        what=f"`{file}` has no valid fingerprint of the adapter's base: `{key}` is not what "
-        "`surgery apply` wrote",
-        why="without its fingerprint an adapter opens on any base of the right shapes, and answers "
-        "nonsense",
-        fix="put plan.json back as it was, or make the adapter again with `surgery apply`",
-    )
+    return diagnostic("A422", file=file, setting=key)
 
 
 def _other_base(source: str, difference: str) -> Diagnostic:
-    return Diagnostic(
-        code="A401",
-        what=f"`{source}` is not the base that this adapter was made for",
-        why=difference,
-        fix="name the base in plan.json, or make it again with `surgery apply` on this one",
-    )
+    return diagnostic("A401", source=source, difference=difference)

@@ -7,6 +7,7 @@ after a first request was answered; otherwise only its cache is.
 from pathlib import Path
 from typing import Any, Final
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.diagnostics.wording import named_line
 
@@ -91,10 +92,6 @@ def _failed(
     at = f" at revision `{revision}`" if revision else ""
     why, fix = cause
     fixes = (alternative, f"{fix}, or name a folder with the checkpoint")
-    return Diagnostic(
-        code="M103",
-        what=f"`{source}`{at} could not be downloaded from the hub",
-        why=why,
-        fix=" ".join(filter(None, fixes)),
-        key="model",
+    return diagnostic(
+        "M103", source=source, at=at, why=why, filter=" ".join(filter(None, fixes)), key="model"
     )

@@ -4,6 +4,7 @@ import re
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.diagnostics.wording import named_line
 from surgery.model.remote_code import register, remote_file
@@ -114,20 +115,14 @@ def auto_class(config: Any) -> Any:
 
 def needs_remote_code(source: str, file: str) -> Diagnostic:
     """The diagnostic for a model whose `file` names code that the user hasn't allowed."""
-    return Diagnostic(
-        code="M105",
-        what=f"`{source}` runs Python code of its own",
-        why=f"its {file} has an `auto_map`, and code from a checkpoint is off by default",
-        fix="read that code, then add `--trust-remote-code`",
-        key="model",
-    )
+    return diagnostic("M105", source=source, file=file, key="model")
 
 
 def _does_not_build(source: str, error: Exception) -> Diagnostic:
-    return Diagnostic(
-        code="M104",
-        what=f"transformers {version('transformers')} can't build `{source}` from its config",
-        why=named_line(error),
-        fix="check config.json; a newer model type may need a newer transformers",
+    return diagnostic(
+        "M104.does_not_build",
+        version=version("transformers"),
+        source=source,
+        reason=named_line(error),
         key="model",
     )

@@ -11,6 +11,7 @@ from functools import cache, partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.model.anatomy import Anatomy, BlockKind, Tensor
 from surgery.model.meta_device import meta_model, refuse_remote_code
@@ -107,15 +108,15 @@ def missing_weights(anatomy: Anatomy, name: str, stored: DiskNames) -> Diagnosti
     parameters = (t.name for t in anatomy.tensors() if t.is_parameter and t.name != name)
     others = sum(stored.origin(parameter) is None for parameter in parameters)
     failed = stored.names.failed.get(name)
-    return Diagnostic(
-        code="M107",
-        what=f"the files of `{anatomy.source}` have no tensor for `{name}`"
-        + (f" (and {others} more)" if others else ""),
-        why=f"transformers can't make it from the tensors in them: {failed}"
+    return diagnostic(
+        "M107.missing_weights",
+        source=anatomy.source,
+        name=name,
+        detail=f" (and {others} more)" if others else "",
+        detail2=f"transformers can't make it from the tensors in them: {failed}"
         if failed
         else f"{anatomy.class_name} has it in memory, and transformers would start it at random: "
         "the checkpoint is not complete, or another model's",
-        fix="download the complete checkpoint again",
         key="model",
     )
 
@@ -123,22 +124,12 @@ def missing_weights(anatomy: Anatomy, name: str, stored: DiskNames) -> Diagnosti
 def _other_shape(
     anatomy: Anatomy, name: str, wanted: tuple[int, ...], found: tuple[int, ...]
 ) -> Diagnostic:
-    return Diagnostic(
-        code="M108",
-        what=f"`{name}` of `{anatomy.source}` is {list(found)} on disk and {list(wanted)} by its "
-        "config.json",
-        why="the config and the weights belong to different models",
-        fix="take both from the same checkpoint",
-        key="model",
+    return diagnostic(
+        "M108", name=name, source=anatomy.source, list=list(found), list2=list(wanted), key="model"
     )
 
 
 def _other_dtype(anatomy: Anatomy, name: str, found: str) -> Diagnostic:
-    return Diagnostic(
-        code="M109",
-        what=f"`{name}` of `{anatomy.source}` is stored as {found}",
-        why=f"weights are copied and trained as {', '.join(FLOATS)}, and the config names no "
-        "quantization method",
-        fix="name a checkpoint in bf16, fp16 or fp32",
-        key="model",
+    return diagnostic(
+        "M109", name=name, source=anatomy.source, found=found, FLOATS=", ".join(FLOATS), key="model"
     )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.diagnostics.wording import first_line, suggest, suggestion
 from surgery.model.hub import from_hub, is_cached, is_hub_id
@@ -145,11 +146,11 @@ def _no_such_model(source: str) -> Diagnostic:
     else:
         why = "no such folder exists here, and a hub id looks like `Qwen/Qwen2.5-3B`"
         near = did_you_mean(source) or near
-    return Diagnostic(
-        code="M101",
-        what=f"there is no model `{source}`",
+    return diagnostic(
+        "M101.no_such_model",
+        source=source,
         why=why,
-        fix=near or f"built in are {', '.join(builtin_names())}",
+        detail=near or f"built in are {', '.join(builtin_names())}",
         key="model",
     )
 
@@ -163,30 +164,22 @@ def _not_a_model(source: str) -> Diagnostic:
     kind = kind_of(folder)
     inside = [f"`{path}`" for path in sorted(folder.iterdir()) if _has_config(path)]
     fix = "name the folder that `save_pretrained` or a download wrote"
-    return Diagnostic(
-        code="M101",
-        what=f"the folder `{source}` holds no model",
-        why=f"it is {kind.what}" if kind else "it has no config.json",
-        fix=kind.taken_by if kind else f"name one inside: {', '.join(inside)}" if inside else fix,
+    return diagnostic(
+        "M101.not_a_model",
+        source=source,
+        detail=f"it is {kind.what}" if kind else "it has no config.json",
+        detail2=kind.taken_by
+        if kind
+        else f"name one inside: {', '.join(inside)}"
+        if inside
+        else fix,
         key="model",
     )
 
 
 def _no_weights(source: str) -> Diagnostic:
-    return Diagnostic(
-        code="M102",
-        what=f"`{source}` has a config and no weights",
-        why="inspect, plan and lint need only its config; this command needs the weights",
-        fix="name a folder with safetensors files, a hub id, or builtin/tiny-qwen2 in `model=`",
-        key="model",
-    )
+    return diagnostic("M102", source=source, key="model")
 
 
 def _bad_config(source: str, error: Exception) -> Diagnostic:
-    return Diagnostic(
-        code="M104",
-        what=f"the config.json of `{source}` can't be read",
-        why=first_line(error),
-        fix="download it again",
-        key="model",
-    )
+    return diagnostic("M104.bad_config", source=source, reason=first_line(error), key="model")

@@ -13,6 +13,7 @@ from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, Severity, SurgeryError
 from surgery.diagnostics.finding import Evidence
 from surgery.diagnostics.wording import close_names, first_line
@@ -224,26 +225,14 @@ def _merged(known: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
 def _unknown(name: str) -> Diagnostic:
     names = [n for known, aliases in known_targets().items() for n in (known, *aliases)]
     near = close_names(name, names) or ["snapdragon"]
-    return Diagnostic(
-        code="R121",
-        what=f"there is no target `{name}`",
-        why=f"known: {', '.join(names)}",
-        fix=f"use `--target {near[0]}`, or the path of a .yaml file",
-    )
+    return diagnostic("R121", name=name, names=", ".join(names), near=near[0])
 
 
 def _fault(file: Path, error: dict[str, Any]) -> Diagnostic:
     key = ".".join(map(str, error["loc"]))
-    return Diagnostic(
-        code="R122",
-        what=f"{file.name} is not a target: `{key}`: {error['msg'].lower()}",
-        why="every value of a target is {value, evidence, source, date}, so that one can check it",
-        fix="compare with a packaged one in surgery/npu/targets",
-    )
+    return diagnostic("R122.fault", name=file.name, setting=key, lower=error["msg"].lower())
 
 
 def _unreadable(file: Path, error: Exception) -> Diagnostic:
     what = f"{file.name} is not a target"
-    return Diagnostic(
-        "R122", what, first_line(error), "begin with `like: snapdragon`, and name what differs"
-    )
+    return diagnostic("R122.unreadable", what=what, reason=first_line(error))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError, some_of
 from surgery.model.anatomy import PARTS_OF_A_BLOCK, ROLES, Anatomy, BlockKind, Matrix
 
@@ -67,11 +68,12 @@ def _in_order(names: set[str]) -> str:
 
 
 def _no_such_modules(missing: list[str], known: set[str], anatomy: Anatomy) -> Diagnostic:
-    return Diagnostic(
-        code="P203",
-        what=f"the picked blocks of {anatomy.source} have no {' and no '.join(missing)}",
-        why=f"a {anatomy.model_type} block here has: {_in_order(known) or 'no matrices'}",
-        fix="name some of those in `modules`",
+    return diagnostic(
+        "P203.no_such_modules",
+        source=anatomy.source,
+        missing=" and no ".join(missing),
+        model_type=anatomy.model_type,
+        detail=_in_order(known) or "no matrices",
         key="modules",
     )
 
@@ -79,11 +81,13 @@ def _no_such_modules(missing: list[str], known: set[str], anatomy: Anatomy) -> D
 def _only_skipped(
     names: Sequence[str], matrix: Matrix, useful: set[str], anatomy: Anatomy
 ) -> Diagnostic:
-    return Diagnostic(
-        code="P203",
-        what=f"nothing can be added to {' and '.join(names)} of {anatomy.source}",
-        why=f"`{matrix.name}` {matrix.apart}",
-        fix=f"name others in `modules`: {_in_order(useful)}"
+    return diagnostic(
+        "P203.only_skipped",
+        names=" and ".join(names),
+        source=anatomy.source,
+        name=matrix.name,
+        apart=matrix.apart,
+        detail=f"name others in `modules`: {_in_order(useful)}"
         if useful
         else "copy complete blocks with `duplicate`",
         key="modules",
@@ -92,11 +96,13 @@ def _only_skipped(
 
 def _left_out(reasons: dict[str, str], anatomy: Anatomy) -> Diagnostic:
     names = [f"`{name}`" for name in reasons]
-    return Diagnostic(
-        code="P221",
-        what=f"{some_of(names)} of {anatomy.source} get nothing beside them",
-        why="; ".join(f"`{name}` {reason}" for reason, name in _first_of_each(reasons).items()),
-        severity="note",
+    return diagnostic(
+        "P221",
+        names=some_of(names),
+        source=anatomy.source,
+        names2="; ".join(
+            (f"`{name}` {reason}" for reason, name in _first_of_each(reasons).items())
+        ),
         key="modules",
     )
 

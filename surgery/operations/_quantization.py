@@ -2,7 +2,8 @@
 
 from typing import Final
 
-from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostics.catalog import diagnostic
+from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.model.anatomy import Anatomy
 
 TRAINED_IN_FULL: Final = "a copy is trained in full, and packed integers have no gradients"
@@ -25,12 +26,13 @@ def refuse_quantized(
     if not anatomy.quantization:
         return
     raise SurgeryError(
-        Diagnostic(
-            code="P206",
-            what=f"{action} of {anatomy.source}: its weights are quantized "
-            f"({anatomy.quantization})",
+        diagnostic(
+            "P206.refuse_quantized",
+            action=action,
+            source=anatomy.source,
+            quantization=anatomy.quantization,
             why=why,
-            fix=f"name the unquantized checkpoint in `model=`{fix}",
+            fix=fix,
             key="op",
         )
     )

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.model.anatomy import Anatomy
 from surgery.operations.base import Operation
@@ -39,20 +40,8 @@ class Drop(Operation):
 
 
 def _nothing_left(anatomy: Anatomy) -> Diagnostic:
-    return Diagnostic(
-        code="P202",
-        what=f"all {anatomy.count} blocks of {anatomy.source} would be dropped",
-        why="a decoder without blocks is none",
-        fix="keep at least one block",
-        key="blocks",
-    )
+    return diagnostic("P202.nothing_left", count=anatomy.count, source=anatomy.source, key="blocks")
 
 
 def _no_attention_left(anatomy: Anatomy) -> Diagnostic:
-    return Diagnostic(
-        code="P202",
-        what=f"all blocks of {anatomy.source} that have attention would be dropped",
-        why="a hybrid's cache counts its tokens by them",
-        fix="keep at least one of them: `blocks: … of mixer` picks none",
-        key="blocks",
-    )
+    return diagnostic("P202.no_attention_left", source=anatomy.source, key="blocks")

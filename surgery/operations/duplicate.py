@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic
 from surgery.model.anatomy import Anatomy
 from surgery.operations._quantization import refuse_quantized
@@ -44,11 +45,4 @@ def _swap(name: str, anatomy: Anatomy, block: int) -> SwapBlock:
 
 
 def _unshared_copies(anatomy: Anatomy, blocks: Sequence[int]) -> Diagnostic:
-    return Diagnostic(
-        code="P222",
-        what=f"the copies of blocks {', '.join(map(str, blocks))} share no parameters",
-        why=f"those blocks of {anatomy.source} share theirs with others, and a copy that is "
-        "trained gets its own, which is counted",
-        severity="note",
-        key="blocks",
-    )
+    return diagnostic("P222", map=", ".join(map(str, blocks)), source=anatomy.source, key="blocks")

@@ -6,6 +6,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.model.anatomy import Anatomy, BlockKind, Matrix
 from surgery.operations._module_names import left_out
@@ -86,7 +87,7 @@ class Expert(Operation):
         if ends != sorted(set(ends)) or any(edge < 0 for edge in ends):
             what = f"the runs {[list(run) for run in self.runs]} are not ascending and separate"
             fix = "write [start, end] of each run in order, such as [[1, 197], [210, 406]]"
-            raise SurgeryError(Diagnostic("P213", what, fix=fix, key="runs"))
+            raise SurgeryError(diagnostic("P213", what=what, fix=fix, key="runs"))
 
 
 def _skip_reason(kind: BlockKind, matrix: Matrix) -> str:
@@ -120,20 +121,15 @@ def _copies(anatomy: Anatomy, block: int, matrix: Matrix) -> list[AddedTensor]:
 
 def _no_matrices(anatomy: Anatomy, block: int, names: tuple[str, ...]) -> Diagnostic:
     have = ", ".join(sorted(anatomy.block(block).module_names()))
-    return Diagnostic(
-        code="P203",
-        what=f"block {block} of {anatomy.source} has no {' and no '.join(names)}",
-        why=f"it has: {have or 'no matrices'}",
-        fix="name some of those in `modules`, or other `blocks`",
+    return diagnostic(
+        "P203.no_matrices",
+        block=block,
+        source=anatomy.source,
+        names=" and no ".join(names),
+        detail=have or "no matrices",
         key="modules",
     )
 
 
 def _outside_vocabulary(token: int, vocabulary: int) -> Diagnostic:
-    return Diagnostic(
-        code="P214",
-        what=f"the image token {token} is not in the vocabulary of {vocabulary:,} tokens",
-        why="no prompt could contain it, and every token would be text",
-        fix="take the id from the tokenizer, or pass `image_mask` to the model instead",
-        key="image_token_id",
-    )
+    return diagnostic("P214", token=token, vocabulary=vocabulary, key="image_token_id")

@@ -6,6 +6,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.model.anatomy import Anatomy
 from surgery.model.structure.block_matrices import writes_residual
@@ -129,11 +130,13 @@ def _copies(sources: list[int], anatomy: Anatomy) -> list[tuple[int, int]]:
 
 
 def _bad_range(start: int | str, end: int | str, anatomy: Anatomy) -> Diagnostic:
-    return Diagnostic(
-        code="P220",
-        what=f"the range [{start}, {end}] picks no blocks of {anatomy.source}",
-        why=f"it has blocks 0 to {anatomy.count - 1}, and a range ends before its second number",
-        fix=f"write ranges inside [0, {anatomy.count}]",
+    return diagnostic(
+        "P220.bad_range",
+        start=start,
+        end=end,
+        source=anatomy.source,
+        detail=anatomy.count - 1,
+        count=anatomy.count,
         key="ranges",
     )
 
@@ -141,11 +144,11 @@ def _bad_range(start: int | str, end: int | str, anatomy: Anatomy) -> Diagnostic
 def _not_all_in_order(own: list[int], anatomy: Anatomy) -> Diagnostic:
     absent = sorted(set(range(anatomy.count)) - set(own))
     what = f"the ranges leave out block {absent[0]}" if absent else "the ranges change the order"
-    return Diagnostic(
-        code="P220",
-        what=f"{what} of {anatomy.source}",
-        why="`insert` only adds: each block of the base appears, for the first time in its order",
-        fix="leave blocks out with an operation `drop`"
+    return diagnostic(
+        "P220.not_all_in_order",
+        what=what,
+        source=anatomy.source,
+        detail="leave blocks out with an operation `drop`"
         if absent
         else "begin with the range that holds block 0",
         key="ranges",

@@ -5,6 +5,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.model.anatomy import Anatomy, BlockKind, Matrix
 from surgery.operations.base import Operation
@@ -127,32 +128,19 @@ def _unsupported_reason(kind: BlockKind) -> str:
 
 
 def _unsupported_block(anatomy: Anatomy, block: int, fault: str) -> Diagnostic:
-    return Diagnostic(
-        code="P215",
-        what=f"`learner` doesn't fit block {block} of {anatomy.source}: {fault}",
-        why="a learner reads and changes the sum of residual and attention before the MLP, which "
-        f"a block with exactly {' and '.join(_NORMS)} has; parallel blocks have no such sum, and "
-        "norms after the attention come between",
-        fix="name other `blocks`, or a base such as Llama, Mistral, Qwen2.5 or Qwen3",
+    return diagnostic(
+        "P215.unsupported_block",
+        block=block,
+        source=anatomy.source,
+        fault=fault,
+        NORMS=" and ".join(_NORMS),
         key="blocks",
     )
 
 
 def _no_groups(anatomy: Anatomy, hidden: int, kv: int) -> Diagnostic:
-    return Diagnostic(
-        code="P215",
-        what=f"`heads: grouped` doesn't fit {anatomy.source}",
-        why=f"a hidden state of {hidden} is not a multiple of the keys' width of {kv}",
-        fix="use `heads: full`",
-        key="heads",
-    )
+    return diagnostic("P215.no_groups", source=anatomy.source, hidden=hidden, kv=kv, key="heads")
 
 
 def _rank_too_large(rank: int, width: int) -> Diagnostic:
-    return Diagnostic(
-        code="P208",
-        what=f"rank {rank} is larger than the width {width} that a pair maps to",
-        why="a low-rank pair of that rank has more parameters than the matrix and adds nothing",
-        fix=f"set `rank` to at most {width}",
-        key="rank",
-    )
+    return diagnostic("P208.rank_too_large", rank=rank, width=width, key="rank")

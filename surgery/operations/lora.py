@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.model.anatomy import Anatomy, Matrix
 from surgery.operations._module_names import left_out, refuse_unknown
@@ -100,11 +101,12 @@ class Lora(Operation):
 
 
 def _rank_too_large(rank: int, matrix: Matrix) -> Diagnostic:
-    return Diagnostic(
-        code="P208",
-        what=f"rank {rank} is larger than the matrix {matrix.name} "
-        f"({matrix.outputs} x {matrix.inputs}) allows",
-        why="a low-rank pair of that rank has more parameters than the matrix and adds nothing",
-        fix=f"set `rank` to at most {min(matrix.inputs, matrix.outputs)}",
+    return diagnostic(
+        "P208.rank_too_large_2",
+        rank=rank,
+        name=matrix.name,
+        outputs=matrix.outputs,
+        inputs=matrix.inputs,
+        min=min(matrix.inputs, matrix.outputs),
         key="rank",
     )

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import torch
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.paths.path_state import MULTIMODAL, TEXT, PathName, no_paths, use_path
 
@@ -234,13 +235,8 @@ def _bad_paths(rows: int, paths: Sequence[str], unknown: list[str]) -> Diagnosti
         what = "`paths` needs `input_ids` or `inputs_embeds` to know the rows"
     else:
         what = f"`paths` names {len(paths)} paths for a batch of {rows} rows"
-    return Diagnostic("A407", what, fix="pass `text` or `multimodal` for each row")
+    return diagnostic("A407.bad_paths", what=what)
 
 
 def _not_with_paths(what: str) -> Diagnostic:
-    return Diagnostic(
-        code="A407",
-        what=f"`paths` can't be used with {what}",
-        why="rows of different paths run separately, and this can't be split or joined",
-        fix="run the rows of each path in a call of their own, inside `text_path(model)` or not",
-    )
+    return diagnostic("A407.not_with_paths", what=what)

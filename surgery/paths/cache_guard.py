@@ -10,6 +10,7 @@ from contextvars import copy_context
 from functools import partial
 from typing import Any, Final
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.paths.path_state import SwitchedLayer, path_of, use_path
 
@@ -85,18 +86,8 @@ def _checkpoint(layer: SwitchedLayer, checkpoint: Any, function: Any, *args: Any
 
 
 def _cache_of_other_path(used: str, path: str) -> Diagnostic:
-    return Diagnostic(
-        code="A408",
-        what=f"this sequence began on the {used} path and can't continue on the {path} path",
-        why="its cached keys and values were computed by other weights",
-        fix=f"stay on the {used} path, or run the complete sequence again without the cache",
-    )
+    return diagnostic("A408.cache_of_other_path", used=used, path=path)
 
 
 def _cache_of_rows(paths: Sequence[str]) -> Diagnostic:
-    return Diagnostic(
-        code="A408",
-        what="this batch began with a path for each row and can't continue without",
-        why="it has one cache for the rows of each path",
-        fix=f"call the model with `paths={list(paths)}` again",
-    )
+    return diagnostic("A408.cache_of_rows", list=list(paths))

@@ -10,6 +10,7 @@ from contextvars import ContextVar
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.layers.class_mixin import reduce_mixin
 
@@ -86,12 +87,7 @@ def use_path(switch: Switch, path: PathName) -> Iterator[None]:
 
 
 def _is_fixed(fixed: str, path: str) -> Diagnostic:
-    return Diagnostic(
-        code="A417",
-        what=f"the {path} path was requested of a model that is fixed to the {fixed} path",
-        why="`fix_path` did so, and what was compiled since has no other path",
-        fix="call `fix_path(model, None)` to give it both paths again",
-    )
+    return diagnostic("A417", path=path, fixed=fixed)
 
 
 def path_of(layer: SwitchedLayer) -> PathName:
@@ -101,10 +97,4 @@ def path_of(layer: SwitchedLayer) -> PathName:
 
 def no_paths(model: "nn.Module") -> Diagnostic:
     """The error of a model that doesn't have the requested path."""
-    return Diagnostic(
-        code="A405",
-        what=f"this {type(model).__name__} has no text and multimodal path",
-        why="paths belong to a model from `apply_plan` or `load_adapter`; a recipe that trains the "
-        "base in place has only the stored original as its text path",
-        fix="open the adapter with `load_adapter`, or load the original base for text",
-    )
+    return diagnostic("A405", name__=type(model).__name__)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.layers.class_mixin import reduce_mixin
 from surgery.layers.image_tokens import CALLER_MASK, ImageMask, check_mask
@@ -84,9 +85,4 @@ class RoutedModel(SwitchedModel):
 
 def cannot_merge() -> Diagnostic:
     """The error of merging parts for image tokens."""
-    return Diagnostic(
-        code="A412",
-        what="parts for image tokens can't be merged into the base",
-        why="text and image tokens use different matrices, and one matrix can't be both",
-        fix="keep the adapter separate, or call `unload()` to get the base",
-    )
+    return diagnostic("A412.cannot_merge_3")

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.layers.class_mixin import reduce_mixin, with_mixin
 from surgery.paths.cache_guard import register_path_hooks
@@ -199,10 +200,4 @@ def _merged(model: Any) -> str | None:
 
 
 def _is_merged(name: str) -> Diagnostic:
-    return Diagnostic(
-        code="A406",
-        what="the text path is gone: LoRA is merged into the base",
-        why=f"`{name}` and others have the sum of base and LoRA, which can't be subtracted bit for "
-        "bit",
-        fix="open the adapter again and don't call `merge_adapter`",
-    )
+    return diagnostic("A406", name=name)

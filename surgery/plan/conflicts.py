@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic
 from surgery.diagnostics.wording import counted
 from surgery.model.anatomy import Anatomy
@@ -62,12 +63,11 @@ def quantized_in_place(anatomy: Anatomy, trained: Iterable[frozenset[str]]) -> I
     )
     first = next((name for name in packed if name in names), None) if names else None
     if first:
-        yield Diagnostic(
-            code="P206",
-            what=f"`train` names weights of {anatomy.source} that are quantized "
-            f"({anatomy.quantization}), {first} first",
-            why="packed integers have no gradients",
-            fix="name the unquantized checkpoint in `model=`, or use `lora` on the quantized one",
+        yield diagnostic(
+            "P206.quantized_in_place",
+            source=anatomy.source,
+            quantization=anatomy.quantization,
+            first=first,
             key="train",
         )
 
@@ -80,11 +80,10 @@ def _repeated(edits: Sequence[Edit], kind: type[Edit], what: str, why: str) -> I
     if twice:
         nouns = ("matrix", "matrices") if kind is AddLora else ("block",)
         second = [edit for edit in chosen if edit.path == twice[0]][1]
-        yield Diagnostic(
-            code="P205",
-            what=what.format(count=counted(len(twice), *nouns), first=twice[0]),
+        yield diagnostic(
+            "P205",
+            format=what.format(count=counted(len(twice), *nouns), first=twice[0]),
             why=why,
-            fix="give the operations blocks or modules of their own",
             key=f"operations.{second.operation}.blocks",
         )
 
@@ -95,12 +94,12 @@ def _lora_on_copies(edits: Sequence[Edit]) -> Iterator[Diagnostic]:
     if overlap:
         blocks = sorted({edit.block for edit in overlap})
         first = overlap[0]
-        yield Diagnostic(
-            code="P204",
-            what=f"`{first.operation}` puts LoRA on {counted(len(blocks), 'block')} that "
-            f"`{copied[first.block].operation}` copies, block {blocks[0]} first",
-            why="a copied block trains in full, and PEFT would drop its LoRA silently",
-            fix=f"set `operations.{first.operation}.blocks: rest`",
+        yield diagnostic(
+            "P204.lora_on_copies",
+            operation=first.operation,
+            count=counted(len(blocks), "block"),
+            operation2=copied[first.block].operation,
+            blocks=blocks[0],
             key=f"operations.{first.operation}.blocks",
         )
 
@@ -109,11 +108,10 @@ def _differing_options(edits: Sequence[Edit]) -> Iterator[Diagnostic]:
     loras = [edit for edit in edits if isinstance(edit, AddLora)]
     other = next((edit for edit in loras if edit.options != loras[0].options), None)
     if other:
-        yield Diagnostic(
-            code="P209",
-            what=f"`{loras[0].operation}` and `{other.operation}` have different `peft` options",
-            why="one adapter has one set of them; only rank and alpha may differ by matrix",
-            fix="give both the same `peft:`",
+        yield diagnostic(
+            "P209.differing_options",
+            operation=loras[0].operation,
+            operation2=other.operation,
             key=f"operations.{other.operation}.peft",
         )
 
@@ -124,12 +122,10 @@ def _differing_rules(edits: Sequence[Edit]) -> Iterator[Diagnostic]:
     for same_kind, fields in ((experts, "form"), (learners, "image_token_id")):
         other = next((edit for edit in same_kind if edit.rule != same_kind[0].rule), None)
         if other:
-            yield Diagnostic(
-                code="P209",
-                what=f"`{same_kind[0].operation}` and `{other.operation}` find or route "
-                "image tokens differently",
-                why="the image tokens of a call are found once, for all such parts of the model",
-                fix="give both the same form, image_token_id, boundary, positions and runs",
+            yield diagnostic(
+                "P209.differing_rules",
+                operation=same_kind[0].operation,
+                operation2=other.operation,
                 key=f"operations.{other.operation}.{fields}",
             )
 
@@ -146,11 +142,11 @@ def _expert_conflicts(edits: Sequence[Edit]) -> Iterator[Diagnostic]:
             other = blocks[edit.block]
         else:
             continue
-        yield Diagnostic(
-            code="P204",
-            what=f"`{edit.operation}` changes {edit.path}, where `{other.operation}` puts experts",
-            why="a block has experts, or a copy, or LoRA on its matrices, and not two of them",
-            fix=f"set `operations.{edit.operation}.blocks: rest`",
+        yield diagnostic(
+            "P204.expert_conflicts",
+            operation=edit.operation,
+            path=edit.path,
+            operation2=other.operation,
             key=f"operations.{edit.operation}.blocks",
         )
         return
@@ -161,45 +157,28 @@ def _learners_on_copies(edits: Sequence[Edit]) -> Iterator[Diagnostic]:
     for edit in edits:
         if isinstance(edit, AddLearner) and edit.block in copied:
             other = copied[edit.block].operation
-            yield Diagnostic(
-                code="P204",
-                what=f"`{edit.operation}` puts learners in block {edit.block}, which `{other}` "
-                "copies",
-                why="they would be on the original's attention, which doesn't run on the "
-                "multimodal path",
-                fix=f"set `operations.{edit.operation}.blocks: rest`",
+            yield diagnostic(
+                "P204.learners_on_copies",
+                operation=edit.operation,
+                block=edit.block,
+                other=other,
                 key=f"operations.{edit.operation}.blocks",
             )
             return
 
 
 def _in_place_with_additions() -> Diagnostic:
-    return Diagnostic(
-        code="P207",
-        what="`train` names weights of the base along with operations that add parts",
-        why="a base weight that trains in place takes the untouched text path away",
-        fix="train the operations alone, `duplicate` the blocks that should train, "
-        "or take the operations out",
-        key="train",
-    )
+    return diagnostic("P207", key="train")
 
 
 def _depth_with_additions(depth: Edit, other: Edit) -> Diagnostic:
-    return Diagnostic(
-        code="P217",
-        what=f"`{other.operation}` adds to a model whose depth `{depth.operation}` changes",
-        why="a new depth is written as a plain checkpoint, and an adapter goes on a checkpoint "
-        "that exists",
-        fix="take two steps: apply the new depth alone, then the rest with `model=` that folder",
+    return diagnostic(
+        "P217",
+        operation=other.operation,
+        operation2=depth.operation,
         key=f"operations.{depth.operation}.op",
     )
 
 
 def _does_nothing() -> Diagnostic:
-    return Diagnostic(
-        code="P211",
-        what="this recipe changes nothing",
-        why="it has no edit, and it trains no weight of the base",
-        fix="add an operation, or name what trains in `train`",
-        key="train",
-    )
+    return diagnostic("P211", key="train")

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.model.anatomy import Anatomy
 from surgery.operations.base import Operation, known_operations
@@ -73,15 +74,17 @@ def _picked(
 
 
 def _bad_blocks(what: str, fix: str, key: str) -> Diagnostic:
-    return Diagnostic("P202", what, fix=fix, key=key)
+    return diagnostic("P202.bad_blocks", what=what, fix=fix, key=key)
 
 
 def _refused(op: str, anatomy: Anatomy) -> Diagnostic:
     others = [word for word in known_operations() if word not in anatomy.refusals]
-    return Diagnostic(
-        code="P216",
-        what=f"`{op}` can't be done right on {anatomy.source} ({anatomy.model_type})",
-        why=anatomy.refusals[op],
-        fix=f"use another operation ({', '.join(others)}) or another base",
+    return diagnostic(
+        "P216",
+        op=op,
+        source=anatomy.source,
+        model_type=anatomy.model_type,
+        refusals=anatomy.refusals[op],
+        others=", ".join(others),
         key="op",
     )

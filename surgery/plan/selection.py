@@ -11,6 +11,7 @@ from functools import reduce
 from operator import or_
 from typing import Final
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic
 from surgery.diagnostics.wording import suggest
 from surgery.model.anatomy import PARTS, Anatomy
@@ -116,15 +117,15 @@ class Matcher:
 
     def _has_no(self, parts: list[str], key: str) -> Diagnostic:
         what = f"{self._anatomy.source} has no {' and no '.join(parts)} to train"
-        return Diagnostic("P212", what, severity="note", key=key)
+        return diagnostic("P212", what=what, key=key)
 
     def _matches_nothing(self, pattern: str, key: str) -> Diagnostic:
         known: Mapping[str, object] = dict.fromkeys((*self._added, *PARTS, *self._names))
-        return Diagnostic(
-            code="P201",
-            what=f"`{pattern}` matches nothing in {self._anatomy.source}",
-            why="it is no operation of the recipe, no part of the model, and no tensor's name",
-            fix=suggest(pattern, known, limit=3)
+        return diagnostic(
+            "P201",
+            pattern=pattern,
+            source=self._anatomy.source,
+            detail=suggest(pattern, known, limit=3)
             or f"use an operation ({', '.join(self._added) or 'there are none'}), a part "
             f"({', '.join(PARTS)}), or a glob such as `{self._anatomy.blocks_path}.0.*`",
             key=key,

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.diagnostics.distribution import own_version
 from surgery.plan.depth.changes import sources_of
@@ -82,13 +83,13 @@ def _counts(plan: Plan) -> dict[str, Any]:
     }
 
 
-def diagnostic_document(diagnostic: Diagnostic) -> dict[str, str]:
+def diagnostic_document(item: Diagnostic) -> dict[str, str]:
     """Return a diagnostic as plain data.
 
     It has the recipe's key and no file, so that it is the same for a plan that is read back.
     """
     names = ("code", "severity", "what", "why", "fix", "key")
-    return {name: getattr(diagnostic, name) for name in names}
+    return {name: getattr(item, name) for name in names}
 
 
 def to_json(document: dict[str, Any]) -> str:
@@ -146,9 +147,9 @@ def _first_fault(error: ValidationError) -> str:
 
 
 def _not_a_plan(file: str, why: str = "") -> Diagnostic:
-    return Diagnostic(
-        code="P210",
-        what=f"`{file}` is not a plan that this version can carry out",
-        why=why or f"a plan is a JSON document with format_version {FORMAT_VERSION} and its recipe",
-        fix="make it with `surgery plan RECIPE --out plan.json`",
+    return diagnostic(
+        "P210.not_a_plan",
+        file=file,
+        detail=why
+        or f"a plan is a JSON document with format_version {FORMAT_VERSION} and its recipe",
     )

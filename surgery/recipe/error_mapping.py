@@ -8,6 +8,7 @@ from hydra.errors import MissingConfigException
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ValidationError
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, Span
 from surgery.diagnostics.wording import first_line, nearest
 from surgery.operations.base import Strict, known_operations
@@ -102,16 +103,10 @@ def from_hydra(error: Exception, sources: SourceMap, names: Iterable[str]) -> Di
     absent = re.search(r"delete from config\. '(.+)' does not exist", reason)
     if absent:
         what, span = f"there is no `{absent[1]}` to take out", sources.span(absent[1].split("."))
-        return Diagnostic("R109", what, fix="leave that override out", span=span)
+        return diagnostic("R109.from_hydra", what=what, span=span)
     if isinstance(error, OmegaConfBaseException) and error.full_key:
         return _unresolved(error, reason, sources)
-    return Diagnostic(
-        code="R110",
-        what="the recipe and its overrides can't be composed",
-        why=reason,
-        fix="check its `defaults` and the overrides",
-        span=sources.span(("defaults",)),
-    )
+    return diagnostic("R110.from_hydra", reason=reason, span=sources.span(("defaults",)))
 
 
 def _unresolved(error: OmegaConfBaseException, reason: str, sources: SourceMap) -> Diagnostic:
@@ -119,10 +114,10 @@ def _unresolved(error: OmegaConfBaseException, reason: str, sources: SourceMap) 
     span = sources.span(key.split("."))
     if isinstance(error, MissingMandatoryValue):
         fix = f"give it one: {key.removeprefix('knobs.')}=VALUE"
-        return Diagnostic("R104", f"`{key}` has no value yet", "it is ???", fix, span)
+        return diagnostic("R104.unresolved", setting=key, fix=fix, span=span)
     knobs = dict.fromkeys(path[1] for path in sources.keys if path[0:1] == ("knobs",) and path[1:])
     fix = f"name a key that exists, such as ${{knobs.{next(iter(knobs), 'NAME')}}}"
-    return Diagnostic("R114", f"`{key}` can't be resolved", reason, fix, span)
+    return diagnostic("R114.unresolved", setting=key, reason=reason, fix=fix, span=span)
 
 
 def _in_data(loc: Loc, data: Any, *, missing: bool) -> Loc:
@@ -157,10 +152,10 @@ def _refused(loc: Loc, items: list[Any], data: Mapping[str, Any], sources: Sourc
     if kind == "extra_forbidden":
         span = sources.span(loc, value=False)
         fix = nearest(str(loc[-1]), _fields_at(loc[:-1], data))
-        return Diagnostic("R101", f"unknown key `{name}`", fix=fix, span=span)
+        return diagnostic("R101.refused", name=name, fix=fix, span=span)
     if kind == "missing":
         span = sources.span(loc, value=False)
-        return Diagnostic("R104", f"`{name}` is missing", fix=f"write `{loc[-1]}: …`", span=span)
+        return diagnostic("R104.refused", name=name, loc=loc[-1], span=span)
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         return _unknown_operation(loc, item, sources)
     return _wrong_value(loc, items, sources)
@@ -183,7 +178,7 @@ def _unknown_operation(loc: Loc, item: Any, sources: SourceMap) -> Diagnostic:
         f"there is no operation `{tag}`" if tag else f"`{name}` doesn't say which operation it is"
     )
     fix = nearest(str(tag), known) if tag else f"add `op:` with one of {', '.join(known)}"
-    return Diagnostic("R105", what, fix=fix, span=sources.span((*loc, "op")))
+    return diagnostic("R105", what=what, fix=fix, span=sources.span((*loc, "op")))
 
 
 def _wrong_value(loc: Loc, items: list[Any], sources: SourceMap) -> Diagnostic:
@@ -196,7 +191,7 @@ def _wrong_value(loc: Loc, items: list[Any], sources: SourceMap) -> Diagnostic:
     ]
     if not wanted:
         what = f"`{name}` is {_value_text(found)}"
-        return Diagnostic("R103", what, why=items[0]["msg"], span=span)
+        return diagnostic("R103", what=what, items=items[0]["msg"], span=span)
     should = _either(list(dict.fromkeys(wanted)))
     code = "R102" if any(kind.endswith(("_type", "_float")) for kind in kinds) else "R103"
     what = f"`{name}` should be {should}, and is {_value_text(found)}"
@@ -250,20 +245,13 @@ def _submodel(model: type[Strict] | None, field: str) -> type[Strict] | None:
 
 
 def _unreadable_parent(reason: str, sources: SourceMap) -> Diagnostic:
-    return Diagnostic(
-        code="R113",
-        what="a recipe that `defaults` names can't be read",
-        why=reason,
-        fix="check its name, and whether you have the right to read it",
-        span=sources.span(("defaults",)),
-    )
+    return diagnostic("R113.unreadable_parent", reason=reason, span=sources.span(("defaults",)))
 
 
 def _missing_parent(name: str, sources: SourceMap, names: Iterable[str]) -> Diagnostic:
-    return Diagnostic(
-        code="R113",
-        what=f"`defaults` names `{name}`, and there is no such recipe",
-        why="parents are looked for next to the recipe, then among the packaged ones",
-        fix=nearest(name, names),
+    return diagnostic(
+        "R113.missing_parent",
+        name=name,
+        known=nearest(name, names),
         span=sources.span(("defaults",)),
     )

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic
 from surgery.recipe.source_map import SourceMap, keys_within
 
@@ -36,13 +37,7 @@ def _code_imports(data: Mapping[str, Any], sources: SourceMap) -> list[Diagnosti
     """Refuse every key by which Hydra would import code, at any depth."""
     found = dict.fromkeys([*sources.keys, *(path for path, _ in keys_within(data))])
     return [
-        Diagnostic(
-            code="R108",
-            what=f"`{path[-1]}` is not allowed in a recipe",
-            why="a recipe is data: it can't import or call Python code",
-            fix="name an operation with `op:`; see CONTRIBUTING.md for how to add one",
-            span=sources.span(path, value=False),
-        )
+        diagnostic("R108.code_imports", path=path[-1], span=sources.span(path, value=False))
         for path in found
         if path and path[-1] in CODE_KEYS
     ]
@@ -54,13 +49,7 @@ def _broken_texts(data: Mapping[str, Any], sources: SourceMap) -> list[Diagnosti
     texts = [(path[:-1], path[-1]) for path, _ in within]
     texts += [(path, value) for path, value in within if isinstance(value, str)]
     return [
-        Diagnostic(
-            code="R137",
-            what=f"`{'.'.join(path) or 'the recipe'}` has half a character in it",
-            why="it has a lone surrogate, as where a name's bytes are not UTF-8",
-            fix="write the character itself, or rename the file that is meant",
-            span=sources.span(path),
-        )
+        diagnostic("R137", detail=".".join(path) or "the recipe", span=sources.span(path))
         for path, text in texts
         if _SURROGATE.search(text)
     ]
@@ -69,4 +58,4 @@ def _broken_texts(data: Mapping[str, Any], sources: SourceMap) -> list[Diagnosti
 def _not_in_a_file(key: str, sources: SourceMap) -> Diagnostic:
     why, fix = _NOT_IN_A_FILE[key]
     span = sources.span((key,), value=False)
-    return Diagnostic("R101", f"unknown key `{key}`", why, fix, span)
+    return diagnostic("R101.not_in_a_file", setting=key, why=why, fix=fix, span=span)

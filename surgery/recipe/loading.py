@@ -21,6 +21,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError, raise_errors
 from surgery.recipe.environment import Reader, read_by, reading
 from surgery.recipe.error_mapping import from_hydra, from_pydantic
@@ -244,10 +245,6 @@ def _validated(
 
 
 def _is_a_sweep(item: Override) -> Diagnostic:
-    return Diagnostic(
-        code="R115",
-        what=f"`{item.typed}` has several values",
-        why="this command takes one value for each key",
-        fix=f"choose one, quote a value that has a comma, or run `surgery sweep … {item.typed}`",
-        span=span_of(item.number, item.typed, value=True),
+    return diagnostic(
+        "R115.is_a_sweep", typed=item.typed, span=span_of(item.number, item.typed, value=True)
     )

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, Span
 from surgery.diagnostics.wording import suggest
 from surgery.recipe.hydra_grammar import in_grammar, literal, read_value, unquoted
@@ -133,11 +134,10 @@ def _is_existing_path(path: Key, value: str) -> bool:
 
 
 def _not_a_pair(number: int, typed: str) -> Diagnostic:
-    return Diagnostic(
-        code="R110",
-        what=f"`{typed}` is not an override",
-        why="an override is written key=value",
-        fix=f"write `{typed}=VALUE`, or `~{typed}` to take the key out"
+    return diagnostic(
+        "R110.not_a_pair",
+        typed=typed,
+        detail=f"write `{typed}=VALUE`, or `~{typed}` to take the key out"
         if typed
         else "leave it out",
         span=span_of(number, typed, value=False),
@@ -154,11 +154,11 @@ def _unknown_key(number: int, typed: str, key: str, knobs: Iterable[str]) -> Dia
     else:
         kinds = {"knobs": knobs, "fields": FIELDS, "stages' keys": STAGE_FIELDS}
         why = "; ".join(f"its {k} are {', '.join(names) or 'none'}" for k, names in kinds.items())
-    return Diagnostic(
-        code="R109",
-        what=f"the recipe has no field or knob `{key if is_known else first}`",
+    return diagnostic(
+        "R109.unknown_key",
+        detail=key if is_known else first,
         why=why,
-        fix=(suggest(first.strip().lower(), known) if first not in known else "")
+        detail2=(suggest(first.strip().lower(), known) if first not in known else "")
         or "set a knob, or a field by its dotted name",
         span=span_of(number, typed, value=False),
     )
@@ -170,10 +170,6 @@ def _bad_value(number: int, typed: str, reason: str) -> Diagnostic:
         fix = 'close its brackets, and quote words in it that have other signs: ["a b", "c=d"]'
     else:
         fix = f"close its quotes and brackets, or quote all of it: '{name}=\"TEXT\"'"
-    return Diagnostic(
-        code="R110",
-        what=f"the value of `{name}` can't be read",
-        why=reason,
-        fix=fix,
-        span=span_of(number, typed, value=True),
+    return diagnostic(
+        "R110.bad_value", name=name, reason=reason, fix=fix, span=span_of(number, typed, value=True)
     )

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.diagnostics.wording import nearest, suggest
 from surgery.model.source import BUILTIN
@@ -29,7 +30,7 @@ def find_recipe(recipe: str | os.PathLike[str]) -> Path:
     """
     if not os.fspath(recipe).strip():
         what = "the recipe's name is empty"
-        raise SurgeryError(Diagnostic("R112", what, fix="see `surgery recipes list`"))
+        raise SurgeryError(diagnostic("R112.find_recipe", what=what))
     given = Path(os.path.expanduser(recipe))
     for file in (given, Path(f"{given}.yaml")):
         if file.suffix == ".yaml" and os.path.isfile(file):
@@ -54,7 +55,7 @@ def _no_such_recipe(given: Path) -> Diagnostic:
         why = "no such file, and no packaged recipe"
         near = suggest(given.stem, names) or did_you_mean(given, wanted=_could_be_meant)
         fix = near or nearest(given.stem, names)
-    return Diagnostic("R112", f"there is no recipe `{given}`", why, fix)
+    return diagnostic("R112.no_such_recipe", given=given, why=why, fix=fix)
 
 
 def _could_be_meant(path: Path) -> bool:
@@ -67,4 +68,4 @@ def _a_folder(given: Path) -> Diagnostic:
     what = f"`{given}` is {kind.what if kind else 'a folder'}, not a recipe"
     why = "a recipe is a .yaml file, or the name of a packaged one"
     fix = kind.taken_by if kind else "name a file in it, or see `surgery recipes list`"
-    return Diagnostic("R112", what, why, f"{fix}{own}")
+    return diagnostic("R112.a_folder", what=what, why=why, fix=fix, own=own)

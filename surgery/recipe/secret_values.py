@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.recipe.environment import Reader, read_by, with_written
 from surgery.recipe.schema import Recipe
@@ -60,14 +61,7 @@ def not_allowed(config: Any, reader: Reader, sources: SourceMap) -> list[Diagnos
     names, found = list(reader.names), read_by(config, reader) if config is not None else {}
     spans = {path: sources.span(path) for path in found}
     return [
-        Diagnostic(
-            code="R134",
-            what=f"`{'.'.join(path) or 'defaults'}` reads the environment",
-            why="a variable may hold a secret, and a recipe is written into the folders that are "
-            "made of it",
-            fix="add `--allow-env`, in Python `load_recipe(…, allow_env=True)`; or write the value",
-            span=span,
-        )
+        diagnostic("R134.not_allowed", detail=".".join(path) or "defaults", span=span)
         for path, span in (spans or {(): None} if names else {}).items()
     ]
 
@@ -80,14 +74,7 @@ def secrets(content: Mapping[str, Any], sources: SourceMap) -> list[Diagnostic]:
         sources: Where each key was written.
     """
     return [
-        Diagnostic(
-            code="R135",
-            what=f"`{'.'.join(path)}` has a password or a token in it",
-            why="a recipe is written into plan.json, recipe.yaml and the checkpoints of a training",
-            fix="log in once with `hf auth login` or `wandb login`, or set HF_TOKEN or "
-            "WANDB_API_KEY, which are read where they are needed and written nowhere",
-            span=sources.span(path, value=False),
-        )
+        diagnostic("R135", path=".".join(path), span=sources.span(path, value=False))
         for path, value in keys_within(content)
         if isinstance(value, str) and (_SECRET.search(value) or path[-1] in _SECRET_KEYS)
     ]
@@ -112,12 +99,11 @@ def _is_valid(content: Mapping[str, Any], path: Key, text: str) -> bool:
 
 
 def _would_be_written(path: Key, sources: SourceMap) -> Diagnostic:
-    return Diagnostic(
-        code="R134",
-        what=f"`{'.'.join(path)}` can't come from the environment",
-        why="its value would be written into checkpoints and logs"
+    return diagnostic(
+        "R134.would_be_written",
+        path=".".join(path),
+        detail="its value would be written into checkpoints and logs"
         if _PUBLISHED in path
         else "an interpolation can't be written here in the folder that is made of the recipe",
-        fix="write the value",
         span=sources.span(path),
     )

@@ -10,6 +10,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, Span
 from surgery.diagnostics.wording import first_line
 from surgery.recipe.source_map import compose_yaml, map_sources, shown_path, span_of_node
@@ -49,12 +50,8 @@ def yaml_faults(file: Path) -> list[Diagnostic]:
 def _keys_of_other_types(file: Path, root: yaml.Node) -> Iterator[Diagnostic]:
     for key in _keys(root):
         if isinstance(key, yaml.ScalarNode) and not key.tag.endswith((":str", ":merge")):
-            yield Diagnostic(
-                code="R111",
-                what=f"the key `{key.value}` is not text",
-                why="YAML reads numbers, dates, null and words such as on, off, yes, no as values",
-                fix=f'quote it: "{key.value}"',
-                span=span_of_node(file, key),
+            yield diagnostic(
+                "R111.keys_of_other_types", value=key.value, span=span_of_node(file, key)
             )
 
 
@@ -125,13 +122,7 @@ def _is_outside(file: Path, name: str) -> bool:
 
 def leads_out(name: str, span: Span | None) -> Diagnostic:
     """The diagnostic for a parent that isn't in the recipe's own folder."""
-    return Diagnostic(
-        code="R136",
-        what=f"`defaults` names `{name}`, which is outside of the recipe's folder",
-        why="a recipe may come from anywhere, so that it reads no files but those next to it",
-        fix="copy that file into the recipe's folder, or move the recipe next to it",
-        span=span,
-    )
+    return diagnostic("R136", name=name, span=span)
 
 
 def _bad_yaml(file: Path, error: yaml.MarkedYAMLError) -> Diagnostic:
@@ -139,70 +130,50 @@ def _bad_yaml(file: Path, error: yaml.MarkedYAMLError) -> Diagnostic:
     lines = file.read_text(encoding="utf-8", errors="replace").splitlines() or [""]
     line = min(mark.line, len(lines) - 1) if mark else 0
     column = mark.column + 1 if mark else 1
-    return Diagnostic(
-        code="R111",
-        what="the file is not valid YAML",
-        why=first_line(error.problem or error),
-        fix="check indentation, brackets and quotes here",
+    return diagnostic(
+        "R111.bad_yaml",
+        reason=first_line(error.problem or error),
         span=Span(shown_path(file), line + 1, column, lines[line]),
     )
 
 
 def _no_mapping(file: Path, root: yaml.Node | None) -> Diagnostic:
-    return Diagnostic(
-        code="R111",
-        what=f"{shown_path(file)} is {'not a recipe' if root else 'empty'}",
-        why="a recipe is a mapping of keys such as `model`, `operations` and `train`",
-        fix="start from one: `surgery recipes copy lora`",
+    return diagnostic(
+        "R111.no_mapping",
+        shown_path=shown_path(file),
+        detail="not a recipe" if root else "empty",
         span=span_of_node(file, root) if root else None,
     )
 
 
 def _unreadable(file: Path, reason: str) -> Diagnostic:
-    return Diagnostic(
-        code="R111",
-        what=f"{shown_path(file)} is not a recipe",
-        why=reason,
-        fix="see `surgery recipes show lora`",
-    )
+    return diagnostic("R111.unreadable", shown_path=shown_path(file), reason=reason)
 
 
 def _bad_interpolation(file: Path, error: GrammarParseError) -> Diagnostic:
     key = str(error.full_key or "").replace("[", ".").replace("]", "")
-    return Diagnostic(
-        code="R114",
-        what=f"`{key}` holds an interpolation that can't be read",
-        why=first_line(error),
-        fix="write it as ${knobs.NAME}",
+    return diagnostic(
+        "R114.bad_interpolation",
+        setting=key,
+        reason=first_line(error),
         span=map_sources([file], []).span(key.split(".")),
     )
 
 
 def _not_a_list(file: Path, node: yaml.Node) -> Diagnostic:
-    return Diagnostic(
-        code="R113",
-        what="`defaults` should be a list of recipes",
-        fix=f"write {_EXAMPLE}",
-        span=span_of_node(file, node),
-    )
+    return diagnostic("R113.not_a_list", EXAMPLE=_EXAMPLE, span=span_of_node(file, node))
 
 
 def _not_a_name(file: Path, node: yaml.Node) -> Diagnostic:
-    return Diagnostic(
-        code="R113",
-        what="an entry of `defaults` is not the name of a recipe",
-        fix=f"write names alone: {_EXAMPLE}",
-        span=span_of_node(file, node),
-    )
+    return diagnostic("R113.not_a_name", EXAMPLE=_EXAMPLE, span=span_of_node(file, node))
 
 
 def _no_self(file: Path, node: yaml.Node, count: int) -> Diagnostic:
-    return Diagnostic(
-        code="R113",
-        what="`defaults` names `_self_` twice"
+    return diagnostic(
+        "R113.no_self",
+        detail="`defaults` names `_self_` twice"
         if count
         else "`defaults` doesn't say where the file itself comes",
-        why="the order decides: a key of this file loses to a parent that comes after `_self_`",
-        fix=f"end the list with one `_self_`: {_EXAMPLE}",
+        EXAMPLE=_EXAMPLE,
         span=span_of_node(file, node),
     )

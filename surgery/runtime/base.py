@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
-from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostics.catalog import diagnostic
+from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.plugins import classes_in
 from surgery.runtime.manifest import Manifest, PathName
 
@@ -118,12 +119,4 @@ def refuse_too_long(prompt: int, new: int, context: int, whose: str) -> None:
         SurgeryError: A614.
     """
     if prompt + new > context:
-        raise SurgeryError(
-            Diagnostic(
-                code="A614",
-                what=f"{prompt:,} tokens of prompt and {new:,} of answer don't fit into this "
-                "export",
-                why=f"the cache of its {whose} holds {context:,}",
-                fix="ask less, or export with a larger `--context`",
-            )
-        )
+        raise SurgeryError(diagnostic("A614", prompt=prompt, new=new, whose=whose, context=context))

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.runtime.prompt_chunk import Arrays
 
@@ -52,9 +53,4 @@ def _opened(file: Path, exact: bool) -> Any:
 
 
 def _no_onnxruntime() -> Diagnostic:
-    return Diagnostic(
-        code="A615",
-        what="onnxruntime isn't installed, and runs the graphs of this export",
-        why="it is no dependency of surgery: it comes with the extra `snapdragon`",
-        fix="pip install onnxruntime",
-    )
+    return diagnostic("A615")

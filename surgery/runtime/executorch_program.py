@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.diagnostics.distribution import install_line
 
@@ -86,9 +87,6 @@ def executorch_module(name: str) -> Any:
 
 
 def _missing(error: Exception) -> Diagnostic:
-    return Diagnostic(
-        code="A621",
-        what="ExecuTorch is not installed, or not for this torch",
-        why=f"{error}".partition("\n")[0],
-        fix=f"{install_line('executorch')}, best in an environment of its own",
+    return diagnostic(
+        "A621", partition=f"{error}".partition("\n")[0], install_line=install_line("executorch")
     )

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.diagnostics.distribution import own_version
 from surgery.diagnostics.wording import first_line
@@ -241,36 +242,23 @@ def _digest(content: dict[str, Any]) -> str:
 
 
 def _leads_out(folder: Path, name: str) -> Diagnostic:
-    return Diagnostic(
-        code="A607",
-        what=f"the {MANIFEST_FILE} of `{folder}` names `{name}`, which is outside of the export",
-        why="an export is run as a whole, and an edited one could run anything else on this disk",
-        fix="copy the whole folder again, or export it again",
-    )
+    return diagnostic("A607", MANIFEST_FILE=MANIFEST_FILE, folder=folder, name=name)
 
 
 def _names_nothing(folder: Path, path: str, what: str) -> Diagnostic:
-    return Diagnostic(
-        code="A608",
-        what=f"the {MANIFEST_FILE} of `{folder}` gives the {path} path {what}",
-        why="a path is one or more of the export's parts",
-        fix="copy the whole folder again, or export it again",
-    )
+    return diagnostic("A608", MANIFEST_FILE=MANIFEST_FILE, folder=folder, path=path, what=what)
 
 
 def _was_edited(folder: Path) -> Diagnostic:
-    return Diagnostic(
-        code="A609",
-        what=f"the {MANIFEST_FILE} of `{folder}` is not as it was exported",
-        why="its `sha256` is of another content, so that a path may mean another model",
-        fix="copy the whole folder again, or export it again",
-    )
+    return diagnostic("A609", MANIFEST_FILE=MANIFEST_FILE, folder=folder)
 
 
 def _not_an_export(folder: Path, reason: str) -> Diagnostic:
-    return Diagnostic(
-        code="A601",
-        what=f"`{folder}` is not a folder that `surgery export` wrote",
-        why=why_none(folder, MANIFEST_FILE, reason),
-        fix=did_you_mean(folder, "`surgery export ADAPTER --to hf --out DIR` makes an export"),
+    return diagnostic(
+        "A601.not_an_export",
+        folder=folder,
+        why_none=why_none(folder, MANIFEST_FILE, reason),
+        did_you_mean=did_you_mean(
+            folder, "`surgery export ADAPTER --to hf --out DIR` makes an export"
+        ),
     )

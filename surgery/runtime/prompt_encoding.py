@@ -7,6 +7,7 @@ from surgery.data.base import IMAGE, Record, RecordLocation, Turn
 from surgery.data.chat.turns import special_token
 from surgery.data.encoder import Encoder
 from surgery.data.images import open_images
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.runtime.base import Prompt
 from surgery.runtime.manifest import PathName
@@ -51,28 +52,16 @@ def _refuse_unopened(file: Path) -> None:
         raise SurgeryError(_unreadable_image(file, error.diagnostics[0].why)) from error
 
 
-_EMPTY: Final = Diagnostic(
-    code="D104",
-    what="the prompt has no token",
-    why="an answer goes on from what is asked, and the model has no token to begin with",
-    fix="write something into `--prompt`",
-)
+_EMPTY: Final = diagnostic("D104.module")
 
 
 def _no_vision(path: PathName) -> Diagnostic:
-    return Diagnostic(
-        code="R132",
-        what=f"the {path} path takes no images",
-        why="its model has no vision tower"
-        + (": text runs on the language model alone" if path == "text" else ""),
-        fix="leave `--image` out; images need the multimodal path of a model with a vision tower",
+    return diagnostic(
+        "R132",
+        path=path,
+        detail=": text runs on the language model alone" if path == "text" else "",
     )
 
 
 def _unreadable_image(file: Path, why: str) -> Diagnostic:
-    return Diagnostic(
-        code="R133",
-        what=f"the image `{file}` can't be opened",
-        why=why,
-        fix="give `--image` the path of a PNG or JPEG file",
-    )
+    return diagnostic("R133", file=file, why=why)

@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.diagnostics.wording import close_names
 from surgery.model.quiet import quiet
@@ -60,19 +61,14 @@ def _refuse_damaged(folder: Path, manifest: Manifest, path: PathName) -> None:
 
 def _damaged(file_path: Path, expected: int, found: int | None) -> Diagnostic:
     there = "it is not there" if found is None else f"it has {found:,} bytes"
-    return Diagnostic(
-        code="A605",
-        what=f"`{file_path}` is not as it was exported",
-        why=f"{there}, and the manifest says {expected:,} bytes",
-        fix="copy the whole folder again, or export it again",
-    )
+    return diagnostic("A605", file_path=file_path, there=there, expected=expected)
 
 
 def _no_runner(folder: Path, form: str) -> Diagnostic:
     known = list(known_runners())
-    return Diagnostic(
-        code="A601",
-        what=f"`{folder}` is an export in the form `{form}`, which this version can't run",
-        why=f"it runs {', '.join(close_names(form, known) or known)}",
-        fix="update surgery",
+    return diagnostic(
+        "A601.no_runner",
+        folder=folder,
+        form=form,
+        detail=", ".join(close_names(form, known) or known),
     )

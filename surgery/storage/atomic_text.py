@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.storage.claim import sibling_path
 from surgery.storage.disk_errors import io_errors
@@ -136,13 +137,8 @@ def _refuse_binary(file: Path) -> None:
     with file.open("rb") as stream:
         if b"\0" in stream.read(_PROBE_BYTES):
             what = f"`{file}` exists and is binary, so it is not overwritten with text"
-            raise SurgeryError(Diagnostic("A301", what, fix="name another file"))
+            raise SurgeryError(diagnostic("A301.refuse_binary", what=what))
 
 
 def _changed_meanwhile(file: Path) -> Diagnostic:
-    return Diagnostic(
-        code="A308",
-        what=f"`{file}` was changed while its successor was made, and is not replaced",
-        why="what was written to it in the meantime would be lost",
-        fix="run it again",
-    )
+    return diagnostic("A308.changed_meanwhile", file=file)

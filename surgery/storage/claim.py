@@ -21,6 +21,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 
 _NAME_BYTES: Final = 255
@@ -41,7 +42,7 @@ def sibling_path(out: Path, form: str) -> Path:
         SurgeryError: A301 for the root, which has no siblings.
     """
     if not out.name:
-        raise SurgeryError(Diagnostic("A301", f"`{out}` is the root", fix="name a folder in it"))
+        raise SurgeryError(diagnostic("A301.sibling_path", out=out))
     name = form.format(out.name)
     if len(os.fsencode(name)) > _NAME_BYTES:
         name = form.format(hashlib.sha256(os.fsencode(out.name)).hexdigest()[:32])
@@ -124,9 +125,4 @@ def already_running(out: Path, left: Path | None = None) -> Diagnostic:
         left: An unfinished folder, where no lock tells whether its run is still alive.
     """
     unless = f", or remove `{left}` if that was killed" if left else ""
-    return Diagnostic(
-        code="A307",
-        what=f"another run is making `{out}`",
-        why="two runs at once would undo each other's work",
-        fix=f"wait until it is done{unless}, or choose another `--out`",
-    )
+    return diagnostic("A307", out=out, unless=unless)

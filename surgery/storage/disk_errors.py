@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 
 _NEARLY_FULL_BYTES: Final = 1 << 20
@@ -61,12 +62,7 @@ def _free_bytes(path: Path) -> int:
 def _disk_full(path: Path, needed: int | None) -> Diagnostic:
     free = _free_bytes(path)
     needs = f"{needed:,} bytes are needed, " if needed is not None else ""
-    return Diagnostic(
-        "A302",
-        f"the disk is full: not enough space for `{path}`",
-        why=f"{needs}{free:,} are free",
-        fix="free some space, or choose an `--out` on another disk",
-    )
+    return diagnostic("A302", path=path, needs=needs, free=free)
 
 
 def _number(error: Exception, path: Path) -> int | None:
@@ -88,10 +84,10 @@ def _io_diagnostic(number: int, error: Exception, path: Path, needed: int | None
     if number in (errno.ENOSPC, errno.EDQUOT):
         return _disk_full(path, needed)
     if number in (errno.EEXIST, errno.ENOTEMPTY):
-        return Diagnostic("A301", f"`{location}` exists already", fix="choose another path")
+        return diagnostic("A301.io_diagnostic", location=location)
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
         what = f"no permission to write `{location}`"
-        return Diagnostic("A303", what, reason, "choose an `--out` that you may write to")
+        return diagnostic("A303", what=what, reason=reason)
     return Diagnostic(
         "A304", f"`{location}` cannot be written", *_unwritable(number, location, reason)
     )

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostics.catalog import diagnostic
+from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.diagnostics.wording import close_names, suggestion
 from surgery.storage.file_names import ADAPTER_CONFIG, MANIFEST_FILE, PLAN_FILE
 
@@ -109,11 +110,4 @@ def refuse_export(folder: Path) -> None:
     """
     if not os.path.isfile(folder / MANIFEST_FILE):
         return
-    raise SurgeryError(
-        Diagnostic(
-            code="A402",
-            what=f"`{folder}` is an export and not an adapter",
-            why=f"its {MANIFEST_FILE} says so: what was trained is already in its parts",
-            fix=f"name the adapter that it was made of, or run it: surgery run {folder}",
-        )
-    )
+    raise SurgeryError(diagnostic("A402.refuse_export", folder=folder, MANIFEST_FILE=MANIFEST_FILE))

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 
 _Identity = tuple[int, int]
@@ -88,9 +89,4 @@ def _identities(path: Path) -> list[_Identity]:
 
 
 def _would_harm(out: Path, how: str, item: Input) -> Diagnostic:
-    return Diagnostic(
-        code="A306",
-        what=f"the output `{out}` {how} {item.name} that is read, `{item.path}`",
-        why="a command never writes into, over or around what it reads",
-        fix="choose an `--out` outside of it",
-    )
+    return diagnostic("A306", out=out, how=how, name=item.name, path=item.path)

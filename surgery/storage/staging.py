@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.storage.claim import already_running, claimed, sibling_path
 from surgery.storage.disk_errors import io_errors
@@ -123,23 +124,18 @@ def refuse_occupied(out: Path, overwrite: bool) -> None:
         return
     if not out.is_dir():
         what, fix = f"`{out}` is a file, not a folder", "choose another `--out`"
-        raise SurgeryError(Diagnostic("A301", what, fix=fix))
+        raise SurgeryError(diagnostic("A301.refuse_occupied", what=what, fix=fix))
     if os.path.ismount(out):
         what, fix = f"`{out}` is a mount point, and can't be replaced", "choose a folder inside it"
-        raise SurgeryError(Diagnostic("A304", what, fix=fix))
+        raise SurgeryError(diagnostic("A304", what=what, fix=fix))
     if not any(out.iterdir()):
         return
     if not overwrite:
         what, fix = f"`{out}` exists and is not empty", "choose another `--out`, or `--overwrite`"
-        raise SurgeryError(Diagnostic("A301", what, fix=fix))
+        raise SurgeryError(diagnostic("A301.refuse_occupied_2", what=what, fix=fix))
     if not any((out / name).is_file() for name in SIGNATURES):
         raise SurgeryError(
-            Diagnostic(
-                "A305",
-                f"`{out}` is not a folder that surgery wrote, and is not overwritten",
-                why=f"it holds no {' and no '.join(SIGNATURES)}",
-                fix="choose another `--out`, or remove the folder yourself",
-            )
+            diagnostic("A305.refuse_occupied", out=out, SIGNATURES=" and no ".join(SIGNATURES))
         )
 
 
@@ -147,7 +143,7 @@ def refuse_result(folder: Path) -> None:
     """Refuse, with A301, to add files to a folder that a command wrote and may replace."""
     if any((folder / name).is_file() for name in SIGNATURES):
         what, fix = f"`{folder}` is what another command wrote", "choose another `--out`"
-        raise SurgeryError(Diagnostic("A301", what, fix=fix))
+        raise SurgeryError(diagnostic("A301.refuse_result", what=what, fix=fix))
 
 
 def _identity(out: Path) -> tuple[int, ...] | None:
@@ -250,17 +246,8 @@ def _sync(path: Path) -> None:
 
 
 def _changed(out: Path) -> Diagnostic:
-    return Diagnostic(
-        code="A308",
-        what=f"`{out}` was changed while its successor was made, and is not replaced",
-        why="`--overwrite` replaces what was there when the run began",
-        fix="look at what is there now, then run it again, or choose another `--out`",
-    )
+    return diagnostic("A308.changed", out=out)
 
 
 def _appeared(out: Path) -> Diagnostic:
-    return Diagnostic(
-        code="A301",
-        what=f"`{out}` was made by someone else meanwhile, and is not replaced",
-        fix="choose another `--out`",
-    )
+    return diagnostic("A301.appeared", out=out)

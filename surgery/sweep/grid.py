@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError, raise_errors, some_of
 from surgery.diagnostics.distribution import own_version
 from surgery.plan.planner import Plan, plan_recipe
@@ -140,9 +141,9 @@ def plan_points(
             recipe = load_recipe(point.recipe, point.overrides, allow_env=allow_env)
             plans.append(plan_recipe(recipe, weights=weights, trust_remote_code=trust_remote_code))
         except SurgeryError as error:
-            for diagnostic in error.diagnostics:
-                errors.setdefault(diagnostic, []).append(point)
-    raise_errors(_in_grid_points(diagnostic, where, points) for diagnostic, where in errors.items())
+            for item in error.diagnostics:
+                errors.setdefault(item, []).append(point)
+    raise_errors(_in_grid_points(item, where, points) for item, where in errors.items())
     return plans
 
 
@@ -246,47 +247,38 @@ def _swept(arguments: Sequence[str], sweeps: Sequence[bool]) -> tuple[str, ...]:
 
 
 def _in_grid_points(
-    diagnostic: Diagnostic, where: Sequence[GridPoint], points: Sequence[GridPoint]
+    item: Diagnostic, where: Sequence[GridPoint], points: Sequence[GridPoint]
 ) -> Diagnostic:
     named = some_of([f"{point.number} `{point}`" for point in where])
     plural = "grid points" if len(where) > 1 else "grid point"
     if len(points) == 1:
-        return diagnostic
+        return item
     every = len(where) == len(points)
     location = f"every one of the {len(points)} grid points" if every else f"{plural} {named}"
-    return replace(diagnostic, what=f"{diagnostic.what}, in {location}")
+    return replace(item, what=f"{item.what}, in {location}")
 
 
-def _in_no_recipe(diagnostic: Diagnostic) -> Diagnostic:
-    what = diagnostic.what.replace("the recipe has no", "none of the recipes has a")
-    return replace(diagnostic, what=what, why=diagnostic.why.replace("its ", "their "))
+def _in_no_recipe(item: Diagnostic) -> Diagnostic:
+    what = item.what.replace("the recipe has no", "none of the recipes has a")
+    return replace(item, what=what, why=item.why.replace("its ", "their "))
 
 
 def _recipes_named(count: int) -> Diagnostic:
     names = ", ".join(packaged_recipes())
-    return Diagnostic(
-        code="R112",
-        what="the recipe is named twice" if count else "no recipe is named",
-        why="it is the first argument or `recipe=`, which takes several: "
-        "recipe=genieblue_skip,lora",
-        fix=f"name one of {names}, or a .yaml file",
+    return diagnostic(
+        "R112.recipes_named",
+        detail="the recipe is named twice" if count else "no recipe is named",
+        names=names,
     )
 
 
 def _too_many(count: int) -> Diagnostic:
-    return Diagnostic(
-        code="R118",
-        what=f"this means {count:,} grid points, and a sweep has at most {MAX_VALUES:,}",
-        why="each is planned before any job starts",
-        fix="give fewer values, or several sweeps",
-    )
+    return diagnostic("R118.too_many", count=count, MAX_VALUES=MAX_VALUES)
 
 
 def _imports_code(number: int, argument: str, key: str) -> Diagnostic:
-    return Diagnostic(
-        code="R108",
-        what=f"`{key}` is not allowed in an override",
-        why="a recipe and its sweep are data: they can't import or call Python code",
-        fix="remove it; launchers are chosen by name with --launcher",
+    return diagnostic(
+        "R108.imports_code",
+        setting=key,
         span=span_of(number, argument, value=key not in argument.partition("=")[0]),
     )

@@ -17,6 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.diagnostics.distribution import install_line
 from surgery.diagnostics.wording import nearest
@@ -132,7 +133,7 @@ def _refuse_targets(content: Any) -> None:
         target = str(content.get("_target_", _HYDRA_CODE[0]))
         if not target.startswith(_HYDRA_CODE):
             what = f"Hydra's settings would import `{target}`"
-            raise SurgeryError(Diagnostic("R108", what, "only Hydra's own plugins may be"))
+            raise SurgeryError(diagnostic("R108.refuse_targets", what=what))
     for item in content.values() if isinstance(content, dict) else ():
         _refuse_targets(item)
 
@@ -147,7 +148,7 @@ def _refuse_paths(content: Any) -> None:
             what = f"`{key}` is `{name}`, and not the name of a folder"
             why = "a sweep writes into its own folder alone, and looks for results one folder deep"
             fix = "give one name, such as `hydra.sweep.subdir=p${point}`, and the path by `--out`"
-            raise SurgeryError(Diagnostic("R118", what, why, fix))
+            raise SurgeryError(diagnostic("R118.refuse_paths", what=what, why=why, fix=fix))
 
 
 def _refuse_sweepers(overrides: Sequence[str]) -> None:
@@ -155,7 +156,7 @@ def _refuse_sweepers(overrides: Sequence[str]) -> None:
         key = override.lstrip("+~").partition("=")[0]
         if key.startswith(("hydra/sweeper", "hydra.sweeper")) and "max_batch_size" not in key:
             what = f"`{override}` can't be used: a sweep walks its own grid"
-            raise SurgeryError(Diagnostic("R118", what, fix="write the values: rank=4,8,16"))
+            raise SurgeryError(diagnostic("R118.refuse_sweepers", what=what))
 
 
 def _bad_settings(error: Exception, overrides: Sequence[str]) -> Diagnostic:
@@ -170,12 +171,12 @@ def _bad_settings(error: Exception, overrides: Sequence[str]) -> Diagnostic:
     ):
         settings = "`python -m surgery.sweep --cfg hydra`"
         fix = f"name the launcher that has it with --launcher, or see {settings}"
-        return Diagnostic("R118", "a setting of Hydra can't be used", reason, fix)
+        return diagnostic("R118.bad_settings", reason=reason, fix=fix)
     extra = LAUNCHERS.get(launchers[-1])
     if not extra:
-        return Diagnostic(
-            "R118", f"there is no launcher `{launchers[-1]}`", fix=nearest(launchers[-1], LAUNCHERS)
+        return diagnostic(
+            "R118.bad_settings_2", launchers=launchers[-1], known=nearest(launchers[-1], LAUNCHERS)
         )
     what = f"the launcher `{launchers[-1]}` is not installed"
     why = "Hydra finds no such plugin, or can't import it"
-    return Diagnostic("A501", what, why, install_line(extra))
+    return diagnostic("A501", what=what, why=why, install_line=install_line(extra))

@@ -22,7 +22,8 @@ from omegaconf import DictConfig
 
 from surgery.adapter.folder import write_adapter
 from surgery.adapter.side_files import side_files
-from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostics.catalog import diagnostic
+from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.diagnostics.wording import named_line
 from surgery.model.fingerprint import identify
 from surgery.plan.planner import Plan, plan_recipe
@@ -201,7 +202,7 @@ def _outcome(recipe: Recipe, job: Job, folder: Path, trusted: bool) -> dict[str,
         return {**described, **crashed(error.diagnostics)}
     except Exception as error:  # one job's bug must not end the others
         what = f"the job crashed: {type(error).__name__}: {error}"
-        return {**described, **crashed([Diagnostic("A502", what)])}
+        return {**described, **crashed([diagnostic("A502.outcome", what=what)])}
 
 
 def _register() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from surgery.adapter.side_files import saved_plan
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.diagnostics.distribution import own_version
 from surgery.plan.planner import Plan
@@ -41,7 +42,7 @@ def plan_outcome(plan: Plan) -> Result:
 
 def crashed(diagnostics: Sequence[Diagnostic]) -> Result:
     """The result of a job that failed."""
-    documents = [diagnostic_document(diagnostic) for diagnostic in diagnostics]
+    documents = [diagnostic_document(item) for item in diagnostics]
     return {"status": "failed", "parameters": None, "bytes": None, "diagnostics": documents}
 
 
@@ -73,11 +74,11 @@ def prepare_folder(folder: Path, name: str, content: str) -> None:
     own = (name, f"{RESULTS}.json", f"{RESULTS}.csv", f"*/{RESULT_FILE}")
     if any(True for pattern in own for _ in folder.glob(pattern)):
         what, fix = f"`{folder}` has a sweep already", "choose another `--out`, or `--resume`"
-        raise SurgeryError(Diagnostic("A301", what, fix=fix))
+        raise SurgeryError(diagnostic("A301.prepare_folder", what=what, fix=fix))
     files = [path for path in folder.glob("[0-9]*") if not path.is_dir()]
     if files:
         what = f"`{files[0]}` is a file, not a folder"
-        raise SurgeryError(Diagnostic("A301", what, fix="choose another `--out`"))
+        raise SurgeryError(diagnostic("A301.prepare_folder_2", what=what))
     replace_text(folder / name, content)
 
 
@@ -122,25 +123,15 @@ def reopen_folder(folder: Path, name: str, content: str, count: int) -> list[int
 def nothing_to_resume(folder: Path) -> Diagnostic:
     """The note where `--resume` finds no sweep: a kill may come before its folder is made."""
     what = f"there is no sweep to resume in `{folder}`: it begins"
-    return Diagnostic("T107", what, severity="note")
+    return diagnostic("T107.nothing_to_resume", what=what)
 
 
 def _no_sweep(folder: Path, name: str) -> Diagnostic:
-    return Diagnostic(
-        code="T107",
-        what="there is no sweep to resume",
-        why=f"{name} in `{folder}` is not that of one",
-        fix="name its folder with `--out`, or leave `--resume` out",
-    )
+    return diagnostic("T107.no_sweep", name=name, folder=folder)
 
 
 def _other_sweep(folder: Path, difference: str) -> Diagnostic:
-    return Diagnostic(
-        code="T107",
-        what=f"the sweep in `{folder}` is of another grid",
-        why=f"`{difference}` is not what it was",
-        fix="use the same arguments and the same `--job` as then, or choose another `--out`",
-    )
+    return diagnostic("T107.other_sweep", folder=folder, difference=difference)
 
 
 @contextmanager
@@ -186,7 +177,7 @@ def gather_results(folder: Path, points: Sequence[GridPoint], reason: str) -> li
     """
     found = [json.loads(file.read_bytes()) for file in _result_files(folder)]
     if reason and not found:
-        raise SurgeryError(Diagnostic("A502", "Hydra ended before any job did", reason))
+        raise SurgeryError(diagnostic("A502.gather_results", reason=reason))
     by_number = {result["point"]: result for result in found}
     return [by_number.get(point.number) or _without(point, reason) for point in points]
 
@@ -211,7 +202,7 @@ def _result_files(folder: Path) -> list[Path]:
 
 def _without(point: GridPoint, reason: str) -> Result:
     why = reason or "its process ended early; the launcher's logs say more"
-    missing = crashed([Diagnostic("A502", f"the job left no result: {why}")])
+    missing = crashed([diagnostic("A502.without", why=why)])
     described = {**describe(point), "model": None, "knobs": {}}
     return {**described, **missing, "seconds": None, "folder": None}
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.diagnostics.wording import first_line
 from surgery.recipe.training_schema import Stage
@@ -89,33 +90,19 @@ def _refuse_other_fields(stage: Stage, name: str, own: dict[str, Any]) -> None:
 
 
 def _not_divisible(stage: Stage, name: str) -> Diagnostic:
-    return Diagnostic(
-        code="T104",
-        what=f"a batch of {stage.batch} rows isn't divisible by {world_size()} processes and "
-        f"{stage.accumulation} micro-batches",
-        why="`batch` counts the rows of an optimizer step over all of them",
-        fix=f"make `batch` a multiple of {world_size() * stage.accumulation}, or change "
-        "`accumulation`",
+    return diagnostic(
+        "T104",
+        batch=stage.batch,
+        world_size=world_size(),
+        accumulation=stage.accumulation,
+        detail=world_size() * stage.accumulation,
         key=f"stages.{name}.batch",
     )
 
 
 def _bad_field(name: str, field: str, why: str) -> Diagnostic:
-    return Diagnostic(
-        code="T105",
-        what=f"`{field}` can't be set under `trainer`",
-        why=why,
-        fix="see `surgery recipes schema` for the keys of a stage, and transformers' "
-        "TrainingArguments for the rest",
-        key=f"stages.{name}.trainer.{field}",
-    )
+    return diagnostic("T105.bad_field", field=field, why=why, key=f"stages.{name}.trainer.{field}")
 
 
 def _refused(name: str, error: Exception) -> Diagnostic:
-    return Diagnostic(
-        code="T105",
-        what="transformers refuses these settings of a stage",
-        why=first_line(error),
-        fix="change the key that it names",
-        key=f"stages.{name}.trainer",
-    )
+    return diagnostic("T105.refused", reason=first_line(error), key=f"stages.{name}.trainer")

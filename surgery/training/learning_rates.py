@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from surgery.adapter.apply import trainable_parameters
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.operations.edits import PEFT_PREFIX
 from surgery.plan.part_copies import in_copies
@@ -106,20 +107,12 @@ def _in_base(name: str) -> str:
 
 
 def _trains_nothing(stage: str) -> Diagnostic:
-    return Diagnostic(
-        code="T102",
-        what=f"{f'the stage `{stage}`' if stage else 'the recipe'} trains nothing",
-        why="its `train` names no parameter of this model, or `freeze` excludes all of them",
-        fix="name operations of the recipe or parts of the model in `train`",
+    return diagnostic(
+        "T102",
+        detail=f"the stage `{stage}`" if stage else "the recipe",
         key=f"stages.{stage}.train" if stage else "train",
     )
 
 
 def _no_rate(name: str, why: str, key: str) -> Diagnostic:
-    return Diagnostic(
-        code="T103",
-        what=f"the rate of `{name}` applies to nothing",
-        why=why,
-        fix="name in `rates` what the stage trains, by a name of `train`",
-        key=key,
-    )
+    return diagnostic("T103", name=name, why=why, key=key)

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from transformers import TrainerCallback
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.storage.atomic_text import replace_text
 
@@ -148,10 +149,4 @@ def _write(file: Path, rows: list[dict[str, str]]) -> None:
 
 
 def _not_finite(stage: str, step: int) -> Diagnostic:
-    return Diagnostic(
-        code="T110",
-        what=f"the loss of stage `{stage}` is not finite at step {step}",
-        why="a step was too large, or the precision too small for it",
-        fix="continue from the last checkpoint with a lower `rate` or a longer `warmup`, or use "
-        "precision=bf16 where it was fp16",
-    )
+    return diagnostic("T110", stage=stage, step=step)

@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.plan.serialization import first_difference, to_json
 from surgery.recipe.schema import Recipe
@@ -185,45 +186,20 @@ def refuse_other_data(work: Path, digests: Mapping[str, Sequence[str]]) -> None:
 
 
 def _other_data(work: Path, stage: str) -> Diagnostic:
-    return Diagnostic(
-        code="T107",
-        what=f"the training in `{work}` began with other data of the stage `{stage}`",
-        why="a data file has other content, or an image another size or time, under the same name",
-        fix="restore the data (images with their times, as `cp -p` does), or begin again with "
-        "`--overwrite`",
-    )
+    return diagnostic("T107.other_data", work=work, stage=stage)
 
 
 def _unfinished(work: Path) -> Diagnostic:
-    return Diagnostic(
-        code="T106",
-        what=f"there is an unfinished training in `{work}`",
-        fix="continue with `--resume`, begin again with `--overwrite`, or choose another `--out`",
-    )
+    return diagnostic("T106", work=work)
 
 
 def _not_a_training(work: Path) -> Diagnostic:
-    return Diagnostic(
-        code="A305",
-        what=f"`{work}` is in the way, and not a training that surgery began",
-        why=f"checkpoints go there, and it has no {RECIPE}",
-        fix="choose another `--out`, or move it away",
-    )
+    return diagnostic("A305.not_a_training", work=work, RECIPE=RECIPE)
 
 
 def _nothing_there(work: Path) -> Diagnostic:
-    return Diagnostic(
-        code="T107",
-        what=f"there is no training to resume in `{work}`: it begins",
-        why="none was begun for this `--out`, or it ended before its folder was made",
-        severity="note",
-    )
+    return diagnostic("T107.nothing_there", work=work)
 
 
 def _other_recipe(work: Path, difference: str) -> Diagnostic:
-    return Diagnostic(
-        code="T107",
-        what=f"the training in `{work}` is of another recipe",
-        why=f"`{difference}` is not what it was",
-        fix="use the same overrides as then, or begin again with `--overwrite`",
-    )
+    return diagnostic("T107.other_recipe", work=work, difference=difference)

@@ -11,6 +11,7 @@ from surgery.data.encoder import Encoder
 from surgery.data.file_reader import DataFile
 from surgery.data.mixture import Mixture, mix
 from surgery.data.rows import Rows
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.plan.planner import Plan
 from surgery.plan.planner import PlannedStage as Trained
@@ -79,15 +80,15 @@ class PreparedStage:
 
     def result(self) -> StageResult:
         """The result, once the stage has ended."""
-        first = (diagnostic for source in self.rows.sources for diagnostic in source.bad[:1])
-        bad = tuple(replace(diagnostic, severity="warning") for diagnostic in first)
+        first = (item for source in self.rows.sources for item in source.bad[:1])
+        bad = tuple(replace(item, severity="warning") for item in first)
         steps = len(self.rows) // self.stage.batch
         return StageResult(self.name, steps, self.parameters, self.rows.skipped, bad)
 
     @property
     def notes(self) -> tuple[Diagnostic, ...]:
         """Warnings about data that is not learned from."""
-        return tuple(diagnostic for source in self.rows.sources for diagnostic in source.notes)
+        return tuple(item for source in self.rows.sources for item in source.notes)
 
 
 def prepare_stage(
@@ -133,13 +134,7 @@ def _collator(plan: Plan, stage: Stage, name: str, encoder: Encoder) -> Collator
 
 
 def _no_text_path(stage: str) -> Diagnostic:
-    return Diagnostic(
-        code="T108",
-        what="rows without images can't take the text path",
-        why="the recipe trains the base in place, so the text path is the stored original",
-        fix="set `text_rows: shared`",
-        key=f"stages.{stage}.text_rows",
-    )
+    return diagnostic("T108", key=f"stages.{stage}.text_rows")
 
 
 def _no_packing(stage: str, by_path: bool) -> Diagnostic:
@@ -148,20 +143,8 @@ def _no_packing(stage: str, by_path: bool) -> Diagnostic:
         if by_path
         else "learners attend to all tokens of a row, whatever its positions are"
     )
-    return Diagnostic(
-        code="T111",
-        what="this stage can't pack records into rows",
-        why=why,
-        fix="set `packing: false`",
-        key=f"stages.{stage}.packing",
-    )
+    return diagnostic("T111", why=why, key=f"stages.{stage}.packing")
 
 
 def _not_sharded(stage: str) -> Diagnostic:
-    return Diagnostic(
-        code="T112",
-        what="rows can't take separate paths while the model is sharded over processes",
-        why="each process would ask for other blocks, and all would wait for each other",
-        fix="set `text_rows: shared`, or train without FSDP",
-        key=f"stages.{stage}.text_rows",
-    )
+    return diagnostic("T112", key=f"stages.{stage}.text_rows")

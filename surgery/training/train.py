@@ -14,6 +14,7 @@ from surgery.adapter.apply import apply_plan
 from surgery.adapter.folder import load_adapter, load_base, read_plan
 from surgery.adapter.save import save_into
 from surgery.data.vocabulary import embedding_rows, load_processor, refuse_ids_without_rows
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.model.quiet import quiet
 from surgery.plan.planner import Plan, make_plan, plan_recipe
@@ -162,7 +163,7 @@ class _Run:
         if not is_done:
             digests = {p.name: [rows.digest() for rows in p.rows.sources] for p in prepared}
             refuse_other_data(self.work, digests)
-        notes = [diagnostic for stage in prepared for diagnostic in stage.notes]
+        notes = [note for stage in prepared for note in stage.notes]
         if notes and self.warn and this_process().is_main_process:
             self.warn(list(dict.fromkeys(notes)))
         results = []
@@ -250,22 +251,8 @@ def _refuse_without_data(plan: Plan) -> None:
 def _no_data(recipe: str, stages: Sequence[str]) -> Diagnostic:
     named = f"stage `{stages[0]}` has" if stages else f"`{recipe}` has"
     key = f"stages.{stages[0]}" if stages else ""
-    return Diagnostic(
-        code="T101",
-        what=f"{named} no data to train on",
-        why="a file of conversations has lines such as "
-        '{"image": "1.png", "conversations": [{"from": "human", "value": "<image>\\nWhat is it?"}, '
-        '{"from": "gpt", "value": "A knife."}]}',
-        fix=f"surgery train {recipe} data=conversations.jsonl steps=1000 --out my-adapter",
-        key=key,
-    )
+    return diagnostic("T101", named=named, recipe=recipe, key=key)
 
 
 def _other_edits(folder: Path) -> Diagnostic:
-    return Diagnostic(
-        code="T109",
-        what=f"the overrides make another model of `{folder}` than it is",
-        why="training continues with the adapter's operations, and trains its base in place as "
-        "before or not",
-        fix="override keys of its stages alone, or train the recipe itself",
-    )
+    return diagnostic("T109", folder=folder)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.diagnostics.wording import named_line
 from surgery.recipe.training_schema import Stage
@@ -78,31 +79,24 @@ def _parts(arguments: Any, model: Any) -> dict[str, Callable[[], object]]:
 
 
 def _lacking(stage: Stage, name: str, field: str, error: Exception) -> Diagnostic:
-    return Diagnostic(
-        code="T117",
-        what=f"`{field}: {stage.trainer[field]}` is not available here",
-        why=named_line(error),
-        fix=f"install what it names, or leave `trainer.{field}` out",
+    return diagnostic(
+        "T117",
+        field=field,
+        trainer=stage.trainer[field],
+        reason=named_line(error),
         key=f"stages.{name}.trainer.{field}",
     )
 
 
 def _pushes(name: str, field: str) -> Diagnostic:
-    return Diagnostic(
-        code="T118",
-        what=f"`{field}` can't be set under `trainer`",
-        why="it would push the checkpoints of a training, which have no model, and needs a network",
-        fix="train first, then `hf upload NAME OUT`",
-        key=f"stages.{name}.trainer.{field}",
-    )
+    return diagnostic("T118", field=field, key=f"stages.{name}.trainer.{field}")
 
 
 def _fails_at_once(stage: Stage, name: str, error: Exception) -> Diagnostic:
-    return Diagnostic(
-        code="T119",
-        what=f"stage `{name}` fails before its first step is done, with "
-        + ", ".join(f"`trainer.{field}={value}`" for field, value in stage.trainer.items()),
-        why=named_line(error),
-        fix="remove the setting that it names; `surgery --debug train …` shows where it is",
+    return diagnostic(
+        "T119",
+        name=name,
+        names=", ".join((f"`trainer.{field}={value}`" for field, value in stage.trainer.items())),
+        reason=named_line(error),
         key=f"stages.{name}.trainer",
     )

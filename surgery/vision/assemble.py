@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.model.anatomy import Anatomy
 from surgery.model.names.disk_names import DiskNames
@@ -261,12 +262,7 @@ def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _no_vision_tower(name: str) -> Diagnostic:
-    return Diagnostic(
-        code="P223",
-        what=f"`{name}` names no vision tower, so there is nothing to assemble",
-        fix="add `vision=google/siglip-so400m-patch14-384`, a folder, or builtin/tiny-vit",
-        key="model",
-    )
+    return diagnostic("P223", name=name, key="model")
 
 
 def _never() -> Any:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, TypeVar
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.model.anatomy import Anatomy
 from surgery.model.reader import read_anatomy
@@ -141,23 +142,16 @@ def _blaming_vision(make: Callable[[], _Made]) -> _Made:
 def _no_vision(source: str, error: SurgeryError) -> Diagnostic:
     reason = error.diagnostics[0]
     near = f"{reason.fix} " if reason.fix.startswith("did you mean") else ""
-    return Diagnostic(
-        code="M121",
-        what=f"there is no vision model `{source}`",
-        why=f"{reason.what}: {reason.why}",
-        fix=f"{near}name a hub id such as google/siglip-so400m-patch14-384, a folder with a "
-        f"config.json, "
-        f"or one of {', '.join(builtin_towers())}",
+    return diagnostic(
+        "M121",
+        source=source,
+        what=reason.what,
+        why=reason.why,
+        near=near,
+        builtin_towers=", ".join(builtin_towers()),
         key="vision",
     )
 
 
 def _unfit(source: str, why: str) -> Diagnostic:
-    return Diagnostic(
-        code="M125",
-        what=f"`{source}` can't be assembled with a vision tower",
-        why=why,
-        fix="name a plain language model such as Qwen/Qwen2.5-3B in `model=`; for a multimodal "
-        "model, leave `vision` out",
-        key="model",
-    )
+    return diagnostic("M125", source=source, why=why, key="model")

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any, Final
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.diagnostics.wording import first_line
 
@@ -68,11 +69,4 @@ def take_image_token(tokenizer: Any, rows: int, source: str) -> tuple[str, int]:
 
 
 def _no_token(source: str, why: str) -> Diagnostic:
-    return Diagnostic(
-        code="M124",
-        what=f"no token of `{source}` can stand for an image",
-        why=why,
-        fix="name a decoder with a tokenizer and an unused token, or resize its embedding first: "
-        "`model.resize_token_embeddings(n)`, and save both",
-        key="model",
-    )
+    return diagnostic("M124", source=source, why=why, key="model")

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.model.anatomy import Anatomy, Tensor
 from surgery.model.names.disk_names import DiskNames, read_disk_names
@@ -111,11 +112,4 @@ def _as_type(content: bytes, dtype: str, wanted: str) -> bytes:
 
 
 def _incomplete(source: str, name: str) -> Diagnostic:
-    return Diagnostic(
-        code="M107",
-        what=f"the files of `{source}` have no tensor for `{name}`",
-        why="the vision tower has it in memory, and would initialize it at random: the checkpoint "
-        "is not complete, or another model's",
-        fix="download the whole checkpoint again",
-        key="vision",
-    )
+    return diagnostic("M107.incomplete", source=source, name=name, key="vision")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import BaseModel, ConfigDict
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.diagnostics.wording import first_line, named_line
 from surgery.model.anatomy import Tensor
@@ -117,22 +118,10 @@ def _reason(error: Exception) -> str:
 
 
 def _no_tower(source: str, why: str) -> Diagnostic:
-    return Diagnostic(
-        code="M122",
-        what=f"`{source}` is no vision tower that a decoder can use",
-        why=why,
-        fix="name one that takes square images and gives a vector for each patch, such as "
-        "google/siglip-so400m-patch14-384",
-        key="vision",
-    )
+    return diagnostic("M122", source=source, why=why, key="vision")
 
 
 def _no_grid(source: str, tokens: int, width: int, hidden: int) -> Diagnostic:
-    return Diagnostic(
-        code="M123",
-        what=f"the patches of `{source}` don't fit a projector",
-        why=f"it gives {tokens} vectors of width {width} for an image, and a square grid of width "
-        f"{hidden} is needed, with one more vector before it at most",
-        fix="name a vision tower with as many rows of patches as columns, such as SigLIP or CLIP",
-        key="vision",
+    return diagnostic(
+        "M123", source=source, tokens=tokens, width=width, hidden=hidden, key="vision"
     )

@@ -70,7 +70,8 @@ def _is_plan(recipe: str) -> bool:
 
 def _plan(recipe: str, overrides: list[str], allow_env: bool, trust_remote_code: bool) -> "Plan":
     from surgery.adapter.folder import load_plan
-    from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+    from surgery.diagnostics.catalog import diagnostic
+    from surgery.diagnostics.diagnostic import SurgeryError
     from surgery.plan.planner import plan_recipe
     from surgery.recipe.loading import load_recipe
 
@@ -80,5 +81,5 @@ def _plan(recipe: str, overrides: list[str], allow_env: bool, trust_remote_code:
     if overrides:
         what = f"a saved plan takes no overrides, and `{overrides[0]}` is one"
         fix = "plan again with it: `surgery plan RECIPE … --out plan.json`"
-        raise SurgeryError(Diagnostic("P210", what, fix=fix))
+        raise SurgeryError(diagnostic("P210.plan", what=what, fix=fix))
     return load_plan(Path(recipe))

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from surgery.cli.arguments import AllowEnv, Format, RemoteCode
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import (
     EXIT_DONE,
     EXIT_INTERRUPTED,
     EXIT_NO,
-    Diagnostic,
     SurgeryError,
 )
 
@@ -120,14 +120,14 @@ def _plan(
     from surgery.sweep.jobs import JOBS
 
     if job not in JOBS:
-        raise SurgeryError(Diagnostic("R118", f"there is no job `{job}`", fix=nearest(job, JOBS)))
+        raise SurgeryError(diagnostic("R118.plan", job=job, known=nearest(job, JOBS)))
     recipes, overrides = read_recipes(
         [argument for argument in arguments if not is_hydra_override(argument)]
     )
     points = expand(recipes, overrides, allow_env=allow_env)
     if len(points) > 1 and not settings.multirun:
         what = f"this means {len(points)} points, and one run takes one"
-        raise SurgeryError(Diagnostic("R115", what, fix="add -m"))
+        raise SurgeryError(diagnostic("R115.plan", what=what))
     trusted = {"trust_remote_code": trust_remote_code, "allow_env": allow_env}
     plans = plan_points(points, weights=JOBS[job].weights, **trusted)
     content = grid_document(points, plans, job, **trusted)
@@ -223,7 +223,7 @@ def _for_show(argument: str) -> str:
 def _refuse_flags(flags: "argparse.Namespace") -> None:
     if flags.experimental_rerun or flags.config_path or flags.config_name or flags.config_dir:
         what = "a sweep is configured by its recipe alone, not by a folder, a file or a pickle"
-        raise SurgeryError(Diagnostic("R118", what, fix="name the recipe: recipe=mine.yaml"))
+        raise SurgeryError(diagnostic("R118.refuse_flags", what=what))
     if flags.multirun and _shows(flags):
         what = "--multirun runs the sweep, and the other flag only shows something"
-        raise SurgeryError(Diagnostic("R118", what, fix="give one of the two"))
+        raise SurgeryError(diagnostic("R118.refuse_flags_2", what=what))

@@ -15,6 +15,7 @@ import torch
 from surgery.data.base import Record, RecordLocation
 from surgery.data.chat.turns import Chunk
 from surgery.data.images import open_images
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.diagnostics.wording import named_line
 
@@ -150,9 +151,4 @@ def _as_wide(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
 
 
 def _not_encoded(location: RecordLocation | None, error: Exception) -> Diagnostic:
-    return Diagnostic(
-        code="D116",
-        what=f"{location or 'a text'}: this record can't be encoded",
-        why=f"the tokenizer or the processor raises {named_line(error)}",
-        fix="change the record, or leave such records out with bad_records=skip",
-    )
+    return diagnostic("D116", detail=location or "a text", reason=named_line(error))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from surgery.data.base import IMAGE, Record, RecordLocation, Turn, no_answer
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 
 _LONGEST_NAME: Final = 100
@@ -83,19 +84,16 @@ def _shown_first(turns: Sequence[Turn], images: int) -> list[Turn]:
 def _no_image(location: RecordLocation, image: Path) -> Diagnostic:
     name = str(image)
     shown = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…"
-    return Diagnostic(
-        code="D105",
-        what=f"{location}: the image `{shown}` is not there",
-        fix="name the folder that image paths are relative to with `images`, copy the file there, "
-        "or leave such records out with bad_records=skip",
-    )
+    return diagnostic("D105.no_image", location=location, shown=shown)
 
 
 def _other_images(location: RecordLocation, asked: int, shown: int, images: int) -> Diagnostic:
     elsewhere = "" if asked == shown else ", some of them not in the user's turns"
-    return Diagnostic(
-        code="D107",
-        what=f"{location}: {asked} `{IMAGE}` for {images} images{elsewhere}",
-        fix=f"write `{IMAGE}` in the user's turns once for each image, or nowhere: they then go "
-        "first",
+    return diagnostic(
+        "D107.other_images",
+        location=location,
+        asked=asked,
+        IMAGE=IMAGE,
+        images=images,
+        elsewhere=elsewhere,
     )

@@ -5,6 +5,7 @@ from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 from surgery.data.base import RecordLocation, Turn, bad_form, is_blank, refuse_meaning, tool_name
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 
 SHARED: Final = frozenset({"image", "images", "system", "system_prompt", "tools"})
@@ -91,9 +92,4 @@ def _path(entry: Any) -> Any:
 
 
 def _part_learned(location: RecordLocation, key: str, value: object) -> Diagnostic:
-    return Diagnostic(
-        code="D115",
-        what=f"{location}: a `{key}` of {value!r} can't be honored",
-        why="an answer is learned or it is not",
-        fix="write true or false, 1 or 0, and weigh files with `weight` of a source",
-    )
+    return diagnostic("D115.part_learned", location=location, setting=key, value=value)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from surgery.data.base import IMAGE, Record, RecordLocation, Turn
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.diagnostics.wording import first_line
 
@@ -160,12 +161,7 @@ def lost(location: RecordLocation, turn: Turn) -> Diagnostic:
     """D114, for a turn whose text a template leaves out."""
     line = " ".join(turn.text.split())
     shown = f"{line[:60]}…" if len(line) > 60 else line
-    return Diagnostic(
-        code="D114",
-        what=f"{location}: the base's chat template leaves out what the {turn.role} says",
-        why=f"its text lacks `{shown}`",
-        fix=FIX,
-    )
+    return diagnostic("D114.lost", location=location, role=turn.role, shown=shown, FIX=FIX)
 
 
 def _parts(text: str) -> list[dict[str, str]]:
@@ -181,9 +177,4 @@ def _parts(text: str) -> list[dict[str, str]]:
 
 
 def _refused(location: RecordLocation, error: Exception) -> Diagnostic:
-    return Diagnostic(
-        code="D112",
-        what=f"{location}: the base's chat template refuses this conversation",
-        why=first_line(error),
-        fix=FIX,
-    )
+    return diagnostic("D112", location=location, reason=first_line(error), FIX=FIX)

@@ -13,6 +13,7 @@ from typing import Final
 
 from surgery.data.base import IMAGE, Record, RecordLocation, Turn, tool_name
 from surgery.data.chat.template import FIX, Template, lost
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 
 _THOUGHT: Final = "</think>"
@@ -138,28 +139,12 @@ def _without_spaces(text: str) -> str:
 
 def special_token(location: RecordLocation, token: str) -> Diagnostic:
     """D113, for text with a token that the model takes for an image."""
-    return Diagnostic(
-        code="D113",
-        what=f"{location}: its text contains `{token}`, which stands for an image",
-        why="the model would look for an image that isn't there",
-        fix=f"change the text, write `{IMAGE}` where a record has an image, or leave such "
-        "records out with bad_records=skip",
-    )
+    return diagnostic("D113", location=location, token=token, IMAGE=IMAGE)
 
 
 def _no_tools(location: RecordLocation) -> Diagnostic:
-    return Diagnostic(
-        code="D114",
-        what=f"{location}: the base's chat template leaves out `tools`",
-        why="functions would be called that the prompt doesn't describe",
-        fix=FIX,
-    )
+    return diagnostic("D114.no_tools", location=location, FIX=FIX)
 
 
 def _not_cut(location: RecordLocation) -> Diagnostic:
-    return Diagnostic(
-        code="D110",
-        what=f"{location}: the base's chat template writes an answer differently from its prompt",
-        why="answers are learned where they are generated, so what precedes one must not change",
-        fix=FIX,
-    )
+    return diagnostic("D110", location=location, FIX=FIX)

@@ -14,6 +14,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.storage.disk_errors import io_errors
 
@@ -152,4 +153,4 @@ _FILES: Final[dict[str, tuple[str, Callable[[Path], None]]]] = {
 
 def _taken(path: Path) -> Diagnostic:
     what = f"`{path}` exists, and is no sample"
-    return Diagnostic("A301", what, fix="name another folder: `surgery samples DIR`")
+    return diagnostic("A301.taken", what=what)

@@ -12,6 +12,7 @@ from surgery.adapter.merged_checkpoint import (
     shared_tensor,
 )
 from surgery.adapter.side_files import base_files, base_folder
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.export.base import Contents, ExportJob, Item, Part
 from surgery.export.decoder_checkpoint import is_assembled, language_model
@@ -125,50 +126,20 @@ def _refuse(job: ExportJob) -> None:
 
 def _is_routed(plan: Plan) -> Diagnostic:
     kind = "experts" if plan.experts() else "learners"
-    return Diagnostic(
-        code="A602",
-        what=f"`{plan.recipe.name}` has {kind}, and no class of transformers has them",
-        why="image tokens go through matrices of their own alongside the base's, so that no plain "
-        "checkpoint holds this model",
-        fix="open it with `surgery.load_adapter`; or train a recipe that copies blocks, such as "
-        "genieblue_skip",
-    )
+    return diagnostic("A602", name=plan.recipe.name, kind=kind)
 
 
 def _moves_the_base(start: str) -> Diagnostic:
-    return Diagnostic(
-        code="A603",
-        what=f"LoRA that starts as {start} can't be exported",
-        why="such a start takes what it adds from the base's matrices, so that the pair goes on "
-        "other weights than those on disk",
-        fix="load it with `surgery.load_adapter`, `merge_and_unload()` and save that",
-    )
+    return diagnostic("A603.moves_the_base", start=start)
 
 
 def _is_dora() -> Diagnostic:
-    return Diagnostic(
-        code="A603",
-        what="DoRA can't be merged from disk to disk",
-        why="each row is scaled by its length, which takes the matrix in memory",
-        fix="use `--lora keep`; or load it with `surgery.load_adapter`, `merge_and_unload()` and "
-        "save that",
-    )
+    return diagnostic("A603.is_dora")
 
 
 def _not_merged(why: str) -> Diagnostic:
-    return Diagnostic(
-        code="A603",
-        what="LoRA can't be merged into this base",
-        why=why,
-        fix="use `--lora keep`",
-    )
+    return diagnostic("A603.not_merged", why=why)
 
 
 def _shares_its_copies(name: str) -> Diagnostic:
-    return Diagnostic(
-        code="A604",
-        what="copies of blocks that share their weights can't be put in their place",
-        why=f"`{name}` is shared with another block, and the class of this model would share the "
-        "copy as well",
-        fix="open the adapter with `surgery.load_adapter`; or copy blocks that share nothing",
-    )
+    return diagnostic("A604", name=name)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.model.loading import load_base
 from surgery.runtime.executorch_program import Program, executorch_module, require_runtime
@@ -186,9 +187,8 @@ def _without_chatter() -> Iterator[None]:
 
 def _not_lowered(name: str, error: Exception) -> Diagnostic:
     reason = f"{error}".strip().partition("\n")[0]
-    return Diagnostic(
-        code="A622",
-        what=f"a {name} can't be lowered to an ExecuTorch program",
-        why=f"{type(error).__name__}: {reason}" if reason else type(error).__name__,
-        fix="use `--to hf` or `--to onnx`; a decoder such as Qwen's, Llama's or Gemma's is lowered",
+    return diagnostic(
+        "A622.not_lowered",
+        name=name,
+        detail=f"{type(error).__name__}: {reason}" if reason else type(error).__name__,
     )

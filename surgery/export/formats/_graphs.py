@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from surgery.adapter.side_files import base_files
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.export.base import Contents, ExportJob, Item, Part, refuse_lengths
 from surgery.export.file_items import Weights, copies
@@ -130,18 +131,8 @@ def _lora(job: ExportJob) -> Weights:
 
 
 def _not_in_parts(plan: Plan, why: str) -> Diagnostic:
-    return Diagnostic(
-        code="A611",
-        what=f"`{plan.recipe.name}` can't be exported as graphs in parts",
-        why=why,
-        fix="use `--to hf`; copies and LoRA on a decoder, such as genieblue_skip's, are exported",
-    )
+    return diagnostic("A611.not_in_parts", name=plan.recipe.name, why=why)
 
 
 def _not_merged() -> Diagnostic:
-    return Diagnostic(
-        code="A611",
-        what="LoRA isn't merged into graphs in parts",
-        why="it is an input of them, so that one part serves both paths",
-        fix="leave `--lora` out, or use `--lora keep`; `--to hf` merges",
-    )
+    return diagnostic("A611.not_merged")

@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import ClassVar, Final
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.export.base import Contents, Exporter, ExportJob, Item, Part, refuse_lengths
 from surgery.export.file_items import Linked, Weights
@@ -116,19 +117,8 @@ def _refuse(job: ExportJob) -> None:
 
 
 def _has_vision(plan: Plan) -> Diagnostic:
-    return Diagnostic(
-        code="A622",
-        what=f"`{plan.recipe.name}` is on a multimodal model, and isn't lowered to a program",
-        why="transformers lowers a decoder with its cache, which takes text alone: its multimodal "
-        "path would never see an image",
-        fix="use `--to hf` or `--to onnx`; or export an adapter on the decoder itself",
-    )
+    return diagnostic("A622.has_vision", name=plan.recipe.name)
 
 
 def _not_kept() -> Diagnostic:
-    return Diagnostic(
-        code="A623",
-        what="LoRA isn't kept separate from a program",
-        why="a program's weights are packed for the CPU, so nothing can be added to them later",
-        fix="leave `--lora` out, or use `--lora merge`; `--to hf` and `--to onnx` keep it",
-    )
+    return diagnostic("A623")

@@ -7,6 +7,7 @@ binaries.
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar, Final
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.export.base import Contents, Exporter, ExportJob, LoraForm, Part
 from surgery.export.formats._graphs import float_contents
@@ -76,9 +77,7 @@ def _target(job: ExportJob) -> Target:
 
 
 def _no_device(target: Target | None) -> Diagnostic:
-    return Diagnostic(
-        code="A617",
-        what="there is no device to compile for",
-        why=f"for {target.device} no compiler is to be had" if target else "none is named",
-        fix="add `--target snapdragon`; `surgery targets list` names others",
+    return diagnostic(
+        "A617",
+        detail=f"for {target.device} no compiler is to be had" if target else "none is named",
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.export.calibration import CalibrationSample
 from surgery.export.parts.size_limits import refuse_large
@@ -144,9 +145,4 @@ def _store_weights_alongside(model: Path) -> None:
 
 def _refused(graph: str, answer: Compiled) -> Diagnostic:
     nodes = [f"`{node.node}` ({node.op}): {node.reason}" for node in answer.refused[:3]]
-    return Diagnostic(
-        code="A616",
-        what=f"`{graph}` doesn't compile",
-        why="; ".join(nodes) or answer.error,
-        fix="`surgery lint RECIPE --target snapdragon --prove` says what to change",
-    )
+    return diagnostic("A616", graph=graph, detail="; ".join(nodes) or answer.error)

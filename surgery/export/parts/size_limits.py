@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.npu.target import Fact, Target
 from surgery.plan.planner import Plan
@@ -46,9 +47,6 @@ def refuse_large(part: str, size: int, target: Target | None) -> None:
 
 
 def _too_large(part: str, size: int, target: Target, limit: Fact[int]) -> Diagnostic:
-    return Diagnostic(
-        code="A618",
-        what=f"the part `{part}` has {size:,} bytes, more than {target.device} takes",
-        why=f"a graph has at most {limit.value:,} there ({limit.source})",
-        fix="quantize it: `--to qnn` has weights of 4 bits; or choose a smaller base",
+    return diagnostic(
+        "A618", part=part, size=size, device=target.device, value=limit.value, source=limit.source
     )

@@ -3,6 +3,7 @@
 import re
 from typing import Final
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.graphs.block.forms import BlockForm, Shape
 from surgery.plan.planner import Plan
@@ -24,11 +25,13 @@ def reason_of(error: BaseException) -> str:
 
 def not_static(form: BlockForm, shape: Shape, why: str) -> Diagnostic:
     """A block that doesn't become a static graph."""
-    return Diagnostic(
-        code="X110",
-        what=f"`{form.name}` at `{form.module_path}` has no static graph ({_step(shape)})",
+    return diagnostic(
+        "X110",
+        name=form.name,
+        module_path=form.module_path,
+        step=_step(shape),
         why=why,
-        fix=_static_form(form, why),
+        static_form=_static_form(form, why),
         key=form.key,
     )
 
@@ -53,49 +56,34 @@ def no_step(form: BlockForm, shape: Shape, why: str) -> Diagnostic:
     """A block that can't be run alone, with keys and values in and out."""
     if not form.blocks:
         return _no_image(form, why)
-    return Diagnostic(
-        code="X111",
-        what=f"`{form.name}` at `{form.module_path}` has no step with a static cache "
-        f"({_step(shape)})",
+    return diagnostic(
+        "X111.no_step",
+        name=form.name,
+        module_path=form.module_path,
+        step=_step(shape),
         why=why,
-        fix="choose a decoder whose blocks keep one pair of keys and values each",
         key="model",
     )
 
 
 def _no_image(form: BlockForm, why: str) -> Diagnostic:
-    return Diagnostic(
-        code="X111",
-        what=f"`{form.name}` at `{form.module_path}` is not reached by one plain image",
-        why=why,
-        fix="nothing is known of this part; a tower that takes square images, such as SigLIP or "
-        "CLIP before Llava's projector, is traced",
-        key="model",
+    return diagnostic(
+        "X111.no_image", name=form.name, module_path=form.module_path, why=why, key="model"
     )
 
 
 def no_parts(plan: Plan, why: str) -> SurgeryError:
     """A model that is no chain of embeddings, blocks and head."""
     return SurgeryError(
-        Diagnostic(
-            code="A612",
-            what=f"`{plan.anatomy.source}` ({plan.anatomy.class_name}) can't be split into parts",
-            why=why,
-            fix="use `--to hf`; a decoder whose blocks pass one hidden state on, such as Qwen's, "
-            "Llama's or Gemma's, is split",
+        diagnostic(
+            "A612.no_parts", source=plan.anatomy.source, class_name=plan.anatomy.class_name, why=why
         )
     )
 
 
 def no_weights(name: str, why: str) -> Diagnostic:
     """Weights that were asked for and aren't there."""
-    return Diagnostic(
-        code="X112",
-        what=f"the weights of `{name}` can't be read for its graph",
-        why=why,
-        fix="name an unquantized checkpoint with weights in `model=`, or use random weights",
-        key="model",
-    )
+    return diagnostic("X112", name=name, why=why, key="model")
 
 
 def _step(shape: Shape) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from onnx_ir import AttributeType, ExternalTensor, TensorProtoTensor
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError, some_of
 from surgery.storage.escape import escapes
 
@@ -70,21 +71,11 @@ def _fault(tensor: "TensorProtocol") -> str:
 
 
 def _is_outside(path: Path, location: str, names: list[str]) -> Diagnostic:
-    return Diagnostic(
-        code="X113",
-        what=f"weights of `{path}` would be read from outside of its folder",
-        why=f"`{location}` leads out of it, and {_listed(names)} should be in it",
-        fix="put the weights file next to the graph, and name it without a folder",
-    )
+    return diagnostic("X113", path=path, location=location, listed=_listed(names))
 
 
 def _missing_data(path: Path, fault: str, names: list[str]) -> Diagnostic:
-    return Diagnostic(
-        code="X122",
-        what=f"the weights of `{path}` are not all there",
-        why=f"{fault}, and {_listed(names)} should be in it",
-        fix="copy the weights file again, next to the graph",
-    )
+    return diagnostic("X122", path=path, fault=fault, listed=_listed(names))
 
 
 def _listed(names: list[str]) -> str:

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.diagnostics.wording import first_line
 from surgery.lint.base import GraphSubject
@@ -63,7 +64,7 @@ def _own_name(node: "Node") -> str:
 def _refuse_unreadable(path: Path) -> None:
     if not os.path.isfile(path):  # False, too, for names that are too long
         what = f"`{path}` is {_kind_of(path)}, not an ONNX file"
-        raise SurgeryError(Diagnostic("X121", what, fix="name an .onnx file"))
+        raise SurgeryError(diagnostic("X121.refuse_unreadable", what=what))
     if path.stat().st_size > _LARGEST:
         raise SurgeryError(_malformed(path, "it is of more than 2 GB, which no ONNX file can be"))
 
@@ -128,4 +129,4 @@ def _is_open(value: "Value") -> bool:
 
 
 def _malformed(path: Path, reason: str) -> Diagnostic:
-    return Diagnostic("X121", f"`{path}` is not an ONNX graph", reason, "export or copy it again")
+    return diagnostic("X121.malformed", path=path, reason=reason)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.storage.safetensors.dtypes import HEADER_NAMES, TORCH_NAMES
 from surgery.storage.safetensors.header import StoredTensor
@@ -171,12 +172,4 @@ def _needs_conversion() -> Iterator[None]:
 
 
 def _no_conversion(error: Exception) -> Diagnostic:
-    return Diagnostic(
-        code="M110",
-        what=f"transformers {version('transformers')} doesn't show how it converts a checkpoint",
-        why=f"names on disk are not those in memory here, and its conversion is not the one that "
-        f"this version of surgery knows: {error}",
-        fix="install transformers 5.23, or save the model with `save_original_format=False` and "
-        "name that folder",
-        key="model",
-    )
+    return diagnostic("M110", version=version("transformers"), error=error, key="model")

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 
 if TYPE_CHECKING:
@@ -106,18 +107,10 @@ def _parallel(path: str, blocks: "nn.ModuleList", lists: Iterable["Entry"]) -> l
 
 
 def _no_blocks(model: "nn.Module", source: str) -> Diagnostic:
-    return Diagnostic(
-        code="M106",
-        what=f"{source}: no list of decoder blocks was found in {type(model).__name__}",
-        why="a decoder keeps its blocks in one list, such as `model.layers`; none here fits",
-        fix="name a decoder language model, or report the model type so that it is added",
-    )
+    return diagnostic("M106.no_blocks", source=source, name__=type(model).__name__)
 
 
 def _only_parts(model: "nn.Module", source: str, lists: Iterable[str]) -> Diagnostic:
-    return Diagnostic(
-        code="M106",
-        what=f"{source}: {type(model).__name__} has no list of decoder blocks",
-        why=f"the parts of a block are in parallel lists: {', '.join(lists)}",
-        fix="name a model that keeps complete blocks in one list, as nearly all do",
+    return diagnostic(
+        "M106.only_parts", source=source, name__=type(model).__name__, lists=", ".join(lists)
     )

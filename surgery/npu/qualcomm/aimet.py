@@ -4,6 +4,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Final
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.diagnostics.distribution import install_line
 from surgery.npu.qualcomm.quantize import Quantizer
@@ -37,9 +38,4 @@ def aimet_version() -> str:
 
 
 def _missing() -> Diagnostic:
-    return Diagnostic(
-        code="X108",
-        what="AIMET is not installed",
-        why=f"it comes with {PACKAGE}, which takes 0.6 GB, so it is an extra",
-        fix=f"{install_line('aimet')}, or leave `--quantizer` out",
-    )
+    return diagnostic("X108", PACKAGE=PACKAGE, install_line=install_line("aimet"))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.npu.qualcomm.arrays import Arrays, read_arrays, write_arrays
 from surgery.npu.qualcomm.toolchain import toolchain
@@ -131,19 +132,18 @@ def _check_chip(task: Task, answer: Compiled) -> None:
 
 
 def _unknown_chip(task: Task, answer: Compiled) -> Diagnostic:
-    return Diagnostic(
-        code="X103",
-        what=f"Qualcomm's compiler has no chip {task.soc} with architecture {task.arch}",
-        why=answer.error or f"it made a binary that says `{answer.compatibility}`",
-        fix="correct `soc` and `arch` in the target; `snapdragon` has 69 and 79",
+    return diagnostic(
+        "X103",
+        soc=task.soc,
+        arch=task.arch,
+        detail=answer.error or f"it made a binary that says `{answer.compatibility}`",
     )
 
 
 def _does_not_run(model: Path, answer: Compiled) -> Diagnostic:
     nodes = [f"`{node.node}` ({node.op}): {node.reason}" for node in answer.refused[:3]]
-    return Diagnostic(
-        code="X104",
-        what=f"{model.name} doesn't run on the NPU",
-        why="; ".join(nodes) or answer.error or answer.run_error,
-        fix="lint the graph: `surgery lint FILE.onnx` says what to do instead",
+    return diagnostic(
+        "X104.does_not_run",
+        name=model.name,
+        detail="; ".join(nodes) or answer.error or answer.run_error,
     )

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.diagnostics.wording import first_line
 from surgery.npu.qualcomm.arrays import Arrays
@@ -40,9 +41,4 @@ def reference(model: Path, feeds: Arrays) -> Arrays:
 
 
 def _cannot_run(model: Path, error: Exception) -> Diagnostic:
-    return Diagnostic(
-        code="X105",
-        what=f"{model.name} can't be run on the CPU, so there is nothing to compare with",
-        why=first_line(error),
-        fix="give a graph that onnxruntime runs, and an array for each of its inputs",
-    )
+    return diagnostic("X105", name=model.name, reason=first_line(error))

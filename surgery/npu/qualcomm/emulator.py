@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.npu.qualcomm.toolchain import toolchain
 from surgery.npu.qualcomm.workers.process import command_of, ending
@@ -81,9 +82,4 @@ class Emulator:
 
 
 def _does_not_run(graph: Path, error: str) -> Diagnostic:
-    return Diagnostic(
-        code="X104",
-        what=f"`{graph.parent.name}/{graph.name}` doesn't run in the emulator",
-        why=error,
-        fix="export it again with the onnxruntime-qnn that is installed here",
-    )
+    return diagnostic("X104.does_not_run_2", name=graph.parent.name, name2=graph.name, error=error)

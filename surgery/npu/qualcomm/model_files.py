@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.diagnostics.wording import first_line
 
@@ -79,9 +80,4 @@ def _locations(graph: object) -> Iterator[str]:
 
 
 def _unreadable(model: Path, error: Exception) -> Diagnostic:
-    return Diagnostic(
-        code="X107",
-        what=f"{model.name} can't be read as an ONNX graph with all its tensors",
-        why=first_line(error),
-        fix="give an ONNX file with its external data next to it",
-    )
+    return diagnostic("X107", name=model.name, reason=first_line(error))

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.npu.qualcomm.arrays import BRANCH, Arrays, write_arrays
 from surgery.npu.qualcomm.model_files import copied
@@ -111,9 +112,4 @@ def _write_samples(folder: Path, samples: Sequence[Arrays]) -> None:
 
 
 def _cannot_quantize(model: Path, why: str) -> Diagnostic:
-    return Diagnostic(
-        code="X106",
-        what=f"{model.name} can't be quantized",
-        why=why,
-        fix="give a float graph with static shapes, and samples of all its inputs",
-    )
+    return diagnostic("X106", name=model.name, why=why)

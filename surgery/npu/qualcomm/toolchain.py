@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.diagnostics.distribution import install_line
 
@@ -68,18 +69,8 @@ def _check_machine() -> None:
 
 
 def _missing() -> Diagnostic:
-    return Diagnostic(
-        code="X101",
-        what="Qualcomm's compiler is not installed",
-        why=f"it comes with {PACKAGE}, under Qualcomm's own license, so it is an extra",
-        fix=install_line("snapdragon"),
-    )
+    return diagnostic("X101", PACKAGE=PACKAGE, install_line=install_line("snapdragon"))
 
 
 def _wrong_machine(here: str) -> Diagnostic:
-    return Diagnostic(
-        code="X102",
-        what="Qualcomm's compiler doesn't run on this machine",
-        why=f"it wants Linux on x86-64 with glibc 2.35 or newer, and this is {here}",
-        fix="prove on such a machine or in such a container; lint without `--prove` works here",
-    )
+    return diagnostic("X102", here=here)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import BaseModel
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.model.anatomy import Anatomy
 from surgery.model.meta_device import meta_model
@@ -76,14 +77,14 @@ def _find_verdict(
     try:
         return _Verdict(config=_proved(files, anatomy, slots, trust_remote_code))
     except SurgeryError as error:
-        diagnostic = error.diagnostics[0]
+        refusal = error.diagnostics[0]
         return _Verdict(
             refusal=(
-                diagnostic.code,
-                diagnostic.what,
-                diagnostic.why,
-                diagnostic.fix,
-                diagnostic.key,
+                refusal.code,
+                refusal.what,
+                refusal.why,
+                refusal.fix,
+                refusal.key,
             )
         )
 
@@ -221,11 +222,10 @@ def _outside(model: "nn.Module", blocks_path: str) -> dict[str, tuple[int, ...]]
 
 
 def _no_such_depth(anatomy: Anatomy, fault: str) -> Diagnostic:
-    return Diagnostic(
-        code="P218",
-        what=f"no config gives {anatomy.source} ({anatomy.model_type}) that depth",
-        why=fault,
-        fix="keep the model's own pattern of blocks, for instance by inserting or dropping whole "
-        "periods of it, or use `duplicate`, which changes no depth",
+    return diagnostic(
+        "P218.no_such_depth",
+        source=anatomy.source,
+        model_type=anatomy.model_type,
+        fault=fault,
         key="op",
     )

@@ -7,6 +7,7 @@ strided views of one short random vector, which take no memory at any width.
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.diagnostics.wording import first_line
 from surgery.model.anatomy import Anatomy
@@ -130,21 +131,14 @@ def _run(model: "nn.Module", blocks: Any, positions: Iterable[int]) -> list[int]
 
 def _no_identity(anatomy: Anatomy, source: int) -> Diagnostic:
     kind = anatomy.block(source)
-    return Diagnostic(
-        code="P219",
-        what=f"a copy of block {source} of {anatomy.source} can't start as an identity",
-        why=f"with all that it writes to the residual stream at zero, its {kind.class_name} "
-        "still changes its input, as blocks with a norm after the sum do",
-        fix="use `start: copy`",
+    return diagnostic(
+        "P219.no_identity",
+        source=source,
+        source2=anatomy.source,
+        class_name=kind.class_name,
         key="start",
     )
 
 
 def _unproved(anatomy: Anatomy, reason: str) -> Diagnostic:
-    return Diagnostic(
-        code="P219",
-        what=f"whether copies of {anatomy.source}'s blocks start as an identity can't be proved",
-        why=f"the model doesn't run on made-up weights: {reason}",
-        fix="use `start: copy`",
-        key="start",
-    )
+    return diagnostic("P219.unproved", source=anatomy.source, reason=reason, key="start")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError, raise_errors, some_of
 from surgery.storage.escape import escapes
 from surgery.storage.json_file import digest, open_regular, read_regular
@@ -131,21 +132,14 @@ def fingerprint(
 
 def _no_weights(folder: Path, names: list[str]) -> Diagnostic:
     if any(name.startswith("pytorch_model") and name.endswith(".bin") for name in names):
-        return Diagnostic(
-            "M202",
-            f"`{folder}` holds its weights as pytorch_model*.bin only",
-            why="a pickle cannot be read by byte range, and may run code when it is opened",
-            fix="convert it once:\n"
-            "    from transformers import AutoModelForCausalLM\n"
-            f'    AutoModelForCausalLM.from_pretrained("{folder}").save_pretrained("OUT")',
-        )
+        return diagnostic("M202", folder=folder)
     others = [name for name in names if name.endswith(".safetensors")]
     unfinished = unfinished_downloads(folder)
     why = f"neither {WEIGHTS_NAME} nor {INDEX_NAME} is in it"
     why += f"; it has {', '.join(others[:4])}" if others else ""
     why += f"; unfinished downloads: {', '.join(unfinished)}" if unfinished else ""
     fix = f"download {INDEX_NAME} too" if len(others) > 1 else "download the complete repository"
-    return Diagnostic("M201", f"`{folder}` has no weights", why, f"{fix}, or check the path")
+    return diagnostic("M201", folder=folder, why=why, fix=fix)
 
 
 def _read_index(file: Path) -> dict[Path, set[str]]:
@@ -158,7 +152,7 @@ def _read_index(file: Path) -> dict[Path, set[str]]:
             listed.setdefault(file.parent / _inside(shard), set()).add(name)
     except (ValueError, RecursionError) as error:
         what = f"`{file}` is not an index of shards"
-        raise SurgeryError(Diagnostic("M208", what, str(error), "download it again")) from error
+        raise SurgeryError(diagnostic("M208.read_index", what=what, error=str(error))) from error
     return listed
 
 
@@ -183,7 +177,7 @@ def _missing_files(folder: Path, files: Iterable[Path]) -> list[Diagnostic]:
     unfinished = unfinished_downloads(folder)
     what = f"{INDEX_NAME} of `{folder}` names missing files: {', '.join(missing)}"
     why = f"unfinished downloads: {', '.join(unfinished)}" if unfinished else ""
-    return [Diagnostic("M203", what, why, "run `hf download REPO --local-dir DIR` again")]
+    return [diagnostic("M203", what=what, why=why)]
 
 
 def _is_broken(file: Path) -> bool:
@@ -200,10 +194,10 @@ def _disagreements(
     found = []
     if absent := sorted(expected - stored.keys()):
         what = f"`{file}` lacks {some_of(absent)}, which {INDEX_NAME} says it holds"
-        found.append(Diagnostic("M208", what, fix="download the index and the shards again"))
+        found.append(diagnostic("M208.disagreements", what=what))
     if twice := sorted(stored.keys() & before.keys()):
         what = f"`{file}` holds {some_of(twice)} again, which `{before[twice[0]].file}` holds"
-        found.append(Diagnostic("M208", what, fix="keep one of the two and save the index again"))
+        found.append(diagnostic("M208.disagreements_2", what=what))
     return found
 
 
@@ -216,7 +210,7 @@ def _config_hash(file: Path) -> str | None:
         return digest(_without_noise(json.loads(text)))
     except (ValueError, RecursionError) as error:
         what = f"`{file}` is not JSON"
-        raise SurgeryError(Diagnostic("M205", what, str(error), "download it again")) from error
+        raise SurgeryError(diagnostic("M205.config_hash", what=what, error=str(error))) from error
 
 
 def _without_noise(content: Any) -> Any:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.storage.json_file import open_regular
 from surgery.storage.safetensors.dtypes import DTYPE_BYTES
@@ -111,14 +112,7 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
 
 def _header_length(file: Path, prefix: bytes, size: int) -> int:
     if prefix.startswith(_LFS_POINTER):
-        raise SurgeryError(
-            Diagnostic(
-                "M206",
-                f"`{file}` is a Git LFS pointer, not the weights",
-                why="the repository was cloned without git-lfs",
-                fix="run `git lfs install && git lfs pull` in its folder",
-            )
-        )
+        raise SurgeryError(diagnostic("M206", file=file))
     if size < 8:
         raise truncated(file, f"it is {size} bytes long, too short for a header")
     length = int.from_bytes(prefix[:8], "little")
@@ -204,7 +198,7 @@ def truncated(file: Path, why: str) -> SurgeryError:
     rest = unfinished_downloads(file.parent)
     why += f"; unfinished downloads next to it: {', '.join(rest)}" if rest else ""
     what = f"`{file}` is cut short or half-downloaded"
-    return SurgeryError(Diagnostic("M204", what, why, _DOWNLOAD))
+    return SurgeryError(diagnostic("M204", what=what, why=why, DOWNLOAD=_DOWNLOAD))
 
 
 def unfinished_downloads(folder: Path) -> list[str]:
@@ -216,6 +210,4 @@ def unfinished_downloads(folder: Path) -> list[str]:
 
 
 def _unreadable(file: Path, why: str) -> SurgeryError:
-    return SurgeryError(
-        Diagnostic("M205", f"`{file}` is not a readable safetensors file", why, _DOWNLOAD)
-    )
+    return SurgeryError(diagnostic("M205.unreadable", file=file, why=why, DOWNLOAD=_DOWNLOAD))

@@ -12,7 +12,7 @@ from surgery.diagnostics.diagnostic import _EXIT_BY_FAMILY, SurgeryError
 from surgery.lint.code_pages import all_pages, page_of, rule_pages
 
 PACKAGE = Path(__file__).parents[3] / "surgery"
-CODE = re.compile(r"[\"']([A-Z]\d{3})[\"']")
+CODE = re.compile(r"[\"']([A-Z]\d{3})[.\"']")
 FORM = re.compile(
     r"# (?P<code>[A-Z]\d{3}): (?P<title>[^\n]{4,60})\n\n"
     r"## What it means\n\n(?P<meaning>.+?)\n\n"
