@@ -9,7 +9,7 @@ from surgery.adapter.depth_in_memory import change_depth
 from surgery.adapter.save import save_with_plan
 from surgery.adapter.side_files import adapter_config
 from surgery.diagnostics.catalog import diagnostic
-from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.model.loading import load_base
 from surgery.model.quiet import quiet
 from surgery.model.source import find_model
@@ -251,8 +251,4 @@ def _refuse_other_anatomy(plan: Plan, model: "PreTrainedModel") -> None:
         return  # packed weights have other sizes in memory, by method and version
     if found.sizes != plan.anatomy.sizes:
         differ = sorted(found.sizes.items() ^ plan.anatomy.sizes.items())
-        raise SurgeryError(_other_anatomy(plan, differ[0][0]))
-
-
-def _other_anatomy(plan: Plan, name: str) -> Diagnostic:
-    return diagnostic("A403", source=plan.anatomy.source, name=name)
+        raise SurgeryError(diagnostic("A403", source=plan.anatomy.source, name=differ[0][0]))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 
 from surgery.diagnostics.catalog import diagnostic
-from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError, some_of
+from surgery.diagnostics.diagnostic import SurgeryError, some_of
 from surgery.diagnostics.wording import first_line
 from surgery.layers.expert import ExpertMatrix
 
@@ -106,9 +106,7 @@ def load_expert_weights(
         _position(name): m for name, m in model.named_modules() if isinstance(m, ExpertMatrix)
     }
     if not experts:
-        raise SurgeryError(
-            _problem("this model has no experts", "apply a recipe with `op: expert`")
-        )
+        raise SurgeryError(diagnostic("A419.no_experts"))
     patterns = {_compile(pattern): pattern for pattern in name_map}
     pairs: list[tuple[str, str, torch.Tensor, torch.Tensor]] = []
     blocks = {block for block, _ in experts}
@@ -144,8 +142,7 @@ def _position(name: str) -> tuple[int, str]:
 
 def _compile(pattern: str) -> re.Pattern[str]:
     if "{i}" not in pattern:
-        fix = "write the number of the block as `{i}`"
-        raise SurgeryError(_problem(f"the pattern `{pattern}` names no block", fix))
+        raise SurgeryError(diagnostic("A419.pattern", pattern=pattern))
     return re.compile(re.escape(pattern).replace(r"\{i\}", r"(?P<i>\d+)"))
 
 
@@ -169,9 +166,8 @@ def _split(
     rows = [target.shape[0] for _, target in targets]
     wanted = (sum(rows), *targets[0][1].shape[1:])
     if tuple(tensor.shape) != wanted:
-        what = f"`{name}` has the shape {list(tensor.shape)}, and its experts {list(wanted)}"
-        fix = "take the experts of a model of the same width, or another name map"
-        raise SurgeryError(_problem(what, fix))
+        found, expected = str(list(tensor.shape)), str(list(wanted))
+        raise SurgeryError(diagnostic("A419.shape", name=name, found=found, expected=expected))
     parts = torch.split(tensor, rows)
     return [(name, t, part, into) for (t, into), part in zip(targets, parts, strict=True)]
 
@@ -202,8 +198,8 @@ def _tensors(source: Any) -> Iterator[tuple[str, Any]]:
                 for name in opened.keys():  # noqa: SIM118 — it is no mapping
                     yield name, lambda name=name, opened=opened: opened.get_tensor(name)
         except (OSError, SafetensorError) as error:
-            what = f"`{file}` can't be read: {first_line(error)}"
-            raise SurgeryError(_problem(what, "pass complete safetensors files")) from error
+            reason = first_line(error)
+            raise SurgeryError(diagnostic("A419.unreadable", file=file, reason=reason)) from error
 
 
 def _files(source: Files) -> list[Path]:
@@ -211,11 +207,5 @@ def _files(source: Files) -> list[Path]:
     files = [f for n in named for f in (sorted(Path(n).glob("*.safetensors")) or [Path(n)])]
     wrong = next((f for f in files if f.suffix != ".safetensors" or not f.is_file()), None)
     if wrong is not None or not files:
-        what = f"`{wrong or source}` is no safetensors file and no folder of them"
-        fix = "pass safetensors; `.bin` files run code when they are read"
-        raise SurgeryError(_problem(what, fix))
+        raise SurgeryError(diagnostic("A419.no_safetensors", file=wrong or source))
     return files
-
-
-def _problem(what: str, fix: str) -> Diagnostic:
-    return diagnostic("A419", what=what, fix=fix)

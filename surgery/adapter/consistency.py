@@ -229,13 +229,13 @@ def _mapping(content: Any) -> dict[str, Any]:
 
 
 def _differs(folder: Path, name: str, key: str, expected: object, found: object) -> Diagnostic:
-    return Diagnostic(
-        code="A420" if name == ADAPTER_CONFIG else "A423",
-        what=f"`{key}` in {name} of `{folder}` is {_short(found)}, and the plan means "
-        f"{_short(expected)}",
-        why="plain PEFT, `load_adapter` and `surgery export` would see different models in this "
-        "folder",
-        fix="restore the folder's files, or make the adapter again with `surgery apply`",
+    return diagnostic(
+        "A420.differs" if name == ADAPTER_CONFIG else "A423.differs",
+        setting=key,
+        file=name,
+        folder=folder,
+        found=_short(found),
+        expected=_short(expected),
     )
 
 
@@ -245,20 +245,18 @@ def _short(value: object) -> str:
 
 
 def _unreadable(file: Path, error: Exception) -> Diagnostic:
-    return Diagnostic(
-        code="A420" if file.name == ADAPTER_CONFIG else "A423",
-        what=f"`{file}` can't be read",
-        why=_short(first_line(error)),
-        fix="copy the folder again, or make it again with `surgery apply` or `save_adapter`",
+    return diagnostic(
+        "A420.unreadable" if file.name == ADAPTER_CONFIG else "A423.unreadable",
+        file=file,
+        reason=_short(first_line(error)),
     )
 
 
 def _not_an_adapter(folder: Path, error: Exception) -> Diagnostic:
-    what = f"`{folder}` is not a folder that `surgery apply` wrote"
     fix = did_you_mean(folder, "`surgery apply RECIPE --out DIR` makes an adapter folder")
     return diagnostic(
         "A402.not_an_adapter",
-        what=what,
-        why_none=why_none(folder, PLAN_FILE, first_line(error)),
+        folder=folder,
+        why=why_none(folder, PLAN_FILE, first_line(error)),
         fix=fix,
     )

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from surgery.diagnostics.catalog import diagnostic
-from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.model.names.disk_names import read_disk_names
 from surgery.plan.depth.build_check import read_depth
 from surgery.plan.planner import Plan
@@ -58,7 +58,9 @@ def _tensors(plan: Plan) -> Iterator[NewTensor]:
     for position, slot in enumerate(plan.depth):
         zeros = slot.zeros
         if not zeros <= {memory[name] for name in blocks[slot.source]}:
-            raise SurgeryError(_no_zeros(plan))
+            raise SurgeryError(
+                diagnostic("P219.conversion", source=plan.anatomy.source, key="model")
+            )
         for name in blocks[slot.source]:
             parts = name.split(".")
             parts[index] = str(position)
@@ -86,12 +88,4 @@ def _index_of_positions(blocks: dict[int, list[str]], plan: Plan) -> int:
     for index in range(max(len(parts) for _, parts in named)):
         if all(parts[index : index + 1] == [block] for block, parts in named):
             return index
-    raise SurgeryError(_no_positions(plan))
-
-
-def _no_positions(plan: Plan) -> Diagnostic:
-    return diagnostic("P218.no_positions", source=plan.anatomy.source, key="model")
-
-
-def _no_zeros(plan: Plan) -> Diagnostic:
-    return diagnostic("P219.no_zeros", source=plan.anatomy.source, key="model")
+    raise SurgeryError(diagnostic("P218.names", source=plan.anatomy.source, key="model"))

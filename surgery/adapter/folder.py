@@ -17,7 +17,7 @@ from surgery.adapter.consistency import assembled_folder, read_document, refuse_
 from surgery.adapter.save import save_adapter, write_side_files
 from surgery.adapter.side_files import adapter_name, base_folder, saved_plan, weight_bytes
 from surgery.diagnostics.catalog import diagnostic
-from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.model.fingerprint import identify, refuse_other_base, refuse_other_model
 from surgery.model.loading import load_base
 from surgery.model.names.disk_names import DiskNames, read_disk_names
@@ -136,7 +136,7 @@ def load_plan(file: str | os.PathLike[str]) -> Plan:
     saved, current = json.loads(text), json.loads(saved_plan(made))
     difference = first_difference(_comparable(saved, current), _comparable(current, saved))
     if difference:
-        raise SurgeryError(_plan_is_stale(file, difference))
+        raise SurgeryError(diagnostic("P210.stale", file=file, difference=difference))
     return plan
 
 
@@ -230,12 +230,12 @@ def _start(seed: int, tensor: AddedTensor) -> bytes:
 def _refuse_starts_from_weights(plan: Plan) -> None:
     edit = next((e for e in plan.edits if any(t.start == "weights" for t in e.tensors)), None)
     if edit:
-        raise SurgeryError(plan.recipe.locate([_starts_from_weights(edit.operation)]))
-
-
-def _starts_from_weights(operation: str) -> Diagnostic:
-    return diagnostic("A404", operation=operation, key=f"operations.{operation}.peft")
-
-
-def _plan_is_stale(file: Path, difference: str) -> Diagnostic:
-    return diagnostic("P210.plan_is_stale", file=file, difference=difference)
+        raise SurgeryError(
+            plan.recipe.locate(
+                [
+                    diagnostic(
+                        "A404", operation=edit.operation, key=f"operations.{edit.operation}.peft"
+                    )
+                ]
+            )
+        )

@@ -15,7 +15,7 @@ import yaml
 from surgery.adapter.depth_checkpoint import depth_config, depth_shards
 from surgery.adapter.model_card import model_card
 from surgery.diagnostics.catalog import diagnostic
-from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.model.fingerprint import identify
 from surgery.operations.edits import PEFT_PREFIX, AddedTensor, AddLora
 from surgery.plan.planner import Plan
@@ -138,7 +138,7 @@ def write_plan(file: Path, text: str, plan: Plan) -> None:
         if real.is_file():
             belongs = any((real.parent / name).exists() for name in _OWNERS_OF_A_PLAN)
             if (belongs and real.name == PLAN_FILE) or not _is_plan(real):
-                raise SurgeryError(_no_plan_of_its_own(file))
+                raise SurgeryError(diagnostic("A301.not_a_plan", file=file))
     replace_text(file, text, inputs=plan.inputs())
 
 
@@ -148,10 +148,6 @@ def _is_plan(file: Path) -> bool:
     except ValueError:
         return False
     return isinstance(document, dict) and {"format_version", "recipe", "model"} <= document.keys()
-
-
-def _no_plan_of_its_own(file: Path) -> Diagnostic:
-    return diagnostic("A301.no_plan_of_its_own", file=file)
 
 
 def base_folder(plan: Plan, folder: Path) -> Path:

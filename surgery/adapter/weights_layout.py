@@ -70,9 +70,19 @@ def check_weights(
             further weights; M201 to M208 for an incomplete file.
     """
     if differ := list(_differing(plan, folder, trust_remote_code)):
-        raise SurgeryError(_other_weights(folder, differ[0], len(differ)))
+        raise SurgeryError(
+            diagnostic(
+                "A402.other_weights",
+                folder=folder,
+                plan_file=PLAN_FILE,
+                count=len(differ),
+                name=differ[0],
+            )
+        )
     if surplus := next(_surplus(plan, folder), None):
-        raise SurgeryError(_surplus_weights(folder, surplus))
+        raise SurgeryError(
+            diagnostic("A421.surplus", folder=folder, plan_file=PLAN_FILE, name=surplus)
+        )
     headers = dict(_headers(plan, folder))
     packed = [] if plan.is_plain or plan.in_place else headers[ADAPTER_WEIGHTS]
     if odd := next((t for t in packed if t.dtype not in ("F64", *FLOATS)), None):
@@ -129,15 +139,5 @@ def _names(tensors: Iterable[StoredTensor]) -> list[str]:
     return [tensor.name for tensor in tensors]
 
 
-def _other_weights(folder: Path, name: str, count: int) -> Diagnostic:
-    return diagnostic(
-        "A402.other_weights", folder=folder, PLAN_FILE=PLAN_FILE, count=count, name=name
-    )
-
-
-def _surplus_weights(folder: Path, name: str) -> Diagnostic:
-    return diagnostic("A421.surplus_weights", folder=folder, PLAN_FILE=PLAN_FILE, name=name)
-
-
 def _other_layout(folder: Path, difference: str) -> Diagnostic:
-    return diagnostic("A421.other_layout", folder=folder, difference=difference)
+    return diagnostic("A421.header", folder=folder, difference=difference)

@@ -15,7 +15,6 @@ from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import (
     EXIT_ENVIRONMENT,
     EXIT_INTERRUPTED,
-    Diagnostic,
     SurgeryError,
 )
 from surgery.diagnostics.wording import named_line
@@ -64,7 +63,15 @@ def main() -> None:
         if _debugging():
             raise
         if isinstance(error, OSError) and error.filename is not None:
-            _fail(SurgeryError(_refused_by_system(error)))
+            _fail(
+                SurgeryError(
+                    diagnostic(
+                        "A313",
+                        file=os.fsdecode(error.filename),
+                        reason=error.strerror or str(error),
+                    )
+                )
+            )
         _report_bug(error)
         sys.exit(EXIT_BUG)
 
@@ -93,13 +100,6 @@ def _options(
 
 def _debugging() -> bool:
     return "--debug" in sys.argv
-
-
-def _refused_by_system(error: OSError) -> Diagnostic:
-    """What is said where the operating system refuses a file, and nobody nearer knew why."""
-    return diagnostic(
-        "A313", fsdecode=os.fsdecode(error.filename), detail=error.strerror or str(error)
-    )
 
 
 def _report_bug(error: Exception) -> None:

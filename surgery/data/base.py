@@ -113,13 +113,15 @@ def read_record(content: Any, location: RecordLocation, images: Path) -> Record:
     """
     if not isinstance(content, dict):
         why = str(content) if isinstance(content, ValueError) else "no object"
-        raise SurgeryError(_of_no_form(location, why))
+        raise SurgeryError(diagnostic("D102.unknown", location=location, why=why))
     _refuse_surrogates(content, location)
     forms = [form for form in known_forms() if form.key in content]
     filled = [form for form in forms if not is_blank(content[form.key])] or forms
     if len(filled) != 1:
         keys = ", ".join(form.key for form in filled) or ", ".join(content)
-        raise SurgeryError(_of_no_form(location, f"it has the keys {keys}"))
+        raise SurgeryError(
+            diagnostic("D102.unknown", location=location, why=f"it has the keys {keys}")
+        )
     form = filled[0]
     given = {k: v for k, v in content.items() if k == form.key or not is_blank(v)}
     record = form.read(given, location, images)
@@ -145,7 +147,14 @@ def refuse_meaning(keys: Set[str], location: RecordLocation, where: str) -> list
     """
     meant = sorted(_MEANT.intersection(keys))
     if meant:
-        raise SurgeryError(_not_honored(location, meant, where))
+        raise SurgeryError(
+            diagnostic(
+                "D115.keys",
+                location=location,
+                where=where,
+                keys=[f"`{key}`" for key in meant],
+            )
+        )
     return [f"`{key}`" for key in sorted(keys - _NAMES)]
 
 
@@ -157,13 +166,12 @@ def tool_name(tool: dict[str, Any]) -> Any:
 
 def bad_form(location: RecordLocation, why: str) -> NoReturn:
     """Raise D102 for a record of a known format that is malformed."""
-    raise SurgeryError(diagnostic("D102.bad_form", location=location, why=why, FORMS=_FORMS))
+    raise SurgeryError(diagnostic("D102.malformed", location=location, why=why))
 
 
 def bad_role(location: RecordLocation, role: object, known: Sequence[str]) -> NoReturn:
     """Raise D103."""
-    what = f"{location}: `{role}` is no role of a conversation"
-    raise SurgeryError(diagnostic("D103", what=what, known=", ".join(known)))
+    raise SurgeryError(diagnostic("D103", location=location, role=role, known=list(known)))
 
 
 def _refuse_surrogates(content: dict[str, Any], location: RecordLocation) -> None:
@@ -192,19 +200,6 @@ _FORMS: Final = (
     '{"messages": [{"role": "user", "content": …}, {"role": "assistant", "content": …}]} '
     'or {"text": …}'
 )
-
-
-def _of_no_form(location: RecordLocation, why: str) -> Diagnostic:
-    return diagnostic("D102.of_no_form", location=location, why=why, FORMS=_FORMS)
-
-
-def _not_honored(location: RecordLocation, keys: Sequence[str], where: str) -> Diagnostic:
-    return diagnostic(
-        "D115.not_honored",
-        location=location,
-        where=where,
-        names=", ".join(f"`{key}`" for key in keys),
-    )
 
 
 def no_answer(location: RecordLocation, why: str) -> Diagnostic:

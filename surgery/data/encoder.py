@@ -18,7 +18,7 @@ from surgery.data.chat.template import PLAIN_TEMPLATE, Template, template_of
 from surgery.data.chat.turns import Chat
 from surgery.data.images import open_images
 from surgery.diagnostics.catalog import diagnostic
-from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostics.diagnostic import SurgeryError
 
 IGNORED: Final = -100
 """Label that the loss ignores."""
@@ -191,7 +191,7 @@ class Encoder:
 
     def _refuse_unseen(self, record: Record) -> None:
         if record.images and not self.is_multimodal:
-            raise SurgeryError(_no_vision_tower(record.location))
+            raise SurgeryError(diagnostic("D107.no_vision_tower", location=record.location))
 
     def _special_tokens(self) -> list[str]:
         """Tokens that the model takes for an image, a video or sound."""
@@ -221,7 +221,15 @@ class Encoder:
         )
         images, fitting = int(is_image.sum()), int(is_image[: self.length].sum())
         if fitting < images or not learned:
-            raise SurgeryError(_too_long(location, images, len(row.ids), self.length))
+            raise SurgeryError(
+                diagnostic(
+                    "D108",
+                    location=location,
+                    tokens=len(row.ids),
+                    images=images,
+                    length=self.length,
+                )
+            )
         fields = {name: value[: self.length] for name, value in row.token_fields.items()}
         ids, labels = row.ids[: self.length], row.labels[: self.length]
         return Row(ids, labels, row.images, row.has_images, fields)
@@ -237,11 +245,3 @@ def _row(
     # the first token has no context, and in a packed row the wrong one
     labels[:1] = IGNORED
     return Row(ids, labels, images, has_images, token_fields)
-
-
-def _no_vision_tower(location: RecordLocation) -> Diagnostic:
-    return diagnostic("D107.no_vision_tower", location=location)
-
-
-def _too_long(location: RecordLocation, images: int, tokens: int, length: int) -> Diagnostic:
-    return diagnostic("D108", location=location, tokens=tokens, images=images, length=length)

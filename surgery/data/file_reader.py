@@ -199,7 +199,7 @@ def no_usable_record(file: Path, bad: Sequence[Diagnostic]) -> Diagnostic:
     return diagnostic(
         "D109",
         file=file,
-        detail=f"{len(bad)} were left out, the first because: {bad[0].what}"
+        reason=f"{len(bad)} were left out, the first because: {bad[0].what}"
         if bad
         else "it is empty",
         key="data",

@@ -8,7 +8,7 @@ from typing import Any
 
 from surgery.data.base import RecordLocation
 from surgery.diagnostics.catalog import diagnostic
-from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.diagnostics.wording import first_line
 from surgery.storage.escape import escapes
 from surgery.storage.json_file import open_regular
@@ -25,7 +25,9 @@ def open_images(files: Sequence[Path], location: RecordLocation) -> list[Any]:
         try:
             images.append(open_image(file))
         except Exception as error:  # each decoder fails in its own way
-            raise SurgeryError(_no_decoding(location, file, first_line(error))) from error
+            raise SurgeryError(
+                diagnostic("D106", location=location, file=file, why=first_line(error))
+            ) from error
     return images
 
 
@@ -62,13 +64,5 @@ def resolve_image(images: Path, file: str, location: RecordLocation) -> Path:
     """
     folder = os.path.abspath(images)
     if escapes(os.path.relpath(os.path.join(folder, file), folder)):
-        raise SurgeryError(_outside(location, file, images))
+        raise SurgeryError(diagnostic("D105.outside", location=location, file=file, images=images))
     return images / file
-
-
-def _outside(location: RecordLocation, file: str, images: Path) -> Diagnostic:
-    return diagnostic("D105.outside", location=location, file=file, images=images)
-
-
-def _no_decoding(location: RecordLocation, file: Path, why: str) -> Diagnostic:
-    return diagnostic("D106", location=location, file=file, why=why)

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from surgery.diagnostics.catalog import diagnostic
-from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.diagnostics.wording import first_line
 from surgery.model.meta_device import needs_remote_code
 from surgery.model.token_ids import ids_without_rows
@@ -37,7 +37,9 @@ def load_processor(folder: Path, *, trust_remote_code: bool = False) -> Any:
         file = next((name for name in _FILES if _names_code(folder / name)), None)
         if file and not trust_remote_code:
             raise SurgeryError(needs_remote_code(str(folder), file)) from error
-        raise SurgeryError(_unreadable(folder, error)) from error
+        raise SurgeryError(
+            diagnostic("M111", folder=folder, reason=first_line(error), key="model")
+        ) from error
 
 
 def embedding_rows(model: Any) -> int:
@@ -67,7 +69,3 @@ def _names_code(file: Path) -> bool:
         return "auto_map" in read_object(file)
     except (OSError, ValueError):
         return False
-
-
-def _unreadable(folder: Path, error: Exception) -> Diagnostic:
-    return diagnostic("M111", folder=folder, reason=first_line(error), key="model")

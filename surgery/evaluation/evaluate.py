@@ -19,7 +19,7 @@ from surgery.data.file_reader import DataFile
 from surgery.data.rows import Rows
 from surgery.data.vocabulary import embedding_rows, load_processor, refuse_ids_without_rows
 from surgery.diagnostics.catalog import diagnostic
-from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.evaluation.predictions import Prediction, write_predictions
 from surgery.evaluation.questions import asked_of, predictions_of, read_questions
 from surgery.evaluation.subject import BASE, SHARED, open_evaluated
@@ -142,7 +142,7 @@ def evaluate_adapter(
     rows = _text_rows(evaluated.processor_folder, text, encoder)
     records = read_questions(questions, images, encoder)
     if not rows and not records:
-        raise SurgeryError(_nothing_to_measure(folder))
+        raise SurgeryError(diagnostic("T113", folder=folder, held_out=HELD_OUT))
     meter = _Measurement(
         evaluated.processor_folder, evaluated.is_routed, encoder, rows, records, new_tokens
     )
@@ -261,12 +261,4 @@ def _references(reference: str | os.PathLike[str] | None) -> dict[str, float]:
             document = read_object(file)
         return {f"{kind}.{path}": float(x) for kind in kinds for path, x in document[kind].items()}
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise SurgeryError(_no_reference(file)) from error
-
-
-def _no_reference(file: Path) -> Diagnostic:
-    return diagnostic("A316", file=file)
-
-
-def _nothing_to_measure(folder: Path) -> Diagnostic:
-    return diagnostic("T113", folder=folder, HELD_OUT=HELD_OUT)
+        raise SurgeryError(diagnostic("A316", file=file)) from error

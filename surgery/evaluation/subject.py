@@ -11,13 +11,13 @@ from typing import Any, Final, TypeVar
 
 from surgery.adapter.folder import load_adapter, load_base, read_plan
 from surgery.diagnostics.catalog import diagnostic
-from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.model.fingerprint import identify, refuse_other_base
 from surgery.model.reader import read_anatomy
 from surgery.model.source import find_model
 from surgery.paths.switching import text_path
 from surgery.runtime.formats.hf import open_path
-from surgery.runtime.manifest import Manifest, read_manifest
+from surgery.runtime.manifest import read_manifest
 from surgery.storage.file_names import MANIFEST_FILE
 from surgery.storage.inputs import Input
 
@@ -95,7 +95,7 @@ def _adapter(folder: Path, base: str | os.PathLike[str] | None, trust: bool) -> 
 def _export(folder: Path, base: str | os.PathLike[str] | None, trust: bool) -> Evaluated:
     manifest = read_manifest(folder)
     if manifest.format != _HF:
-        raise SurgeryError(_not_checkpoints(folder, manifest))
+        raise SurgeryError(diagnostic("A606", folder=folder, format=manifest.format))
     is_assembled = bool(manifest.recipe.get("vision"))  # from a decoder, which is the base for text
     model = manifest.recipe["model"] if is_assembled else manifest.model
     files = find_model(base or model)
@@ -118,7 +118,3 @@ def _export(folder: Path, base: str | os.PathLike[str] | None, trust: bool) -> E
 
     inputs = Input(folder, "the export"), Input(source, "the base")
     return Evaluated(folder, manifest.model, manifest.name, processor_folder, False, inputs, each)
-
-
-def _not_checkpoints(folder: Path, manifest: Manifest) -> Diagnostic:
-    return diagnostic("A606", folder=folder, format=manifest.format)

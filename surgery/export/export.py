@@ -268,7 +268,7 @@ def _commands(contents: Contents) -> Iterator[str]:
 def _no_use(option: str, to: str) -> Diagnostic:
     exporters = [word for word, exporter in known_exporters().items() if option in exporter.takes]
     return diagnostic(
-        "A610", option=option, to=to, exporters=" and ".join(exporters), exporters2=exporters[0]
+        "A610", option=option, to=to, exporters=" and ".join(exporters), first=exporters[0]
     )
 
 
@@ -279,5 +279,5 @@ def _unknown_form(to: str, known: Mapping[str, Exporter]) -> Diagnostic:
         fix = f"begin with `--to {serving[0]}`: {known[serving[0]].gives}"
     forms = (f"`{word}` ({exporter.gives})" for word, exporter in known.items())
     return diagnostic(
-        "R131", to=to, forms=", ".join(forms), detail=fix or f"choose one of {', '.join(known)}"
+        "R131", to=to, forms=list(forms), detail=fix or f"choose one of {', '.join(known)}"
     )

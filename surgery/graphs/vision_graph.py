@@ -23,7 +23,6 @@ from surgery.graphs.block.step import Feeds
 from surgery.graphs.block.trace_errors import reason_of
 from surgery.graphs.image_placement_check import check_image_placement
 from surgery.graphs.model_shell import ModelShell
-from surgery.plan.planner import Plan
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -72,7 +71,9 @@ class VisionGraph:
         try:
             self.tile = _find_tile(shell, trust_remote_code=trust_remote_code)
         except Exception as error:  # each processor and model refuses in its own way
-            raise _no_tiles(shell.plan, reason_of(error)) from error
+            raise SurgeryError(
+                diagnostic("A612.vision", source=shell.plan.anatomy.source, why=reason_of(error))
+            ) from error
         self._read_buffers()
 
     def graph(self) -> "ir.Model":
@@ -84,7 +85,13 @@ class VisionGraph:
         try:
             return self._shell.to_onnx(self._features, {PIXELS: torch.zeros(1, *self.tile.shape)})
         except SurgeryError as error:
-            raise _no_tiles(self._shell.plan, error.diagnostics[0].why) from error
+            raise SurgeryError(
+                diagnostic(
+                    "A612.vision",
+                    source=self._shell.plan.anatomy.source,
+                    why=error.diagnostics[0].why,
+                )
+            ) from error
 
     def numbers(self, names: Sequence[str]) -> dict[str, torch.Tensor]:
         """Return real parameters; see `Whole.numbers`."""
@@ -153,7 +160,3 @@ def _tile(encoder: Encoder, processed: Mapping[str, torch.Tensor]) -> Tile:
     if len(shape) != 3 or not tokens or tokens % tiles:
         raise ValueError(f"its processor makes pixels of {tuple(pixels.shape)} for {tokens} tokens")
     return Tile(torch.Size(shape), tokens // tiles, token)
-
-
-def _no_tiles(plan: Plan, why: str) -> SurgeryError:
-    return SurgeryError(diagnostic("A612.no_tiles", source=plan.anatomy.source, why=why))

@@ -10,7 +10,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from surgery.diagnostics.catalog import diagnostic
-from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostics.diagnostic import SurgeryError
 
 _CHUNK: Final = 256
 """Queries per chunk, whose weights are in memory at once for all heads."""
@@ -45,7 +45,7 @@ class AttentionRecorder(TorchFunctionMode):
         if weights is not None:
             return weights.to(_wide(weights)).sum(dim=1)
         if self._last_call is None:
-            raise SurgeryError(_hidden_attention())
+            raise SurgeryError(diagnostic("A413"))
         args, kwargs = self._last_call
         return _summed(tokens, *args, **kwargs)
 
@@ -130,7 +130,3 @@ def rotate(x_BHTC: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor]) -> tor
     first, second = rotated.chunk(2, dim=-1)
     rotated = rotated * cos + torch.cat((-second, first), dim=-1) * sin
     return torch.cat((rotated, passed), dim=-1)
-
-
-def _hidden_attention() -> Diagnostic:
-    return diagnostic("A413")

@@ -14,7 +14,7 @@ from typing import Any, Final
 import torch
 
 from surgery.diagnostics.catalog import diagnostic
-from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.layers.call_state import CallState
 
 LAG: Final = CallState[torch.Tensor]("lag")
@@ -31,7 +31,7 @@ def share_positions(decoder: Any, switch: Any) -> None:
     """
     rotary = getattr(decoder, "rotary_emb", None)
     if rotary is None:
-        raise SurgeryError(_no_rotary(type(decoder).__name__))
+        raise SurgeryError(diagnostic("A418.no_rotary", name=type(decoder).__name__))
     rotary.register_forward_pre_hook(functools.partial(_shift, switch), with_kwargs=True)
 
 
@@ -86,13 +86,5 @@ def _shift(switch: Any, rotary: Any, args: Any, kwargs: Any) -> Any:
 
 def _behind(positions: torch.Tensor, lag: torch.Tensor) -> torch.Tensor:
     if positions.dim() != 2:
-        raise SurgeryError(_own_positions(positions.dim()))
+        raise SurgeryError(diagnostic("A418.axes", axes=positions.dim()))
     return positions - lag.to(positions.device)
-
-
-def _no_rotary(name: str) -> Diagnostic:
-    return diagnostic("A418.no_rotary", name=name)
-
-
-def _own_positions(axes: int) -> Diagnostic:
-    return diagnostic("A418.own_positions", axes=axes)

@@ -62,7 +62,7 @@ class ExpertMatrix(TrainedPart):
 
     def merge_refusal(self) -> Diagnostic:
         """Error of merging it; see `TrainedPart`."""
-        return _cannot_merge()
+        return diagnostic("A412.experts")
 
 
 class TokenwiseMlp:
@@ -221,7 +221,3 @@ def _routed(
         return forward(x_BTD)
     finally:
         set_routing(switch, outside)
-
-
-def _cannot_merge() -> Diagnostic:
-    return diagnostic("A412.cannot_merge")

@@ -76,7 +76,7 @@ def image_tokens(
         return by_id
     if cached:
         return torch.zeros((rows, tokens), dtype=torch.bool)
-    raise SurgeryError(_no_way_to_know())
+    raise SurgeryError(diagnostic("A410"))
 
 
 def check_mask(mask: torch.Tensor, shape: Sequence[int] | None) -> None:
@@ -145,7 +145,7 @@ def _by_layout(
         return mask
     beyond = cached == 0 and rule.runs[-1][1] > shape[1]
     if beyond or (by_id is not None and not torch.equal(by_id.cpu(), mask)):
-        raise SurgeryError(_other_layout(rule))
+        raise SurgeryError(diagnostic("A411.other_layout", runs=[list(run) for run in rule.runs]))
     return mask
 
 
@@ -163,14 +163,6 @@ def _slice(given: ImageMask, rows: int, tokens: int, cached: int) -> torch.Tenso
     return mask
 
 
-def _no_way_to_know() -> Diagnostic:
-    return diagnostic("A410")
-
-
 def bad_mask(found: tuple[int, ...], expected: tuple[int, ...]) -> Diagnostic:
     """The error of a mask of another shape than the tokens."""
-    return diagnostic("A411.bad_mask", list=list(found), list2=list(expected))
-
-
-def _other_layout(rule: RoutingRule) -> Diagnostic:
-    return diagnostic("A411.other_layout", names=[list(run) for run in rule.runs])
+    return diagnostic("A411.shape", found=list(found), expected=list(expected))

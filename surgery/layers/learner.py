@@ -78,7 +78,7 @@ class BlockLearners(TrainedPart):
 
     def merge_refusal(self) -> Diagnostic:
         """Error of merging it; see `TrainedPart`."""
-        return _cannot_merge()
+        return diagnostic("A412.learners")
 
 
 class LearnerAttention:
@@ -123,7 +123,11 @@ def add_learner(model: nn.Module, edit: AddLearner, adapter: str, layer: int) ->
     attention: Any = model.get_submodule(edit.path)
     width = int(getattr(attention, "head_dim", 0)) or edit.hidden
     if edit.kv % width or edit.hidden % edit.kv:
-        raise SurgeryError(_odd_width(edit, width))
+        raise SurgeryError(
+            diagnostic(
+                "A415.odd_width", path=edit.path, width=width, hidden=edit.hidden, kv=edit.kv
+            )
+        )
     device = next(attention.parameters()).device
     learner = BlockLearners(
         nn.Identity(), adapter, edit=edit, layer=layer, width=width, device=device
@@ -150,28 +154,12 @@ def _confirm(learner: BlockLearners, norm: nn.Module, args: tuple[Any, ...]) -> 
     if total is None or (norm.training and learner.may_drop):
         return
     if not torch.equal(args[0], total):
-        raise SurgeryError(_other_sum(learner.edit))
+        raise SurgeryError(diagnostic("A416", norms=learner.edit.norms[1], path=learner.edit.path))
     learner.is_confirmed = True
 
 
 def _rope(kwargs: dict[str, Any], learner: BlockLearners) -> Rope:
     rope = kwargs.get("position_embeddings")
     if not isinstance(rope, tuple) or rope[0].dim() != 3 or rope[0].shape[2] > learner.width:
-        raise SurgeryError(_no_rope())
+        raise SurgeryError(diagnostic("A415.no_rotary"))
     return rope
-
-
-def _odd_width(edit: AddLearner, width: int) -> Diagnostic:
-    return diagnostic("A415.odd_width", path=edit.path, width=width, hidden=edit.hidden, kv=edit.kv)
-
-
-def _no_rope() -> Diagnostic:
-    return diagnostic("A415.no_rope")
-
-
-def _other_sum(edit: AddLearner) -> Diagnostic:
-    return diagnostic("A416", norms=edit.norms[1], path=edit.path)
-
-
-def _cannot_merge() -> Diagnostic:
-    return diagnostic("A412.cannot_merge_2")

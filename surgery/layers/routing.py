@@ -11,7 +11,7 @@ from typing import Any, Final
 import torch
 
 from surgery.diagnostics.catalog import diagnostic
-from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.layers.call_state import CallState
 from surgery.layers.cogvlm_positions import LAG, begin_lag, remember_lag, share_positions
 from surgery.layers.image_tokens import (
@@ -174,7 +174,7 @@ def _segments(runs: tuple[Run, ...]) -> Routing | None:
 
 def _found_runs(mask: torch.Tensor) -> tuple[Run, ...]:
     if not torch.equal(mask, mask[:1].expand_as(mask)):
-        raise SurgeryError(_rows_differ())
+        raise SurgeryError(diagnostic("A411.rows_differ"))
     return find_runs(mask[0])
 
 
@@ -187,7 +187,3 @@ def _planned_runs(rule: RoutingRule, tokens: int, cached: int) -> tuple[Run, ...
         found += [(edge, start, False), (start, end - shorter, True)]
         edge = end - shorter
     return tuple(run for run in (*found, (edge, tokens, False)) if run[0] < run[1])
-
-
-def _rows_differ() -> Diagnostic:
-    return diagnostic("A411.rows_differ")

@@ -10,7 +10,7 @@ from typing import Any, Final
 import torch
 
 from surgery.diagnostics.catalog import diagnostic
-from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.layers.call_state import CallState
 from surgery.layers.image_tokens import cached_tokens, image_tokens
 from surgery.layers.routing import register_input_ids
@@ -117,7 +117,7 @@ def _sequence(kinds_BT: torch.Tensor, cache: Any, layer: int, cached: int) -> Se
         kinds_BS = _layer(cache, layer).update(flags, flags)[0][:, 0, :, 0].long()
     length, tokens = kinds_BS.shape[1], kinds_BT.shape[1]
     if cached + tokens != length:
-        raise SurgeryError(_other_cache(cached, length - tokens))
+        raise SurgeryError(diagnostic("A408.other_cache", cached=cached, known=length - tokens))
     earlier = kinds_BS.new_ones(tokens, length, dtype=torch.bool).tril(length - tokens)
     is_image_BS = kinds_BS == IMAGE_TOKEN
     is_image_BT = is_image_BS[:, length - tokens :]
@@ -173,13 +173,5 @@ def _real_tokens(attention: Any, image_BT: torch.Tensor, cached: int) -> torch.T
     if attention is None:
         return torch.ones_like(image_BT)
     if not isinstance(attention, torch.Tensor) or attention.dim() != 2:
-        raise SurgeryError(_bad_attention_mask())
+        raise SurgeryError(diagnostic("A414"))
     return attention[:, cached : cached + image_BT.shape[1]].to(image_BT.device).bool()
-
-
-def _bad_attention_mask() -> Diagnostic:
-    return diagnostic("A414")
-
-
-def _other_cache(cached: int, known: int) -> Diagnostic:
-    return diagnostic("A408.other_cache", cached=cached, known=known)

@@ -38,9 +38,7 @@ def page_of(code: str) -> str:
                 return _page(rule)
     rules = rule_pages()
     near = suggest(code.upper(), [*all_pages(), *rules], 3) or suggest(code, rules.values(), 3)
-    fix = f"{near} `surgery explain all` lists them with their titles".strip()
-    why = "no error and no rule of lint is named like that"
-    raise SurgeryError(diagnostic("R117", code=code, why=why, fix=fix))
+    raise SurgeryError(diagnostic("R117", code=code, near=near))
 
 
 def _rules() -> "dict[str, Rule]":

@@ -145,8 +145,6 @@ def _schemes(depth: Depth) -> "tuple[Scheme, ...]":
 
 
 def _no_compiler(target: Target) -> Diagnostic:
-    no_chip = "the target has no `soc` and `arch`, by which the compiler knows a chip"
-    no_compiler = f"no compiler for {target.device} can be had; lint knows it from tables"
-    return diagnostic(
-        "R126", name=target.name, detail=no_chip if target.compiler == "htp" else no_compiler
-    )
+    if target.compiler == "htp":
+        return diagnostic("R126.no_chip", name=target.name)
+    return diagnostic("R126.no_compiler", name=target.name, device=target.device)

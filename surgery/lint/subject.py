@@ -205,4 +205,4 @@ def _no_subject(word: str, why: str) -> Diagnostic:
 
 
 def _unused_override(override: str, subject: Subject) -> Diagnostic:
-    return diagnostic("R125", override=override, name=subject.name, A=_A[subject.kind])
+    return diagnostic("R125", override=override, name=subject.name, a=_A[subject.kind])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from surgery.diagnostics.catalog import diagnostic
-from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.model.anatomy import Anatomy
 from surgery.model.names.disk_names import DiskNames, read_disk_names
 from surgery.model.source import ModelFiles
@@ -98,7 +98,7 @@ def refuse_bad_fingerprint(found: object, file: Path) -> None:
         _Fingerprint.model_validate(found)
     except ValidationError as error:
         key = ".".join(("model", "fingerprint", *map(str, error.errors()[0]["loc"])))
-        raise SurgeryError(_bad_fingerprint(file, key)) from error
+        raise SurgeryError(diagnostic("A422", file=file, setting=key)) from error
 
 
 def refuse_other_base(recorded: dict[str, Any], found: dict[str, Any] | None, source: str) -> None:
@@ -114,7 +114,7 @@ def refuse_other_base(recorded: dict[str, Any], found: dict[str, Any] | None, so
     """
     for key, difference in _DIFFERENCES.items():
         if found and recorded.get(key) and found.get(key) and recorded[key] != found[key]:
-            raise SurgeryError(_other_base(source, difference))
+            raise SurgeryError(diagnostic("A401", source=source, difference=difference))
 
 
 def refuse_other_model(recorded: dict[str, Any] | None, model: "nn.Module", source: str) -> None:
@@ -133,7 +133,7 @@ def refuse_other_model(recorded: dict[str, Any] | None, model: "nn.Module", sour
         return
     values = torch.tensor(probe["values"]).to(weights.dtype)
     if not torch.equal(weights.detach().flatten()[: len(values)].cpu(), values):
-        raise SurgeryError(_other_base(source, _DIFFERENCES["sample"]))
+        raise SurgeryError(diagnostic("A401", source=source, difference=_DIFFERENCES["sample"]))
 
 
 def _probe(anatomy: Anatomy, stored: DiskNames) -> dict[str, Any] | None:
@@ -160,11 +160,3 @@ def _first_values(tensor: StoredTensor) -> list[float] | None:
         stream.seek(tensor.offset)
         raw = stream.read(min(_PROBED * stored_as.itemsize, tensor.nbytes))
     return [float(value) for value in np.frombuffer(raw, stored_as)]
-
-
-def _bad_fingerprint(file: Path, key: str) -> Diagnostic:
-    return diagnostic("A422", file=file, setting=key)
-
-
-def _other_base(source: str, difference: str) -> Diagnostic:
-    return diagnostic("A401", source=source, difference=difference)

@@ -93,5 +93,5 @@ def _failed(
     why, fix = cause
     fixes = (alternative, f"{fix}, or name a folder with the checkpoint")
     return diagnostic(
-        "M103", source=source, at=at, why=why, filter=" ".join(filter(None, fixes)), key="model"
+        "M103", source=source, at=at, why=why, fix=" ".join(filter(None, fixes)), key="model"
     )

@@ -39,7 +39,15 @@ def meta_model(files: ModelFiles, trust_remote_code: bool = False) -> "PreTraine
                 config, dtype=dtype, trust_remote_code=trust_remote_code
             )
     except Exception as error:  # a config may be wrong in as many ways as there are classes
-        raise SurgeryError(_does_not_build(files.source, error)) from error
+        raise SurgeryError(
+            diagnostic(
+                "M104.unbuildable",
+                version=version("transformers"),
+                source=files.source,
+                reason=named_line(error),
+                key="model",
+            )
+        ) from error
     model.config.quantization_config = quantization
     built: PreTrainedModel = model
     return built
@@ -95,7 +103,15 @@ def _config(files: ModelFiles, trust_remote_code: bool) -> Any:
         _refuse_huge_counts(content)
         return AutoConfig.from_pretrained(files.folder, trust_remote_code=trust_remote_code)
     except Exception as error:
-        raise SurgeryError(_does_not_build(files.source, error)) from error
+        raise SurgeryError(
+            diagnostic(
+                "M104.unbuildable",
+                version=version("transformers"),
+                source=files.source,
+                reason=named_line(error),
+                key="model",
+            )
+        ) from error
 
 
 def auto_class(config: Any) -> Any:
@@ -116,13 +132,3 @@ def auto_class(config: Any) -> Any:
 def needs_remote_code(source: str, file: str) -> Diagnostic:
     """The diagnostic for a model whose `file` names code that the user hasn't allowed."""
     return diagnostic("M105", source=source, file=file, key="model")
-
-
-def _does_not_build(source: str, error: Exception) -> Diagnostic:
-    return diagnostic(
-        "M104.does_not_build",
-        version=version("transformers"),
-        source=source,
-        reason=named_line(error),
-        key="model",
-    )

@@ -97,9 +97,27 @@ def _stored(anatomy: Anatomy, tensor: Tensor, prefix: str, stored: DiskNames) ->
             return tensor
         raise SurgeryError(missing_weights(anatomy, name, stored))
     if found.shape != tensor.shape:
-        raise SurgeryError(_other_shape(anatomy, name, tensor.shape, found.shape))
+        raise SurgeryError(
+            diagnostic(
+                "M108",
+                name=name,
+                source=anatomy.source,
+                found=list(found.shape),
+                wanted=list(tensor.shape),
+                key="model",
+            )
+        )
     if tensor.is_parameter and found.dtype not in FLOATS:
-        raise SurgeryError(_other_dtype(anatomy, name, found.dtype))
+        raise SurgeryError(
+            diagnostic(
+                "M109",
+                name=name,
+                source=anatomy.source,
+                found=found.dtype,
+                floats=list(FLOATS),
+                key="model",
+            )
+        )
     return tensor.model_copy(update={"dtype": found.dtype})
 
 
@@ -108,28 +126,13 @@ def missing_weights(anatomy: Anatomy, name: str, stored: DiskNames) -> Diagnosti
     parameters = (t.name for t in anatomy.tensors() if t.is_parameter and t.name != name)
     others = sum(stored.origin(parameter) is None for parameter in parameters)
     failed = stored.names.failed.get(name)
+    more = f" (and {others} more)" if others else ""
     return diagnostic(
-        "M107.missing_weights",
+        "M107.not_converted" if failed else "M107.missing",
         source=anatomy.source,
         name=name,
-        detail=f" (and {others} more)" if others else "",
-        detail2=f"transformers can't make it from the tensors in them: {failed}"
-        if failed
-        else f"{anatomy.class_name} has it in memory, and transformers would start it at random: "
-        "the checkpoint is not complete, or another model's",
+        others=more,
+        class_name=anatomy.class_name,
+        reason=failed,
         key="model",
-    )
-
-
-def _other_shape(
-    anatomy: Anatomy, name: str, wanted: tuple[int, ...], found: tuple[int, ...]
-) -> Diagnostic:
-    return diagnostic(
-        "M108", name=name, source=anatomy.source, list=list(found), list2=list(wanted), key="model"
-    )
-
-
-def _other_dtype(anatomy: Anatomy, name: str, found: str) -> Diagnostic:
-    return diagnostic(
-        "M109", name=name, source=anatomy.source, found=found, FLOATS=", ".join(FLOATS), key="model"
     )

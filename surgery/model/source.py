@@ -50,7 +50,11 @@ class ModelFiles:
         try:
             return read_object(self.folder / "config.json")
         except (OSError, ValueError) as error:
-            raise SurgeryError(_bad_config(self.source, error)) from error
+            raise SurgeryError(
+                diagnostic(
+                    "M104.unreadable", source=self.source, reason=first_line(error), key="model"
+                )
+            ) from error
 
     def checkpoint(self) -> Checkpoint:
         """The headers of its weights.
@@ -59,7 +63,7 @@ class ModelFiles:
             SurgeryError: M102 for a config without weights; see `read_checkpoint` for the rest.
         """
         if not self.has_weights:
-            raise SurgeryError(_no_weights(self.source))
+            raise SurgeryError(diagnostic("M102", source=self.source, key="model"))
         return read_checkpoint(self.folder)
 
 
@@ -147,10 +151,10 @@ def _no_such_model(source: str) -> Diagnostic:
         why = "no such folder exists here, and a hub id looks like `Qwen/Qwen2.5-3B`"
         near = did_you_mean(source) or near
     return diagnostic(
-        "M101.no_such_model",
+        "M101.unknown",
         source=source,
         why=why,
-        detail=near or f"built in are {', '.join(builtin_names())}",
+        fix=near or f"built in are {', '.join(builtin_names())}",
         key="model",
     )
 
@@ -163,23 +167,10 @@ def _not_a_model(source: str) -> Diagnostic:
     folder = Path(os.path.expanduser(source))
     kind = kind_of(folder)
     inside = [f"`{path}`" for path in sorted(folder.iterdir()) if _has_config(path)]
-    fix = "name the folder that `save_pretrained` or a download wrote"
-    return diagnostic(
-        "M101.not_a_model",
-        source=source,
-        detail=f"it is {kind.what}" if kind else "it has no config.json",
-        detail2=kind.taken_by
-        if kind
-        else f"name one inside: {', '.join(inside)}"
-        if inside
-        else fix,
-        key="model",
-    )
-
-
-def _no_weights(source: str) -> Diagnostic:
-    return diagnostic("M102", source=source, key="model")
-
-
-def _bad_config(source: str, error: Exception) -> Diagnostic:
-    return diagnostic("M104.bad_config", source=source, reason=first_line(error), key="model")
+    if kind:
+        return diagnostic(
+            "M101.other_kind", source=source, kind=kind.what, fix=kind.taken_by, key="model"
+        )
+    if inside:
+        return diagnostic("M101.folder_of_models", source=source, models=inside, key="model")
+    return diagnostic("M101.no_config", source=source, key="model")

@@ -1,10 +1,12 @@
 """The number of ids of a tokenizer, from its files alone."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from pydantic import BaseModel
 
+from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, Severity
 from surgery.storage.cache import cached
 from surgery.storage.json_file import read_object
@@ -37,16 +39,8 @@ def token_ids(folder: Path) -> int:
 
 def ids_without_rows(source: str, ids: int, rows: int, severity: Severity = "error") -> Diagnostic:
     """The diagnostic for a tokenizer with more ids than the embedding has rows."""
-    return Diagnostic(
-        code="M112",
-        what=f"the tokenizer of `{source}` gives ids up to {ids - 1:,}, and its embedding has "
-        f"{rows:,} rows",
-        why="a token without a row ends in an IndexError, in the middle of a training perhaps",
-        fix="add rows once and save: `model.resize_token_embeddings(len(tokenizer))`; or take the "
-        "tokenizer of this checkpoint",
-        key="model",
-        severity=severity,
-    )
+    found = diagnostic("M112", source=source, largest=ids - 1, rows=rows, key="model")
+    return replace(found, severity=severity)
 
 
 def _count(file: Path) -> int:

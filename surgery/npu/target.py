@@ -195,7 +195,9 @@ def read_target(file: Path) -> Target:
     except ValidationError as error:
         raise SurgeryError([_fault(file, dict(e)) for e in error.errors()]) from error
     except (yaml.YAMLError, TypeError, ValueError, OSError, RecursionError) as error:
-        raise SurgeryError(_unreadable(file, error)) from error
+        raise SurgeryError(
+            diagnostic("R122.unreadable", name=file.name, reason=first_line(error))
+        ) from error
 
 
 def _content(file: Path) -> dict[str, Any]:
@@ -225,14 +227,9 @@ def _merged(known: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
 def _unknown(name: str) -> Diagnostic:
     names = [n for known, aliases in known_targets().items() for n in (known, *aliases)]
     near = close_names(name, names) or ["snapdragon"]
-    return diagnostic("R121", name=name, names=", ".join(names), near=near[0])
+    return diagnostic("R121", name=name, names=list(names), near=near[0])
 
 
 def _fault(file: Path, error: dict[str, Any]) -> Diagnostic:
     key = ".".join(map(str, error["loc"]))
-    return diagnostic("R122.fault", name=file.name, setting=key, lower=error["msg"].lower())
-
-
-def _unreadable(file: Path, error: Exception) -> Diagnostic:
-    what = f"{file.name} is not a target"
-    return diagnostic("R122.unreadable", what=what, reason=first_line(error))
+    return diagnostic("R122.value", name=file.name, setting=key, reason=error["msg"].lower())

@@ -27,14 +27,35 @@ def refuse_unknown(names: Sequence[str], anatomy: Anatomy, blocks: Sequence[int]
     known = {name for kind in kinds for name in kind.module_names()}
     missing = [name for name in names if kinds and name not in known]
     if missing:
-        raise SurgeryError(_no_such_modules(missing, known, anatomy))
+        raise SurgeryError(
+            diagnostic(
+                "P203.unknown",
+                source=anatomy.source,
+                missing=" and no ".join(missing),
+                model_type=anatomy.model_type,
+                known=_in_order(known) or "no matrices",
+                key="modules",
+            )
+        )
     useful = {name for kind in kinds for name in kind.adaptable_names()}
     useless = [name for name in names if kinds and name not in useful]
     roles = [name for name in useless if name not in PARTS_OF_A_BLOCK]
     if roles or (useless and len(useless) == len(names)):
         wanted = tuple(roles or useless)
         first = next(m for kind in kinds for m in kind.matrices if m.is_named(wanted))
-        raise SurgeryError(_only_skipped(wanted, first, useful, anatomy))
+        raise SurgeryError(
+            diagnostic(
+                "P203.skipped",
+                names=" and ".join(wanted),
+                source=anatomy.source,
+                name=first.name,
+                apart=first.apart,
+                fix=f"name others in `modules`: {_in_order(useful)}"
+                if useful
+                else "copy complete blocks with `duplicate`",
+                key="modules",
+            )
+        )
 
 
 def left_out(
@@ -65,33 +86,6 @@ def _in_order(names: set[str]) -> str:
     order = [*PARTS_OF_A_BLOCK, *ROLES]
     known = sorted(names, key=lambda w: (order.index(w) if w in order else len(order), w))
     return ", ".join(known)
-
-
-def _no_such_modules(missing: list[str], known: set[str], anatomy: Anatomy) -> Diagnostic:
-    return diagnostic(
-        "P203.no_such_modules",
-        source=anatomy.source,
-        missing=" and no ".join(missing),
-        model_type=anatomy.model_type,
-        detail=_in_order(known) or "no matrices",
-        key="modules",
-    )
-
-
-def _only_skipped(
-    names: Sequence[str], matrix: Matrix, useful: set[str], anatomy: Anatomy
-) -> Diagnostic:
-    return diagnostic(
-        "P203.only_skipped",
-        names=" and ".join(names),
-        source=anatomy.source,
-        name=matrix.name,
-        apart=matrix.apart,
-        detail=f"name others in `modules`: {_in_order(useful)}"
-        if useful
-        else "copy complete blocks with `duplicate`",
-        key="modules",
-    )
 
 
 def _left_out(reasons: dict[str, str], anatomy: Anatomy) -> Diagnostic:

@@ -27,7 +27,7 @@ def refuse_quantized(
         return
     raise SurgeryError(
         diagnostic(
-            "P206.refuse_quantized",
+            "P206.operation",
             action=action,
             source=anatomy.source,
             quantization=anatomy.quantization,

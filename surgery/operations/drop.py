@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from surgery.diagnostics.catalog import diagnostic
-from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.model.anatomy import Anatomy
 from surgery.operations.base import Operation
 from surgery.operations.edits import DropBlock, Edit
@@ -22,10 +22,14 @@ class Drop(Operation):
     def plan(self, name: str, anatomy: Anatomy, blocks: Sequence[int]) -> list[Edit]:
         """Return one edit for each block; see `Operation.plan`."""
         if len(blocks) == anatomy.count:
-            raise SurgeryError(_nothing_left(anatomy))
+            raise SurgeryError(
+                diagnostic(
+                    "P202.all_dropped", count=anatomy.count, source=anatomy.source, key="blocks"
+                )
+            )
         attentive = set(anatomy.blocks_with("attention"))
         if attentive and attentive <= set(blocks):
-            raise SurgeryError(_no_attention_left(anatomy))
+            raise SurgeryError(diagnostic("P202.no_attention", source=anatomy.source, key="blocks"))
         return [
             DropBlock(
                 operation=name,
@@ -37,11 +41,3 @@ class Drop(Operation):
             )
             for block in blocks
         ]
-
-
-def _nothing_left(anatomy: Anatomy) -> Diagnostic:
-    return diagnostic("P202.nothing_left", count=anatomy.count, source=anatomy.source, key="blocks")
-
-
-def _no_attention_left(anatomy: Anatomy) -> Diagnostic:
-    return diagnostic("P202.no_attention_left", source=anatomy.source, key="blocks")

@@ -31,7 +31,11 @@ class Duplicate(Operation):
         """Note the copies whose parameters are shared in the base; see `Operation.notes`."""
         sharing = anatomy.sharing()
         shared = [block for block in blocks if block in {*sharing, *sharing.values()}]
-        return [_unshared_copies(anatomy, shared)] if shared else []
+        return (
+            [diagnostic("P222", map=list(map(str, shared)), source=anatomy.source, key="blocks")]
+            if shared
+            else []
+        )
 
 
 def _swap(name: str, anatomy: Anatomy, block: int) -> SwapBlock:
@@ -42,7 +46,3 @@ def _swap(name: str, anatomy: Anatomy, block: int) -> SwapBlock:
         for name in (f"{path}.{t.name}",)
     )
     return SwapBlock(name, "duplicate", block, path, tensors)
-
-
-def _unshared_copies(anatomy: Anatomy, blocks: Sequence[int]) -> Diagnostic:
-    return diagnostic("P222", map=", ".join(map(str, blocks)), source=anatomy.source, key="blocks")

@@ -80,14 +80,16 @@ class Expert(Operation):
         vocabulary = [shapes[name][0] for name in anatomy.parts.get("embeddings", ())]
         token = self.image_token_id
         if token is not None and vocabulary and token >= max(vocabulary):
-            raise SurgeryError(_outside_vocabulary(token, max(vocabulary)))
+            raise SurgeryError(
+                diagnostic("P214", token=token, vocabulary=max(vocabulary), key="image_token_id")
+            )
 
     def _refuse_unordered_runs(self) -> None:
         ends = [edge for run in self.runs for edge in run]
         if ends != sorted(set(ends)) or any(edge < 0 for edge in ends):
-            what = f"the runs {[list(run) for run in self.runs]} are not ascending and separate"
-            fix = "write [start, end] of each run in order, such as [[1, 197], [210, 406]]"
-            raise SurgeryError(diagnostic("P213", what=what, fix=fix, key="runs"))
+            raise SurgeryError(
+                diagnostic("P213", names=[list(run) for run in self.runs], key="runs")
+            )
 
 
 def _skip_reason(kind: BlockKind, matrix: Matrix) -> str:
@@ -122,14 +124,10 @@ def _copies(anatomy: Anatomy, block: int, matrix: Matrix) -> list[AddedTensor]:
 def _no_matrices(anatomy: Anatomy, block: int, names: tuple[str, ...]) -> Diagnostic:
     have = ", ".join(sorted(anatomy.block(block).module_names()))
     return diagnostic(
-        "P203.no_matrices",
+        "P203.kind",
         block=block,
         source=anatomy.source,
-        names=" and no ".join(names),
-        detail=have or "no matrices",
+        missing=" and no ".join(names),
+        known=have or "no matrices",
         key="modules",
     )
-
-
-def _outside_vocabulary(token: int, vocabulary: int) -> Diagnostic:
-    return diagnostic("P214", token=token, vocabulary=vocabulary, key="image_token_id")

@@ -103,7 +103,17 @@ def _sources(ranges: Ranges, anatomy: Anatomy) -> list[int]:
     for start, end in ranges:
         first, last = (_position(edge, anatomy.count) for edge in (start, end))
         if not first < last <= anatomy.count:
-            raise SurgeryError(_bad_range(start, end, anatomy))
+            raise SurgeryError(
+                diagnostic(
+                    "P220.empty",
+                    start=start,
+                    end=end,
+                    source=anatomy.source,
+                    last=anatomy.count - 1,
+                    count=anatomy.count,
+                    key="ranges",
+                )
+            )
         sources += range(first, last)
     return sources
 
@@ -129,27 +139,8 @@ def _copies(sources: list[int], anatomy: Anatomy) -> list[tuple[int, int]]:
     return insertions
 
 
-def _bad_range(start: int | str, end: int | str, anatomy: Anatomy) -> Diagnostic:
-    return diagnostic(
-        "P220.bad_range",
-        start=start,
-        end=end,
-        source=anatomy.source,
-        detail=anatomy.count - 1,
-        count=anatomy.count,
-        key="ranges",
-    )
-
-
 def _not_all_in_order(own: list[int], anatomy: Anatomy) -> Diagnostic:
     absent = sorted(set(range(anatomy.count)) - set(own))
-    what = f"the ranges leave out block {absent[0]}" if absent else "the ranges change the order"
-    return diagnostic(
-        "P220.not_all_in_order",
-        what=what,
-        source=anatomy.source,
-        detail="leave blocks out with an operation `drop`"
-        if absent
-        else "begin with the range that holds block 0",
-        key="ranges",
-    )
+    if absent:
+        return diagnostic("P220.left_out", block=absent[0], source=anatomy.source, key="ranges")
+    return diagnostic("P220.order", source=anatomy.source, key="ranges")

@@ -6,7 +6,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field
 
 from surgery.diagnostics.catalog import diagnostic
-from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.model.anatomy import Anatomy, BlockKind, Matrix
 from surgery.operations.base import Operation
 from surgery.operations.edits import AddedTensor, AddLearner, Edit, RoutingRule
@@ -65,11 +65,20 @@ class Learner(Operation):
         kind, path = anatomy.block(block), anatomy.block_path(block)
         fault = _unsupported_reason(kind)
         if fault:
-            raise SurgeryError(_unsupported_block(anatomy, block, fault))
+            raise SurgeryError(
+                diagnostic(
+                    "P215.block",
+                    block=block,
+                    source=anatomy.source,
+                    fault=fault,
+                    norms=" and ".join(_NORMS),
+                    key="blocks",
+                )
+            )
         output = _output(kind)
         hidden, kv = output.outputs, self._kv(anatomy, kind, output)
         if self.rank > kv:
-            raise SurgeryError(_rank_too_large(self.rank, kv))
+            raise SurgeryError(diagnostic("P208.width", rank=self.rank, width=kv, key="rank"))
         attention = f"{path}.{output.name.rpartition('.')[0]}"
         return AddLearner(
             operation=name,
@@ -94,7 +103,9 @@ class Learner(Operation):
         widths = {m.role: m.outputs for m in kind.matrices if m.part == "attention"}
         kv = widths.get("k", (widths.get("qkv", 0) - output.inputs) // 2)
         if kv <= 0 or hidden % kv:
-            raise SurgeryError(_no_groups(anatomy, hidden, kv))
+            raise SurgeryError(
+                diagnostic("P215.grouped", source=anatomy.source, hidden=hidden, kv=kv, key="heads")
+            )
         return kv
 
     def _tensors(self, path: str, hidden: int, kv: int) -> list[AddedTensor]:
@@ -125,22 +136,3 @@ def _unsupported_reason(kind: BlockKind) -> str:
     if set(norms) != set(_NORMS):
         return f"its modules other than matrices are {', '.join(norms) or 'nothing'}"
     return ""
-
-
-def _unsupported_block(anatomy: Anatomy, block: int, fault: str) -> Diagnostic:
-    return diagnostic(
-        "P215.unsupported_block",
-        block=block,
-        source=anatomy.source,
-        fault=fault,
-        NORMS=" and ".join(_NORMS),
-        key="blocks",
-    )
-
-
-def _no_groups(anatomy: Anatomy, hidden: int, kv: int) -> Diagnostic:
-    return diagnostic("P215.no_groups", source=anatomy.source, hidden=hidden, kv=kv, key="heads")
-
-
-def _rank_too_large(rank: int, width: int) -> Diagnostic:
-    return diagnostic("P208.rank_too_large", rank=rank, width=width, key="rank")

@@ -102,11 +102,11 @@ class Lora(Operation):
 
 def _rank_too_large(rank: int, matrix: Matrix) -> Diagnostic:
     return diagnostic(
-        "P208.rank_too_large_2",
+        "P208.matrix",
         rank=rank,
         name=matrix.name,
         outputs=matrix.outputs,
         inputs=matrix.inputs,
-        min=min(matrix.inputs, matrix.outputs),
+        limit=min(matrix.inputs, matrix.outputs),
         key="rank",
     )

@@ -228,14 +228,12 @@ def _padding_token(model: Any, kwargs: dict[str, Any]) -> int:
 
 def _bad_paths(rows: int, paths: Sequence[str], unknown: list[str]) -> Diagnostic:
     if isinstance(paths, str):
-        what = f"`paths` is one name, `{paths}`, and not a list"
-    elif unknown:
-        what = f"`{unknown[0]}` is not a path"
-    elif rows < 0:
-        what = "`paths` needs `input_ids` or `inputs_embeds` to know the rows"
-    else:
-        what = f"`paths` names {len(paths)} paths for a batch of {rows} rows"
-    return diagnostic("A407.bad_paths", what=what)
+        return diagnostic("A407.one_name", path=paths)
+    if unknown:
+        return diagnostic("A407.unknown", path=unknown[0])
+    if rows < 0:
+        return diagnostic("A407.no_rows")
+    return diagnostic("A407.count", count=len(paths), rows=rows)
 
 
 def _not_with_paths(what: str) -> Diagnostic:

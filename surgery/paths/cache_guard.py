@@ -5,13 +5,12 @@ checkpointed block outside of the context, perhaps in a thread of autograd, so t
 path and the routing of its forward pass.
 """
 
-from collections.abc import Sequence
 from contextvars import copy_context
 from functools import partial
 from typing import Any, Final
 
 from surgery.diagnostics.catalog import diagnostic
-from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.paths.path_state import SwitchedLayer, path_of, use_path
 
 _CACHES: Final = ("past_key_values", "cache_params")
@@ -40,10 +39,10 @@ def _check_cache(layer: SwitchedLayer, decoder: Any, args: Any, kwargs: dict[str
     if cache is None:
         return
     if hasattr(cache, "paths"):
-        raise SurgeryError(_cache_of_rows(cache.paths))
+        raise SurgeryError(diagnostic("A408.rows", paths=list(cache.paths)))
     path, used = path_of(layer), getattr(cache, "_surgery_path", None)
     if used not in (None, path) and _is_filled(cache):
-        raise SurgeryError(_cache_of_other_path(str(used), path))
+        raise SurgeryError(diagnostic("A408.other_path", used=str(used), path=path))
     cache._surgery_path = path
 
 
@@ -83,11 +82,3 @@ def _checkpoint(layer: SwitchedLayer, checkpoint: Any, function: Any, *args: Any
             return function(*args)
 
     return checkpoint(lambda *args: context.copy().run(on_path, *args), *args)
-
-
-def _cache_of_other_path(used: str, path: str) -> Diagnostic:
-    return diagnostic("A408.cache_of_other_path", used=used, path=path)
-
-
-def _cache_of_rows(paths: Sequence[str]) -> Diagnostic:
-    return diagnostic("A408.cache_of_rows", list=list(paths))

@@ -78,16 +78,12 @@ class SwitchedLayer:
 def use_path(switch: Switch, path: PathName) -> Iterator[None]:
     """Set the path of one switch in a context; A417 where another is fixed."""
     if switch.fixed not in (None, path):
-        raise SurgeryError(_is_fixed(str(switch.fixed), path))
+        raise SurgeryError(diagnostic("A417", path=path, fixed=str(switch.fixed)))
     token = _paths.set(MappingProxyType({**_paths.get(), switch: path}))
     try:
         yield
     finally:
         _paths.reset(token)
-
-
-def _is_fixed(fixed: str, path: str) -> Diagnostic:
-    return diagnostic("A417", path=path, fixed=fixed)
 
 
 def path_of(layer: SwitchedLayer) -> PathName:
@@ -97,4 +93,4 @@ def path_of(layer: SwitchedLayer) -> PathName:
 
 def no_paths(model: "nn.Module") -> Diagnostic:
     """The error of a model that doesn't have the requested path."""
-    return diagnostic("A405", name__=type(model).__name__)
+    return diagnostic("A405", type_name=type(model).__name__)

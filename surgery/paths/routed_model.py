@@ -85,4 +85,4 @@ class RoutedModel(SwitchedModel):
 
 def cannot_merge() -> Diagnostic:
     """The error of merging parts for image tokens."""
-    return diagnostic("A412.cannot_merge_3")
+    return diagnostic("A412.parts")

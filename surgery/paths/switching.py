@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surgery.diagnostics.catalog import diagnostic
-from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.layers.class_mixin import reduce_mixin, with_mixin
 from surgery.paths.cache_guard import register_path_hooks
 from surgery.paths.path_state import (
@@ -190,14 +190,10 @@ def switch_of(model: "nn.Module") -> Switch:
 def _refuse_merged(model: "nn.Module") -> None:
     merged = _merged(model)
     if merged is not None:
-        raise SurgeryError(_is_merged(merged))
+        raise SurgeryError(diagnostic("A406", name=merged))
 
 
 def _merged(model: Any) -> str | None:
     """Name of a layer whose LoRA is merged into the base; None where none is."""
     named = model.named_modules()
     return next((name for name, module in named if getattr(module, "merged", False)), None)
-
-
-def _is_merged(name: str) -> Diagnostic:
-    return diagnostic("A406", name=name)

@@ -26,7 +26,7 @@ def conflicts(edits: Sequence[Edit], in_place: bool) -> list[Diagnostic]:
         in_place: Whether base weights train in place.
     """
     if not edits and not in_place:
-        return [_does_nothing()]
+        return [diagnostic("P211", key="train")]
     copied = "two operations copy {count}, {first} first"
     adapted = "two operations put LoRA on {count}, {first} first"
     dropped = "two operations drop {count}, {first} first"
@@ -44,7 +44,7 @@ def conflicts(edits: Sequence[Edit], in_place: bool) -> list[Diagnostic]:
     if depth and additions:
         found.append(_depth_with_additions(depth[0], additions[0]))
     elif in_place and any(not isinstance(edit, AddLearner) for edit in additions):
-        found.append(_in_place_with_additions())
+        found.append(diagnostic("P207", key="train"))
     return found
 
 
@@ -64,7 +64,7 @@ def quantized_in_place(anatomy: Anatomy, trained: Iterable[frozenset[str]]) -> I
     first = next((name for name in packed if name in names), None) if names else None
     if first:
         yield diagnostic(
-            "P206.quantized_in_place",
+            "P206.in_place",
             source=anatomy.source,
             quantization=anatomy.quantization,
             first=first,
@@ -95,10 +95,10 @@ def _lora_on_copies(edits: Sequence[Edit]) -> Iterator[Diagnostic]:
         blocks = sorted({edit.block for edit in overlap})
         first = overlap[0]
         yield diagnostic(
-            "P204.lora_on_copies",
+            "P204.lora",
             operation=first.operation,
             count=counted(len(blocks), "block"),
-            operation2=copied[first.block].operation,
+            other=copied[first.block].operation,
             blocks=blocks[0],
             key=f"operations.{first.operation}.blocks",
         )
@@ -109,9 +109,9 @@ def _differing_options(edits: Sequence[Edit]) -> Iterator[Diagnostic]:
     other = next((edit for edit in loras if edit.options != loras[0].options), None)
     if other:
         yield diagnostic(
-            "P209.differing_options",
+            "P209.peft",
             operation=loras[0].operation,
-            operation2=other.operation,
+            other=other.operation,
             key=f"operations.{other.operation}.peft",
         )
 
@@ -123,9 +123,9 @@ def _differing_rules(edits: Sequence[Edit]) -> Iterator[Diagnostic]:
         other = next((edit for edit in same_kind if edit.rule != same_kind[0].rule), None)
         if other:
             yield diagnostic(
-                "P209.differing_rules",
+                "P209.routing",
                 operation=same_kind[0].operation,
-                operation2=other.operation,
+                other=other.operation,
                 key=f"operations.{other.operation}.{fields}",
             )
 
@@ -143,10 +143,10 @@ def _expert_conflicts(edits: Sequence[Edit]) -> Iterator[Diagnostic]:
         else:
             continue
         yield diagnostic(
-            "P204.expert_conflicts",
+            "P204.experts",
             operation=edit.operation,
             path=edit.path,
-            operation2=other.operation,
+            other=other.operation,
             key=f"operations.{edit.operation}.blocks",
         )
         return
@@ -158,17 +158,13 @@ def _learners_on_copies(edits: Sequence[Edit]) -> Iterator[Diagnostic]:
         if isinstance(edit, AddLearner) and edit.block in copied:
             other = copied[edit.block].operation
             yield diagnostic(
-                "P204.learners_on_copies",
+                "P204.learners",
                 operation=edit.operation,
                 block=edit.block,
                 other=other,
                 key=f"operations.{edit.operation}.blocks",
             )
             return
-
-
-def _in_place_with_additions() -> Diagnostic:
-    return diagnostic("P207", key="train")
 
 
 def _depth_with_additions(depth: Edit, other: Edit) -> Diagnostic:
@@ -178,7 +174,3 @@ def _depth_with_additions(depth: Edit, other: Edit) -> Diagnostic:
         operation2=depth.operation,
         key=f"operations.{depth.operation}.op",
     )
-
-
-def _does_nothing() -> Diagnostic:
-    return diagnostic("P211", key="train")

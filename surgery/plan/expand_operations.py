@@ -59,22 +59,28 @@ def _picked(
     try:
         blocks = pick_blocks(operation.blocks, anatomy.count, anatomy.blocks_with)
     except IndexError as error:
-        diagnostics.append(
-            _bad_blocks(str(error), f"name blocks from 0 to {anatomy.count - 1}", key)
-        )
+        last = anatomy.count - 1
+        diagnostics.append(diagnostic("P202.no_such_block", fault=error, last=last, key=key))
         return ()
     except LookupError as error:
-        known = ", ".join(sorted({word for kind in anatomy.kinds for word in kind.module_names()}))
-        diagnostics.append(_bad_blocks(f"{error} in {anatomy.source}", f"name one of {known}", key))
+        known = sorted({name for kind in anatomy.kinds for name in kind.module_names()})
+        diagnostics.append(
+            diagnostic(
+                "P202.no_such_module", fault=error, source=anatomy.source, known=known, key=key
+            )
+        )
         return ()
     if not blocks and operation.blocks != "none":
-        what = f"`{operation.blocks}` picks none of the {anatomy.count} blocks of {anatomy.source}"
-        diagnostics.append(_bad_blocks(what, "name a larger share, or `none`", key))
+        diagnostics.append(
+            diagnostic(
+                "P202.none_picked",
+                blocks=operation.blocks,
+                count=anatomy.count,
+                source=anatomy.source,
+                key=key,
+            )
+        )
     return blocks
-
-
-def _bad_blocks(what: str, fix: str, key: str) -> Diagnostic:
-    return diagnostic("P202.bad_blocks", what=what, fix=fix, key=key)
 
 
 def _refused(op: str, anatomy: Anatomy) -> Diagnostic:
@@ -84,7 +90,7 @@ def _refused(op: str, anatomy: Anatomy) -> Diagnostic:
         op=op,
         source=anatomy.source,
         model_type=anatomy.model_type,
-        refusals=anatomy.refusals[op],
-        others=", ".join(others),
+        reason=anatomy.refusals[op],
+        others=list(others),
         key="op",
     )

@@ -116,17 +116,22 @@ class Matcher:
         return Selection(base=frozenset(n for part in parts for n in self._anatomy.names_in(part)))
 
     def _has_no(self, parts: list[str], key: str) -> Diagnostic:
-        what = f"{self._anatomy.source} has no {' and no '.join(parts)} to train"
-        return diagnostic("P212", what=what, key=key)
+        return diagnostic(
+            "P212", source=self._anatomy.source, parts=" and no ".join(parts), key=key
+        )
 
     def _matches_nothing(self, pattern: str, key: str) -> Diagnostic:
         known: Mapping[str, object] = dict.fromkeys((*self._added, *PARTS, *self._names))
+        if near := suggest(pattern, known, limit=3):
+            return diagnostic(
+                "P201.similar", pattern=pattern, source=self._anatomy.source, near=near, key=key
+            )
         return diagnostic(
-            "P201",
+            "P201.unlike",
             pattern=pattern,
             source=self._anatomy.source,
-            detail=suggest(pattern, known, limit=3)
-            or f"use an operation ({', '.join(self._added) or 'there are none'}), a part "
-            f"({', '.join(PARTS)}), or a glob such as `{self._anatomy.blocks_path}.0.*`",
+            operations=list(self._added) or "there are none",
+            parts=PARTS,
+            path=self._anatomy.blocks_path,
             key=key,
         )

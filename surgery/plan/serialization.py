@@ -150,6 +150,6 @@ def _not_a_plan(file: str, why: str = "") -> Diagnostic:
     return diagnostic(
         "P210.not_a_plan",
         file=file,
-        detail=why
+        reason=why
         or f"a plan is a JSON document with format_version {FORMAT_VERSION} and its recipe",
     )

@@ -12,29 +12,20 @@ from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, Span
 from surgery.diagnostics.wording import first_line, nearest
 from surgery.operations.base import Strict, known_operations
-from surgery.operations.block_selector import GRAMMAR
 from surgery.recipe.forbidden import CODE_KEYS
 from surgery.recipe.schema import Recipe
 from surgery.recipe.source_map import SourceMap
 from surgery.recipe.training_schema import Source, Stage
 
 Loc = tuple[str | int, ...]
-_OWN_CODES: Final = {
+OWN_ERRORS: Final = {  # by the names of errors that our own validators raise
     "selector": "R106",
     "name": "R107",
     "rest": "R116",
     "ranges": "R119",
     "rule": "R123",
     "reason": "R124",
-    "named": "R103",
-}
-_OWN_FIXES: Final = {
-    "selector": f"write {GRAMMAR}",
-    "name": "give it another name",
-    "ranges": "write `blocks: every 4`, or `ranges: [[0, 24], [8, 32]]`",
-    "rest": "give all but one of them blocks of their own",
-    "reason": "write who decided it and why, such as `measured on our phone, 2026-11-20`",
-    "named": "name it: `data: {captions: {file: talk.jsonl, images: photos}}`",
+    "named": "R103.unnamed_data",
 }
 _TYPES: Final = {  # the expected value, by pydantic's names of errors; braces take its context
     "literal_error": "{expected}",
@@ -97,27 +88,31 @@ def from_hydra(error: Exception, sources: SourceMap, names: Iterable[str]) -> Di
     if isinstance(error, MissingConfigException):
         return _missing_parent(str(error.missing_cfg_file), sources, names)
     if isinstance(error, OSError):
-        return _unreadable_parent(error.strerror or reason, sources)
+        return diagnostic(
+            "R113.unreadable",
+            reason=error.strerror or reason,
+            span=sources.span(("defaults",)),
+        )
     if isinstance(error, RecursionError):
         reason = "the recipes in `defaults` name each other in a circle, or are nested without end"
     absent = re.search(r"delete from config\. '(.+)' does not exist", reason)
     if absent:
         what, span = f"there is no `{absent[1]}` to take out", sources.span(absent[1].split("."))
-        return diagnostic("R109.from_hydra", what=what, span=span)
+        return diagnostic("R109.absent", what=what, span=span)
     if isinstance(error, OmegaConfBaseException) and error.full_key:
         return _unresolved(error, reason, sources)
-    return diagnostic("R110.from_hydra", reason=reason, span=sources.span(("defaults",)))
+    return diagnostic("R110.composition", reason=reason, span=sources.span(("defaults",)))
 
 
 def _unresolved(error: OmegaConfBaseException, reason: str, sources: SourceMap) -> Diagnostic:
     key = str(error.full_key).replace("[", ".").replace("]", "")
     span = sources.span(key.split("."))
     if isinstance(error, MissingMandatoryValue):
-        fix = f"give it one: {key.removeprefix('knobs.')}=VALUE"
-        return diagnostic("R104.unresolved", setting=key, fix=fix, span=span)
+        return diagnostic("R104.knob", setting=key, knob=key.removeprefix("knobs."), span=span)
     knobs = dict.fromkeys(path[1] for path in sources.keys if path[0:1] == ("knobs",) and path[1:])
-    fix = f"name a key that exists, such as ${{knobs.{next(iter(knobs), 'NAME')}}}"
-    return diagnostic("R114.unresolved", setting=key, reason=reason, fix=fix, span=span)
+    return diagnostic(
+        "R114.unresolved", setting=key, reason=reason, knob=next(iter(knobs), "NAME"), span=span
+    )
 
 
 def _in_data(loc: Loc, data: Any, *, missing: bool) -> Loc:
@@ -144,7 +139,7 @@ def _child(at: Any, step: str | int) -> tuple[Any] | None:
 
 
 def _refused(loc: Loc, items: list[Any], data: Mapping[str, Any], sources: SourceMap) -> Diagnostic:
-    own = next((item for item in items if item["type"] in _OWN_CODES), None)
+    own = next((item for item in items if item["type"] in OWN_ERRORS), None)
     item = own or items[0]
     kind, name = item["type"], ".".join(map(str, loc))
     if own:
@@ -152,10 +147,10 @@ def _refused(loc: Loc, items: list[Any], data: Mapping[str, Any], sources: Sourc
     if kind == "extra_forbidden":
         span = sources.span(loc, value=False)
         fix = nearest(str(loc[-1]), _fields_at(loc[:-1], data))
-        return diagnostic("R101.refused", name=name, fix=fix, span=span)
+        return diagnostic("R101.unknown", name=name, fix=fix, span=span)
     if kind == "missing":
         span = sources.span(loc, value=False)
-        return diagnostic("R104.refused", name=name, loc=loc[-1], span=span)
+        return diagnostic("R104.missing", name=name, last=loc[-1], span=span)
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         return _unknown_operation(loc, item, sources)
     return _wrong_value(loc, items, sources)
@@ -163,22 +158,19 @@ def _refused(loc: Loc, items: list[Any], data: Mapping[str, Any], sources: Sourc
 
 def _own_error(loc: Loc, item: Any, sources: SourceMap) -> Diagnostic:
     """The diagnostic for an error of one of our own validators."""
-    kind, context = item["type"], item["ctx"]
+    context = item["ctx"]
     path = context["key"].split(".") if "key" in context else loc
-    known = context.get("known")
-    fix = nearest(context["name"], known) if known else _OWN_FIXES[kind]
-    span = sources.span(path, value=not known)
-    return Diagnostic(_OWN_CODES[kind], item["msg"], fix=fix, span=span)
+    near = nearest(context["name"], context["known"]) if "known" in context else ""
+    span = sources.span(path, value=not near)
+    return diagnostic(OWN_ERRORS[item["type"]], fault=item["msg"], near=near, span=span)
 
 
 def _unknown_operation(loc: Loc, item: Any, sources: SourceMap) -> Diagnostic:
     name, known = ".".join(map(str, loc)), list(known_operations())
-    tag = item["input"].get("op")
-    what = (
-        f"there is no operation `{tag}`" if tag else f"`{name}` doesn't say which operation it is"
-    )
-    fix = nearest(str(tag), known) if tag else f"add `op:` with one of {', '.join(known)}"
-    return diagnostic("R105", what=what, fix=fix, span=sources.span((*loc, "op")))
+    tag, span = item["input"].get("op"), sources.span((*loc, "op"))
+    if not tag:
+        return diagnostic("R105.missing", name=name, known=known, span=span)
+    return diagnostic("R105.unknown", operation=tag, known=nearest(str(tag), known), span=span)
 
 
 def _wrong_value(loc: Loc, items: list[Any], sources: SourceMap) -> Diagnostic:
@@ -190,12 +182,19 @@ def _wrong_value(loc: Loc, items: list[Any], sources: SourceMap) -> Diagnostic:
         if item["type"] in _TYPES
     ]
     if not wanted:
-        what = f"`{name}` is {_value_text(found)}"
-        return diagnostic("R103", what=what, items=items[0]["msg"], span=span)
-    should = _either(list(dict.fromkeys(wanted)))
-    code = "R102" if any(kind.endswith(("_type", "_float")) for kind in kinds) else "R103"
-    what = f"`{name}` should be {should}, and is {_value_text(found)}"
-    return Diagnostic(code, what, fix=_suggested_fix(kinds, found, should, span), span=span)
+        reason = items[0]["msg"]
+        return diagnostic(
+            "R103.other", name=name, found=_value_text(found), reason=reason, span=span
+        )
+    expected = _either(list(dict.fromkeys(wanted)))
+    return diagnostic(
+        "R102" if any(kind.endswith(("_type", "_float")) for kind in kinds) else "R103.value",
+        name=name,
+        expected=expected,
+        found=_value_text(found),
+        fix=_suggested_fix(kinds, found, expected, span),
+        span=span,
+    )
 
 
 def _suggested_fix(kinds: list[str], found: object, should: str, span: Span | None) -> str:
@@ -244,13 +243,9 @@ def _submodel(model: type[Strict] | None, field: str) -> type[Strict] | None:
     return annotation if isinstance(annotation, type) and issubclass(annotation, Strict) else None
 
 
-def _unreadable_parent(reason: str, sources: SourceMap) -> Diagnostic:
-    return diagnostic("R113.unreadable_parent", reason=reason, span=sources.span(("defaults",)))
-
-
 def _missing_parent(name: str, sources: SourceMap, names: Iterable[str]) -> Diagnostic:
     return diagnostic(
-        "R113.missing_parent",
+        "R113.missing",
         name=name,
         known=nearest(name, names),
         span=sources.span(("defaults",)),

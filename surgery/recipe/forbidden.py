@@ -37,7 +37,7 @@ def _code_imports(data: Mapping[str, Any], sources: SourceMap) -> list[Diagnosti
     """Refuse every key by which Hydra would import code, at any depth."""
     found = dict.fromkeys([*sources.keys, *(path for path, _ in keys_within(data))])
     return [
-        diagnostic("R108.code_imports", path=path[-1], span=sources.span(path, value=False))
+        diagnostic("R108.file", path=path[-1], span=sources.span(path, value=False))
         for path in found
         if path and path[-1] in CODE_KEYS
     ]
@@ -49,7 +49,7 @@ def _broken_texts(data: Mapping[str, Any], sources: SourceMap) -> list[Diagnosti
     texts = [(path[:-1], path[-1]) for path, _ in within]
     texts += [(path, value) for path, value in within if isinstance(value, str)]
     return [
-        diagnostic("R137", detail=".".join(path) or "the recipe", span=sources.span(path))
+        diagnostic("R137", setting=".".join(path) or "the recipe", span=sources.span(path))
         for path, text in texts
         if _SURROGATE.search(text)
     ]
@@ -58,4 +58,4 @@ def _broken_texts(data: Mapping[str, Any], sources: SourceMap) -> list[Diagnosti
 def _not_in_a_file(key: str, sources: SourceMap) -> Diagnostic:
     why, fix = _NOT_IN_A_FILE[key]
     span = sources.span((key,), value=False)
-    return diagnostic("R101.not_in_a_file", setting=key, why=why, fix=fix, span=span)
+    return diagnostic("R101.not_here", setting=key, why=why, fix=fix, span=span)

@@ -207,7 +207,18 @@ def _location(item: Override) -> KeyLocation:
 def _unusable(read: Sequence[Override | Diagnostic]) -> list[Diagnostic]:
     wrong = [item for item in read if isinstance(item, Diagnostic)]
     valid = [item for item in read if isinstance(item, Override)]
-    return [*wrong, *(_is_a_sweep(item) for item in valid if item.choices)]
+    return [
+        *wrong,
+        *(
+            diagnostic(
+                "R115.values",
+                typed=item.typed,
+                span=span_of(item.number, item.typed, value=True),
+            )
+            for item in valid
+            if item.choices
+        ),
+    ]
 
 
 def _composed(
@@ -242,9 +253,3 @@ def _validated(
         raise SurgeryError([*wrong, *from_pydantic(error, data, sources)]) from error
     raise_errors(wrong)
     return recipe.with_sources(sources)
-
-
-def _is_a_sweep(item: Override) -> Diagnostic:
-    return diagnostic(
-        "R115.is_a_sweep", typed=item.typed, span=span_of(item.number, item.typed, value=True)
-    )

@@ -89,7 +89,14 @@ def read_override(number: int, typed: str, knobs: Iterable[str]) -> Override | D
     name, equals, value = typed.partition("=")
     key = name.lstrip("+~")
     if not equals and not name.startswith("~"):
-        return _not_a_pair(number, typed)
+        return diagnostic(
+            "R110.no_value",
+            typed=typed,
+            fix=f"write `{typed}=VALUE`, or `~{typed}` to take the key out"
+            if typed
+            else "leave it out",
+            span=span_of(number, typed, value=False),
+        )
     path = _path(key, knobs)
     if path is None:
         return _unknown_key(number, typed, key, knobs)
@@ -133,17 +140,6 @@ def _is_existing_path(path: Key, value: str) -> bool:
     return takes_one and os.path.lexists(os.path.expanduser(unquoted(value)))
 
 
-def _not_a_pair(number: int, typed: str) -> Diagnostic:
-    return diagnostic(
-        "R110.not_a_pair",
-        typed=typed,
-        detail=f"write `{typed}=VALUE`, or `~{typed}` to take the key out"
-        if typed
-        else "leave it out",
-        span=span_of(number, typed, value=False),
-    )
-
-
 def _unknown_key(number: int, typed: str, key: str, knobs: Iterable[str]) -> Diagnostic:
     known, first = [*FIELDS, *knobs, *STAGE_FIELDS], key.partition(".")[0]
     is_known = first in (*FIELDS, *STAGE_FIELDS)
@@ -155,10 +151,10 @@ def _unknown_key(number: int, typed: str, key: str, knobs: Iterable[str]) -> Dia
         kinds = {"knobs": knobs, "fields": FIELDS, "stages' keys": STAGE_FIELDS}
         why = "; ".join(f"its {k} are {', '.join(names) or 'none'}" for k, names in kinds.items())
     return diagnostic(
-        "R109.unknown_key",
-        detail=key if is_known else first,
+        "R109.unknown",
+        setting=key if is_known else first,
         why=why,
-        detail2=(suggest(first.strip().lower(), known) if first not in known else "")
+        fix=(suggest(first.strip().lower(), known) if first not in known else "")
         or "set a knob, or a field by its dotted name",
         span=span_of(number, typed, value=False),
     )
@@ -171,5 +167,5 @@ def _bad_value(number: int, typed: str, reason: str) -> Diagnostic:
     else:
         fix = f"close its quotes and brackets, or quote all of it: '{name}=\"TEXT\"'"
     return diagnostic(
-        "R110.bad_value", name=name, reason=reason, fix=fix, span=span_of(number, typed, value=True)
+        "R110.value", name=name, reason=reason, fix=fix, span=span_of(number, typed, value=True)
     )

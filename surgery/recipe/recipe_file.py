@@ -29,8 +29,7 @@ def find_recipe(recipe: str | os.PathLike[str]) -> Path:
         SurgeryError: R112, with the most similar names.
     """
     if not os.fspath(recipe).strip():
-        what = "the recipe's name is empty"
-        raise SurgeryError(diagnostic("R112.find_recipe", what=what))
+        raise SurgeryError(diagnostic("R112.empty"))
     given = Path(os.path.expanduser(recipe))
     for file in (given, Path(f"{given}.yaml")):
         if file.suffix == ".yaml" and os.path.isfile(file):
@@ -55,7 +54,7 @@ def _no_such_recipe(given: Path) -> Diagnostic:
         why = "no such file, and no packaged recipe"
         near = suggest(given.stem, names) or did_you_mean(given, wanted=_could_be_meant)
         fix = near or nearest(given.stem, names)
-    return diagnostic("R112.no_such_recipe", given=given, why=why, fix=fix)
+    return diagnostic("R112.unknown", given=given, why=why, fix=fix)
 
 
 def _could_be_meant(path: Path) -> bool:
@@ -65,7 +64,7 @@ def _could_be_meant(path: Path) -> bool:
 def _a_folder(given: Path) -> Diagnostic:
     kind, recipe = kind_of(given), given / "recipe.yaml"
     own = f"; its recipe is `{recipe}`" if recipe.is_file() else ""
-    what = f"`{given}` is {kind.what if kind else 'a folder'}, not a recipe"
-    why = "a recipe is a .yaml file, or the name of a packaged one"
     fix = kind.taken_by if kind else "name a file in it, or see `surgery recipes list`"
-    return diagnostic("R112.a_folder", what=what, why=why, fix=fix, own=own)
+    return diagnostic(
+        "R112.folder", given=given, kind=kind.what if kind else "a folder", fix=fix, own=own
+    )

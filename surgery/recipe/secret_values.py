@@ -46,7 +46,12 @@ def values_as_written(
     chosen = {path: text for path, text in free.items() if not _is_number(content, path)}
     for path, text in chosen.items():
         if _PUBLISHED in path or not _is_valid(content, path, text):
-            raise SurgeryError(_would_be_written(path, sources))
+            error = diagnostic(
+                "R134.in_logs" if _PUBLISHED in path else "R134.in_the_folder",
+                setting=".".join(path),
+                span=sources.span(path),
+            )
+            raise SurgeryError(error)
     return chosen
 
 
@@ -61,7 +66,7 @@ def not_allowed(config: Any, reader: Reader, sources: SourceMap) -> list[Diagnos
     names, found = list(reader.names), read_by(config, reader) if config is not None else {}
     spans = {path: sources.span(path) for path in found}
     return [
-        diagnostic("R134.not_allowed", detail=".".join(path) or "defaults", span=span)
+        diagnostic("R134.not_allowed", setting=".".join(path) or "defaults", span=span)
         for path, span in (spans or {(): None} if names else {}).items()
     ]
 
@@ -96,14 +101,3 @@ def _is_valid(content: Mapping[str, Any], path: Key, text: str) -> bool:
     except ValidationError:
         return False
     return True
-
-
-def _would_be_written(path: Key, sources: SourceMap) -> Diagnostic:
-    return diagnostic(
-        "R134.would_be_written",
-        path=".".join(path),
-        detail="its value would be written into checkpoints and logs"
-        if _PUBLISHED in path
-        else "an interpolation can't be written here in the folder that is made of the recipe",
-        span=sources.span(path),
-    )

@@ -30,7 +30,14 @@ def yaml_faults(file: Path) -> list[Diagnostic]:
         text = file.read_text(encoding="utf-8")
         root = compose_yaml(text)
         if not isinstance(root, yaml.MappingNode):
-            return [_no_mapping(file, root)]
+            return [
+                diagnostic(
+                    "R111.no_mapping",
+                    file=shown_path(file),
+                    found="not a recipe" if root else "empty",
+                    span=span_of_node(file, root) if root else None,
+                )
+            ]
         _refuse_bomb(root)
         found = [*_keys_of_other_types(file, root), *_bad_defaults(file, root)]
         if not found:
@@ -42,17 +49,17 @@ def yaml_faults(file: Path) -> list[Diagnostic]:
     except yaml.MarkedYAMLError as error:
         return [_bad_yaml(file, error)]
     except RecursionError:
-        return [_unreadable(file, "it is nested without end")]
+        return [
+            diagnostic("R111.unreadable", file=shown_path(file), reason="it is nested without end")
+        ]
     except (OSError, ValueError, OmegaConfBaseException, yaml.YAMLError) as error:
-        return [_unreadable(file, first_line(error))]
+        return [diagnostic("R111.unreadable", file=shown_path(file), reason=first_line(error))]
 
 
 def _keys_of_other_types(file: Path, root: yaml.Node) -> Iterator[Diagnostic]:
     for key in _keys(root):
         if isinstance(key, yaml.ScalarNode) and not key.tag.endswith((":str", ":merge")):
-            yield diagnostic(
-                "R111.keys_of_other_types", value=key.value, span=span_of_node(file, key)
-            )
+            yield diagnostic("R111.key", value=key.value, span=span_of_node(file, key))
 
 
 def _refuse_size(file: Path) -> None:
@@ -92,16 +99,19 @@ def _bad_defaults(file: Path, root: yaml.MappingNode) -> Iterator[Diagnostic]:
         return
     items = defaults.value if isinstance(defaults, yaml.SequenceNode) else None
     if items is None:
-        yield _not_a_list(file, defaults)
+        yield diagnostic("R113.not_a_list", span=span_of_node(file, defaults))
         return
     for item in items:
         if isinstance(item, yaml.SequenceNode) or item.tag.endswith((":null", ":int", ":float")):
-            yield _not_a_name(file, item)
+            yield diagnostic("R113.not_a_name", span=span_of_node(file, item))
         elif name := next((name for name in _names(item) if _is_outside(file, name)), None):
             yield leads_out(name, span_of_node(file, item))
     own = [item for item in items if item.value == _SELF]
     if len(own) != 1:
-        yield _no_self(file, defaults, len(own))
+        yield diagnostic(
+            "R113.two_selves" if own else "R113.no_self",
+            span=span_of_node(file, defaults),
+        )
 
 
 def _names(item: yaml.Node) -> Iterator[str]:
@@ -131,49 +141,17 @@ def _bad_yaml(file: Path, error: yaml.MarkedYAMLError) -> Diagnostic:
     line = min(mark.line, len(lines) - 1) if mark else 0
     column = mark.column + 1 if mark else 1
     return diagnostic(
-        "R111.bad_yaml",
+        "R111.syntax",
         reason=first_line(error.problem or error),
         span=Span(shown_path(file), line + 1, column, lines[line]),
     )
 
 
-def _no_mapping(file: Path, root: yaml.Node | None) -> Diagnostic:
-    return diagnostic(
-        "R111.no_mapping",
-        shown_path=shown_path(file),
-        detail="not a recipe" if root else "empty",
-        span=span_of_node(file, root) if root else None,
-    )
-
-
-def _unreadable(file: Path, reason: str) -> Diagnostic:
-    return diagnostic("R111.unreadable", shown_path=shown_path(file), reason=reason)
-
-
 def _bad_interpolation(file: Path, error: GrammarParseError) -> Diagnostic:
     key = str(error.full_key or "").replace("[", ".").replace("]", "")
     return diagnostic(
-        "R114.bad_interpolation",
+        "R114.malformed",
         setting=key,
         reason=first_line(error),
         span=map_sources([file], []).span(key.split(".")),
-    )
-
-
-def _not_a_list(file: Path, node: yaml.Node) -> Diagnostic:
-    return diagnostic("R113.not_a_list", EXAMPLE=_EXAMPLE, span=span_of_node(file, node))
-
-
-def _not_a_name(file: Path, node: yaml.Node) -> Diagnostic:
-    return diagnostic("R113.not_a_name", EXAMPLE=_EXAMPLE, span=span_of_node(file, node))
-
-
-def _no_self(file: Path, node: yaml.Node, count: int) -> Diagnostic:
-    return diagnostic(
-        "R113.no_self",
-        detail="`defaults` names `_self_` twice"
-        if count
-        else "`defaults` doesn't say where the file itself comes",
-        EXAMPLE=_EXAMPLE,
-        span=span_of_node(file, node),
     )

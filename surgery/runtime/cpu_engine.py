@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from surgery.diagnostics.catalog import diagnostic
-from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.runtime.prompt_chunk import Arrays
 
 
@@ -43,14 +43,10 @@ def _opened(file: Path, exact: bool) -> Any:
     try:
         import onnxruntime as ort
     except ImportError as error:
-        raise SurgeryError(_no_onnxruntime()) from error
+        raise SurgeryError(diagnostic("A615")) from error
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if exact:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     return ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-
-
-def _no_onnxruntime() -> Diagnostic:
-    return diagnostic("A615")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from surgery.diagnostics.catalog import diagnostic
-from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.diagnostics.distribution import install_line
 
 if TYPE_CHECKING:
@@ -83,10 +83,10 @@ def executorch_module(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except (ImportError, OSError) as error:  # OSError: built for another torch
-        raise SurgeryError(_missing(error)) from error
-
-
-def _missing(error: Exception) -> Diagnostic:
-    return diagnostic(
-        "A621", partition=f"{error}".partition("\n")[0], install_line=install_line("executorch")
-    )
+        raise SurgeryError(
+            diagnostic(
+                "A621",
+                reason=f"{error}".partition("\n")[0],
+                install_line=install_line("executorch"),
+            )
+        ) from error

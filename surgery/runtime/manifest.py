@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from surgery.diagnostics.catalog import diagnostic
-from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.diagnostics.distribution import own_version
 from surgery.diagnostics.wording import first_line
 from surgery.storage.escape import escapes
@@ -215,9 +215,27 @@ def read_manifest(folder: Path) -> Manifest:
     except ValidationError as error:
         first = error.errors()[0]
         reason = f"`{'.'.join(map(str, first['loc']))}`: {first['msg'].lower()}"
-        raise SurgeryError(_not_an_export(folder, reason)) from error
+        raise SurgeryError(
+            diagnostic(
+                "A601.not_an_export",
+                folder=folder,
+                why=why_none(folder, MANIFEST_FILE, reason),
+                fix=did_you_mean(
+                    folder, "`surgery export ADAPTER --to hf --out DIR` makes an export"
+                ),
+            )
+        ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SurgeryError(_not_an_export(folder, first_line(error))) from error
+        raise SurgeryError(
+            diagnostic(
+                "A601.not_an_export",
+                folder=folder,
+                why=why_none(folder, MANIFEST_FILE, first_line(error)),
+                fix=did_you_mean(
+                    folder, "`surgery export ADAPTER --to hf --out DIR` makes an export"
+                ),
+            )
+        ) from error
 
 
 def _refuse_changed(manifest: Manifest, content: dict[str, Any], folder: Path) -> None:
@@ -226,39 +244,30 @@ def _refuse_changed(manifest: Manifest, content: dict[str, Any], folder: Path) -
     used = [name for names in manifest.paths.values() for name in names]
     for name in (*manifest.parts, *used, *(file for _, file in files), manifest.plan.name):
         if not PurePath(name).parts or escapes(name):
-            raise SurgeryError(_leads_out(folder, name))
+            raise SurgeryError(
+                diagnostic("A607", manifest_file=MANIFEST_FILE, folder=folder, name=name)
+            )
     for path in get_args(PathName):
         names = manifest.paths.get(path, ())
         if not names:
-            raise SurgeryError(_names_nothing(folder, path, "no part"))
+            raise SurgeryError(
+                diagnostic(
+                    "A608", manifest_file=MANIFEST_FILE, folder=folder, path=path, what="no part"
+                )
+            )
         if unknown := next((name for name in names if name not in manifest.parts), None):
-            raise SurgeryError(_names_nothing(folder, path, f"the unknown part `{unknown}`"))
+            raise SurgeryError(
+                diagnostic(
+                    "A608",
+                    manifest_file=MANIFEST_FILE,
+                    folder=folder,
+                    path=path,
+                    what=f"the unknown part `{unknown}`",
+                )
+            )
     if manifest.sha256 is not None and manifest.sha256 != _digest(content):
-        raise SurgeryError(_was_edited(folder))
+        raise SurgeryError(diagnostic("A609", manifest_file=MANIFEST_FILE, folder=folder))
 
 
 def _digest(content: dict[str, Any]) -> str:
     return digest({key: value for key, value in content.items() if key != "sha256"})
-
-
-def _leads_out(folder: Path, name: str) -> Diagnostic:
-    return diagnostic("A607", MANIFEST_FILE=MANIFEST_FILE, folder=folder, name=name)
-
-
-def _names_nothing(folder: Path, path: str, what: str) -> Diagnostic:
-    return diagnostic("A608", MANIFEST_FILE=MANIFEST_FILE, folder=folder, path=path, what=what)
-
-
-def _was_edited(folder: Path) -> Diagnostic:
-    return diagnostic("A609", MANIFEST_FILE=MANIFEST_FILE, folder=folder)
-
-
-def _not_an_export(folder: Path, reason: str) -> Diagnostic:
-    return diagnostic(
-        "A601.not_an_export",
-        folder=folder,
-        why_none=why_none(folder, MANIFEST_FILE, reason),
-        did_you_mean=did_you_mean(
-            folder, "`surgery export ADAPTER --to hf --out DIR` makes an export"
-        ),
-    )

@@ -8,7 +8,7 @@ from surgery.data.chat.turns import special_token
 from surgery.data.encoder import Encoder
 from surgery.data.images import open_images
 from surgery.diagnostics.catalog import diagnostic
-from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.runtime.base import Prompt
 from surgery.runtime.manifest import PathName
 
@@ -31,7 +31,13 @@ def encoded(processor: Any, prompt: Prompt, path: PathName) -> Any:
     """
     encoder = Encoder(processor, length=0)
     if prompt.images and not encoder.is_multimodal:
-        raise SurgeryError(_no_vision(path))
+        raise SurgeryError(
+            diagnostic(
+                "R132",
+                path=path,
+                because=": text runs on the language model alone" if path == "text" else "",
+            )
+        )
     for file in prompt.images:
         _refuse_unopened(file)
     turn = Turn("user", IMAGE * len(prompt.images) + prompt.text)
@@ -49,19 +55,7 @@ def _refuse_unopened(file: Path) -> None:
     try:
         open_images([file], RecordLocation(file, 0))
     except SurgeryError as error:
-        raise SurgeryError(_unreadable_image(file, error.diagnostics[0].why)) from error
+        raise SurgeryError(diagnostic("R133", file=file, why=error.diagnostics[0].why)) from error
 
 
-_EMPTY: Final = diagnostic("D104.module")
-
-
-def _no_vision(path: PathName) -> Diagnostic:
-    return diagnostic(
-        "R132",
-        path=path,
-        detail=": text runs on the language model alone" if path == "text" else "",
-    )
-
-
-def _unreadable_image(file: Path, why: str) -> Diagnostic:
-    return diagnostic("R133", file=file, why=why)
+_EMPTY: Final = diagnostic("D104.no_token")

@@ -67,8 +67,8 @@ def _damaged(file_path: Path, expected: int, found: int | None) -> Diagnostic:
 def _no_runner(folder: Path, form: str) -> Diagnostic:
     known = list(known_runners())
     return diagnostic(
-        "A601.no_runner",
+        "A601.unknown_format",
         folder=folder,
-        form=form,
-        detail=", ".join(close_names(form, known) or known),
+        format=form,
+        known=list(close_names(form, known) or known),
     )

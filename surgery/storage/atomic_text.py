@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from surgery.diagnostics.catalog import diagnostic
-from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.storage.claim import sibling_path
 from surgery.storage.disk_errors import io_errors
 from surgery.storage.inputs import Input, refuse_inputs
@@ -117,7 +117,7 @@ def replaced(file: Path, *, expected: bytes | None = None) -> Iterator[Path]:
         if file.exists():
             shutil.copymode(file, partial)
         if expected is not None and not (file.exists() and file.read_bytes() == expected):
-            raise SurgeryError(_changed_meanwhile(file))
+            raise SurgeryError(diagnostic("A308.file", file=file))
         partial.replace(file)
     except OSError as error:
         error.filename = str(file)
@@ -136,9 +136,4 @@ def _refuse_binary(file: Path) -> None:
         return
     with file.open("rb") as stream:
         if b"\0" in stream.read(_PROBE_BYTES):
-            what = f"`{file}` exists and is binary, so it is not overwritten with text"
-            raise SurgeryError(diagnostic("A301.refuse_binary", what=what))
-
-
-def _changed_meanwhile(file: Path) -> Diagnostic:
-    return diagnostic("A308.changed_meanwhile", file=file)
+            raise SurgeryError(diagnostic("A301.binary", file=file))

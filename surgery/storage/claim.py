@@ -42,7 +42,7 @@ def sibling_path(out: Path, form: str) -> Path:
         SurgeryError: A301 for the root, which has no siblings.
     """
     if not out.name:
-        raise SurgeryError(diagnostic("A301.sibling_path", out=out))
+        raise SurgeryError(diagnostic("A301.root", out=out))
     name = form.format(out.name)
     if len(os.fsencode(name)) > _NAME_BYTES:
         name = form.format(hashlib.sha256(os.fsencode(out.name)).hexdigest()[:32])

@@ -84,13 +84,11 @@ def _io_diagnostic(number: int, error: Exception, path: Path, needed: int | None
     if number in (errno.ENOSPC, errno.EDQUOT):
         return _disk_full(path, needed)
     if number in (errno.EEXIST, errno.ENOTEMPTY):
-        return diagnostic("A301.io_diagnostic", location=location)
+        return diagnostic("A301.exists", path=location)
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
-        what = f"no permission to write `{location}`"
-        return diagnostic("A303", what=what, reason=reason)
-    return Diagnostic(
-        "A304", f"`{location}` cannot be written", *_unwritable(number, location, reason)
-    )
+        return diagnostic("A303", location=location, reason=reason)
+    why, fix = _unwritable(number, location, reason)
+    return diagnostic("A304.unwritable", path=location, reason=why, fix=fix)
 
 
 def _unwritable(number: int, location: Path, reason: str) -> tuple[str, str]:

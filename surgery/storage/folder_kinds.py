@@ -110,4 +110,4 @@ def refuse_export(folder: Path) -> None:
     """
     if not os.path.isfile(folder / MANIFEST_FILE):
         return
-    raise SurgeryError(diagnostic("A402.refuse_export", folder=folder, MANIFEST_FILE=MANIFEST_FILE))
+    raise SurgeryError(diagnostic("A402.export", folder=folder, manifest_file=MANIFEST_FILE))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from surgery.diagnostics.catalog import diagnostic
-from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostics.diagnostic import SurgeryError
 
 _Identity = tuple[int, int]
 """Device and inode."""
@@ -48,7 +48,9 @@ def refuse_inputs(out: Path, inputs: Iterable[Input]) -> None:
         for read in _read(item):
             how = _overlap(own, around, read)
             if how:
-                raise SurgeryError(_would_harm(out, how, item))
+                raise SurgeryError(
+                    diagnostic("A306", out=out, how=how, name=item.name, path=item.path)
+                )
 
 
 def _overlap(own: _Identity | None, around: list[_Identity], read: Input) -> str:
@@ -86,7 +88,3 @@ def _identities(path: Path) -> list[_Identity]:
             status = os.stat(candidate)
             found.append((status.st_dev, status.st_ino))
     return found
-
-
-def _would_harm(out: Path, how: str, item: Input) -> Diagnostic:
-    return diagnostic("A306", out=out, how=how, name=item.name, path=item.path)

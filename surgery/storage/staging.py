@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from surgery.diagnostics.catalog import diagnostic
-from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.storage.claim import already_running, claimed, sibling_path
 from surgery.storage.disk_errors import io_errors
 from surgery.storage.inputs import Input, refuse_inputs
@@ -123,27 +123,23 @@ def refuse_occupied(out: Path, overwrite: bool) -> None:
     except (FileNotFoundError, NotADirectoryError):
         return
     if not out.is_dir():
-        what, fix = f"`{out}` is a file, not a folder", "choose another `--out`"
-        raise SurgeryError(diagnostic("A301.refuse_occupied", what=what, fix=fix))
+        raise SurgeryError(diagnostic("A301.is_a_file", out=out))
     if os.path.ismount(out):
-        what, fix = f"`{out}` is a mount point, and can't be replaced", "choose a folder inside it"
-        raise SurgeryError(diagnostic("A304", what=what, fix=fix))
+        raise SurgeryError(diagnostic("A304.mount_point", out=out))
     if not any(out.iterdir()):
         return
     if not overwrite:
-        what, fix = f"`{out}` exists and is not empty", "choose another `--out`, or `--overwrite`"
-        raise SurgeryError(diagnostic("A301.refuse_occupied_2", what=what, fix=fix))
+        raise SurgeryError(diagnostic("A301.not_empty", out=out))
     if not any((out / name).is_file() for name in SIGNATURES):
         raise SurgeryError(
-            diagnostic("A305.refuse_occupied", out=out, SIGNATURES=" and no ".join(SIGNATURES))
+            diagnostic("A305.folder", out=out, signatures=" and no ".join(SIGNATURES))
         )
 
 
 def refuse_result(folder: Path) -> None:
     """Refuse, with A301, to add files to a folder that a command wrote and may replace."""
     if any((folder / name).is_file() for name in SIGNATURES):
-        what, fix = f"`{folder}` is what another command wrote", "choose another `--out`"
-        raise SurgeryError(diagnostic("A301.refuse_result", what=what, fix=fix))
+        raise SurgeryError(diagnostic("A301.other_result", folder=folder))
 
 
 def _identity(out: Path) -> tuple[int, ...] | None:
@@ -165,7 +161,7 @@ def _put_in_place(staging: Path, out: Path, before: tuple[int, ...] | None) -> N
         out.rename(replaced)
     try:
         if replaced.exists() and _identity(replaced) != before:
-            raise SurgeryError(_changed(out))
+            raise SurgeryError(diagnostic("A308.folder", out=out))
         _rename(staging, out)
     except BaseException:
         if replaced.exists():
@@ -181,7 +177,7 @@ def _rename(staging: Path, out: Path) -> None:
         staging.rename(out)
     except OSError as error:
         if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
-            raise SurgeryError(_appeared(out)) from error
+            raise SurgeryError(diagnostic("A301.appeared", out=out)) from error
         raise
 
 
@@ -243,11 +239,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _changed(out: Path) -> Diagnostic:
-    return diagnostic("A308.changed", out=out)
-
-
-def _appeared(out: Path) -> Diagnostic:
-    return diagnostic("A301.appeared", out=out)

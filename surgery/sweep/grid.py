@@ -74,7 +74,9 @@ def expand(
     raise_errors(wrong if len(recipes) == 1 else map(_in_no_recipe, wrong))
     overrides = _last_of_each(item for item in read if isinstance(item, Override))
     if _most(overrides, recipes) > MAX_VALUES:
-        raise SurgeryError(_too_many(_most(overrides, recipes)))
+        raise SurgeryError(
+            diagnostic("R118.too_many", count=_most(overrides, recipes), limit=MAX_VALUES)
+        )
     cells = [
         cell for recipe in recipes for cell in _product(recipe, overrides, knobs[recipe], known)
     ]
@@ -264,21 +266,13 @@ def _in_no_recipe(item: Diagnostic) -> Diagnostic:
 
 
 def _recipes_named(count: int) -> Diagnostic:
-    names = ", ".join(packaged_recipes())
-    return diagnostic(
-        "R112.recipes_named",
-        detail="the recipe is named twice" if count else "no recipe is named",
-        names=names,
-    )
-
-
-def _too_many(count: int) -> Diagnostic:
-    return diagnostic("R118.too_many", count=count, MAX_VALUES=MAX_VALUES)
+    names = list(packaged_recipes())
+    return diagnostic("R112.two_recipes" if count else "R112.none_named", names=names)
 
 
 def _imports_code(number: int, argument: str, key: str) -> Diagnostic:
     return diagnostic(
-        "R108.imports_code",
+        "R108.override",
         setting=key,
         span=span_of(number, argument, value=key not in argument.partition("=")[0]),
     )

@@ -132,8 +132,7 @@ def _refuse_targets(content: Any) -> None:
     if isinstance(content, dict):
         target = str(content.get("_target_", _HYDRA_CODE[0]))
         if not target.startswith(_HYDRA_CODE):
-            what = f"Hydra's settings would import `{target}`"
-            raise SurgeryError(diagnostic("R108.refuse_targets", what=what))
+            raise SurgeryError(diagnostic("R108.hydra", target=target))
     for item in content.values() if isinstance(content, dict) else ():
         _refuse_targets(item)
 
@@ -145,18 +144,14 @@ def _refuse_paths(content: Any) -> None:
         "hydra.output_subdir": content["output_subdir"],
     }.items():
         if name is not None and (Path(str(name)).name != str(name) or str(name) == ".."):
-            what = f"`{key}` is `{name}`, and not the name of a folder"
-            why = "a sweep writes into its own folder alone, and looks for results one folder deep"
-            fix = "give one name, such as `hydra.sweep.subdir=p${point}`, and the path by `--out`"
-            raise SurgeryError(diagnostic("R118.refuse_paths", what=what, why=why, fix=fix))
+            raise SurgeryError(diagnostic("R118.folder", setting=key, name=name))
 
 
 def _refuse_sweepers(overrides: Sequence[str]) -> None:
     for override in overrides:
         key = override.lstrip("+~").partition("=")[0]
         if key.startswith(("hydra/sweeper", "hydra.sweeper")) and "max_batch_size" not in key:
-            what = f"`{override}` can't be used: a sweep walks its own grid"
-            raise SurgeryError(diagnostic("R118.refuse_sweepers", what=what))
+            raise SurgeryError(diagnostic("R118.sweeper", override=override))
 
 
 def _bad_settings(error: Exception, overrides: Sequence[str]) -> Diagnostic:
@@ -170,13 +165,10 @@ def _bad_settings(error: Exception, overrides: Sequence[str]) -> Diagnostic:
         isinstance(error, MissingConfigException) and "hydra/launcher" in str(error) and launchers
     ):
         settings = "`python -m surgery.sweep --cfg hydra`"
-        fix = f"name the launcher that has it with --launcher, or see {settings}"
-        return diagnostic("R118.bad_settings", reason=reason, fix=fix)
+        return diagnostic("R118.hydra", reason=reason, settings=settings)
     extra = LAUNCHERS.get(launchers[-1])
     if not extra:
         return diagnostic(
-            "R118.bad_settings_2", launchers=launchers[-1], known=nearest(launchers[-1], LAUNCHERS)
+            "R118.launcher", launcher=launchers[-1], known=nearest(launchers[-1], LAUNCHERS)
         )
-    what = f"the launcher `{launchers[-1]}` is not installed"
-    why = "Hydra finds no such plugin, or can't import it"
-    return diagnostic("A501", what=what, why=why, install_line=install_line(extra))
+    return diagnostic("A501", launchers=launchers[-1], install_line=install_line(extra))

@@ -201,8 +201,10 @@ def _outcome(recipe: Recipe, job: Job, folder: Path, trusted: bool) -> dict[str,
     except SurgeryError as error:
         return {**described, **crashed(error.diagnostics)}
     except Exception as error:  # one job's bug must not end the others
-        what = f"the job crashed: {type(error).__name__}: {error}"
-        return {**described, **crashed([diagnostic("A502.outcome", what=what)])}
+        return {
+            **described,
+            **crashed([diagnostic("A502.crashed", kind=type(error).__name__, error=error)]),
+        }
 
 
 def _register() -> None:

@@ -73,12 +73,10 @@ def prepare_folder(folder: Path, name: str, content: str) -> None:
     refuse_result(folder)
     own = (name, f"{RESULTS}.json", f"{RESULTS}.csv", f"*/{RESULT_FILE}")
     if any(True for pattern in own for _ in folder.glob(pattern)):
-        what, fix = f"`{folder}` has a sweep already", "choose another `--out`, or `--resume`"
-        raise SurgeryError(diagnostic("A301.prepare_folder", what=what, fix=fix))
+        raise SurgeryError(diagnostic("A301.has_a_sweep", folder=folder))
     files = [path for path in folder.glob("[0-9]*") if not path.is_dir()]
     if files:
-        what = f"`{files[0]}` is a file, not a folder"
-        raise SurgeryError(diagnostic("A301.prepare_folder_2", what=what))
+        raise SurgeryError(diagnostic("A301.sweep_is_a_file", file=files[0]))
     replace_text(folder / name, content)
 
 
@@ -106,10 +104,10 @@ def reopen_folder(folder: Path, name: str, content: str, count: int) -> list[int
         begun = json.loads((folder / name).read_bytes())
         was, now = ({key: grid[key] for key in _GRID} for grid in (begun, asked))
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise SurgeryError(_no_sweep(folder, name)) from error
+        raise SurgeryError(diagnostic("T107.no_sweep", name=name, folder=folder)) from error
     difference = first_difference(was, now)
     if difference:
-        raise SurgeryError(_other_sweep(folder, difference))
+        raise SurgeryError(diagnostic("T107.other_sweep", folder=folder, difference=difference))
     done = set()
     for file in _result_files(folder):
         result = json.loads(file.read_bytes())
@@ -122,16 +120,7 @@ def reopen_folder(folder: Path, name: str, content: str, count: int) -> list[int
 
 def nothing_to_resume(folder: Path) -> Diagnostic:
     """The note where `--resume` finds no sweep: a kill may come before its folder is made."""
-    what = f"there is no sweep to resume in `{folder}`: it begins"
-    return diagnostic("T107.nothing_to_resume", what=what)
-
-
-def _no_sweep(folder: Path, name: str) -> Diagnostic:
-    return diagnostic("T107.no_sweep", name=name, folder=folder)
-
-
-def _other_sweep(folder: Path, difference: str) -> Diagnostic:
-    return diagnostic("T107.other_sweep", folder=folder, difference=difference)
+    return diagnostic("T107.no_result", folder=folder)
 
 
 @contextmanager
@@ -177,7 +166,7 @@ def gather_results(folder: Path, points: Sequence[GridPoint], reason: str) -> li
     """
     found = [json.loads(file.read_bytes()) for file in _result_files(folder)]
     if reason and not found:
-        raise SurgeryError(diagnostic("A502.gather_results", reason=reason))
+        raise SurgeryError(diagnostic("A502.ended_early", reason=reason))
     by_number = {result["point"]: result for result in found}
     return [by_number.get(point.number) or _without(point, reason) for point in points]
 
@@ -202,7 +191,7 @@ def _result_files(folder: Path) -> list[Path]:
 
 def _without(point: GridPoint, reason: str) -> Result:
     why = reason or "its process ended early; the launcher's logs say more"
-    missing = crashed([diagnostic("A502.without", why=why)])
+    missing = crashed([diagnostic("A502.no_result", why=why)])
     described = {**describe(point), "model": None, "knobs": {}}
     return {**described, **missing, "seconds": None, "folder": None}
 

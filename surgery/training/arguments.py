@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from surgery.diagnostics.catalog import diagnostic
-from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.diagnostics.wording import first_line
 from surgery.recipe.training_schema import Stage
 from surgery.training.distributed import world_size
@@ -67,13 +67,24 @@ def training_arguments(stage: Stage, name: str, folder: Path, steps: int, seed: 
     try:
         return TrainingArguments(**{**usual, **stage.trainer, **own, **fixed})
     except (ValueError, TypeError, ImportError) as error:
-        raise SurgeryError(_refused(name, error)) from error
+        raise SurgeryError(
+            diagnostic("T105.values", reason=first_line(error), key=f"stages.{name}.trainer")
+        ) from error
 
 
 def _rows_at_once(stage: Stage, name: str) -> int:
     parts = stage.accumulation * world_size()
     if stage.batch % parts:
-        raise SurgeryError(_not_divisible(stage, name))
+        raise SurgeryError(
+            diagnostic(
+                "T104",
+                batch=stage.batch,
+                world_size=world_size(),
+                accumulation=stage.accumulation,
+                multiple=world_size() * stage.accumulation,
+                key=f"stages.{name}.batch",
+            )
+        )
     return stage.batch // parts
 
 
@@ -82,27 +93,8 @@ def _refuse_other_fields(stage: Stage, name: str, own: dict[str, Any]) -> None:
 
     known = {field.name for field in dataclasses.fields(TrainingArguments)}
     for field in stage.trainer:
+        key = f"stages.{name}.trainer.{field}"
         if field in own:
-            why = "it is set by a key of the stage itself, or fixed"
-            raise SurgeryError(_bad_field(name, field, why))
+            raise SurgeryError(diagnostic("T105.own_key", field=field, key=key))
         if field not in known:
-            raise SurgeryError(_bad_field(name, field, "TrainingArguments has no such field"))
-
-
-def _not_divisible(stage: Stage, name: str) -> Diagnostic:
-    return diagnostic(
-        "T104",
-        batch=stage.batch,
-        world_size=world_size(),
-        accumulation=stage.accumulation,
-        detail=world_size() * stage.accumulation,
-        key=f"stages.{name}.batch",
-    )
-
-
-def _bad_field(name: str, field: str, why: str) -> Diagnostic:
-    return diagnostic("T105.bad_field", field=field, why=why, key=f"stages.{name}.trainer.{field}")
-
-
-def _refused(name: str, error: Exception) -> Diagnostic:
-    return diagnostic("T105.refused", reason=first_line(error), key=f"stages.{name}.trainer")
+            raise SurgeryError(diagnostic("T105.no_such_field", field=field, key=key))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from surgery.adapter.apply import trainable_parameters
 from surgery.diagnostics.catalog import diagnostic
-from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.operations.edits import PEFT_PREFIX
 from surgery.plan.part_copies import in_copies
 from surgery.plan.planner import Plan
@@ -58,7 +58,17 @@ def learning_rates(
     """
     names = _names(plan, trained.selection, model)
     if not names:
-        raise SurgeryError(plan.recipe.locate([_trains_nothing(trained.name)]))
+        raise SurgeryError(
+            plan.recipe.locate(
+                [
+                    diagnostic(
+                        "T102",
+                        subject=f"the stage `{trained.name}`" if trained.name else "the recipe",
+                        key=f"stages.{trained.name}.train" if trained.name else "train",
+                    )
+                ]
+            )
+        )
     rates = dict.fromkeys(names, stage.rate)
     copies = plan.part_swaps()
     operations = [edit for edit in plan.edits if edit not in copies]
@@ -70,7 +80,9 @@ def learning_rates(
         meant = [name for name in _names(plan, selection, model) if name in rates]
         if not meant:
             why = diagnostics[0].what if diagnostics else "what it means is frozen in this stage"
-            raise SurgeryError(plan.recipe.locate([_no_rate(name, why, key)]))
+            raise SurgeryError(
+                plan.recipe.locate([diagnostic("T103", name=name, why=why, key=key)])
+            )
         rates.update(dict.fromkeys(meant, rate))
     scales = layer_scales(plan.anatomy.names_in("vision"), stage.layer_decay)
     return {name: rate * scales.get(_in_base(name), 1.0) for name, rate in rates.items()}
@@ -104,15 +116,3 @@ def _names(plan: Plan, selection: Selection, model: "nn.Module") -> list[str]:
 
 def _in_base(name: str) -> str:
     return name.removeprefix(PEFT_PREFIX).replace(f".modules_to_save.{ADAPTER}.", ".")
-
-
-def _trains_nothing(stage: str) -> Diagnostic:
-    return diagnostic(
-        "T102",
-        detail=f"the stage `{stage}`" if stage else "the recipe",
-        key=f"stages.{stage}.train" if stage else "train",
-    )
-
-
-def _no_rate(name: str, why: str, key: str) -> Diagnostic:
-    return diagnostic("T103", name=name, why=why, key=key)

@@ -12,7 +12,7 @@ from typing import Any, Final
 from transformers import TrainerCallback
 
 from surgery.diagnostics.catalog import diagnostic
-from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.storage.atomic_text import replace_text
 
 LOG = "log.csv"
@@ -85,7 +85,7 @@ class TrainingLog(TrainerCallback):  # type: ignore[misc]
         if not logs or "loss" not in logs:
             return
         if not math.isfinite(logs["loss"]):
-            raise SurgeryError(_not_finite(self._stage, state.global_step))
+            raise SurgeryError(diagnostic("T110", stage=self._stage, step=state.global_step))
         if state.is_world_process_zero:
             logged = self._logged(state, logs)
             with self._file.open("a", newline="", encoding="utf-8") as stream:
@@ -146,7 +146,3 @@ def _write(file: Path, rows: list[dict[str, str]]) -> None:
     writer.writeheader()
     writer.writerows(rows)
     replace_text(file, text.getvalue())
-
-
-def _not_finite(stage: str, step: int) -> Diagnostic:
-    return diagnostic("T110", stage=stage, step=step)

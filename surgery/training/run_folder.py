@@ -84,7 +84,7 @@ def opened_work(
                     _refuse_unfinished(work, overwrite, is_locked)
                     _begin(work, document)
                     if resume and warn:
-                        warn([_nothing_there(work)])
+                        warn([diagnostic("T107.no_training", work=work)])
                 else:
                     _continue(work, out, document, overwrite)
         try:
@@ -149,20 +149,20 @@ def _refuse_foreign(work: Path) -> None:
     if os.path.lexists(work) and not (work / RECIPE).is_file():
         if work.is_dir() and not any(work.iterdir()):
             return
-        raise SurgeryError(_not_a_training(work))
+        raise SurgeryError(diagnostic("A305.training", work=work, recipe=RECIPE))
 
 
 def _refuse_unfinished(work: Path, overwrite: bool, is_locked: bool) -> None:
     """Refuse to begin again over a training that can be resumed or may be another process's."""
     if (work / RECIPE).exists() and not overwrite and (_has_progress(work) or not is_locked):
-        raise SurgeryError(_unfinished(work))
+        raise SurgeryError(diagnostic("T106", work=work))
 
 
 def _refuse_other(work: Path, document: dict[str, object]) -> None:
     begun = json.loads((work / RECIPE).read_bytes())
     difference = first_difference(begun, document)
     if difference:
-        raise SurgeryError(_other_recipe(work, difference))
+        raise SurgeryError(diagnostic("T107.other_recipe", work=work, difference=difference))
 
 
 def refuse_other_data(work: Path, digests: Mapping[str, Sequence[str]]) -> None:
@@ -182,24 +182,4 @@ def refuse_other_data(work: Path, digests: Mapping[str, Sequence[str]]) -> None:
         begun = json.loads(file.read_bytes())
     changed = next((stage for stage, each in found.items() if begun.get(stage) != each), None)
     if changed is not None:
-        raise SurgeryError(_other_data(work, changed))
-
-
-def _other_data(work: Path, stage: str) -> Diagnostic:
-    return diagnostic("T107.other_data", work=work, stage=stage)
-
-
-def _unfinished(work: Path) -> Diagnostic:
-    return diagnostic("T106", work=work)
-
-
-def _not_a_training(work: Path) -> Diagnostic:
-    return diagnostic("A305.not_a_training", work=work, RECIPE=RECIPE)
-
-
-def _nothing_there(work: Path) -> Diagnostic:
-    return diagnostic("T107.nothing_there", work=work)
-
-
-def _other_recipe(work: Path, difference: str) -> Diagnostic:
-    return diagnostic("T107.other_recipe", work=work, difference=difference)
+        raise SurgeryError(diagnostic("T107.other_data", work=work, stage=changed))

@@ -124,27 +124,15 @@ def prepare_stage(
 def _collator(plan: Plan, stage: Stage, name: str, encoder: Encoder) -> Collator:
     by_path = stage.text_rows == "text"
     if by_path and not plan.has_text_path:
-        raise SurgeryError(plan.recipe.locate([_no_text_path(name)]))
+        raise SurgeryError(plan.recipe.locate([diagnostic("T108", key=f"stages.{name}.text_rows")]))
     if stage.packing and (by_path or plan.learners()):
         raise SurgeryError(plan.recipe.locate([_no_packing(name, by_path)]))
     if by_path and wants_sharding():
-        raise SurgeryError(plan.recipe.locate([_not_sharded(name)]))
+        raise SurgeryError(plan.recipe.locate([diagnostic("T112", key=f"stages.{name}.text_rows")]))
     token, routed = encoder.image_token, plan.is_routed
     return Collator(encoder.pad_token_id, stage.packing, by_path, token, routed)
 
 
-def _no_text_path(stage: str) -> Diagnostic:
-    return diagnostic("T108", key=f"stages.{stage}.text_rows")
-
-
 def _no_packing(stage: str, by_path: bool) -> Diagnostic:
-    why = (
-        "records of both paths would share a row, and a row has one path"
-        if by_path
-        else "learners attend to all tokens of a row, whatever its positions are"
-    )
-    return diagnostic("T111", why=why, key=f"stages.{stage}.packing")
-
-
-def _not_sharded(stage: str) -> Diagnostic:
-    return diagnostic("T112", key=f"stages.{stage}.text_rows")
+    key = f"stages.{stage}.packing"
+    return diagnostic("T111.paths" if by_path else "T111.learners", key=key)

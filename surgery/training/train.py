@@ -123,7 +123,7 @@ def train_adapter(
     assert made.files is not None
     plan = replace(make_plan(recipe, made.anatomy), files=made.files)
     if plan.edits != made.edits or made.in_place > plan.in_place:
-        raise SurgeryError(_other_edits(folder))
+        raise SurgeryError(diagnostic("T109", folder=folder))
 
     def build() -> Any:
         return load_adapter(folder, trainable=True, trust_remote_code=trust_remote_code)
@@ -252,7 +252,3 @@ def _no_data(recipe: str, stages: Sequence[str]) -> Diagnostic:
     named = f"stage `{stages[0]}` has" if stages else f"`{recipe}` has"
     key = f"stages.{stages[0]}" if stages else ""
     return diagnostic("T101", named=named, recipe=recipe, key=key)
-
-
-def _other_edits(folder: Path) -> Diagnostic:
-    return diagnostic("T109", folder=folder)

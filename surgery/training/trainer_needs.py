@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from surgery.diagnostics.catalog import diagnostic
-from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.diagnostics.wording import named_line
 from surgery.recipe.training_schema import Stage
 
@@ -28,13 +28,23 @@ def refuse_lacking(stage: Stage, name: str, arguments: Any, model: Any) -> None:
     """
     for field, value in stage.trainer.items():
         if value and (field == "push_to_hub" or field.startswith("hub_")):
-            raise SurgeryError(_pushes(name, field))
+            raise SurgeryError(
+                diagnostic("T118", field=field, key=f"stages.{name}.trainer.{field}")
+            )
     for field, made in _parts(arguments, model).items():
         if field in stage.trainer:
             try:
                 made()
             except Exception as error:  # each package that is missing says so in its own way
-                raise SurgeryError(_lacking(stage, name, field, error)) from error
+                raise SurgeryError(
+                    diagnostic(
+                        "T117",
+                        field=field,
+                        trainer=stage.trainer[field],
+                        reason=named_line(error),
+                        key=f"stages.{name}.trainer.{field}",
+                    )
+                ) from error
 
 
 @contextmanager
@@ -56,7 +66,15 @@ def named_start(stage: Stage, name: str, is_under_way: Callable[[], bool]) -> It
     except Exception as error:
         if not stage.trainer or is_under_way():
             raise
-        raise SurgeryError(_fails_at_once(stage, name, error)) from error
+        raise SurgeryError(
+            diagnostic(
+                "T119",
+                stage=name,
+                settings=[f"`trainer.{field}={value}`" for field, value in stage.trainer.items()],
+                reason=named_line(error),
+                key=f"stages.{name}.trainer",
+            )
+        ) from error
 
 
 def _parts(arguments: Any, model: Any) -> dict[str, Callable[[], object]]:
@@ -76,27 +94,3 @@ def _parts(arguments: Any, model: Any) -> dict[str, Callable[[], object]]:
         return [made() for made in get_reporting_integration_callbacks(arguments.report_to)]
 
     return {"report_to": reporters, "optim": optimizer, "use_liger_kernel": liger}
-
-
-def _lacking(stage: Stage, name: str, field: str, error: Exception) -> Diagnostic:
-    return diagnostic(
-        "T117",
-        field=field,
-        trainer=stage.trainer[field],
-        reason=named_line(error),
-        key=f"stages.{name}.trainer.{field}",
-    )
-
-
-def _pushes(name: str, field: str) -> Diagnostic:
-    return diagnostic("T118", field=field, key=f"stages.{name}.trainer.{field}")
-
-
-def _fails_at_once(stage: Stage, name: str, error: Exception) -> Diagnostic:
-    return diagnostic(
-        "T119",
-        name=name,
-        names=", ".join((f"`trainer.{field}={value}`" for field, value in stage.trainer.items())),
-        reason=named_line(error),
-        key=f"stages.{name}.trainer",
-    )

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from surgery.diagnostics.catalog import diagnostic
-from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.model.anatomy import Anatomy
 from surgery.model.names.disk_names import DiskNames
 from surgery.model.names.weight_conversion import NameMap
@@ -166,7 +166,7 @@ def prepare_assembly(recipe: Recipe) -> Assembly:
             without weights, M107 for an incomplete one, M124 where no token can stand for an image.
     """
     if recipe.vision is None:
-        raise SurgeryError(recipe.locate([_no_vision_tower(recipe.name)]))
+        raise SurgeryError(recipe.locate([diagnostic("P223", name=recipe.name, key="model")]))
     try:
         return _prepare_assembly(recipe)
     except SurgeryError as error:
@@ -259,10 +259,6 @@ def _class_name(projector: Projector) -> str:
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config without the keys that say where and by which version it was read."""
     return {name: config[name] for name in config if name not in _FILE_KEYS}
-
-
-def _no_vision_tower(name: str) -> Diagnostic:
-    return diagnostic("P223", name=name, key="model")
 
 
 def _never() -> Any:

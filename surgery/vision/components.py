@@ -148,7 +148,7 @@ def _no_vision(source: str, error: SurgeryError) -> Diagnostic:
         what=reason.what,
         why=reason.why,
         near=near,
-        builtin_towers=", ".join(builtin_towers()),
+        builtin_towers=list(builtin_towers()),
         key="vision",
     )
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from surgery.diagnostics.catalog import diagnostic
-from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.model.anatomy import Anatomy, Tensor
 from surgery.model.names.disk_names import DiskNames, read_disk_names
 from surgery.model.names.weight_conversion import Conversion
@@ -71,7 +71,11 @@ def _tower(parts: Parts, dtype: str) -> Iterator[NewTensor]:
     for tensor in parts.tower.tensors:
         origin = stored.origin(tensor.name)
         if origin is None:
-            raise SurgeryError(_incomplete(parts.vision.source, tensor.name))
+            raise SurgeryError(
+                diagnostic(
+                    "M107.vision", source=parts.vision.source, name=tensor.name, key="vision"
+                )
+            )
         name, source = f"{VISION_PREFIX}{tensor.name}", stored.source(origin)
         if origin.dtype == dtype or not tensor.is_parameter:
             yield NewTensor(name, origin.dtype, origin.shape, source)
@@ -109,7 +113,3 @@ def _as_type(content: bytes, dtype: str, wanted: str) -> bytes:
     raw: Any = tensor.to(getattr(torch, TORCH_NAMES[wanted])).view(torch.uint8).numpy()
     rounded: bytes = raw.tobytes()
     return rounded
-
-
-def _incomplete(source: str, name: str) -> Diagnostic:
-    return diagnostic("M107.incomplete", source=source, name=name, key="vision")

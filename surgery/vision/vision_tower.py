@@ -93,7 +93,16 @@ def _inspect(files: ModelFiles) -> VisionTower:
         raise SurgeryError(_no_tower(files.source, _reason(error))) from error
     prefix = next((n for n in (0, 1) if round((tokens - n) ** 0.5) ** 2 == tokens - n), None)
     if prefix is None or width != config.hidden_size:
-        raise SurgeryError(_no_grid(files.source, tokens, width, config.hidden_size))
+        raise SurgeryError(
+            diagnostic(
+                "M123",
+                source=files.source,
+                tokens=tokens,
+                width=width,
+                hidden=config.hidden_size,
+                key="vision",
+            )
+        )
     return VisionTower(
         config={**config.to_diff_dict(), "model_type": config.model_type},
         hidden_size=width,
@@ -119,9 +128,3 @@ def _reason(error: Exception) -> str:
 
 def _no_tower(source: str, why: str) -> Diagnostic:
     return diagnostic("M122", source=source, why=why, key="vision")
-
-
-def _no_grid(source: str, tokens: int, width: int, hidden: int) -> Diagnostic:
-    return diagnostic(
-        "M123", source=source, tokens=tokens, width=width, hidden=hidden, key="vision"
-    )

@@ -79,7 +79,5 @@ def _plan(recipe: str, overrides: list[str], allow_env: bool, trust_remote_code:
         composed = load_recipe(recipe, overrides, allow_env=allow_env)
         return plan_recipe(composed, weights=True, trust_remote_code=trust_remote_code)
     if overrides:
-        what = f"a saved plan takes no overrides, and `{overrides[0]}` is one"
-        fix = "plan again with it: `surgery plan RECIPE … --out plan.json`"
-        raise SurgeryError(diagnostic("P210.plan", what=what, fix=fix))
+        raise SurgeryError(diagnostic("P210.overrides", override=overrides[0]))
     return load_plan(Path(recipe))

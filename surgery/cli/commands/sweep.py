@@ -120,14 +120,13 @@ def _plan(
     from surgery.sweep.jobs import JOBS
 
     if job not in JOBS:
-        raise SurgeryError(diagnostic("R118.plan", job=job, known=nearest(job, JOBS)))
+        raise SurgeryError(diagnostic("R118.job", job=job, known=nearest(job, JOBS)))
     recipes, overrides = read_recipes(
         [argument for argument in arguments if not is_hydra_override(argument)]
     )
     points = expand(recipes, overrides, allow_env=allow_env)
     if len(points) > 1 and not settings.multirun:
-        what = f"this means {len(points)} points, and one run takes one"
-        raise SurgeryError(diagnostic("R115.plan", what=what))
+        raise SurgeryError(diagnostic("R115.points", count=len(points)))
     trusted = {"trust_remote_code": trust_remote_code, "allow_env": allow_env}
     plans = plan_points(points, weights=JOBS[job].weights, **trusted)
     content = grid_document(points, plans, job, **trusted)
@@ -222,8 +221,6 @@ def _for_show(argument: str) -> str:
 
 def _refuse_flags(flags: "argparse.Namespace") -> None:
     if flags.experimental_rerun or flags.config_path or flags.config_name or flags.config_dir:
-        what = "a sweep is configured by its recipe alone, not by a folder, a file or a pickle"
-        raise SurgeryError(diagnostic("R118.refuse_flags", what=what))
+        raise SurgeryError(diagnostic("R118.flags"))
     if flags.multirun and _shows(flags):
-        what = "--multirun runs the sweep, and the other flag only shows something"
-        raise SurgeryError(diagnostic("R118.refuse_flags_2", what=what))
+        raise SurgeryError(diagnostic("R118.multirun"))

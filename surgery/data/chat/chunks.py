@@ -16,7 +16,7 @@ from surgery.data.base import Record, RecordLocation
 from surgery.data.chat.turns import Chunk
 from surgery.data.images import open_images
 from surgery.diagnostics.catalog import diagnostic
-from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.diagnostics.wording import named_line
 
 ANCHOR: Final = "\n"
@@ -112,7 +112,9 @@ def named_errors(location: RecordLocation | None) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise SurgeryError(_not_encoded(location, error)) from error
+        raise SurgeryError(
+            diagnostic("D116", location=location or "a text", reason=named_line(error))
+        ) from error
 
 
 def _without_anchor(made: _Made, count: int) -> _Made:
@@ -148,7 +150,3 @@ def _as_wide(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         torch.nn.functional.pad(tensor, [n for more in reversed(by) for n in (0, more)])
         for tensor, by in zip(tensors, lacking, strict=True)
     ]
-
-
-def _not_encoded(location: RecordLocation | None, error: Exception) -> Diagnostic:
-    return diagnostic("D116", detail=location or "a text", reason=named_line(error))

@@ -84,16 +84,16 @@ def _shown_first(turns: Sequence[Turn], images: int) -> list[Turn]:
 def _no_image(location: RecordLocation, image: Path) -> Diagnostic:
     name = str(image)
     shown = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…"
-    return diagnostic("D105.no_image", location=location, shown=shown)
+    return diagnostic("D105.missing", location=location, file=shown)
 
 
 def _other_images(location: RecordLocation, asked: int, shown: int, images: int) -> Diagnostic:
     elsewhere = "" if asked == shown else ", some of them not in the user's turns"
     return diagnostic(
-        "D107.other_images",
+        "D107.count",
         location=location,
         asked=asked,
-        IMAGE=IMAGE,
+        image=IMAGE,
         images=images,
         elsewhere=elsewhere,
     )

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from surgery.data.base import RecordLocation, Turn, bad_form, is_blank, refuse_meaning, tool_name
 from surgery.diagnostics.catalog import diagnostic
-from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostics.diagnostic import SurgeryError
 
 SHARED: Final = frozenset({"image", "images", "system", "system_prompt", "tools"})
 """Keys of a record that the functions here read."""
@@ -79,7 +79,9 @@ def turn_keys(
     found = {key: given.pop(key) for key in _LEARNED if key in given}
     for key, value in found.items():
         if not isinstance(value, int | float) or value not in (0, 1):
-            raise SurgeryError(_part_learned(location, key, value))
+            raise SurgeryError(
+                diagnostic("D115.weight", location=location, setting=key, value=value)
+            )
     unused = refuse_meaning(given.keys(), location, "a turn")
     if not is_answer:
         unused += [f"`{key}` of what is no answer" for key, value in found.items() if value]
@@ -89,7 +91,3 @@ def turn_keys(
 def _path(entry: Any) -> Any:
     is_file = isinstance(entry, dict) and is_blank(entry.get("bytes"))
     return entry.get("path") if is_file else entry
-
-
-def _part_learned(location: RecordLocation, key: str, value: object) -> Diagnostic:
-    return diagnostic("D115.part_learned", location=location, setting=key, value=value)

@@ -22,12 +22,6 @@ PLAIN_TEMPLATE: Final = (
 )
 """Chat template of a base without one."""
 
-FIX: Final = (
-    "change the record, give the tokenizer another chat template, or leave such records out with "
-    "bad_records=skip"
-)
-"""Fix where a template and a record don't fit."""
-
 _Messages = list[dict[str, Any]]
 _Render = Callable[[_Messages, Sequence[dict[str, Any]], bool], str]
 
@@ -89,7 +83,9 @@ class Template:
             messages = [self._message(turn, form) for turn in record.turns[:end]]
             return self._render(messages, record.tools, prompt)
         except Exception as error:  # whatever a template's code raises
-            raise SurgeryError(_refused(record.location, error)) from error
+            raise SurgeryError(
+                diagnostic("D112", location=record.location, reason=first_line(error))
+            ) from error
 
     def _message(self, turn: Turn, form: _Form) -> dict[str, Any]:
         content: Any = turn.text.replace(IMAGE, self._image_token or IMAGE)
@@ -107,7 +103,9 @@ class Template:
         if isinstance(found, _Form):
             return found
         if found.error is not None:
-            raise SurgeryError(_refused(record.location, found.error)) from found.error
+            raise SurgeryError(
+                diagnostic("D112", location=record.location, reason=first_line(found.error))
+            ) from found.error
         raise SurgeryError(lost(record.location, record.turns[found.lost]))
 
     def _tried(self, key: Sequence[tuple[Any, int]]) -> _Form | _Refusal:
@@ -161,7 +159,7 @@ def lost(location: RecordLocation, turn: Turn) -> Diagnostic:
     """D114, for a turn whose text a template leaves out."""
     line = " ".join(turn.text.split())
     shown = f"{line[:60]}…" if len(line) > 60 else line
-    return diagnostic("D114.lost", location=location, role=turn.role, shown=shown, FIX=FIX)
+    return diagnostic("D114.text", location=location, role=turn.role, text=shown)
 
 
 def _parts(text: str) -> list[dict[str, str]]:
@@ -174,7 +172,3 @@ def _parts(text: str) -> list[dict[str, str]]:
         typed += [{"type": "image"}] if at else []
         typed += [{"type": "text", "text": part}] if part else []
     return typed or [{"type": "text", "text": ""}]
-
-
-def _refused(location: RecordLocation, error: Exception) -> Diagnostic:
-    return diagnostic("D112", location=location, reason=first_line(error), FIX=FIX)

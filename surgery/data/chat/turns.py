@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from surgery.data.base import IMAGE, Record, RecordLocation, Turn, tool_name
-from surgery.data.chat.template import FIX, Template, lost
+from surgery.data.chat.template import Template, lost
 from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 
@@ -90,7 +90,7 @@ class Chat:
     def _alone(self, record: Record, at: int) -> list[Chunk]:
         chunks = self._chunks(record, [at])
         if chunks is None:
-            raise SurgeryError(_not_cut(record.location))
+            raise SurgeryError(diagnostic("D110", location=record.location))
         return _checked(record, chunks, [at])
 
     def _chunks(self, record: Record, answers: Sequence[int]) -> list[Chunk] | None:
@@ -129,7 +129,7 @@ def _refuse_lost(text: str, turns: Sequence[Turn], record: Record) -> None:
         if any(_without_spaces(part) not in squeezed for part in words.split(IMAGE)):
             raise SurgeryError(lost(record.location, turn))
     if any(_without_spaces(str(tool_name(tool))) not in squeezed for tool in record.tools):
-        raise SurgeryError(_no_tools(record.location))
+        raise SurgeryError(diagnostic("D114.tools", location=record.location))
 
 
 def _without_spaces(text: str) -> str:
@@ -139,12 +139,4 @@ def _without_spaces(text: str) -> str:
 
 def special_token(location: RecordLocation, token: str) -> Diagnostic:
     """D113, for text with a token that the model takes for an image."""
-    return diagnostic("D113", location=location, token=token, IMAGE=IMAGE)
-
-
-def _no_tools(location: RecordLocation) -> Diagnostic:
-    return diagnostic("D114.no_tools", location=location, FIX=FIX)
-
-
-def _not_cut(location: RecordLocation) -> Diagnostic:
-    return diagnostic("D110", location=location, FIX=FIX)
+    return diagnostic("D113", location=location, token=token, image=IMAGE)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from surgery.diagnostics.catalog import diagnostic
-from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.storage.disk_errors import io_errors
 
 _SIDE: Final = 64  # pixels
@@ -46,7 +46,7 @@ def write_samples(folder: Path) -> list[str]:
         absent = [file for file in files if not os.path.lexists(folder / file)]
         for file in set(files).difference(absent):
             if not filecmp.cmp(Path(made, file), folder / file, shallow=False):
-                raise SurgeryError(_taken(folder / file))
+                raise SurgeryError(diagnostic("A301.no_sample", path=folder / file))
         for file in absent:
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(Path(made, file), folder / file)
@@ -149,8 +149,3 @@ _FILES: Final[dict[str, tuple[str, Callable[[Path], None]]]] = {
     "heldout.txt": ("sentences, to measure text on", _sentences),
     "model.onnx": ("the graph of an attention head, to lint", _graph),
 }
-
-
-def _taken(path: Path) -> Diagnostic:
-    what = f"`{path}` exists, and is no sample"
-    return diagnostic("A301.taken", what=what)

@@ -108,38 +108,26 @@ def _refuse(job: ExportJob) -> None:
         raise SurgeryError(_is_routed(plan))
     options = dict(plan.loras()[0].options) if plan.loras() else {}
     if options.get("init_lora_weights") in _MOVES_THE_BASE:
-        raise SurgeryError(_moves_the_base(str(options["init_lora_weights"])))
+        raise SurgeryError(diagnostic("A603.start", start=str(options["init_lora_weights"])))
     if merges and options.get("use_dora"):
-        raise SurgeryError(_is_dora())
+        raise SurgeryError(diagnostic("A603.dora"))
     if plan.in_place:
         return
     copied = changed_names(plan, merge=False)
     shared = shared_tensor(plan.anatomy, copied)
     if shared:
-        raise SurgeryError(_shares_its_copies(shared))
+        raise SurgeryError(diagnostic("A604", name=shared))
     merged = changed_names(plan, merge=merges) - copied
     shared = shared_tensor(plan.anatomy, merged)
     if merged and (shared or plan.anatomy.quantization):
         packed = f"the base is quantized ({plan.anatomy.quantization})"
-        raise SurgeryError(_not_merged(f"other blocks share `{shared}`" if shared else packed))
+        raise SurgeryError(
+            diagnostic(
+                "A603.not_merged", why=f"other blocks share `{shared}`" if shared else packed
+            )
+        )
 
 
 def _is_routed(plan: Plan) -> Diagnostic:
     kind = "experts" if plan.experts() else "learners"
     return diagnostic("A602", name=plan.recipe.name, kind=kind)
-
-
-def _moves_the_base(start: str) -> Diagnostic:
-    return diagnostic("A603.moves_the_base", start=start)
-
-
-def _is_dora() -> Diagnostic:
-    return diagnostic("A603.is_dora")
-
-
-def _not_merged(why: str) -> Diagnostic:
-    return diagnostic("A603.not_merged", why=why)
-
-
-def _shares_its_copies(name: str) -> Diagnostic:
-    return diagnostic("A604", name=name)

@@ -188,7 +188,7 @@ def _without_chatter() -> Iterator[None]:
 def _not_lowered(name: str, error: Exception) -> Diagnostic:
     reason = f"{error}".strip().partition("\n")[0]
     return diagnostic(
-        "A622.not_lowered",
+        "A622.lowering",
         name=name,
-        detail=f"{type(error).__name__}: {reason}" if reason else type(error).__name__,
+        reason=f"{type(error).__name__}: {reason}" if reason else type(error).__name__,
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from surgery.adapter.side_files import base_files
 from surgery.diagnostics.catalog import diagnostic
-from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.export.base import Contents, ExportJob, Item, Part, refuse_lengths
 from surgery.export.file_items import Weights, copies
 from surgery.plan.planner import Plan
@@ -77,9 +77,9 @@ def refuse(job: ExportJob) -> None:
     """
     why = next(_reasons(job.plan), None)
     if why:
-        raise SurgeryError(_not_in_parts(job.plan, why))
+        raise SurgeryError(diagnostic("A611.no_parts", name=job.plan.recipe.name, why=why))
     if job.lora == "merge" and job.plan.loras():
-        raise SurgeryError(_not_merged())
+        raise SurgeryError(diagnostic("A611.merged"))
     refuse_lengths(job)
 
 
@@ -128,11 +128,3 @@ def _lora(job: ExportJob) -> Weights:
         for name, pair in pairs.items()
     )
     return Weights(LORA_FILE, tuple(map(streamed, tensors)))
-
-
-def _not_in_parts(plan: Plan, why: str) -> Diagnostic:
-    return diagnostic("A611.not_in_parts", name=plan.recipe.name, why=why)
-
-
-def _not_merged() -> Diagnostic:
-    return diagnostic("A611.not_merged")

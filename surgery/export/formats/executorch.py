@@ -11,13 +11,12 @@ from tempfile import TemporaryDirectory
 from typing import ClassVar, Final
 
 from surgery.diagnostics.catalog import diagnostic
-from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.export.base import Contents, Exporter, ExportJob, Item, Part, refuse_lengths
 from surgery.export.file_items import Linked, Weights
 from surgery.export.formats._checkpoints import checkpoint_contents
 from surgery.export.formats._executorch_lowering import Lengths, lower, require_compiler
 from surgery.model.anatomy import Anatomy
-from surgery.plan.planner import Plan
 from surgery.runtime.executorch_program import EXTRA
 from surgery.runtime.manifest import ExportedFile
 from surgery.storage.safetensors.checkpoint import INDEX_NAME
@@ -110,15 +109,7 @@ def _size(anatomy: Anatomy) -> int:
 
 def _refuse(job: ExportJob) -> None:
     if job.lora == "keep" and job.plan.loras():
-        raise SurgeryError(_not_kept())
+        raise SurgeryError(diagnostic("A623"))
     if job.plan.anatomy.names_in("vision"):
-        raise SurgeryError(_has_vision(job.plan))
+        raise SurgeryError(diagnostic("A622.multimodal", name=job.plan.recipe.name))
     refuse_lengths(job)
-
-
-def _has_vision(plan: Plan) -> Diagnostic:
-    return diagnostic("A622.has_vision", name=plan.recipe.name)
-
-
-def _not_kept() -> Diagnostic:
-    return diagnostic("A623")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from surgery.diagnostics.catalog import diagnostic
-from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.export.base import Contents, Exporter, ExportJob, LoraForm, Part
 from surgery.export.formats._graphs import float_contents
 from surgery.npu.qualcomm.quantize import Quantizer
@@ -71,13 +71,8 @@ def _parts(
 
 def _target(job: ExportJob) -> Target:
     target = job.target
-    if target is None or not target.chip:
-        raise SurgeryError(_no_device(target))
+    if target is None:
+        raise SurgeryError(diagnostic("A617.none_named"))
+    if not target.chip:
+        raise SurgeryError(diagnostic("A617.no_compiler", device=target.device))
     return target
-
-
-def _no_device(target: Target | None) -> Diagnostic:
-    return diagnostic(
-        "A617",
-        detail=f"for {target.device} no compiler is to be had" if target else "none is named",
-    )

@@ -145,4 +145,4 @@ def _store_weights_alongside(model: Path) -> None:
 
 def _refused(graph: str, answer: Compiled) -> Diagnostic:
     nodes = [f"`{node.node}` ({node.op}): {node.reason}" for node in answer.refused[:3]]
-    return diagnostic("A616", graph=graph, detail="; ".join(nodes) or answer.error)
+    return diagnostic("A616", graph=graph, reason="; ".join(nodes) or answer.error)

@@ -3,8 +3,8 @@
 from typing import Final
 
 from surgery.diagnostics.catalog import diagnostic
-from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
-from surgery.npu.target import Fact, Target
+from surgery.diagnostics.diagnostic import SurgeryError
+from surgery.npu.target import Target
 from surgery.plan.planner import Plan
 
 _FLOAT_BYTES: Final = 4
@@ -43,10 +43,13 @@ def refuse_large(part: str, size: int, target: Target | None) -> None:
     """
     limit = target.limits.graph_bytes if target else None
     if target and limit and size > limit.value:
-        raise SurgeryError(_too_large(part, size, target, limit))
-
-
-def _too_large(part: str, size: int, target: Target, limit: Fact[int]) -> Diagnostic:
-    return diagnostic(
-        "A618", part=part, size=size, device=target.device, value=limit.value, source=limit.source
-    )
+        raise SurgeryError(
+            diagnostic(
+                "A618",
+                part=part,
+                size=size,
+                device=target.device,
+                value=limit.value,
+                source=limit.source,
+            )
+        )

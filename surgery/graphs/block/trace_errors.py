@@ -55,9 +55,11 @@ def _static_form(form: BlockForm, why: str) -> str:
 def no_step(form: BlockForm, shape: Shape, why: str) -> Diagnostic:
     """A block that can't be run alone, with keys and values in and out."""
     if not form.blocks:
-        return _no_image(form, why)
+        return diagnostic(
+            "X111.image", name=form.name, module_path=form.module_path, why=why, key="model"
+        )
     return diagnostic(
-        "X111.no_step",
+        "X111.cache",
         name=form.name,
         module_path=form.module_path,
         step=_step(shape),
@@ -66,17 +68,11 @@ def no_step(form: BlockForm, shape: Shape, why: str) -> Diagnostic:
     )
 
 
-def _no_image(form: BlockForm, why: str) -> Diagnostic:
-    return diagnostic(
-        "X111.no_image", name=form.name, module_path=form.module_path, why=why, key="model"
-    )
-
-
 def no_parts(plan: Plan, why: str) -> SurgeryError:
     """A model that is no chain of embeddings, blocks and head."""
     return SurgeryError(
         diagnostic(
-            "A612.no_parts", source=plan.anatomy.source, class_name=plan.anatomy.class_name, why=why
+            "A612.decoder", source=plan.anatomy.source, class_name=plan.anatomy.class_name, why=why
         )
     )
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from onnx_ir import AttributeType, ExternalTensor, TensorProtoTensor
 
 from surgery.diagnostics.catalog import diagnostic
-from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError, some_of
+from surgery.diagnostics.diagnostic import SurgeryError, some_of
 from surgery.storage.escape import escapes
 
 if TYPE_CHECKING:
@@ -35,8 +35,14 @@ def refuse_missing(model: "Model", path: Path) -> None:
     if outside or faults:
         raise SurgeryError(
             [
-                *(_is_outside(path, location, names) for location, names in outside.items()),
-                *(_missing_data(path, fault, names) for fault, names in faults.items()),
+                *(
+                    diagnostic("X113", path=path, location=location, listed=_listed(names))
+                    for location, names in outside.items()
+                ),
+                *(
+                    diagnostic("X122", path=path, fault=fault, listed=_listed(names))
+                    for fault, names in faults.items()
+                ),
             ]
         )
 
@@ -68,14 +74,6 @@ def _fault(tensor: "TensorProtocol") -> str:
         return f"`{tensor.location}` has no place below 0"
     end = begin + max(length, tensor.nbytes)
     return f"`{tensor.location}` ends after {size:,} bytes" if end > size else ""
-
-
-def _is_outside(path: Path, location: str, names: list[str]) -> Diagnostic:
-    return diagnostic("X113", path=path, location=location, listed=_listed(names))
-
-
-def _missing_data(path: Path, fault: str, names: list[str]) -> Diagnostic:
-    return diagnostic("X122", path=path, fault=fault, listed=_listed(names))
 
 
 def _listed(names: list[str]) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from surgery.diagnostics.catalog import diagnostic
-from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.diagnostics.wording import first_line
 from surgery.lint.base import GraphSubject
 
@@ -45,7 +45,9 @@ def read_onnx(path: Path) -> "Model":
     except SurgeryError:
         raise
     except Exception as error:  # protobuf, onnx and onnx_ir each raise their own
-        raise SurgeryError(_malformed(path, first_line(error))) from error
+        raise SurgeryError(
+            diagnostic("X121.malformed", path=path, reason=first_line(error))
+        ) from error
 
 
 def subject_of(path: Path) -> GraphSubject:
@@ -63,10 +65,15 @@ def _own_name(node: "Node") -> str:
 
 def _refuse_unreadable(path: Path) -> None:
     if not os.path.isfile(path):  # False, too, for names that are too long
-        what = f"`{path}` is {_kind_of(path)}, not an ONNX file"
-        raise SurgeryError(diagnostic("X121.refuse_unreadable", what=what))
+        raise SurgeryError(diagnostic("X121.kind", path=path, kind=_kind_of(path)))
     if path.stat().st_size > _LARGEST:
-        raise SurgeryError(_malformed(path, "it is of more than 2 GB, which no ONNX file can be"))
+        raise SurgeryError(
+            diagnostic(
+                "X121.malformed",
+                path=path,
+                reason="it is of more than 2 GB, which no ONNX file can be",
+            )
+        )
 
 
 def _kind_of(path: Path) -> str:
@@ -126,7 +133,3 @@ def _forget_sizes(model: "Model") -> None:
 def _is_open(value: "Value") -> bool:
     """Whether a size is below 0, as some exporters write those that are not fixed."""
     return any(isinstance(size, int) and size < 0 for size in value.shape or ())
-
-
-def _malformed(path: Path, reason: str) -> Diagnostic:
-    return diagnostic("X121.malformed", path=path, reason=reason)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict
 
 from surgery.diagnostics.catalog import diagnostic
-from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.storage.safetensors.dtypes import HEADER_NAMES, TORCH_NAMES
 from surgery.storage.safetensors.header import StoredTensor
 
@@ -168,8 +168,6 @@ def _needs_conversion() -> Iterator[None]:
     try:
         yield
     except (ImportError, AttributeError, TypeError) as error:
-        raise SurgeryError(_no_conversion(error)) from error
-
-
-def _no_conversion(error: Exception) -> Diagnostic:
-    return diagnostic("M110", version=version("transformers"), error=error, key="model")
+        raise SurgeryError(
+            diagnostic("M110", version=version("transformers"), error=error, key="model")
+        ) from error

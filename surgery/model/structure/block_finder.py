@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from surgery.diagnostics.catalog import diagnostic
-from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostics.diagnostic import SurgeryError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,11 +44,20 @@ def find_blocks(model: "nn.Module", source: str, known: str = "") -> "Entry":
     depth = getattr(text, "num_hidden_layers", None)
     of_depth = [entry for entry in of_text if len(entry[1]) == depth] or of_text
     if not of_depth:
-        raise SurgeryError(_no_blocks(model, source))
+        raise SurgeryError(
+            diagnostic("M106.no_blocks", source=source, class_name=type(model).__name__)
+        )
     path, blocks = max(of_depth, key=_rank)
     parallel = _parallel(path, blocks, lists)
     if parallel:
-        raise SurgeryError(_only_parts(model, source, parallel))
+        raise SurgeryError(
+            diagnostic(
+                "M106.parallel",
+                source=source,
+                class_name=type(model).__name__,
+                lists=list(parallel),
+            )
+        )
     return path, blocks
 
 
@@ -104,13 +113,3 @@ def _parallel(path: str, blocks: "nn.ModuleList", lists: Iterable["Entry"]) -> l
         and list(other.parameters())
     ]
     return [] if len(siblings) == 1 or _is_of_blocks(blocks) else siblings
-
-
-def _no_blocks(model: "nn.Module", source: str) -> Diagnostic:
-    return diagnostic("M106.no_blocks", source=source, name__=type(model).__name__)
-
-
-def _only_parts(model: "nn.Module", source: str, lists: Iterable[str]) -> Diagnostic:
-    return diagnostic(
-        "M106.only_parts", source=source, name__=type(model).__name__, lists=", ".join(lists)
-    )

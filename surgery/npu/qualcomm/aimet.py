@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from typing import Final
 
 from surgery.diagnostics.catalog import diagnostic
-from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.diagnostics.distribution import install_line
 from surgery.npu.qualcomm.quantize import Quantizer
 
@@ -25,7 +25,7 @@ def choose_quantizer(requested: Quantizer | None) -> Quantizer:
     if requested is None:
         return "aimet" if aimet_version() else "onnxruntime"
     if requested == "aimet" and not aimet_version():
-        raise SurgeryError(_missing())
+        raise SurgeryError(diagnostic("X108", package=PACKAGE, install_line=install_line("aimet")))
     return requested
 
 
@@ -35,7 +35,3 @@ def aimet_version() -> str:
         return version(PACKAGE) if find_spec("aimet_onnx") else ""
     except PackageNotFoundError:
         return ""
-
-
-def _missing() -> Diagnostic:
-    return diagnostic("X108", PACKAGE=PACKAGE, install_line=install_line("aimet"))

@@ -128,22 +128,20 @@ def _check_chip(task: Task, answer: Compiled) -> None:
     found = answer.compatibility.split(":")[4:6]
     if _NO_DEVICE not in answer.error and (not found or found == [str(task.arch), str(task.soc)]):
         return
-    raise SurgeryError(_unknown_chip(task, answer))
-
-
-def _unknown_chip(task: Task, answer: Compiled) -> Diagnostic:
-    return diagnostic(
-        "X103",
-        soc=task.soc,
-        arch=task.arch,
-        detail=answer.error or f"it made a binary that says `{answer.compatibility}`",
+    raise SurgeryError(
+        diagnostic(
+            "X103",
+            soc=task.soc,
+            arch=task.arch,
+            reason=answer.error or f"it made a binary that says `{answer.compatibility}`",
+        )
     )
 
 
 def _does_not_run(model: Path, answer: Compiled) -> Diagnostic:
     nodes = [f"`{node.node}` ({node.op}): {node.reason}" for node in answer.refused[:3]]
     return diagnostic(
-        "X104.does_not_run",
+        "X104.compiler",
         name=model.name,
-        detail="; ".join(nodes) or answer.error or answer.run_error,
+        reason="; ".join(nodes) or answer.error or answer.run_error,
     )

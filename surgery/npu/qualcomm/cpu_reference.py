@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from surgery.diagnostics.catalog import diagnostic
-from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.diagnostics.wording import first_line
 from surgery.npu.qualcomm.arrays import Arrays
 
@@ -35,10 +35,6 @@ def reference(model: Path, feeds: Arrays) -> Arrays:
         session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
         found = session.run(None, dict(feeds))
     except Exception as error:
-        raise SurgeryError(_cannot_run(model, error)) from error
+        raise SurgeryError(diagnostic("X105", name=model.name, reason=first_line(error))) from error
     names = [output.name for output in session.get_outputs()]
     return {name: np.asarray(array) for name, array in zip(names, found, strict=True)}
-
-
-def _cannot_run(model: Path, error: Exception) -> Diagnostic:
-    return diagnostic("X105", name=model.name, reason=first_line(error))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from surgery.diagnostics.catalog import diagnostic
-from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.npu.qualcomm.toolchain import toolchain
 from surgery.npu.qualcomm.workers.process import command_of, ending
 
@@ -65,9 +65,13 @@ class Emulator:
             error, found = pickle.load(stdout)
         except (OSError, EOFError, pickle.UnpicklingError) as caught:
             error = f"the emulator {ending(self._process.wait(), self._log)}"
-            raise SurgeryError(_does_not_run(graph, error)) from caught
+            raise SurgeryError(
+                diagnostic("X104.emulator", part=graph.parent.name, graph=graph.name, reason=error)
+            ) from caught
         if error:
-            raise SurgeryError(_does_not_run(graph, error))
+            raise SurgeryError(
+                diagnostic("X104.emulator", part=graph.parent.name, graph=graph.name, reason=error)
+            )
         outputs: dict[str, Any] = found
         return outputs
 
@@ -79,7 +83,3 @@ class Emulator:
             if pipe is not None:
                 pipe.close()
         self._folder.cleanup()
-
-
-def _does_not_run(graph: Path, error: str) -> Diagnostic:
-    return diagnostic("X104.does_not_run_2", name=graph.parent.name, name2=graph.name, error=error)

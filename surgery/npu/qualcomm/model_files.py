@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from surgery.diagnostics.catalog import diagnostic
-from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.diagnostics.wording import first_line
 
 
@@ -22,7 +22,7 @@ def files_of(model: Path) -> list[Path]:
     try:
         graph = onnx.load(model, load_external_data=False).graph
     except Exception as error:
-        raise SurgeryError(_unreadable(model, error)) from error
+        raise SurgeryError(diagnostic("X107", name=model.name, reason=first_line(error))) from error
     return [model, *(model.parent / target for target in sorted(set(_locations(graph))))]
 
 
@@ -38,7 +38,7 @@ def graph_digest(model: Path) -> str:
             with file.open("rb") as stream:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
     except OSError as error:
-        raise SurgeryError(_unreadable(model, error)) from error
+        raise SurgeryError(diagnostic("X107", name=model.name, reason=first_line(error))) from error
     return digest.hexdigest()
 
 
@@ -77,7 +77,3 @@ def _locations(graph: object) -> Iterator[str]:
         for inner in (attribute.g, *attribute.graphs):
             yield from _locations(inner)
     yield from (ExternalDataInfo(t).location for t in tensors if uses_external_data(t))
-
-
-def _unreadable(model: Path, error: Exception) -> Diagnostic:
-    return diagnostic("X107", name=model.name, reason=first_line(error))

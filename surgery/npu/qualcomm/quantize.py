@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from surgery.diagnostics.catalog import diagnostic
-from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.npu.qualcomm.arrays import BRANCH, Arrays, write_arrays
 from surgery.npu.qualcomm.model_files import copied
 from surgery.npu.qualcomm.workers.process import LIMIT, run_process
@@ -93,14 +93,16 @@ def quantize(
             most = seconds * _AIMET_FACTOR
             ended = run_process("surgery.npu.qualcomm.workers.aimet", arguments, [found], log, most)
             if ended:
-                raise SurgeryError(_cannot_quantize(model, f"AIMET {ended}"))
+                raise SurgeryError(diagnostic("X106", name=model.name, why=f"AIMET {ended}"))
         paths = [ranges or folder / "ranges.json", found, done]
         arguments = [str(source), str(written), scheme, *map(str, paths)]
         ended = run_process(
             "surgery.npu.qualcomm.workers.quantize", arguments, [done], log, seconds
         )
         if ended:
-            raise SurgeryError(_cannot_quantize(model, f"onnxruntime's quantizer {ended}"))
+            raise SurgeryError(
+                diagnostic("X106", name=model.name, why=f"onnxruntime's quantizer {ended}")
+            )
         for file in sorted(written.parent.iterdir(), key=lambda file: file == written):
             os.replace(file, out.with_name(file.name))
 
@@ -109,7 +111,3 @@ def _write_samples(folder: Path, samples: Sequence[Arrays]) -> None:
     folder.mkdir(exist_ok=True)
     for index, sample in enumerate(samples):
         write_arrays(folder / f"{index:04}.npz", sample)
-
-
-def _cannot_quantize(model: Path, why: str) -> Diagnostic:
-    return diagnostic("X106", name=model.name, why=why)

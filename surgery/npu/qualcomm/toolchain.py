@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
 from surgery.diagnostics.catalog import diagnostic
-from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
+from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.diagnostics.distribution import install_line
 
 PACKAGE: Final = "onnxruntime-qnn"
@@ -44,7 +44,9 @@ def toolchain() -> Toolchain:
         package, runtime = version(PACKAGE), version("onnxruntime")
         built: str = importlib.import_module("onnxruntime_qnn.build_and_package_info").qnn_version
     except (PackageNotFoundError, ImportError, AttributeError) as error:
-        raise SurgeryError(_missing()) from error
+        raise SurgeryError(
+            diagnostic("X101", package=PACKAGE, install_line=install_line("snapdragon"))
+        ) from error
     return Toolchain(package, built, runtime)
 
 
@@ -65,12 +67,4 @@ def _check_machine() -> None:
     if known and tuple(map(int, release.split(".")[:2])) >= _GLIBC:
         return
     here = " ".join(part for part in (system, machine, library, release) if part)
-    raise SurgeryError(_wrong_machine(here))
-
-
-def _missing() -> Diagnostic:
-    return diagnostic("X101", PACKAGE=PACKAGE, install_line=install_line("snapdragon"))
-
-
-def _wrong_machine(here: str) -> Diagnostic:
-    return diagnostic("X102", here=here)
+    raise SurgeryError(diagnostic("X102", here=here))

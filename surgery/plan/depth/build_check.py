@@ -107,7 +107,15 @@ def _proved(
         if not faults[-1]:
             refuse_no_identity(deeper, anatomy, slots)
             return config
-    raise SurgeryError(_no_such_depth(anatomy, faults[0]))
+    raise SurgeryError(
+        diagnostic(
+            "P218.config",
+            source=anatomy.source,
+            model_type=anatomy.model_type,
+            fault=faults[0],
+            key="op",
+        )
+    )
 
 
 def difference(
@@ -219,13 +227,3 @@ def _counts_blocks(name: str, blocks: Sequence[Traits], position: int, found: ob
 def _outside(model: "nn.Module", blocks_path: str) -> dict[str, tuple[int, ...]]:
     named = model.named_parameters()
     return {n: tuple(p.shape) for n, p in named if not n.startswith(f"{blocks_path}.")}
-
-
-def _no_such_depth(anatomy: Anatomy, fault: str) -> Diagnostic:
-    return diagnostic(
-        "P218.no_such_depth",
-        source=anatomy.source,
-        model_type=anatomy.model_type,
-        fault=fault,
-        key="op",
-    )

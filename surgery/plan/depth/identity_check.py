@@ -52,7 +52,11 @@ def refuse_no_identity(deeper: Any, anatomy: Anatomy, slots: Sequence[Slot]) -> 
     try:
         changed = _run(model, blocks, wanted)
     except Exception as error:  # a model may fail in as many ways as there are classes
-        raise SurgeryError(_unproved(anatomy, first_line(error))) from error
+        raise SurgeryError(
+            diagnostic(
+                "P219.unproved", source=anatomy.source, reason=first_line(error), key="start"
+            )
+        ) from error
     if changed:
         raise SurgeryError(_no_identity(anatomy, slots[changed[0]].source))
 
@@ -132,13 +136,9 @@ def _run(model: "nn.Module", blocks: Any, positions: Iterable[int]) -> list[int]
 def _no_identity(anatomy: Anatomy, source: int) -> Diagnostic:
     kind = anatomy.block(source)
     return diagnostic(
-        "P219.no_identity",
-        source=source,
-        source2=anatomy.source,
+        "P219.not_identity",
+        block=source,
+        source=anatomy.source,
         class_name=kind.class_name,
         key="start",
     )
-
-
-def _unproved(anatomy: Anatomy, reason: str) -> Diagnostic:
-    return diagnostic("P219.unproved", source=anatomy.source, reason=reason, key="start")

@@ -139,7 +139,7 @@ def _no_weights(folder: Path, names: list[str]) -> Diagnostic:
     why += f"; it has {', '.join(others[:4])}" if others else ""
     why += f"; unfinished downloads: {', '.join(unfinished)}" if unfinished else ""
     fix = f"download {INDEX_NAME} too" if len(others) > 1 else "download the complete repository"
-    return diagnostic("M201", folder=folder, why=why, fix=fix)
+    return diagnostic("M201.no_weights", folder=folder, why=why, fix=fix)
 
 
 def _read_index(file: Path) -> dict[Path, set[str]]:
@@ -151,8 +151,7 @@ def _read_index(file: Path) -> dict[Path, set[str]]:
         for name, shard in _weight_map(json.loads(text)).items():
             listed.setdefault(file.parent / _inside(shard), set()).add(name)
     except (ValueError, RecursionError) as error:
-        what = f"`{file}` is not an index of shards"
-        raise SurgeryError(diagnostic("M208.read_index", what=what, error=str(error))) from error
+        raise SurgeryError(diagnostic("M208.not_an_index", file=file, reason=str(error))) from error
     return listed
 
 
@@ -175,9 +174,10 @@ def _missing_files(folder: Path, files: Iterable[Path]) -> list[Diagnostic]:
     if not missing:
         return []
     unfinished = unfinished_downloads(folder)
-    what = f"{INDEX_NAME} of `{folder}` names missing files: {', '.join(missing)}"
     why = f"unfinished downloads: {', '.join(unfinished)}" if unfinished else ""
-    return [diagnostic("M203", what=what, why=why)]
+    return [
+        diagnostic("M203", index_name=INDEX_NAME, folder=folder, missing=list(missing), why=why)
+    ]
 
 
 def _is_broken(file: Path) -> bool:
@@ -193,11 +193,13 @@ def _disagreements(
     """Compare one shard with the index, and with the shards read before it."""
     found = []
     if absent := sorted(expected - stored.keys()):
-        what = f"`{file}` lacks {some_of(absent)}, which {INDEX_NAME} says it holds"
-        found.append(diagnostic("M208.disagreements", what=what))
+        found.append(
+            diagnostic("M208.lacking", file=file, absent=some_of(absent), index_name=INDEX_NAME)
+        )
     if twice := sorted(stored.keys() & before.keys()):
-        what = f"`{file}` holds {some_of(twice)} again, which `{before[twice[0]].file}` holds"
-        found.append(diagnostic("M208.disagreements_2", what=what))
+        found.append(
+            diagnostic("M208.twice", file=file, names=some_of(twice), other=before[twice[0]].file)
+        )
     return found
 
 
@@ -209,8 +211,7 @@ def _config_hash(file: Path) -> str | None:
     try:
         return digest(_without_noise(json.loads(text)))
     except (ValueError, RecursionError) as error:
-        what = f"`{file}` is not JSON"
-        raise SurgeryError(diagnostic("M205.config_hash", what=what, error=str(error))) from error
+        raise SurgeryError(diagnostic("M205.not_json", file=file, reason=str(error))) from error
 
 
 def _without_noise(content: Any) -> Any:

@@ -70,21 +70,21 @@ def read_errors(file: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        missing = error.errno in (errno.ENOENT, errno.ENOTDIR)
-        denied = error.errno in (errno.EACCES, errno.EPERM)
-        reason = error.strerror or str(error)
-        raise SurgeryError(
-            Diagnostic(
-                "M201" if missing else "M207",
-                f"`{file}` is not there" if missing else f"`{file}` cannot be read: {reason}",
-                why="a link that leads nowhere" if missing and file.is_symlink() else "",
-                fix="give yourself the right to read it (`ls -l` shows whose it is)"
-                if denied
-                else "check the path"
-                if missing
-                else "check the disk and the mount",
-            )
-        ) from error
+        raise SurgeryError(_unreadable_file(file, error)) from error
+
+
+def _unreadable_file(file: Path, error: OSError) -> Diagnostic:
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        why = "a link that leads nowhere" if file.is_symlink() else ""
+        return diagnostic("M201.missing_file", file=file, why=why)
+    denied = error.errno in (errno.EACCES, errno.EPERM)
+    fix = "give yourself the right to read it (`ls -l` shows whose it is)"
+    return diagnostic(
+        "M207",
+        file=file,
+        reason=error.strerror or str(error),
+        fix=fix if denied else "check the disk and the mount",
+    )
 
 
 def read_header(file: Path) -> dict[str, StoredTensor]:
@@ -197,8 +197,7 @@ def truncated(file: Path, why: str) -> SurgeryError:
     """
     rest = unfinished_downloads(file.parent)
     why += f"; unfinished downloads next to it: {', '.join(rest)}" if rest else ""
-    what = f"`{file}` is cut short or half-downloaded"
-    return SurgeryError(diagnostic("M204", what=what, why=why, DOWNLOAD=_DOWNLOAD))
+    return SurgeryError(diagnostic("M204", file=file, why=why))
 
 
 def unfinished_downloads(folder: Path) -> list[str]:
@@ -210,4 +209,4 @@ def unfinished_downloads(folder: Path) -> list[str]:
 
 
 def _unreadable(file: Path, why: str) -> SurgeryError:
-    return SurgeryError(diagnostic("M205.unreadable", file=file, why=why, DOWNLOAD=_DOWNLOAD))
+    return SurgeryError(diagnostic("M205.unreadable", file=file, why=why))
