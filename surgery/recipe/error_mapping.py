@@ -97,8 +97,8 @@ def from_hydra(error: Exception, sources: SourceMap, names: Iterable[str]) -> Di
         reason = "the recipes in `defaults` name each other in a circle, or are nested without end"
     absent = re.search(r"delete from config\. '(.+)' does not exist", reason)
     if absent:
-        what, span = f"there is no `{absent[1]}` to take out", sources.span(absent[1].split("."))
-        return diagnostic("R109.absent", what=what, span=span)
+        span = sources.span(absent[1].split("."))
+        return diagnostic("R109.absent", setting=absent[1], span=span)
     if isinstance(error, OmegaConfBaseException) and error.full_key:
         return _unresolved(error, reason, sources)
     return diagnostic("R110.composition", reason=reason, span=sources.span(("defaults",)))

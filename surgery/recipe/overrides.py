@@ -77,14 +77,17 @@ def as_arguments(overrides: Iterable[str] | Mapping[str, object]) -> list[str]:
     return list(overrides)
 
 
-def read_override(number: int, typed: str, knobs: Iterable[str]) -> Override | Diagnostic:
+def read_override(
+    number: int, typed: str, knobs: Iterable[str], *, recipes: int = 1
+) -> Override | Diagnostic:
     """Parse one override; on an error, return the diagnostic.
 
     Args:
         number: Position on the command line, from 1.
         typed: Text such as `placement=post`, `operations.copies.blocks=pre 1/3` or
             `~operations.copies`.
-        knobs: Names of the recipe's knobs.
+        knobs: Names of the recipe's knobs, or of all recipes' in a sweep of several.
+        recipes: Number of recipes; 1 by default.
     """
     name, equals, value = typed.partition("=")
     key = name.lstrip("+~")
@@ -99,7 +102,7 @@ def read_override(number: int, typed: str, knobs: Iterable[str]) -> Override | D
         )
     path = _path(key, knobs)
     if path is None:
-        return _unknown_key(number, typed, key, knobs)
+        return _unknown_key(number, typed, key, knobs, recipes)
     if name.startswith("~"):
         return Override(number, typed, path, None)
     if _is_existing_path(path, value):
@@ -140,23 +143,25 @@ def _is_existing_path(path: Key, value: str) -> bool:
     return takes_one and os.path.lexists(os.path.expanduser(unquoted(value)))
 
 
-def _unknown_key(number: int, typed: str, key: str, knobs: Iterable[str]) -> Diagnostic:
+def _unknown_key(
+    number: int, typed: str, key: str, knobs: Iterable[str], recipes: int
+) -> Diagnostic:
     known, first = [*FIELDS, *knobs, *STAGE_FIELDS], key.partition(".")[0]
-    is_known = first in (*FIELDS, *STAGE_FIELDS)
-    if is_known:
-        why = "a dotted name is made of letters, digits, _ and - between single dots"
-    elif first.startswith("hydra"):
-        why = "settings of Hydra are for `surgery sweep`"
-    else:
-        kinds = {"knobs": knobs, "fields": FIELDS, "stages' keys": STAGE_FIELDS}
-        why = "; ".join(f"its {k} are {', '.join(names) or 'none'}" for k, names in kinds.items())
+    span = span_of(number, typed, value=False)
+    if first in (*FIELDS, *STAGE_FIELDS):
+        return diagnostic("R109.malformed", setting=key, span=span)
+    near = suggest(first.strip().lower(), known) if first not in known else ""
+    fix = near or "set a knob, or a field by its dotted name"
+    if first.startswith("hydra"):
+        return diagnostic("R109.hydra", setting=first, fix=fix, span=span)
     return diagnostic(
-        "R109.unknown",
-        setting=key if is_known else first,
-        why=why,
-        fix=(suggest(first.strip().lower(), known) if first not in known else "")
-        or "set a knob, or a field by its dotted name",
-        span=span_of(number, typed, value=False),
+        "R109.unknown" if recipes == 1 else "R109.in_no_recipe",
+        setting=first,
+        knobs=list(knobs) or "none",
+        fields=FIELDS,
+        keys=STAGE_FIELDS,
+        fix=fix,
+        span=span,
     )
 
 

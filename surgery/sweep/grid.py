@@ -69,9 +69,11 @@ def expand(
     refuse_code(arguments)
     knobs = _knobs_by_recipe(recipes, allow_env)
     known = list(dict.fromkeys(knob for names in knobs.values() for knob in names))
-    read = [read_override(number, typed, known) for number, typed in enumerate(arguments, start=1)]
-    wrong = [item for item in read if isinstance(item, Diagnostic)]
-    raise_errors(wrong if len(recipes) == 1 else map(_in_no_recipe, wrong))
+    read = [
+        read_override(number, typed, known, recipes=len(recipes))
+        for number, typed in enumerate(arguments, start=1)
+    ]
+    raise_errors(item for item in read if isinstance(item, Diagnostic))
     overrides = _last_of_each(item for item in read if isinstance(item, Override))
     if _most(overrides, recipes) > MAX_VALUES:
         raise SurgeryError(
@@ -258,11 +260,6 @@ def _in_grid_points(
     every = len(where) == len(points)
     location = f"every one of the {len(points)} grid points" if every else f"{plural} {named}"
     return replace(item, what=f"{item.what}, in {location}")
-
-
-def _in_no_recipe(item: Diagnostic) -> Diagnostic:
-    what = item.what.replace("the recipe has no", "none of the recipes has a")
-    return replace(item, what=what, why=item.why.replace("its ", "their "))
 
 
 def _recipes_named(count: int) -> Diagnostic:
