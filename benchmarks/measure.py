@@ -73,7 +73,7 @@ def run_child(
         }
 
 
-def numbers(run: Run) -> Run:
+def figures(run: Run) -> Run:
     """Return a run without its outputs and exit code, rounded, as it goes into results.json."""
     measured = {k: v for k, v in run.items() if k != "code" and isinstance(v, float | int)}
     return {k: round(v, 6) for k, v in measured.items()}
@@ -92,7 +92,7 @@ def take_turns(methods: Mapping[str, Callable[[], Run]], rounds: int, seed: int)
     runs: dict[str, list[Run]] = {name: [] for name in methods}
     for number in range(1, rounds + 1):
         for name in order.sample(list(methods), len(methods)):
-            runs[name].append(numbers(methods[name]()))
+            runs[name].append(figures(methods[name]()))
             print(f"round {number}: {name}: {runs[name][-1]}", flush=True)
     return runs
 

@@ -143,7 +143,7 @@ class Encoder:
             if len(part) > 1:
                 yield _row(part, part.clone(), {}, False, {})
 
-    def questions(self, asked: Sequence[tuple[Record, int]]) -> Any:
+    def prompts(self, asked: Sequence[tuple[Record, int]]) -> Any:
         """Encode conversations up to where an answer begins, as `generate` takes them.
 
         Args:

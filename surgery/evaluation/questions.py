@@ -71,7 +71,7 @@ def predictions_of(
     predictions: list[Prediction] = []
     for first in range(0, len(pairs), _BATCH):
         part = pairs[first : first + _BATCH]
-        inputs = encoder.questions(part).to(model.device)
+        inputs = encoder.prompts(part).to(model.device)
         if is_routed:
             inputs["image_mask"] = inputs["input_ids"] == (encoder.image_token or IGNORED)
         made = model.generate(

@@ -116,7 +116,7 @@ class Contents:
 class Exporter(ABC):
     """One form of export."""
 
-    word: ClassVar[str]
+    name: ClassVar[str]
     """What `--to` takes."""
 
     gives: ClassVar[str]
@@ -153,4 +153,4 @@ def refuse_lengths(job: ExportJob) -> None:
 def known_exporters() -> dict[str, Exporter]:
     """Every exporter by its word, found in the folder `surgery/export/formats`."""
     classes = classes_in("surgery.export.formats", Exporter)  # type: ignore[type-abstract]
-    return {cls.word: cls() for cls in classes}
+    return {cls.name: cls() for cls in classes}

@@ -45,7 +45,7 @@ def prompts_of(processor: Any, file: Path | None, length: int) -> Sequence[Row]:
 
 
 def _with_images(processor: Any, length: int) -> list[Row]:
-    """Sentences behind a picture each; what doesn't fit is cut off, be it of the picture."""
+    """Sentences after a picture each; what doesn't fit is cut off, be it of the picture."""
     side = max(edge for edge in dict(processor.image_processor.size).values() if edge)
     rows = []
     for number, (sentence, width) in enumerate(zip(SENTENCES, _WIDTHS, strict=True)):

@@ -55,7 +55,7 @@ def language_model(plan: Plan) -> list[Item]:
 
 
 def _of_a_tokenizer(file: Path) -> Content:
-    """A tokenizer's config that doesn't ask for the processor of the whole model."""
+    """A tokenizer's config that doesn't ask for the processor of the complete model."""
     config: dict[str, Any] = json.loads(file.read_bytes())
     config.pop("processor_class", None)
     return json_content(file.name, config)

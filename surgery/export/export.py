@@ -39,12 +39,12 @@ class Export:
     """An export that is ready to be written.
 
     Args:
-        to: the word of an exporter.
+        to: the name of an exporter.
         job: what is exported, and how.
         document: the adapter's plan.json.
 
     Raises:
-        SurgeryError: R131 for an unknown word, and what the exporter refuses.
+        SurgeryError: R131 for an unknown name, and what the exporter refuses.
     """
 
     def __init__(self, to: str, job: ExportJob, document: Mapping[str, Any]) -> None:
@@ -141,7 +141,7 @@ def prepare_export(
 
     Args:
         adapter: the adapter folder.
-        to: the word of an exporter, such as `hf`.
+        to: the name of an exporter, such as `hf`.
         lora: whether LoRA is merged into its matrices, or kept as a part of its own; None for what
             the form does best.
         base: whether text has the untouched base, runs on the multimodal path, or has parts that
@@ -243,7 +243,7 @@ def _refuse_unused(given: Iterable[str], exporter: Exporter) -> None:
     """Refuse an option that would change nothing, since who gave it believes that it does."""
     unused = next((name for name in given if name not in exporter.takes), None)
     if unused:
-        raise SurgeryError(_no_use(unused, exporter.word))
+        raise SurgeryError(_no_use(unused, exporter.name))
 
 
 def _written(part: Part, folder: Path, progress: Progress | None) -> PartRecord:
@@ -266,18 +266,18 @@ def _commands(contents: Contents) -> Iterator[str]:
 
 
 def _no_use(option: str, to: str) -> Diagnostic:
-    exporters = [word for word, exporter in known_exporters().items() if option in exporter.takes]
+    exporters = [name for name, exporter in known_exporters().items() if option in exporter.takes]
     return diagnostic(
         "A610", option=option, to=to, exporters=" and ".join(exporters), first=exporters[0]
     )
 
 
 def _unknown_form(to: str, known: Mapping[str, Exporter]) -> Diagnostic:
-    fix = suggestion(f"--to {word}" for word in close_names(to.lower(), known))
-    serving = [word for word, exporter in known.items() if to.lower() in exporter.serves]
+    fix = suggestion(f"--to {name}" for name in close_names(to.lower(), known))
+    serving = [name for name, exporter in known.items() if to.lower() in exporter.serves]
     if serving and not fix:
         fix = f"begin with `--to {serving[0]}`: {known[serving[0]].gives}"
-    forms = (f"`{word}` ({exporter.gives})" for word, exporter in known.items())
+    forms = (f"`{name}` ({exporter.gives})" for name, exporter in known.items())
     return diagnostic(
         "R131", to=to, forms=list(forms), detail=fix or f"choose one of {', '.join(known)}"
     )

@@ -1,10 +1,10 @@
-"""Whether all that an image does to a prompt is that its features take the image tokens' places.
+"""Whether an image changes nothing in a prompt but the embeddings at the image tokens.
 
-The whole model is given a picture and a prompt, with blocks that only note what they are given:
-they must be given what the decoder alone gives them of the words, but for those places. That tells
-a model that masks, places or embeds the rest otherwise once there is an image.
+The complete model gets an image and a prompt, with blocks that only record their inputs. These must
+be what the decoder alone feeds them for the text, but for those positions. That finds a model that
+masks, positions or embeds the rest otherwise once there is an image.
 
-Shapes: T tokens of the prompt, N places of the image in it, D width of the hidden state.
+Shapes: T tokens of the prompt, N positions of the image in it, D width of the hidden state.
 """
 
 from collections.abc import Iterator, Mapping
@@ -65,7 +65,7 @@ def _differing(
 
 
 def _is_same(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Whether numbers are the same up to rounding, since N rows may sum otherwise than T do."""
+    """Whether values are the same up to rounding, since N rows may sum otherwise than T do."""
     if one.shape != other.shape or one.dtype != other.dtype:
         return False
     if not one.is_floating_point() or not one.dim():
@@ -95,7 +95,7 @@ def _random_features(
     """Let the model make random features of its images, which takes none of the tower's time.
 
     Yields:
-        Their rows, (places, D) each.
+        Their rows, (positions, D) each.
     """
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         pixels = mode.from_tensor(prompt["pixel_values"])

@@ -111,11 +111,13 @@ class ModelShell:
             SurgeryError: A612 where torch can't export it.
         """
         try:
-            return to_onnx(_Computed(self.model, compute), feeds, "", numbers=False)
+            return to_onnx(_Computed(self.model, compute), feeds, "", with_values=False)
         except Exception as error:  # torch.export has many ways to say no
             raise no_parts(self.plan, reason_of(error)) from error
 
-    def numbers(self, names: Sequence[str], adapter: Path | None = None) -> dict[str, torch.Tensor]:
+    def read_weights(
+        self, names: Sequence[str], adapter: Path | None = None
+    ) -> dict[str, torch.Tensor]:
         """Return real parameters as the graphs compute with them.
 
         Args:
@@ -145,7 +147,7 @@ class ModelShell:
         Args:
             module_path: full module name.
             names: in the module.
-            adapter: as for `numbers`.
+            adapter: as for `read_weights`.
 
         Raises:
             SurgeryError: X112 where one isn't on disk.

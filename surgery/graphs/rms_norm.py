@@ -72,7 +72,7 @@ def _as_rms_norm(module: Any) -> RMSNorm | None:
 
 
 def _is_rms_norm(module: Any, weight: torch.Tensor | None, eps: float, offset: float) -> bool:
-    """Try it on small numbers, for which eps counts; offset is what is added to the weight."""
+    """Try it on small values, for which eps counts; offset is what is added to the weight."""
     generator = torch.Generator().manual_seed(0)
     trial = copy.deepcopy(module).to_empty(device="cpu").float()
     width = 24 if weight is None else weight.shape[0]

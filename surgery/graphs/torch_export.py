@@ -34,7 +34,7 @@ _WRAPPERS: Final = {".original_module": "", ".expert.default": ".expert", ".base
 
 
 def to_onnx(
-    step: nn.Module, feeds: dict[str, torch.Tensor], module_path: str, *, numbers: bool
+    step: nn.Module, feeds: dict[str, torch.Tensor], module_path: str, *, with_values: bool
 ) -> ir.Model:
     """Export a step.
 
@@ -42,7 +42,7 @@ def to_onnx(
         step: takes the feeds as a dict, and returns one.
         feeds: one of each input, whose shapes are the graph's.
         module_path: full module name of the block, which its parameters and nodes are named after.
-        numbers: whether the parameters have any; without, initializers are shapes and types.
+        with_values: whether the parameters have values; without, initializers are shapes and types.
 
     Returns:
         The graph, without inputs that it doesn't use. Weights of linear maps are as MatMul takes
@@ -68,7 +68,7 @@ def to_onnx(
         if not value.uses():
             graph.inputs.remove(value)
     _name_modules(graph, module_path)
-    _restore_values(graph, values if numbers else dict.fromkeys(values), module_path)
+    _restore_values(graph, values if with_values else dict.fromkeys(values), module_path)
     return model
 
 
@@ -130,7 +130,7 @@ def _transpose_weights(graph: ir.Graph, values: dict[str, Any]) -> None:
         axes = node.attributes.get_ints("perm")
         name = source.name if len(source.uses()) == 1 else f"{source.name}.T"
         shape = ir.Shape([source.shape[axis] for axis in axes])  # type: ignore[index]
-        numbers = _transposed(values[source.name], axes, shape)
+        tensor = _transposed(values[source.name], axes, shape)
         out = node.outputs[0]
         transposed = ir.Value(name=name, shape=shape, type=source.type)
         transposed.metadata_props[TRANSPOSED] = "yes"
@@ -139,14 +139,14 @@ def _transpose_weights(graph: ir.Graph, values: dict[str, Any]) -> None:
         if name == source.name:
             del graph.initializers[name]
         graph.initializers[name] = transposed
-        values[name] = numbers
+        values[name] = tensor
 
 
-def _transposed(numbers: Any, axes: Any, shape: ir.Shape) -> ir.LazyTensor:
+def _transposed(tensor: Any, axes: Any, shape: ir.Shape) -> ir.LazyTensor:
     def make() -> ir.TensorProtocol:
-        return ir.Tensor(np.ascontiguousarray(numbers.numpy().transpose(axes)))
+        return ir.Tensor(np.ascontiguousarray(tensor.numpy().transpose(axes)))
 
-    return ir.LazyTensor(make, dtype=numbers.dtype, shape=shape)
+    return ir.LazyTensor(make, dtype=tensor.dtype, shape=shape)
 
 
 def _name_modules(graph: ir.Graph, module_path: str) -> None:
@@ -170,7 +170,7 @@ def name_in_base(name: str, module_path: str) -> str:
 
     Args:
         name: in the step, such as `plain.block.mlp.up_proj.base_layer.weight`.
-        module_path: full module name of the block; empty for the whole model.
+        module_path: full module name of the block; empty for the entire model.
     """
     for wrapper, stored in _WRAPPERS.items():
         name = name.replace(wrapper, stored)

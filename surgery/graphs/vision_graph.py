@@ -5,7 +5,7 @@ the model's own code. How large a tile is, and how many tokens it takes, is seen
 model's processor makes of two pictures. Imports torch at the top: only what makes graphs reaches
 it.
 
-Shapes: C x H x W pixels of a tile, N places that it takes in a prompt, D width of the hidden state.
+Shapes: C x H x W pixels of a tile, N positions that it takes in a prompt, D hidden width.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,7 +42,7 @@ class Tile:
     Args:
         shape: (C, H, W).
         tokens: N.
-        token: the id that stands in each of these places.
+        token: the id that is at each of these positions.
     """
 
     shape: torch.Size
@@ -93,9 +93,9 @@ class VisionGraph:
                 )
             ) from error
 
-    def numbers(self, names: Sequence[str]) -> dict[str, torch.Tensor]:
-        """Return real parameters; see `Whole.numbers`."""
-        return self._shell.numbers(names, self._adapter)
+    def read_weights(self, names: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Return real parameters; see `ModelShell.read_weights`."""
+        return self._shell.read_weights(names, self._adapter)
 
     def _features(self, feeds: Feeds) -> Feeds:
         """Let the decoder begin a step with what the image became."""
@@ -116,7 +116,7 @@ class VisionGraph:
 
 
 def _rows(found: Any) -> Iterator[torch.Tensor]:
-    """Rows (places, D) of each image, whatever they are wrapped in."""
+    """Rows (positions, D) of each image, whatever they are wrapped in."""
     if isinstance(found, torch.Tensor):
         yield found.reshape(-1, found.shape[-1])
         return

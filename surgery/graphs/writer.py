@@ -14,7 +14,7 @@ LARGE: Final = 1 << 30
 
 
 def initializer_bytes(model: "ir.Model") -> int:
-    """Bytes of all initializers that have numbers."""
+    """Bytes of all initializers that have values."""
     tensors = (value.const_value for value in model.graph.initializers.values())
     return sum(tensor.nbytes for tensor in tensors if tensor is not None)
 
@@ -23,8 +23,8 @@ def save(model: "ir.Model", path: Path, *, large: int = LARGE) -> None:
     """Write a graph.
 
     Args:
-        model: with numbers; one without can't be read by others, and is refused.
-        path: of the `.onnx` file; weights are in the file of that name with `.data` behind it.
+        model: with weights; one without can't be read by others, and is refused.
+        path: of the `.onnx` file; weights are in the file of that name with `.data` after it.
         large: bytes of weights from which on they are there.
 
     Raises:

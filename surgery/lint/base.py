@@ -62,7 +62,7 @@ class Rule(ABC):
     """How it is known."""
 
     known_by: ClassVar[str]
-    """What is behind the evidence, with version and date."""
+    """The source of the evidence, with version and date."""
 
     severity: ClassVar[Severity] = "error"
     """Unless the target says otherwise."""

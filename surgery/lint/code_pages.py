@@ -1,4 +1,4 @@
-"""The pages behind the codes: Markdown in `diagnostics/pages`, and the docstrings of rules."""
+"""The pages of the codes: Markdown in `diagnostics/pages`, and the docstrings of rules."""
 
 import inspect
 from typing import TYPE_CHECKING, Final

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     Arrays = dict[str, np.ndarray[Any, Any]]
 
 Kind = Literal["noise", "picture", "bits"]
-"""bits: noise, and nothing but 0 and 1 as whole numbers."""
+"""bits: noise, and nothing but 0 and 1 as integers."""
 
 _ENOUGH: Final = 0.05
 """Greatest number of an output from which on it says something; a probability of one in twenty."""
 _BITS: Final = ("mask", "type")
-"""In the names of whole inputs that are 0 or 1."""
+"""In the names of integer inputs that are 0 or 1."""
 _IDS: Final = 256
 """Whole inputs are below it, unless the graph can't take that."""
 _MIN_SIDE: Final = 16
@@ -101,7 +101,7 @@ def _height_width(shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 def _image(shape: tuple[int, ...], generator: np.random.Generator) -> "np.ndarray[Any, Any]":
-    """Dark words in lines on a light ground, a disc and a box, as numbers from -1 to 1."""
+    """Dark words in lines on a light ground, a disc and a box, as values from -1 to 1."""
     from PIL import Image, ImageDraw, ImageFont
 
     height, width = _height_width(shape)

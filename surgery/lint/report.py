@@ -79,7 +79,7 @@ class Report:
         return sum(found.severity == severity for found in self.findings)
 
     def location_of(self, diagnostic: Diagnostic) -> tuple[str, Span | None]:
-        """The file, and the place in it, at which a code host can show what is said.
+        """The file, and the position in it, at which a code host can show what is said.
 
         What a packaged parent says is shown at the user's own recipe, which starts from it; the
         name is empty where there is no file at all.
@@ -105,6 +105,6 @@ class Report:
 
 def counted_findings(report: Report) -> str:
     """The findings by number, such as `1 error, 2 warnings`, or `nothing found`."""
-    numbers = [(report.count(severity), severity) for severity in SEVERITIES]
-    words = [f"{n} {severity}{'s' * (n > 1)}" for n, severity in numbers if n]
-    return ", ".join(words) or "nothing found"
+    counts = [(report.count(severity), severity) for severity in SEVERITIES]
+    counted = [f"{n} {severity}{'s' * (n > 1)}" for n, severity in counts if n]
+    return ", ".join(counted) or "nothing found"

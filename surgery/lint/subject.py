@@ -75,22 +75,24 @@ class Subject:
                 yield from _recipe_of_adapter(Path(self.name)).inputs()
 
 
-def find_subjects(words: Iterable[str], *, allow_env: bool = False) -> list[Subject]:
-    """Tell the words of a command line apart: overrides have a `=`, all others are subjects.
+def find_subjects(arguments: Iterable[str], *, allow_env: bool = False) -> list[Subject]:
+    """Separate the arguments of a command line: overrides have a `=`, all others are subjects.
 
     Of several recipes, one that lacks a knob that another has is linted without it, as in a sweep.
 
     Args:
-        words: in any order; where all are overrides, every packaged recipe is meant.
+        arguments: in any order; where all are overrides, every packaged recipe is meant.
         allow_env: whether recipes may read the environment.
 
     Raises:
-        SurgeryError: R112 and R127 for words that are nothing, R125 for overrides that nothing
+        SurgeryError: R112 and R127 for arguments that name nothing, R125 for overrides that nothing
             takes.
     """
-    words = list(words)
-    overrides = [word for word in words if is_override(word)]
-    named = [word for word in words if not is_override(word)] or list(packaged_recipes())
+    arguments = list(arguments)
+    overrides = [argument for argument in arguments if is_override(argument)]
+    named = [argument for argument in arguments if not is_override(argument)] or list(
+        packaged_recipes()
+    )
     found = [replace(subject, allow_env=allow_env) for subject in _subjects(named)]
     recipes = [subject for subject in found if subject.kind == "recipe"]
     if overrides and not recipes:
@@ -106,7 +108,11 @@ def _overrides_of(recipes: list[Subject], overrides: list[str]) -> dict[str, tup
     knobs = {s.name: set(knob_names(s.name, allow_env=s.allow_env)) for s in recipes}
     known = set[str]().union(*knobs.values()) - {*FIELDS}
     return {
-        name: tuple(word for word in overrides if _key(word) in own or _key(word) not in known)
+        name: tuple(
+            argument
+            for argument in overrides
+            if _key(argument) in own or _key(argument) not in known
+        )
         for name, own in knobs.items()
     }
 
@@ -115,61 +121,63 @@ def _key(override: str) -> str:
     return override.partition("=")[0].lstrip("+~")
 
 
-def is_override(word: str) -> bool:
-    """Whether a word of the command line is an override; a file may have a `=` in its name."""
-    return ("=" in word or word.startswith("~")) and not os.path.exists(word)
+def is_override(argument: str) -> bool:
+    """Whether an argument of the command line is an override; a file may have a `=` in its name."""
+    return ("=" in argument or argument.startswith("~")) and not os.path.exists(argument)
 
 
 def _subjects(named: Iterable[str]) -> Iterator[Subject]:
     wrong: list[Diagnostic] = []
-    for word in named:
+    for argument in named:
         try:
-            yield _subject(word)
+            yield _subject(argument)
         except SurgeryError as error:
             wrong += error.diagnostics
     if wrong:
         raise SurgeryError(wrong)
 
 
-def _subject(word: str) -> Subject:
-    path = Path(os.path.expanduser(word))
+def _subject(argument: str) -> Subject:
+    path = Path(os.path.expanduser(argument))
     if path.suffix == _GRAPH:
-        return Subject(word, "graph", path)
+        return Subject(argument, "graph", path)
     if path.name in (PLAN_FILE, _CONFIG) and not os.path.isfile(path):
-        raise SurgeryError(_no_subject(word, "there is no such file"))
+        raise SurgeryError(_no_subject(argument, "there is no such file"))
     if path.name == PLAN_FILE or os.path.isfile(path / PLAN_FILE):
         folder = path.parent if path.name == PLAN_FILE else path
         return Subject(str(folder), "adapter", folder / PLAN_FILE)
-    if path.name == _CONFIG or word.startswith(BUILTIN) or os.path.isfile(path / _CONFIG):
-        return Subject(word, "checkpoint", find_model(_without_config(word)).folder / _CONFIG)
-    return _recipe_or_hub_id(word, path)
+    if path.name == _CONFIG or argument.startswith(BUILTIN) or os.path.isfile(path / _CONFIG):
+        return Subject(
+            argument, "checkpoint", find_model(_without_config(argument)).folder / _CONFIG
+        )
+    return _recipe_or_hub_id(argument, path)
 
 
-def _recipe_or_hub_id(word: str, path: Path) -> Subject:
+def _recipe_or_hub_id(argument: str, path: Path) -> Subject:
     try:
-        return Subject(word, "recipe", find_recipe(word))
+        return Subject(argument, "recipe", find_recipe(argument))
     except SurgeryError:
         if os.path.isdir(path):
             why = f"the folder has no {PLAN_FILE}, as an adapter has, and no {_CONFIG}"
-            raise SurgeryError(_no_subject(word, why)) from None
+            raise SurgeryError(_no_subject(argument, why)) from None
         if os.path.isfile(path) and path.suffix != ".yml":
             why = "a file is a recipe (.yaml), a graph (.onnx) or a config.json"
-            raise SurgeryError(_no_subject(word, why)) from None
-        if not _is_hub_id(word):
+            raise SurgeryError(_no_subject(argument, why)) from None
+        if not _is_hub_id(argument):
             raise
-    return Subject(word, "checkpoint", None)
+    return Subject(argument, "checkpoint", None)
 
 
-def _is_hub_id(word: str) -> bool:
-    owner, slash, name = word.partition("/")
+def _is_hub_id(argument: str) -> bool:
+    owner, slash, name = argument.partition("/")
     known = owner not in ("recipes", ".", "..", "~", "") and not name.endswith((".yaml", ".yml"))
     return bool(slash) and "/" not in name and known
 
 
-def _without_config(word: str) -> str:
+def _without_config(argument: str) -> str:
     """The model that is meant by its config.json."""
-    path = Path(word)
-    return str(path.parent) if path.name == _CONFIG else word
+    path = Path(argument)
+    return str(path.parent) if path.name == _CONFIG else argument
 
 
 def _plan_of_adapter(folder: Path, trust_remote_code: bool) -> Plan:
@@ -200,8 +208,8 @@ def _plan_of_checkpoint(name: str, trust_remote_code: bool) -> Plan:
     return Plan(recipe, anatomy, (), (PlannedStage("", Selection()),), files=files)
 
 
-def _no_subject(word: str, why: str) -> Diagnostic:
-    return diagnostic("R127", word=word, why=why)
+def _no_subject(argument: str, why: str) -> Diagnostic:
+    return diagnostic("R127", argument=argument, why=why)
 
 
 def _unused_override(override: str, subject: Subject) -> Diagnostic:

@@ -19,7 +19,7 @@ CONTEXT: Final = 2048
 """Tokens of the cache in the paper's table 9."""
 
 PEERS: Final = ("full_finetune", "lora", "cogvlm_skip", "genieblue_skip")
-"""The packaged recipes that any recipe is put beside."""
+"""The packaged recipes that any recipe is compared with."""
 
 _PAPER_MODEL: Final = ("builtin/bluelm-3b", "builtin/siglip-so400m-patch14-384")
 _PAPER_DEVICE: Final = "snapdragon-8-elite"
@@ -174,7 +174,7 @@ def _disagreements(measured: Sequence[Measured]) -> list[str]:
 
 
 def _both(row: Measured) -> int:
-    """Memory where originals and copies are both held."""
+    """Memory where originals and copies are both in memory."""
     cost = row.arithmetic
     return cost.storage + cost.text_memory - cost.text_load
 

@@ -23,7 +23,7 @@ _PER_WEIGHT: Final = 1.023
 _GRAPH: Final = 57_000
 """Bytes of a quantized graph without weights, and of the file that names its binary."""
 _BINARY_PAIR, _GRAPH_PAIR = 5_000, 4_700
-"""Bytes that one pair of LoRA's adds to these: its numbers are inputs."""
+"""Bytes that one pair of LoRA's adds to these: its weights are inputs."""
 _FP32_BYTES: Final = 4
 
 

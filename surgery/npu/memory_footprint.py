@@ -76,7 +76,7 @@ def read_scheme(name: str) -> Scheme:
 
 
 def footprints(plan: Plan, context: int, scheme: Scheme) -> list[Footprint]:
-    """Count the paths of a plan, and both held at once where there are two.
+    """Count the paths of a plan, and both in memory at once where there are two.
 
     Args:
         plan: on its model.

@@ -215,7 +215,7 @@ def _content(file: Path) -> dict[str, Any]:
 
 
 def _merged(known: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """Mappings key by key; a fact is replaced as a whole."""
+    """Mappings key by key; a fact is replaced as one."""
     both = {key: value for key, value in own.items() if isinstance(value, dict) and key in known}
     merged = {
         key: value if "value" in value else _merged(known[key] or {}, value)

@@ -84,7 +84,7 @@ def _rows(plan: "Plan") -> list[_Row]:
 
 
 def _row(edits: list[Edit], trained: int, whole: int) -> _Row:
-    """The row of one block: what it gets, and how much of the whole trains in place."""
+    """The row of one block: what it gets, and how much of it trains in place."""
     operation = ", ".join(dict.fromkeys(edit.operation for edit in edits))
     added = sum(edit.parameters for edit in edits)
     if any(isinstance(edit, SwapBlock) for edit in edits):

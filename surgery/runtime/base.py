@@ -62,7 +62,7 @@ class Answer:
 class Runner(ABC):
     """Opens one form of export."""
 
-    word: ClassVar[str]
+    name: ClassVar[str]
     """The word of its exporter."""
 
     @abstractmethod
@@ -92,7 +92,7 @@ class Runner(ABC):
 def known_runners() -> dict[str, Runner]:
     """Every runner by its word, found in the folder `surgery/runtime/formats`."""
     classes = classes_in("surgery.runtime.formats", Runner)  # type: ignore[type-abstract]
-    return {cls.word: cls() for cls in classes}
+    return {cls.name: cls() for cls in classes}
 
 
 def end_tokens(folder: Path) -> Collection[int]:
@@ -112,7 +112,7 @@ def refuse_too_long(prompt: int, new: int, context: int, whose: str) -> None:
     Args:
         prompt: its tokens.
         new: of the answer, at most.
-        context: tokens that the cache has places for.
+        context: tokens that the cache has positions for.
         whose: cache it is, such as "graphs".
 
     Raises:

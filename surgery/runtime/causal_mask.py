@@ -1,7 +1,7 @@
 """The mask of one step with a static cache, in numpy: what is added to the scores of attention.
 
-Shapes: T tokens of the step, W places in the cache. Of these the first `start` are taken; a token
-that only fills the step up comes behind all others, so that causality alone hides it.
+Shapes: T tokens of the step, W positions in the cache. Of these the first `start` are taken;
+padding of the step comes after its tokens, so that causality alone hides it.
 """
 
 from typing import Any, Final

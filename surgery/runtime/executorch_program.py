@@ -1,7 +1,7 @@
 """An ExecuTorch program of a decoder, and the runtime that it is run by.
 
-The key-value cache is state of the loaded program: it is told at which position a step begins, and
-what lies behind that is overwritten. Source: `transformers.integrations.executorch`.
+The key-value cache is state of the loaded program: a call gives the position at which its step
+begins, and what comes after that is overwritten. Source: `transformers.integrations.executorch`.
 """
 
 import importlib
@@ -46,7 +46,7 @@ class Program:
         return tuple(self._method.metadata.output_tensor_meta(0).sizes())
 
     def logits(self, ids: list[int], position: int) -> "torch.Tensor":
-        """Read tokens into the cache and return what may come behind each of them.
+        """Read tokens into the cache and return what may come after each of them.
 
         Args:
             ids: tokens of one step.

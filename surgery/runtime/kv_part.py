@@ -1,6 +1,6 @@
 """One part of an export on one path: its graphs of static shape, and the cache between its steps.
 
-numpy alone. Shapes: T tokens of a step, W places of the cache, K heads of keys, C width of a head.
+numpy alone. Shapes: T tokens of a step, W positions of the cache, K key heads, C head width.
 """
 
 from functools import lru_cache

@@ -56,16 +56,16 @@ class GraphRecord(_Data):
     """Many tokens at once, or one; or one tile of an image, before the prompt is read."""
 
     tokens: int
-    """Of a step; a shorter one is filled up behind. Of an image, the places that a tile takes."""
+    """Of a step; a shorter one is padded at the end. Of an image, the positions a tile fills."""
 
     window: int
-    """Tokens that the cache has places for; 0 for a graph without one."""
+    """Tokens that the cache has positions for; 0 for a graph without one."""
 
     sliding: int | None = None
     """How many tokens back attention sees, itself among them; None for all."""
 
     image_token: int | None = None
-    """Of the graph of an image: the id in whose places of a prompt its features go, in order."""
+    """Of the graph of an image: the id in whose positions of a prompt its features go, in order."""
 
     inputs: tuple[ValueRecord, ...]
     """In the graph's order."""
@@ -102,7 +102,7 @@ class ExportedFile(_Data):
 
 
 class PartRecord(_Data):
-    """One part: a folder that is opened as a whole."""
+    """One part: a folder that is opened as one."""
 
     kind: str
     """What it is, such as `transformers` or `peft`."""
@@ -161,7 +161,7 @@ class Manifest(_Data):
     """The recipe, every value spelled out."""
 
     plan: ExportedFile
-    """The plan, a file beside this one."""
+    """The plan, a file next to this one."""
 
     run: tuple[str, ...]
     """Commands that run it, in the export's folder."""

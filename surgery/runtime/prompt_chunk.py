@@ -18,8 +18,8 @@ class Features:
     """What the images of a prompt became.
 
     Args:
-        token: the id whose places they take.
-        rows: (places, D), in the order of the places.
+        token: the id whose positions they take.
+        rows: (positions, D), in the order of the positions.
     """
 
     token: int
@@ -33,7 +33,7 @@ class PromptChunk:
     Args:
         phase: of the graphs that take it.
         start: tokens before it.
-        count: of its own, at most T; what is behind them only fills it up.
+        count: of its own, at most T; what comes after them only fills it up.
         known: arrays by name: `ids` and `positions` (1, T), and whatever parts have given. With
             images `is_image` (T) and `features`, a row for each place that is one.
     """

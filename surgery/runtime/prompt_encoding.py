@@ -45,7 +45,7 @@ def encoded(processor: Any, prompt: Prompt, path: PathName) -> Any:
     if encoder.is_multimodal and IMAGE in prompt.text:
         raise SurgeryError(special_token(record.location, IMAGE))
     is_chat = encoder.has_template if prompt.chat is None else prompt.chat
-    inputs = encoder.questions([(record, 1)]) if is_chat else encoder.raw(record)
+    inputs = encoder.prompts([(record, 1)]) if is_chat else encoder.raw(record)
     if inputs["input_ids"].shape[-1] == 0:
         raise SurgeryError(_EMPTY)
     return inputs

@@ -1,6 +1,6 @@
 """The vision part of an export: what it makes of the tiles of images. numpy alone.
 
-Shapes: C x H x W pixels of a tile, N places that it takes in a prompt, D width of the hidden state.
+Shapes: C x H x W pixels of a tile, N positions that it takes in a prompt, D hidden width.
 """
 
 from collections.abc import Iterable, Mapping

@@ -119,12 +119,12 @@ JOBS: Final = {
 """The jobs by name: one line adds one."""
 
 
-def run_points(settings: HydraSettings, numbers: Sequence[int], job: str, resume: bool) -> str:
+def run_points(settings: HydraSettings, indices: Sequence[int], job: str, resume: bool) -> str:
     """Let Hydra run the job for grid points of the sweep's points.json.
 
     Args:
         settings: Result of `read_settings`.
-        numbers: Indices of the grid points, at least one.
+        indices: Indices of the grid points, at least one.
         job: A name in `JOBS`.
         resume: Whether jobs of these grid points may have been killed before.
 
@@ -136,7 +136,7 @@ def run_points(settings: HydraSettings, numbers: Sequence[int], job: str, resume
         *settings.overrides,
         f"{key}={_quoted(settings.folder)}",
         f"points={_quoted(settings.folder / POINTS_FILE)}",
-        f"point={','.join(map(str, numbers))}",
+        f"point={','.join(map(str, indices))}",
         f"job={job}",
         f"resume={resume}",
     ]

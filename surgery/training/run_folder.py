@@ -45,7 +45,7 @@ def work_folder(out: Path) -> Path:
 
 
 @contextmanager
-def opened_work(
+def open_work_folder(
     out: Path,
     recipe: Recipe,
     inputs: Iterable[Input],

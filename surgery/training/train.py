@@ -33,7 +33,7 @@ from surgery.training.run_folder import (
     close_work,
     copy_log,
     is_result,
-    opened_work,
+    open_work_folder,
     refuse_other_data,
 )
 from surgery.training.stage import PreparedStage, StageResult, prepare_stage
@@ -74,7 +74,7 @@ def train_recipe(
     """
     out = Path(out)
     plan = plan_recipe(recipe, weights=True, trust_remote_code=trust_remote_code)
-    with opened_work(
+    with open_work_folder(
         out, recipe, plan.inputs(), resume=resume, overwrite=overwrite, warn=warn
     ) as work:
         plan = _write_assembly(plan, work)
@@ -129,7 +129,9 @@ def train_adapter(
         return load_adapter(folder, trainable=True, trust_remote_code=trust_remote_code)
 
     inputs = [Input(folder, "the adapter"), *plan.inputs()]
-    with opened_work(out, recipe, inputs, resume=resume, overwrite=overwrite, warn=warn) as work:
+    with open_work_folder(
+        out, recipe, inputs, resume=resume, overwrite=overwrite, warn=warn
+    ) as work:
         run = _Run(
             plan, build, made.files.folder, work, progress, warn, callbacks, trust_remote_code
         )

@@ -236,7 +236,7 @@ def test_an_assembled_model_has_its_language_model_alone(
 
 
 def asked(adapter: Path, picture: Path, *, chat: bool) -> list[int]:
-    """What the adapter itself says to the prompt behind a picture."""
+    """What the adapter itself says to the prompt after a picture."""
     from surgery.data.vocabulary import load_processor
     from surgery.runtime.prompt_encoding import encoded
 

@@ -1,4 +1,4 @@
-"""What the design promises of the package as a whole; `.importlinter` holds the rest."""
+"""What the design promises of the package as one; `.importlinter` holds the rest."""
 
 import ast
 import re

@@ -29,7 +29,7 @@ class Lengths:
 
     Args:
         prefill: tokens of one step, at most.
-        context: tokens that the cache has places for.
+        context: tokens that the cache has positions for.
     """
 
     prefill: int
@@ -124,7 +124,7 @@ def _shapes(prefill: int) -> dict[str, Any] | None:
 
 
 def _compare(program: Program, model: Any, lengths: Lengths) -> None:
-    """Run the longest step, and one of one token behind it, beside torch.
+    """Run the longest step, and one of one token after it, and compare with torch.
 
     Raises:
         ValueError: where they differ by more than rounding.

@@ -31,9 +31,9 @@ _GRAPH_BYTES: Final = 1 << 16  # more than the graph of a block takes without we
 
 
 class ExecutorchExporter(Exporter):
-    """The parts of `hf`, each a program beside the files that encode a prompt for it."""
+    """The parts of `hf`, each a program with the files that encode a prompt for it."""
 
-    word: ClassVar[str] = EXTRA
+    name: ClassVar[str] = EXTRA
     takes: ClassVar[frozenset[str]] = frozenset({"prefill", "context"})
     gives: ClassVar[str] = "a .pte program a path, for CPUs"
     serves: ClassVar[tuple[str, ...]] = ("pte", "xnnpack")

@@ -9,7 +9,7 @@ from surgery.export.formats._checkpoints import checkpoint_contents
 class HfExporter(Exporter):
     """`llm/` is the base; `multimodal/` has the copies in place; `lora/` is what wasn't merged."""
 
-    word: ClassVar[str] = "hf"
+    name: ClassVar[str] = "hf"
     takes: ClassVar[frozenset[str]] = frozenset({"copy", "link", "checksum"})
     gives: ClassVar[str] = "checkpoints for transformers, and for converters that read those"
     serves: ClassVar[tuple[str, ...]] = (

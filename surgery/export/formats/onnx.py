@@ -10,7 +10,7 @@ from surgery.export.parts.size_limits import refuse_large_parts
 class OnnxExporter(Exporter):
     """One part each for vision, embeddings, positions, blocks, copies and head; LoRA; tokenizer."""
 
-    word: ClassVar[str] = "onnx"
+    name: ClassVar[str] = "onnx"
     takes: ClassVar[frozenset[str]] = frozenset({"prefill", "context"})
     gives: ClassVar[str] = "graphs of static shape, one a block"
     serves: ClassVar[tuple[str, ...]] = ("onnxruntime", "ort", "openvino", "tensorrt")

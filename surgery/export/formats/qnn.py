@@ -25,7 +25,7 @@ _DTYPES: Final = {"w4a16": "I4", "w8a16": "I8"}
 class QnnExporter(Exporter):
     """The same parts as `onnx`; each graph has its binary, and itself as the CPU runs it."""
 
-    word: ClassVar[str] = "qnn"
+    name: ClassVar[str] = "qnn"
     takes: ClassVar[frozenset[str]] = frozenset({"prefill", "context", "calibration", "quantizer"})
     gives: ClassVar[str] = "context binaries for a Snapdragon"
     serves: ClassVar[tuple[str, ...]] = ("snapdragon", "htp", "qairt", "dlc", "hexagon")

@@ -45,7 +45,7 @@ class FloatGraph:
     def samples(self) -> tuple[list[Arrays], Branch | None]:
         """What shows the ranges; LoRA's own branch has them of the path that it is on.
 
-        A graph on both paths has all others of text alone, so that text's numbers are those of the
+        A graph on both paths has all others of text alone, so that text's values are those of the
         base quantized by itself. What images bring may be far outside: on builtin/tiny-qwen2 and
         builtin/tiny-vit with a projector 20 times as loud, a block had a cosine of 0.90 with float
         along the multimodal path, and 0.994 with ranges of its own, `--base apart`.

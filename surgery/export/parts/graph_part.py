@@ -56,15 +56,15 @@ class GraphPart:
 
     Args:
         graphs: of one place in the model, or of one like it.
-        numbers: gives parameters by their names in the base, as torch has them.
-        place: full module name of what the graphs were traced from.
-        own: that of what they are now for.
+        read_weights: gives parameters by their names in the base, as torch has them.
+        traced_path: full module name of what the graphs were traced from.
+        path: that of what they are now for.
     """
 
     graphs: Sequence[StepGraph]
-    numbers: ReadWeights
-    place: str = ""
-    own: str = ""
+    read_weights: ReadWeights
+    traced_path: str = ""
+    path: str = ""
     _extents: dict[str, _Extent] = field(default_factory=dict, repr=False)
 
     @property
@@ -92,13 +92,13 @@ class GraphPart:
 
     def renamed(self, name: str) -> str:
         """What a value or a module of the graphs is called in this part."""
-        inside = self.place != self.own and f"{name}.".startswith(f"{self.place}.")
-        return self.own + name.removeprefix(self.place) if inside else name
+        inside = self.traced_path != self.path and f"{name}.".startswith(f"{self.traced_path}.")
+        return self.path + name.removeprefix(self.traced_path) if inside else name
 
     def write_weights(self, file: Path) -> str:
         """Write all weights once, and return the file's SHA-256."""
         missing = self.missing
-        tensors = self.numbers([name.removesuffix(".T") for name in missing])
+        tensors = self.read_weights([name.removesuffix(".T") for name in missing])
         digest = hashlib.sha256()
         with io_errors(file, self.size), file.open("xb") as stream:
             for name, value in missing.items():
@@ -188,8 +188,8 @@ def _renamed(record: GraphRecord, part: GraphPart) -> GraphRecord:
     return record.model_copy(update={"inputs": tuple(inputs)})
 
 
-def _bytes(numbers: torch.Tensor, value: ir.Value) -> memoryview:
-    transposed = numbers.T if TRANSPOSED in value.metadata_props else numbers
+def _bytes(tensor: torch.Tensor, value: ir.Value) -> memoryview:
+    transposed = tensor.T if TRANSPOSED in value.metadata_props else tensor
     flat = np.ascontiguousarray(transposed.float().numpy()).reshape(-1)
     return flat.view(np.uint8).data
 

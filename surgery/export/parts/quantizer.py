@@ -1,7 +1,7 @@
 """Make the parts of a quantized export one at a time, out of the same parts in float.
 
 A part is written in float, calibrated, quantized and compiled before the next one is begun, so that
-neither memory nor disk ever holds more than one in float. All that is made is kept beside the new
+neither memory nor disk ever holds more than one in float. All that is made is kept next to the new
 export until that is complete: one that was killed goes on at the part where it was, as long as it
 is asked for the same.
 """
@@ -208,7 +208,7 @@ def _record_file(float32: Path, part: str) -> Path:
 
 
 def _clear(folder: Path, record: PartRecord) -> None:
-    """Remove what quantizing may have left half written beside a part's own files."""
+    """Remove what quantizing may have left half written next to a part's own files."""
     own_files = {file.name for file in record.files}
     for other in [path for path in folder.iterdir() if path.name not in own_files]:
         shutil.rmtree(other) if other.is_dir() else other.unlink()

@@ -73,7 +73,7 @@ class ModelParts:
                 )
                 step = StepGraph(f"{shape.phase}.onnx", model, record)
                 graphs.setdefault(name, []).append(step)
-        return {name: GraphPart(made, self._shell.numbers) for name, made in graphs.items()}
+        return {name: GraphPart(made, self._shell.read_weights) for name, made in graphs.items()}
 
     def block(self, index: int, adapter: Path | None = None) -> GraphPart:
         """Return a block as a part; nothing is read yet.
@@ -84,7 +84,7 @@ class ModelParts:
         """
         form = next(form for form in self._forms if index in form.blocks)
         own = self._job.plan.anatomy.block_path(index)
-        read = partial(self._numbers, form, index, adapter)
+        read = partial(self._read_weights, form, index, adapter)
         return GraphPart(self._graphs[form.name], read, form.module_path, own)
 
     def head(self) -> GraphPart:
@@ -95,7 +95,7 @@ class ModelParts:
         """
         model = self._around.head()
         record = GraphRecord(phase="both", tokens=1, window=0, **_values(model))
-        return GraphPart([StepGraph("head.onnx", model, record)], self._shell.numbers)
+        return GraphPart([StepGraph("head.onnx", model, record)], self._shell.read_weights)
 
     def _find_vision(self) -> GraphPart:
         job = self._job
@@ -104,12 +104,12 @@ class ModelParts:
         record = GraphRecord(
             phase="image", tokens=tile.tokens, window=0, image_token=tile.token, **_values(model)
         )
-        return GraphPart([StepGraph("vision.onnx", model, record)], vision.numbers)
+        return GraphPart([StepGraph("vision.onnx", model, record)], vision.read_weights)
 
-    def _numbers(
+    def _read_weights(
         self, form: BlockForm, index: int, adapter: Path | None, names: list[str]
     ) -> "Mapping[str, torch.Tensor]":
-        found = self._tracer.numbers(form, index, adapter)
+        found = self._tracer.read_weights(form, index, adapter)
         return {name: found[name] for name in names}
 
     def _traced(self, form: BlockForm) -> "Iterator[ir.Model]":

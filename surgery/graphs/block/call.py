@@ -140,7 +140,7 @@ def _reach(
 
 
 def _cached(block: Any, call: Call, window: int) -> tuple[torch.Size, ...]:
-    """Let the block run on the meta device; what fails behind its attention is of no account."""
+    """Run the block on the meta device; what fails after its attention is ignored."""
     cache = StepCache(window)
     args, kwargs = call.fill({name: t.to("meta") for name, t in call.tensors.items()}, cache)
     try:

@@ -1,6 +1,6 @@
 """Visual experts of the matrices of one block, routed by a mask that is an input of the graph.
 
-The modules and the routing are those of `surgery.layers`, as they run in the whole model.
+The modules and the routing are those of `surgery.layers`, as they run in the complete model.
 """
 
 from collections.abc import Iterator, Sequence
@@ -59,7 +59,7 @@ def route(step: nn.Module, block: nn.Module, rule: RoutingRule) -> None:
 
 
 def takes_mask(rule: RoutingRule) -> bool:
-    """Whether a graph has the mask as an input; with `runs` its places are in the graph."""
+    """Whether a graph has the mask as an input; with `runs` its positions are in the graph."""
     return not (rule.form == "segments" and rule.runs)
 
 

@@ -72,7 +72,7 @@ class BlockForm:
 def block_forms(plan: Plan, blocks: "nn.ModuleList") -> list[BlockForm]:
     """Return the forms of a plan's decoder blocks, in the order of their first blocks.
 
-    A block beside which LoRA stands is one form for both paths, because zeros for A and B make it
+    A block with LoRA next to it is one form for both paths, because zeros for A and B make it
     the base's. One with experts or learners runs as the base's own along the text path.
 
     Args:

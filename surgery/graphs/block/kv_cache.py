@@ -16,7 +16,7 @@ class NoKeysError(AttributeError):
 
 
 class StepCache(Cache):
-    """Stands for the whole model's cache while one block runs.
+    """Stands for the complete model's cache while one block runs.
 
     Args:
         window: W.

@@ -1,4 +1,4 @@
-"""Why a block has no graph: what torch.export said, what it keeps, or what isn't on disk."""
+"""Why a block has no graph: the error of torch.export, what it keeps, or what isn't on disk."""
 
 import re
 from typing import Final

@@ -27,7 +27,7 @@ class Traced:
         model: the graph, in fp32.
         step: what was traced; with the graph's weights.
         inputs: one of each input of the step; masks, cos and sin as the decoder makes them.
-        random_names: names of those that are random numbers and not the decoder's or an adapter's.
+        random_names: names of those that are random values and not the decoder's or an adapter's.
     """
 
     form: BlockForm

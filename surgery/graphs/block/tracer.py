@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 _LEARNER: Final = (
-    "its router reads the attention weights of the whole prompt, and its learners look at the "
+    "its router reads the attention weights of the complete prompt, and its learners look at the "
     "prompt's own image and text tokens, whose number and positions depend on the data"
 )
 
@@ -86,7 +86,7 @@ class Tracer:
             shape: of the step; a vision tower and a projector take one image, whatever it is. A
                 prefill is at least as long as the runs that an expert's rule names.
             weights: `none` for a graph without weights, which takes no memory; `random` for the
-                base's shape with numbers that are always the same; `real` for those on disk.
+                base's shape with fixed values; `real` for those on disk.
             block: which of the form's blocks; the first unless given.
             adapter: an adapter folder, whose copies, experts and LoRA are taken. Without it a
                 copied block is the base's, an expert its matrix, and LoRA random.
@@ -106,12 +106,12 @@ class Tracer:
         step = self._step(form, shape, index, weights, adapter)
         feeds, random_names = all_inputs(call, shape, added, adapter)
         try:
-            model = _exported(step, feeds, module_path, numbers=weights != "none")
+            model = _exported(step, feeds, module_path, with_values=weights != "none")
         except Exception as error:  # torch.export has many ways to say no
             raise SurgeryError(not_static(form, shape, reason_of(error))) from error
         return Traced(form, shape, module_path, model, step, feeds, random_names)
 
-    def numbers(
+    def read_weights(
         self, form: BlockForm, block: int, adapter: Path | None = None
     ) -> "dict[str, torch.Tensor]":
         """Return the real parameters of a decoder block as its graph computes with them.
@@ -205,7 +205,7 @@ def model_around(model: Any, path: str) -> Any:
     """Return the innermost transformers model around a list of blocks, which takes embeddings.
 
     Args:
-        model: the whole one.
+        model: the complete one.
         path: module name of the list of blocks.
     """
     from transformers import PreTrainedModel
@@ -215,15 +215,15 @@ def model_around(model: Any, path: str) -> Any:
     return next(m for m in map(model.get_submodule, outer) if isinstance(m, PreTrainedModel))
 
 
-def _exported(step: Step, feeds: Feeds, module_path: str, *, numbers: bool) -> "ir.Model":
+def _exported(step: Step, feeds: Feeds, module_path: str, *, with_values: bool) -> "ir.Model":
     """Export with the attention that the model has, or `eager` where torch.onnx can't."""
     try:
-        return to_onnx(step, feeds, module_path, numbers=numbers)
+        return to_onnx(step, feeds, module_path, with_values=with_values)
     except Exception as error:
         if "DataDependent" in reason_of(error):
             raise
         with _attention(step, "eager"):
-            return to_onnx(step, feeds, module_path, numbers=numbers)
+            return to_onnx(step, feeds, module_path, with_values=with_values)
 
 
 @contextmanager

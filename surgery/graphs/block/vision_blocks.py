@@ -55,7 +55,7 @@ def find_vision_call(model: Any, module_path: str) -> Call:
         with torch.no_grad():
             model.get_image_features(pixel_values=_image(model.config.vision_config))
     except Exception:
-        if not seen:  # what fails behind the module is none of its business
+        if not seen:  # what fails after the module is ignored
             raise
     finally:
         hook.remove()

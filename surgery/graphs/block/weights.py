@@ -1,6 +1,6 @@
 """Weights for the parameters of one block: none, random ones, or those on disk.
 
-Only that block is ever in memory. Without numbers it has addresses and no pages behind them.
+Only that block is ever in memory. Without values it has addresses and no pages behind them.
 """
 
 from collections.abc import Iterable, Iterator, Mapping

@@ -30,7 +30,7 @@ class LiveGraph:
     """What runs.
 
     Args:
-        inputs: of the whole graph, stored ones left out.
+        inputs: of the complete graph, stored ones left out.
         nodes: in order, those of subgraphs and functions after the node that holds them.
         constants: values that are known before the graph runs.
     """

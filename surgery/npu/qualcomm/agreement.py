@@ -12,7 +12,7 @@ ENOUGH: Final = 0.9999
 NEAR: Final = 0.99
 """The cosine from which on they are near, where no error is a large part of the range."""
 LEAST: Final = 2.0**-14
-"""The least normal number of fp16. The NPU gives 0 for what lies below, so that it is no error."""
+"""The least normal number of fp16. The NPU gives 0 for what is below, so that it is no error."""
 _NEARLY_ENOUGH: Final = 0.999
 _SMALL: Final = 0.02
 _LARGE: Final = 0.25
@@ -24,7 +24,7 @@ class Agreement(BaseModel):
     """How far one output agrees with what it should be.
 
     Args:
-        cosine: of the two as vectors; 0 where shapes differ or one has numbers that are not finite.
+        cosine: of the two as vectors; 0 where shapes differ or one has values that are not finite.
         error: greatest absolute difference; infinite in those cases.
         range: from the least to the greatest number that should be, 0 among them.
     """
@@ -57,7 +57,7 @@ class Agreement(BaseModel):
 
     @property
     def is_inconclusive(self) -> bool:
-        """Whether all that should be lies below what fp16 has."""
+        """Whether all that should be is below what fp16 has."""
         return self.range <= LEAST
 
 

@@ -9,7 +9,7 @@ import numpy as np
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 """Tensors by the names of a graph's inputs or outputs."""
 BRANCH: Final = "branch"
-"""Names the folder of a branch's samples beside the others, and the file of its inputs."""
+"""Names the folder of a branch's samples next to the others, and the file of its inputs."""
 _PREFIX = "="
 """Before each name, since numpy keeps some names, such as `file`, to itself."""
 

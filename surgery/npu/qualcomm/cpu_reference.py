@@ -1,4 +1,4 @@
-"""The same graph on the CPU: what the NPU's numbers are held against."""
+"""The same graph on the CPU: what the NPU's values are compared with."""
 
 from pathlib import Path
 

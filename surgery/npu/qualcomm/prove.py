@@ -1,6 +1,6 @@
-"""Prove a graph on Qualcomm's compiler and emulator: it compiles, it runs, its numbers are right.
+"""Prove a graph on Qualcomm's compiler and emulator: it compiles, it runs, its values are right.
 
-Compiling alone proves nothing: some graphs compile and then fail, or compute wrong numbers.
+Compiling alone proves nothing: some graphs compile and then fail, or compute wrong values.
 """
 
 import hashlib
@@ -40,9 +40,9 @@ def prove(
     progress: Progress = lambda step: None,
     seconds: float = LIMIT,
 ) -> list[Verdict]:
-    """Compile a graph strictly, run it in the emulator, and compare its numbers, in each scheme.
+    """Compile a graph strictly, run it in the emulator, and compare its values, in each scheme.
 
-    fp16 is held against the float graph, a quantized scheme against the quantized graph on the CPU.
+    fp16 is compared with the float graph, a quantized scheme with the quantized graph on the CPU.
     Verdicts are kept in the cache, by graph, inputs, toolchain, chip and scheme.
 
     Args:

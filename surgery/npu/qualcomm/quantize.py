@@ -67,7 +67,7 @@ def quantize(
         scheme: w8a16 or w4a16.
         samples: inputs that show the ranges of the activations; at least one.
         branch: what has ranges of other samples. Where the samples have zeros for it, the graph's
-            numbers without it are those of the same graph that has none, to the bit.
+            values without it are those of the same graph that has none, to the bit.
         ranges: where these are kept for the next scheme; samples count only where it is not there.
         quantizer: who finds the scales of weights. onnxruntime takes a column's greatest weight,
             AIMET what changes its products with the samples least.

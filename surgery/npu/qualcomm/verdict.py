@@ -24,7 +24,7 @@ class Verdict(BaseModel):
         against_float: of each output with the float graph; what quantizing costs is in it.
         context_bytes: size of the compiled binary.
         seconds: by step: `quantise`, `compile`, `run`.
-        peak_bytes: most memory that the compiler's process held.
+        peak_bytes: most memory that the compiler's process took.
         late: a step took longer than it may, so that nothing is decided.
     """
 

@@ -15,7 +15,7 @@ from surgery.runtime.manifest import GraphRecord, Manifest, PathName
 class ExecutorchRunner(Runner):
     """Loads the program of a path and generates."""
 
-    word: ClassVar[str] = EXTRA
+    name: ClassVar[str] = EXTRA
 
     def run(
         self,

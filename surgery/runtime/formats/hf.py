@@ -18,7 +18,7 @@ from surgery.runtime.prompt_encoding import encoded
 class HfRunner(Runner):
     """Loads the parts of a path and generates."""
 
-    word: ClassVar[str] = "hf"
+    name: ClassVar[str] = "hf"
 
     def run(
         self,

@@ -13,7 +13,7 @@ from surgery.runtime.vision_part import image_part
 class OnnxRunner(Runner):
     """Loads the graphs of a path and generates."""
 
-    word: ClassVar[str] = "onnx"
+    name: ClassVar[str] = "onnx"
 
     def run(
         self,

@@ -16,7 +16,7 @@ from surgery.runtime.vision_part import image_part
 class QnnRunner(Runner):
     """Runs what was compiled in the emulator, and the rest on the CPU."""
 
-    word: ClassVar[str] = "qnn"
+    name: ClassVar[str] = "qnn"
 
     def run(
         self,

@@ -136,7 +136,7 @@ def test_rows_of_other_pictures_are_a_batch(name: str, tmp_path: Path) -> None:
     records = [record(tmp_path, "red.png", "wide.png"), record(tmp_path, "blue.png")]
     rows = [encoder.conversation(each) for each in records]
     batch = Collator(0)([[row] for row in rows])
-    asked = encoder.questions([(each, 1) for each in records])
+    asked = encoder.prompts([(each, 1) for each in records])
     for pixels in (batch["pixel_values"], asked["pixel_values"]):
         first, second = pixels.split([len(row.images["pixel_values"]) for row in rows])
         for row, found in zip(rows, (first, second), strict=True):

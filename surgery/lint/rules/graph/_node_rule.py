@@ -27,7 +27,7 @@ class Fault:
 
     Args:
         location: a node, or an input of the graph.
-        what: one sentence without a full stop, the same for all such places.
+        what: one sentence without a full stop, the same for all such nodes.
         why: where it is not the rule's own.
         fix: where it is not the rule's own.
         severity: where it is not the rule's own.

@@ -19,7 +19,7 @@ class AsymmetricChannels(NodeRule):
 
     By channel, the NPU has symmetric weights only: the compiler refuses int4 and int8 with a
     zero point other than 0, uint8 with one other than 128, and uint4 altogether. By block it
-    compiles, and every zero point other than 0 gives wrong numbers.
+    compiles, and every zero point other than 0 gives wrong values.
 
     ## Example
 
@@ -50,7 +50,7 @@ class AsymmetricChannels(NodeRule):
                 yield Fault(weight.node, what, "by channel, the NPU has symmetric weights only")
             elif weight.granularity == "block" and weight.zeros - {0}:
                 what = f"{kind} weights by block with zero points that are not zero"
-                yield Fault(weight.node, what, "it compiles, and computes wrong numbers")
+                yield Fault(weight.node, what, "it compiles, and computes wrong values")
 
 
 def _is_symmetric(weight: QuantizedWeight) -> bool:

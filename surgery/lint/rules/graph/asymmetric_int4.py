@@ -13,10 +13,10 @@ class AsymmetricInt4(NodeRule):
 
     ## Why is it bad?
 
-    The graph compiles, and the NPU's emulator ignores the offset: wrong numbers without a word.
+    The graph compiles, and the NPU's emulator ignores the offset: wrong values without a word.
     A decoder lost cosine down to 0.874, and agreed on 31% of the tokens. It is the default of
     onnxruntime's `get_qnn_qdq_config` for `QInt4`. Where the zero point is left out, which ONNX
-    defines as zero, the numbers are wrong too.
+    defines as zero, the values are wrong too.
 
     ## Example
 

@@ -17,7 +17,7 @@ class Blockwise8bit(NodeRule):
 
     ## Example
 
-    Int4 weights with one scale for 32 numbers, in a graph of uint8 activations (W4A8).
+    Int4 weights with one scale for 32 values, in a graph of uint8 activations (W4A8).
 
     ## Use instead
 

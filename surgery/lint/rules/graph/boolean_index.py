@@ -12,7 +12,7 @@ class BooleanIndex(NodeRule):
     """Rows are taken or put by a boolean mask.
 
     Finds `x[mask]` and `y[mask] = …` in the form that torch exports: `NonZero` of the mask
-    whose places `Gather`, `GatherND` or `ScatterND` take. CogVLM's original visual expert is of
+    whose positions `Gather`, `GatherND` or `ScatterND` take. CogVLM's original visual expert is of
     this kind.
 
     ## Why is it bad?
@@ -24,8 +24,8 @@ class BooleanIndex(NodeRule):
 
     ```
     g (float[16, 64] x, bool[16] image) => (float[N, 64] y) {
-        places = NonZero(image)
-        columns = Transpose <perm = [1, 0]> (places)
+        positions = NonZero(image)
+        columns = Transpose <perm = [1, 0]> (positions)
         y = GatherND(x, columns)
     }
     ```
@@ -48,7 +48,7 @@ class BooleanIndex(NodeRule):
     fix = "`form: blend` or `form: segments` in the recipe; in other code `torch.where`"
 
     def faults(self, graph: LiveGraph, target: Target) -> Iterable[Fault]:
-        """Return each `NonZero` whose places index rows; see `NodeRule.faults`."""
+        """Return each `NonZero` whose positions index rows; see `NodeRule.faults`."""
         for node in graph.of("NonZero"):
             user = taker(node)
             if user is not None and not is_padded(node):

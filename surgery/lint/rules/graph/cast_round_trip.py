@@ -1,4 +1,4 @@
-"""Rule L231: floats that are made whole by a cast and a cast back."""
+"""Rule L231: floats that are rounded by a cast and a cast back."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -25,7 +25,7 @@ class CastRoundTrip(NodeRule):
 
     ## Use instead
 
-    `Floor` or `Round`; or any work on the whole numbers between the two casts.
+    `Floor` or `Round`; or any work on the integers between the two casts.
 
     ## Evidence
 
@@ -40,12 +40,12 @@ class CastRoundTrip(NodeRule):
     fix = "use `Floor` or `Round`"
 
     def faults(self, graph: LiveGraph, target: Target) -> Iterable[Fault]:
-        """Return each cast to whole numbers that is cast straight back; see `NodeRule.faults`."""
+        """Return each cast to integers that is cast straight back; see `NodeRule.faults`."""
         for node in graph.of("Cast"):
             users = (use.node for use in node.outputs[0].uses())
             back = any(operator(user) == "Cast" and _is_float(user.outputs[0]) for user in users)
             if back and _is_whole(node) and _is_float(node.inputs[0]):
-                yield Fault(node, "floats are cast to whole numbers and straight back")
+                yield Fault(node, "floats are cast to integers and straight back")
 
 
 def _is_whole(node: "Node") -> bool:

@@ -36,7 +36,7 @@ class EinsumEquation(NodeRule):
 
     ## Evidence
 
-    The compiler, asked for 40 equations; the rule says of each what it said.
+    The compiler, asked for 40 equations; the rule says of each what it answered.
     """
 
     code = "L212"

@@ -22,7 +22,7 @@ class ExpertGathernd(NodeRule):
     ## Why is it bad?
 
     It compiles. Run, it reads outside of its input (`gather_nd.cc … access data out-of-bound of
-    input!`), gives wrong numbers, or ends the process.
+    input!`), gives wrong values, or ends the process.
 
     ## Example
 
@@ -42,7 +42,7 @@ class ExpertGathernd(NodeRule):
     code = "L219"
     name = "expert-gathernd"
     evidence = "proved"
-    why = "it compiles, and then reads outside of its input, or computes wrong numbers"
+    why = "it compiles, and then reads outside of its input, or computes wrong values"
     fix = "use `Gather` with axis 0: `torch.index_select(weights, 0, chosen)`"
 
     def faults(self, graph: LiveGraph, target: Target) -> Iterable[Fault]:

@@ -37,7 +37,7 @@ class FloatActivations(NodeRule):
     name = "float-activations"
     evidence = "proved"
     why = "`DequantizeLinear` by channel or block is taken as part of a quantized product only"
-    fix = "quantize the activations too, or use one scale for the whole tensor"
+    fix = "quantize the activations too, or use one scale for the complete tensor"
 
     def faults(self, graph: LiveGraph, target: Target) -> Iterable[Fault]:
         """Return weights that nothing quantized takes; see `NodeRule.faults`."""

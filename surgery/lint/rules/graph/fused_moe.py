@@ -16,7 +16,7 @@ class FusedMoe(NodeRule):
     ## Why is it bad?
 
     They run on CPU and on desktop GPUs. The HTP compiler has no such operator, refuses it, and
-    the whole mixture, which is most of the model, stays on the CPU.
+    the complete mixture, which is most of the model, stays on the CPU.
 
     ## Example
 

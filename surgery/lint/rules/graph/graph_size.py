@@ -65,7 +65,7 @@ def _bytes(model: "Model") -> int:
 def _stored(value: "Value") -> int:
     if value.dtype is None or value.shape is None or not value.shape.is_static():
         return 0
-    numbers = 1
+    count = 1
     for size in value.shape.numpy():
-        numbers *= size
-    return int(numbers * (_FP16 if value.dtype.name in _FLOATS else value.dtype.itemsize))
+        count *= size
+    return int(count * (_FP16 if value.dtype.name in _FLOATS else value.dtype.itemsize))

@@ -13,7 +13,7 @@ class Int2(NodeRule):
 
     ## Why is it bad?
 
-    The graph compiles, and the emulator computes wrong numbers.
+    The graph compiles, and the emulator computes wrong values.
 
     ## Example
 
@@ -31,7 +31,7 @@ class Int2(NodeRule):
     code = "L224"
     name = "int2"
     evidence = "proved"
-    why = "it compiles, and computes wrong numbers"
+    why = "it compiles, and computes wrong values"
     fix = "use symmetric int4"
 
     def faults(self, graph: LiveGraph, target: Target) -> Iterable[Fault]:

@@ -1,4 +1,4 @@
-"""Rule L203: the places where a tensor is not zero."""
+"""Rule L203: the positions where a tensor is not zero."""
 
 from collections.abc import Iterable
 
@@ -9,13 +9,13 @@ from surgery.npu.target import Target
 
 
 class Nonzero(NodeRule):
-    """`NonZero` gives as many places as there are.
+    """`NonZero` gives as many positions as there are.
 
     Finds `NonZero`. With a size annotated for its output it is a warning.
 
     ## Why is it bad?
 
-    How many places come out depends on the data, so the output has no fixed size. The compiler
+    How many positions come out depends on the data, so the output has no fixed size. The compiler
     refuses the node: `NonZero output shape must be static. Set shape to [rank, num_elements].`
     With such an annotation it compiles, and fills the positions that are left over with -1, which
     is not what ONNX says and what another runtime gives.
@@ -23,7 +23,7 @@ class Nonzero(NodeRule):
     ## Example
 
     ```
-    g (float[4, 8] x) => (int64[2, N] places) { places = NonZero(x) }
+    g (float[4, 8] x) => (int64[2, N] positions) { positions = NonZero(x) }
     ```
 
     ## Use instead

@@ -117,7 +117,7 @@ _RANK: Final = "fold leading dimensions into one before, and unfold them after"
 _SPLIT: Final = "export one graph for each branch, and choose between them outside"
 _SELECT: Final[_Form] = (
     _is_set("select_last_index"),
-    "takes the last of equal numbers",
+    "takes the last of equal values",
     "take the first, which is the default",
 )
 _FORMS: Final[dict[str, tuple[_Form, ...]]] = {

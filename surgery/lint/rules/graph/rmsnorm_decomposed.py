@@ -26,9 +26,9 @@ class RmsnormDecomposed(NodeRule):
 
     ## Why is it bad?
 
-    Each node is taken by itself, and then the whole graph fails: `Failed to finalize QNN graph.
+    Each node is taken by itself, and then the complete graph fails: `Failed to finalize QNN graph.
     Error: QNN_COMMON_ERROR_MEM_ALLOC … Code: 1002`. Nothing in the message points at the norm.
-    With one number for a row it compiles, and computes wrong numbers.
+    With one number for a row it compiles, and computes wrong values.
 
     ## Example
 
@@ -67,7 +67,7 @@ class RmsnormDecomposed(NodeRule):
                 yield Fault(node, "RMSNorm is written out in the form that can't be finalized")
             elif _has_one_weight(node, graph) and _is_normed(_maker(node, 0, "Mul")):
                 what = "RMSNorm is written out, with one weight for all of a row"
-                yield Fault(node, what, "it compiles, and computes wrong numbers")
+                yield Fault(node, what, "it compiles, and computes wrong values")
 
 
 def _has_one_weight(node: "Node", graph: LiveGraph) -> bool:

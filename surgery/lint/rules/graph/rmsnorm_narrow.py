@@ -12,7 +12,7 @@ _NARROW: Final = 32
 
 
 class RmsnormNarrow(NodeRule):
-    """`RMSNormalization` over at most 32 numbers, on a tensor of three or four dimensions.
+    """`RMSNormalization` over at most 32 values, on a tensor of three or four dimensions.
 
     Whether it comes out wrong depends on the two dimensions before the last, height and width:
     wrong for a height of 9 to 12, above that up to a width of 8, and for a height of 2 to 7
@@ -20,7 +20,7 @@ class RmsnormNarrow(NodeRule):
 
     ## Why is it bad?
 
-    It compiles, and computes wrong numbers in the emulator, by up to the size of the numbers
+    It compiles, and computes wrong values in the emulator, by up to the size of the values
     themselves or far more. Nothing warns of it. Whether the chip does the same is not known.
 
     ## Example
@@ -41,7 +41,7 @@ class RmsnormNarrow(NodeRule):
     code = "L218"
     name = "rmsnorm-narrow"
     evidence = "proved"
-    why = "it compiles, and the emulator computes wrong numbers without a word"
+    why = "it compiles, and the emulator computes wrong values without a word"
     fix = "reshape to (rows, width) before the norm, and back after it"
 
     def faults(self, graph: LiveGraph, target: Target) -> Iterable[Fault]:
@@ -53,8 +53,8 @@ class RmsnormNarrow(NodeRule):
                 yield Fault(node, f"RMSNorm over {sizes[-1]} values of a tensor ({shape})")
 
 
-def _is_wrong(height: int | None, width: int | None, numbers: int | None) -> bool:
-    if height is None or width is None or numbers is None or numbers > _NARROW:
+def _is_wrong(height: int | None, width: int | None, size: int | None) -> bool:
+    if height is None or width is None or size is None or size > _NARROW:
         return False
     if height > 8:
         return height <= 12 or width <= 8

@@ -53,7 +53,7 @@ class TensorType(NodeRule):
     fix = "use int32, or quantize with a scale"
 
     def faults(self, graph: LiveGraph, target: Target) -> Iterable[Fault]:
-        """Return nodes with such numbers; see `NodeRule.faults`."""
+        """Return nodes with such values; see `NodeRule.faults`."""
         for node in graph.nodes:
             if node.domain not in STANDARD or _is_quantized(node):
                 continue

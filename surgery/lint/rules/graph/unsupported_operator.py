@@ -70,7 +70,7 @@ _INSTEAD: Final = {
     "Multinomial": "sample outside, from the logits that the graph gives",
     "TensorScatter": "give the new keys and values as outputs, and put them into the cache outside",
     "Trilu": "give the mask as an input, or as a constant",
-    "Erf": "use `Gelu` (opset 20), or the whole formula x * 0.5 * (1 + Erf(x / sqrt(2)))",
+    "Erf": "use `Gelu` (opset 20), or the complete formula x * 0.5 * (1 + Erf(x / sqrt(2)))",
     "BitwiseAnd": "use `And` on booleans",
     "BitwiseOr": "use `Or` on booleans",
     "BitwiseNot": "use `Not` on booleans",
@@ -80,7 +80,7 @@ _INSTEAD: Final = {
 
 
 def is_gelu(node: "Node") -> bool:
-    """Whether an `Erf` is x * 0.5 * (1 + Erf(x / sqrt(2))), which the compiler takes whole."""
+    """Whether an `Erf` is x * 0.5 * (1 + Erf(x / sqrt(2))), which the compiler takes in one."""
     if operator(node) != "Erf" or not _is_divided(node):
         return False
     users = [use.node for use in node.outputs[0].uses()]

@@ -2,7 +2,7 @@
 
 AIMET's sequential MSE tries twenty scales for each column and takes the one with which the product
 of the samples and the rounded column is nearest to that of the column itself. Each matrix is given
-to it alone, with all that the samples give it in one piece: for a whole graph AIMET rounds every
+to it alone, with all that the samples give it at once: for an entire graph AIMET rounds every
 matrix again for each sample and each scale, which takes minutes a block.
 Source: aimet_onnx.sequential_mse of aimet-onnx 2.42.0.
 
@@ -50,7 +50,7 @@ def main(model: str, scheme: str, samples: str, scales: str) -> None:
 
 
 def _rows(model: Path, names: list[str], samples: Iterable[Arrays]) -> dict[str, Any]:
-    """What the float graph has under these names, all samples behind each other (rows, width)."""
+    """What the float graph has under these names, all samples one after the other (rows, width)."""
     graph = onnx.load(model, load_external_data=False)
     known_outputs = {value.name for value in (*graph.graph.input, *graph.graph.output)}
     graph.graph.output.extend(

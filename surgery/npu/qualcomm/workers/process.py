@@ -54,7 +54,7 @@ def run_process(
 
 
 def is_late(ended: str) -> bool:
-    """Whether what is told of a process's end is that it had no time left."""
+    """Whether what is reported of a process's end is that it had no time left."""
     return _LATE in ended
 
 
@@ -92,7 +92,7 @@ def ending(code: int, log: Path) -> str:
 
 
 def peak_bytes() -> int:
-    """Return the most memory that this process has held (VmHWM of proc(5)); 0 where not known."""
+    """Return the most memory that this process has taken (VmHWM of proc(5)); 0 where not known."""
     return next(_peaks(), 0)
 
 

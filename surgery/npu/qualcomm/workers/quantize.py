@@ -132,7 +132,7 @@ def _branch(graph: Any, inputs: list[str]) -> set[str]:
 
 
 def _packed(values: bytes) -> bytearray:
-    """Pack as onnxruntime does, two numbers a byte, the first one low, but not one by one.
+    """Pack as onnxruntime does, two values a byte, the first one low, but not one by one.
 
     Its own loop in Python takes 7.5 s for a block of Qwen2.5-3B, which is most of quantizing it.
     """

@@ -50,7 +50,7 @@ class Task(_Data):
 
     @property
     def log(self) -> Path:
-        """What the compiler said."""
+        """What the compiler printed."""
         return self.folder / "log.txt"
 
     @property
@@ -82,7 +82,7 @@ class Compiled(_Data):
     """The compiler's answer on one graph.
 
     Args:
-        accepted: the whole graph is one binary for exactly the chip that was asked for.
+        accepted: the entire graph is one binary for exactly the chip that was asked for.
         refused: nodes that it won't take; may be empty where it failed later.
         error: its own words where it failed.
         operators: of the compiled file; all are `EPContext` where nothing was left out.
@@ -91,7 +91,7 @@ class Compiled(_Data):
         compile_seconds: for that.
         run_error: why the emulator failed, where it did.
         run_seconds: for one run in the emulator.
-        peak_bytes: most memory that the process held so far.
+        peak_bytes: most memory that the process took so far.
         ended: how the process ended before it could answer; empty where it did answer.
     """
 
