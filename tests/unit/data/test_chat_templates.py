@@ -383,7 +383,7 @@ def test_what_is_asked_is_what_was_learned_after(name: str, tmp_path: Path) -> N
     shape, images = SHAPES[name], (tmp_path / "red.png", tmp_path / "blue.png")
     turns = (Turn("user", "<image>\n<image>\nWhat?"), Turn("assistant", "That."))
     record = Record(RecordLocation(tmp_path, 1), turns, images)
-    asked = Encoder(processor_of(name), 0).questions([(record, 1)])["input_ids"][0]
+    asked = Encoder(processor_of(name), 0).prompts([(record, 1)])["input_ids"][0]
     assert len(asked)
     text = processor_of(name).tokenizer.decode(asked).replace(shape.image * 4, shape.image)
     assert text + shape.learned == shape.shown
