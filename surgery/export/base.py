@@ -23,6 +23,7 @@ from surgery.storage.safetensors.header import Progress
 
 LoraForm = Literal["merge", "keep"]
 BaseForm = Literal["unshared", "shared", "apart"]
+WeightType = Literal["f32", "f16", "q8_0", "q4_0"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class ExportJob:
         context: tokens of prompt and answer together, for the same.
         calibration: records whose ranges a quantized form takes; None for built-in sentences.
         quantizer: who finds the scales of weights; None for AIMET where it is installed.
+        dtype: type of most matrices, for forms that have a choice; None for the form's own.
         trust_remote_code: whether the model may run code of its own.
     """
 
@@ -59,6 +61,7 @@ class ExportJob:
     context: int = 1024
     calibration: Path | None = None
     quantizer: Quantizer | None = None
+    dtype: WeightType | None = None
     trust_remote_code: bool = False
 
     @property

@@ -20,6 +20,7 @@ from surgery.export.base import (
     ExportJob,
     LoraForm,
     Part,
+    WeightType,
     known_exporters,
 )
 from surgery.export.file_items import Copied, Linked
@@ -135,6 +136,7 @@ def prepare_export(
     context: int | None = None,
     calibration: str | os.PathLike[str] | None = None,
     quantizer: Quantizer | None = None,
+    dtype: WeightType | None = None,
     trust_remote_code: bool = False,
 ) -> Export:
     """Look at an adapter and its base, and say what will be written.
@@ -156,6 +158,7 @@ def prepare_export(
         context: tokens of prompt and answer together, for the same; 1,024 unless given.
         calibration: records whose ranges a quantized form takes; None for built-in sentences.
         quantizer: who finds the scales of weights; None for AIMET where it is installed.
+        dtype: type of most matrices, for forms that have a choice; f16 unless given.
         trust_remote_code: whether the base may run code of its own.
 
     Raises:
@@ -171,6 +174,7 @@ def prepare_export(
         "context": context,
         "calibration": Path(calibration) if calibration else None,
         "quantizer": quantizer,
+        "dtype": dtype,
     }
     given = {name: value for name, value in options.items() if value is not None}
     exporter, adapter = _exporter(to), Path(adapter)
@@ -199,6 +203,7 @@ class ExportOptions(TypedDict, total=False):
     context: int | None
     calibration: str | os.PathLike[str] | None
     quantizer: Quantizer | None
+    dtype: WeightType | None
     trust_remote_code: bool
 
 

@@ -10,7 +10,9 @@ from surgery.cli.arguments import Adapter, Base, Format, RemoteCode
 EPILOG = "Example: surgery export my-adapter --to hf --out my-export --lora keep"
 
 
-Form: TypeAlias = Annotated[str, typer.Option(help="hf, onnx, qnn or executorch.", metavar="FORM")]
+Form: TypeAlias = Annotated[
+    str, typer.Option(help="hf, gguf, onnx, qnn or executorch.", metavar="FORM")
+]
 Out: TypeAlias = Annotated[
     Path | None, typer.Option(help="The folder to make; exports/RECIPE unless given.")
 ]
@@ -54,6 +56,10 @@ Quantizer: TypeAlias = Annotated[
     Literal["onnxruntime", "aimet"] | None,
     typer.Option(help="What finds the scales of weights; AIMET where it is installed; qnn."),
 ]
+Dtype: TypeAlias = Annotated[
+    Literal["f32", "f16", "q8_0", "q4_0"] | None,
+    typer.Option(help="Type of most matrices, f16 unless given; gguf."),
+]
 BritishQuantizer: TypeAlias = Annotated[
     Literal["onnxruntime", "aimet"] | None, typer.Option("--quantiser", hidden=True)
 ]
@@ -79,6 +85,7 @@ def command(
     calibration: Calibration = None,
     quantizer: Quantizer = None,
     quantiser: BritishQuantizer = None,
+    dtype: Dtype = None,
     overwrite: Overwrite = False,
     output_format: Format = "human",
     trust_remote_code: RemoteCode = False,
@@ -104,6 +111,7 @@ def command(
         context=context,
         calibration=calibration,
         quantizer=quantizer or quantiser,
+        dtype=dtype,
         trust_remote_code=trust_remote_code,
     )
     folder = out or Path("exports") / prepared.name

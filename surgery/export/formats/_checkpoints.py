@@ -37,7 +37,7 @@ def checkpoint_contents(job: ExportJob) -> Contents:
         SurgeryError: A602 for what no plain checkpoint holds, A603 for a LoRA that can't be merged
             or kept, M201 to M208 for the files.
     """
-    _refuse(job)
+    refuse_no_checkpoint(job)
     keeps_lora = job.lora == "keep" and bool(job.plan.loras())
     dtype = _dtype(job.plan)
     parts = {_LLM: Part("transformers", dtype, _text(job))} if job.base != "shared" else {}
@@ -102,7 +102,12 @@ def _dtype(plan: Plan) -> str:
     return max(sizes, key=lambda dtype: sizes[dtype])
 
 
-def _refuse(job: ExportJob) -> None:
+def refuse_no_checkpoint(job: ExportJob) -> None:
+    """Refuse what no plain checkpoint holds, and LoRA that is neither merged nor kept.
+
+    Raises:
+        SurgeryError: A602 to A604.
+    """
     plan, merges = job.plan, job.lora == "merge"
     if plan.is_routed:
         raise SurgeryError(_is_routed(plan))

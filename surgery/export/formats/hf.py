@@ -14,7 +14,7 @@ class HfExporter(Exporter):
     gives: ClassVar[str] = "checkpoints for transformers, and for converters that read those"
     serves: ClassVar[tuple[str, ...]] = (
         *("transformers", "huggingface", "safetensors", "pytorch", "torch", "peft"),
-        *("gguf", "llama.cpp", "llamacpp", "ollama", "mlx", "mlc", "vllm", "awq", "gptq", "coreml"),
+        *("mlx", "mlc", "vllm", "awq", "gptq", "coreml"),
     )
 
     def contents(self, job: ExportJob) -> Contents:

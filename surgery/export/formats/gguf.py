@@ -1,0 +1,114 @@
+"""`--to gguf`: a base and an adapter for llama.cpp, or two complete models."""
+
+from collections.abc import Mapping
+from functools import partial
+from importlib.util import find_spec
+from typing import ClassVar, Final
+
+from surgery.diagnostics.catalog import diagnostic
+from surgery.diagnostics.diagnostic import SurgeryError
+from surgery.diagnostics.distribution import install_line
+from surgery.export.base import Contents, Exporter, ExportJob, LoraForm, Part, WeightType
+from surgery.export.formats._checkpoints import refuse_no_checkpoint
+from surgery.export.gguf.adapter import adapter_tensors, describe_adapter
+from surgery.export.gguf.architecture import Decoder
+from surgery.export.gguf.file import GgufFile, GgufTensor
+from surgery.export.gguf.model import (
+    base_tensors,
+    load_config,
+    model_items,
+    multimodal_tensors,
+    read_values,
+)
+from surgery.export.gguf.tokenizer import refuse_tokenizer
+
+_LLM: Final = "llm"
+_MULTIMODAL: Final = "multimodal"
+_ADAPTER: Final = "adapter"
+_ADAPTER_FILE: Final = "adapter.gguf"
+_RECORDS: Final[Mapping[WeightType, tuple[str, str]]] = {
+    "f32": ("F32", "none"),
+    "f16": ("F16", "none"),
+    "q8_0": ("F16", "q8_0"),
+    "q4_0": ("F16", "q4_0"),
+}
+"""Type and quantization in a manifest."""
+
+
+class GgufExporter(Exporter):
+    """`llm/` is the base, and `adapter/` switches copies and LoRA on; or `multimodal/` is whole."""
+
+    name: ClassVar[str] = "gguf"
+    takes: ClassVar[frozenset[str]] = frozenset({"dtype"})
+    gives: ClassVar[str] = "a base and an adapter for llama.cpp"
+    serves: ClassVar[tuple[str, ...]] = ("llama.cpp", "llamacpp", "ollama", "lmstudio")
+    lora: ClassVar[LoraForm] = "keep"
+
+    def contents(self, job: ExportJob) -> Contents:
+        """Return the parts; see `Exporter.contents`.
+
+        Raises:
+            SurgeryError: A602 to A604 for what no plain checkpoint or LoRA holds, A630 for a model
+                that llama.cpp doesn't compute, A631 for its tokenizer, A632 for copies or LoRA that
+                no adapter holds, A633 without the package `gguf`.
+        """
+        _refuse(job)
+        assert job.plan.files is not None
+        decoder = Decoder(load_config(job.plan.files.folder))
+        refuse_tokenizer(job.plan.files.folder)
+        parts = _models(job, decoder)
+        if tensors := _adapter(job, decoder):
+            dtype: WeightType = "f32" if job.dtype == "f32" else "f16"
+            name = decoder.architecture.name
+            file = GgufFile(_ADAPTER_FILE, name, dtype, tensors, describe_adapter)
+            parts[_ADAPTER] = Part("gguf", _RECORDS[dtype][0], [file])
+        multimodal = tuple(name for name in parts if name != _LLM or not _is_complete(job))
+        text = multimodal if job.base == "shared" else (_LLM,)
+        paths = {"text": text, "multimodal": multimodal}
+        return Contents(parts, paths, ("gguf", "numpy", "transformers"))
+
+
+def _is_complete(job: ExportJob) -> bool:
+    """Whether the multimodal path has a complete model of its own."""
+    return job.base != "unshared" or job.plan.in_place
+
+
+def _models(job: ExportJob, decoder: Decoder) -> dict[str, Part]:
+    dtype = job.dtype or "f16"
+    kind, quantization = _RECORDS[dtype]
+    made = {_LLM: base_tensors} if job.base != "shared" else {}
+    if _is_complete(job):
+        made[_MULTIMODAL] = multimodal_tensors
+    return {
+        name: Part("gguf", kind, model_items(job, decoder, tensors(job), dtype), quantization)
+        for name, tensors in made.items()
+    }
+
+
+def _adapter(job: ExportJob, decoder: Decoder) -> list[GgufTensor]:
+    if job.plan.in_place or job.lora == "merge":
+        return []
+    base = partial(read_values, base_tensors(job))
+    return adapter_tensors(job.plan, job.folder, decoder, base, copies=not _is_complete(job))
+
+
+def _refuse(job: ExportJob) -> None:
+    plan = job.plan
+    if find_spec("gguf") is None:
+        raise SurgeryError(diagnostic("A633", install_line=install_line("gguf")))
+    refuse_no_checkpoint(job)
+    if plan.anatomy.names_in("vision"):
+        raise SurgeryError(diagnostic("A630.vision", source=plan.anatomy.source))
+    if plan.anatomy.quantization:
+        raise SurgeryError(
+            diagnostic(
+                "A630.quantized",
+                source=plan.anatomy.source,
+                quantization=plan.anatomy.quantization,
+            )
+        )
+    options = dict(plan.loras()[0].options) if plan.loras() else {}
+    if options.get("use_dora"):
+        raise SurgeryError(diagnostic("A632.dora"))
+    if job.lora == "merge" and not _is_complete(job) and plan.loras():
+        raise SurgeryError(diagnostic("A632.merged"))
