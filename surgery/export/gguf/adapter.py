@@ -18,7 +18,7 @@ from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.export.gguf.architecture import Decoder, Values
 from surgery.export.gguf.file import GgufTensor
-from surgery.operations.edits import AddLora
+from surgery.operations.edits import AddLora, SwapBlock
 from surgery.plan.planner import Plan
 from surgery.storage.file_names import ADAPTER_WEIGHTS
 from surgery.storage.safetensors.header import StoredTensor, read_header
@@ -76,12 +76,19 @@ def _pair(
 def _differences(
     plan: Plan, stored: Mapping[str, StoredTensor], decoder: Decoder, base: Read
 ) -> Iterator[GgufTensor]:
-    for tensor in (tensor for swap in plan.swaps() for tensor in swap.tensors):
+    for swap, tensor in ((swap, tensor) for swap in plan.swaps() for tensor in swap.tensors):
         own, name = stored[adapter_name(tensor)], tensor.name
         if len(own.shape) == 2:
             yield from _full_rank(name, own, decoder, base)
         elif not np.array_equal(fp32_values(own), base(name)):
-            raise SurgeryError(diagnostic("A632.norms", name=name))
+            raise SurgeryError(diagnostic("A632.vectors", name=name, freeze=_vectors(swap)))
+
+
+def _vectors(swap: SwapBlock) -> list[str]:
+    """Patterns of a recipe's `freeze` for the norms and biases of copies."""
+    names = [tensor.name for tensor in swap.tensors if len(tensor.shape) < 2]
+    globs = {"*.bias" if name.endswith(".bias") else "*norm*" for name in names}
+    return [f"{swap.operation}:{glob}" for glob in sorted(globs, reverse=True)]
 
 
 def _full_rank(name: str, own: StoredTensor, decoder: Decoder, base: Read) -> Iterator[GgufTensor]:

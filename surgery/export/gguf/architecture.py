@@ -161,11 +161,13 @@ def _unwritten(config: Any, rope: Mapping[str, Any], head_dim: int) -> str:
         return f"its rotary embeddings are scaled by `{kind}`"
     if rope.get("partial_rotary_factor", 1.0) != 1.0:
         return "its rotary embeddings cover a part of each head"
-    kinds = set(getattr(config, "layer_types", None) or ("full_attention",))
     if config.model_type == "gemma3_text":
         return _gemma_unwritten(config, head_dim)
-    if kinds != {"full_attention"}:
-        return "it has sliding attention in some blocks"
+    kinds = getattr(config, "layer_types", None)
+    window = getattr(config, "sliding_window", None) if kinds is None else None
+    is_sliding = window is not None and window < config.max_position_embeddings
+    if is_sliding or set(kinds or ()) - {"full_attention"}:
+        return "it has sliding attention"
     return ""
 
 

@@ -78,13 +78,22 @@ class LlamaCpp:
         params.warmup = False
         params.cpuparams.poll = params.cpuparams_batch.poll = 0
         params.verbosity = -1
+        # float32 throughout, so that a float32 file gives the reference's words
+        params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+        params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
         found = [xllamacpp.CommonAdapterLoraInfo(str(path), 1.0) for path in adapters]
         params.lora_adapters = found
         self._adapters = len(found)
         self._server = xllamacpp.Server(params)
 
     def generate(
-        self, ids: Sequence[int], new_tokens: int, *, scale: float, cache: bool = False
+        self,
+        ids: Sequence[int],
+        new_tokens: int,
+        *,
+        scale: float,
+        cache: bool = False,
+        ignore_end: bool = False,
     ) -> list[int]:
         """Continue a prompt greedily.
 
@@ -93,6 +102,7 @@ class LlamaCpp:
             new_tokens: Largest number of tokens of the answer.
             scale: Of each adapter: 1 switches it on, 0 off.
             cache: Whether what an earlier prompt left in the cache is used; False by default.
+            ignore_end: Whether the answer goes on where the model would end it; False by default.
         """
         request: dict[str, Any] = {
             "prompt": list(ids),
@@ -100,6 +110,7 @@ class LlamaCpp:
             "temperature": 0.0,
             "return_tokens": True,
             "cache_prompt": cache,
+            "ignore_eos": ignore_end,
             "lora": [{"id": number, "scale": scale} for number in range(self._adapters)],
         }
         address = f"{self._server.listening_address}/completion"

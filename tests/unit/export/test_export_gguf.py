@@ -1,0 +1,181 @@
+"""A GGUF export counts when llama.cpp opens it and says what transformers says, on both paths."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import perturbed_adapter, save_tiny
+
+from surgery import export_adapter, load_adapter, run_export
+from surgery.diagnostics.diagnostic import SurgeryError
+from surgery.model.source import find_model
+from surgery.runtime.formats.gguf import LlamaCpp
+from surgery.runtime.manifest import read_manifest
+
+FAMILIES = ("qwen2", "qwen3", "llama", "mistral", "gemma3_text", "phi3")
+SIZES: dict[str, Any] = {
+    "vocab_size": 2048,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.2,
+    "tie_word_embeddings": False,
+}
+OWN: dict[str, dict[str, Any]] = {
+    "gemma3_text": {
+        "num_hidden_layers": 6,
+        "head_dim": 16,
+        "sliding_window": 64,
+        "query_pre_attn_scalar": 16,
+    },
+    "qwen3": {"head_dim": 16},
+    "mistral": {"sliding_window": None},
+}
+LENGTHS = (1, 2, 7, 20, 33, 64, 128, 200)
+NEW = 64
+
+
+def base(folder: Path, family: str, **changed: Any) -> Path:
+    """A tiny model with the built-in tokenizer, and logits that are wide apart."""
+    save_tiny(folder, family, **{**SIZES, **OWN.get(family, {}), **changed})
+    for file in find_model("builtin/tiny-qwen2").folder.glob("token*"):
+        shutil.copy(file, folder)
+    return folder
+
+
+def prompts() -> list[list[int]]:
+    generator = torch.Generator().manual_seed(3)
+    return [torch.randint(4, 2048, (n,), generator=generator).tolist() for n in LENGTHS]
+
+
+def reference(model: Any, ids: list[int]) -> list[int]:
+    """Greedy tokens of transformers, and whether each was chosen clear of rounding."""
+    out = model.generate(
+        torch.tensor([ids]),
+        max_new_tokens=NEW,
+        do_sample=False,
+        pad_token_id=0,
+        eos_token_id=None,
+        suppress_tokens=[2],
+    )
+    return out[0, len(ids) :].tolist()
+
+
+def said(model: LlamaCpp, ids: list[int], scale: float, *, cache: bool = False) -> list[int]:
+    return model.generate(ids, NEW, scale=scale, cache=cache, ignore_end=True)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_llama_cpp_says_what_transformers_says(tmp_path, family):
+    folder = base(tmp_path / "base", family)
+    frozen = ["copies:*norm*", *(["copies:*.bias"] if family == "qwen2" else [])]
+    adapter = perturbed_adapter(
+        tmp_path / "adapter", folder, "genieblue_skip", f"freeze=[{','.join(frozen)}]"
+    )
+    export_adapter(adapter, tmp_path / "export", to="gguf", dtype="f32")
+    model = load_adapter(adapter)
+    path = tmp_path / "export"
+    llama = LlamaCpp(path / "llm/model.gguf", [path / "adapter/adapter.gguf"], 300)
+    differing = 0
+    for ids in prompts():
+        with model.text_path():
+            text = reference(model, ids)
+        multimodal = reference(model, ids)
+        differing += text != multimodal
+        assert said(llama, ids, 0.0) == text
+        assert said(llama, ids, 1.0) == multimodal
+        assert said(llama, ids, 0.0, cache=True) == text
+        assert said(llama, ids, 1.0, cache=True) == multimodal
+    assert differing > len(LENGTHS) // 2
+
+
+def test_complete_models_hold_norms_and_merged_lora(tmp_path):
+    folder = base(tmp_path / "base", "qwen2")
+    adapter = perturbed_adapter(tmp_path / "adapter", folder, "genieblue_skip")
+    with pytest.raises(SurgeryError, match=r"A632.*bias"):
+        export_adapter(adapter, tmp_path / "refused", to="gguf")
+    assert not (tmp_path / "refused").exists()
+    model = load_adapter(adapter)
+    for lora in ("keep", "merge"):
+        out = tmp_path / lora
+        export_adapter(adapter, out, to="gguf", dtype="f32", base="apart", lora=lora)
+        adapters = [out / "adapter/adapter.gguf"] if lora == "keep" else []
+        assert (out / "adapter").exists() == (lora == "keep")
+        llama = LlamaCpp(out / "multimodal/model.gguf", adapters, 300)
+        for ids in prompts()[:4]:
+            assert said(llama, ids, 1.0) == reference(model, ids)
+
+
+@pytest.mark.parametrize("dtype", ["f16", "q8_0", "q4_0"])
+def test_smaller_types_are_smaller_and_text_stays_near(tmp_path, dtype):
+    adapter = perturbed_adapter(
+        tmp_path / "adapter", find_model("builtin/tiny-qwen2").folder, "lora"
+    )
+    manifest = export_adapter(adapter, tmp_path / "export", to="gguf", dtype=dtype)
+    size = next(f.bytes for f in manifest.parts["llm"].files if f.name == "model.gguf")
+    bits = {"f16": 16, "q8_0": 8.5, "q4_0": 4.5}[dtype]
+    weights = 2_356_608 * bits / 8
+    assert 0.95 * weights < size < 1.25 * weights + 200_000
+    answer = run_export(tmp_path / "export", "text", "A list is a", new_tokens=4)
+    assert answer.text.strip()
+
+
+def test_manifest_and_space_are_exact(tmp_path):
+    adapter = perturbed_adapter(
+        tmp_path / "adapter", find_model("builtin/tiny-qwen2").folder, "lora"
+    )
+    export_adapter(adapter, tmp_path / "export", to="gguf")
+    manifest = read_manifest(tmp_path / "export")
+    assert manifest.paths == {"text": ("llm",), "multimodal": ("llm", "adapter")}
+    for name, part in manifest.parts.items():
+        for file in part.files:
+            assert (tmp_path / "export" / name / file.name).stat().st_size == file.bytes
+
+
+@pytest.mark.parametrize(
+    ("family", "changed", "says"),
+    [
+        ("gpt2", {}, "type `gpt2`"),
+        ("gemma3_text", {"query_pre_attn_scalar": 8}, "scaled by another number"),
+        ("gemma3_text", {"layer_types": ["full_attention"] * 6}, "6th block"),
+        ("mistral", {"sliding_window": 16}, "sliding"),
+        ("llama", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0}},
+         "`yarn`"),
+    ],
+)  # fmt: skip
+def test_what_llama_cpp_computes_otherwise_is_refused(tmp_path, family, changed, says):
+    folder = base(tmp_path / "base", family, **changed)
+    adapter = perturbed_adapter(tmp_path / "adapter", folder, "lora")
+    with pytest.raises(SurgeryError, match="A630") as error:
+        export_adapter(adapter, tmp_path / "export", to="gguf")
+    assert says in str(error.value)
+
+
+def test_llama_3_rotary_scaling_is_written(tmp_path):
+    rope = {
+        "rope_type": "llama3",
+        "rope_theta": 10_000.0,
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    }
+    folder = base(tmp_path / "base", "llama", rope_parameters=rope)
+    adapter = perturbed_adapter(tmp_path / "adapter", folder, "lora")
+    export_adapter(adapter, tmp_path / "export", to="gguf", dtype="f32")
+    model = load_adapter(adapter)
+    path = tmp_path / "export"
+    llama = LlamaCpp(path / "llm/model.gguf", [path / "adapter/adapter.gguf"], 300)
+    for ids in prompts()[3:]:
+        assert said(llama, ids, 1.0) == reference(model, ids)
+
+
+def test_an_unknown_split_of_text_is_refused(tmp_path):
+    folder = base(tmp_path / "base", "qwen2")
+    file = folder / "tokenizer.json"
+    file.write_text(file.read_text().replace(r"\\p{N}|", r"\\p{N}{2}|"))
+    adapter = perturbed_adapter(tmp_path / "adapter", folder, "lora")
+    with pytest.raises(SurgeryError, match="A631"):
+        export_adapter(adapter, tmp_path / "export", to="gguf")
