@@ -70,7 +70,8 @@ def tiny_config(family: str = "qwen2", **changed: Any) -> Any:
     """A config of four blocks, 32 wide, that builds in milliseconds."""
     common = {"pad_token_id": 0, "vocab_size": 128, "eos_token_id": 2, "bos_token_id": 1}
     common = common if family == "gpt2" else _COMMON
-    return AutoConfig.for_model(family, **{**common, **{**_OWN, **_CONVERTED}.get(family, {}), **changed})
+    own = {**_OWN, **_CONVERTED}.get(family, {})
+    return AutoConfig.for_model(family, **{**common, **own, **changed})
 
 
 def tiny_model(

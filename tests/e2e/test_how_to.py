@@ -20,7 +20,10 @@ from surgery.model.source import find_model
 ROOT = Path(__file__).parents[2]
 HOW_TOS = sorted(f"how-to/{file.name}" for file in (ROOT / "docs/how-to").glob("*.md"))
 PAGES = ("index.md", "tutorial.md", *HOW_TOS)
-LONG = ("index.md", "how-to/assemble.md", "how-to/experts.md", "how-to/export.md")
+LONG = (
+    "index.md",
+    *(f"how-to/{name}.md" for name in ("assemble", "experts", "export", "llama-cpp")),
+)
 """Pages that verify or export much; `make test-all` runs them."""
 BLOCK = re.compile(r"```(console|python|yaml)\n(.*?)```", re.DOTALL)
 HUB = {

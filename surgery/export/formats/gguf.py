@@ -64,8 +64,8 @@ class GgufExporter(Exporter):
             parts[_ADAPTER] = Part("gguf", _RECORDS[dtype][0], [file])
         multimodal = tuple(name for name in parts if name != _LLM or not _is_complete(job))
         text = multimodal if job.base == "shared" else (_LLM,)
-        paths = {"text": text, "multimodal": multimodal}
-        return Contents(parts, paths, ("gguf", "numpy", "transformers"))
+        packages = ("gguf", "numpy", "transformers")
+        return Contents(parts, {"text": text, "multimodal": multimodal}, packages)
 
 
 def _is_complete(job: ExportJob) -> bool:

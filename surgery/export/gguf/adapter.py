@@ -76,12 +76,13 @@ def _pair(
 def _differences(
     plan: Plan, stored: Mapping[str, StoredTensor], decoder: Decoder, base: Read
 ) -> Iterator[GgufTensor]:
-    for swap, tensor in ((swap, tensor) for swap in plan.swaps() for tensor in swap.tensors):
+    copies = ((swap, tensor) for swap in plan.swaps() for tensor in swap.tensors)
+    for edit, tensor in copies:
         own, name = stored[adapter_name(tensor)], tensor.name
         if len(own.shape) == 2:
             yield from _full_rank(name, own, decoder, base)
         elif not np.array_equal(fp32_values(own), base(name)):
-            raise SurgeryError(diagnostic("A632.vectors", name=name, freeze=_vectors(swap)))
+            raise SurgeryError(diagnostic("A632.vectors", name=name, freeze=_vectors(edit)))
 
 
 def _vectors(swap: SwapBlock) -> list[str]:

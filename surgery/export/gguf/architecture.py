@@ -111,7 +111,8 @@ class Decoder:
 
     @property
     def _kv_heads(self) -> int:
-        return getattr(self.config, "num_key_value_heads", None) or self.config.num_attention_heads
+        config = self.config
+        return int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
 
     def describe(self, writer: "GGUFWriter") -> None:
         """Add the model's sizes and settings to a GGUF file's metadata."""

@@ -1,5 +1,6 @@
 """A GGUF file out of streams of tensors: one tensor is in memory at a time."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -121,4 +122,4 @@ class GgufFile:
         from gguf import GGML_QUANT_SIZES
 
         values, size = GGML_QUANT_SIZES[self._type(tensor)]
-        return int(np.prod(tensor.shape)) // values * size
+        return math.prod(tensor.shape) // int(values) * int(size)

@@ -5,7 +5,7 @@ llama.cpp's server does it by the field `lora` of a request.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Final
@@ -113,8 +113,17 @@ class LlamaCpp:
             "ignore_eos": ignore_end,
             "lora": [{"id": number, "scale": scale} for number in range(self._adapters)],
         }
-        address = f"{self._server.listening_address}/completion"
-        body = json.dumps(request).encode()
-        asked = Request(address, body, {"Content-Type": "application/json"})
-        with urlopen(asked) as answer:
-            return [int(token) for token in json.load(answer)["tokens"]]
+        return [int(token) for token in self.post("completion", request)["tokens"]]
+
+    def post(self, name: str, content: Mapping[str, Any]) -> dict[str, Any]:
+        """Ask llama.cpp's server, which listens on this machine alone.
+
+        Args:
+            name: Path of the request, such as `completion`.
+            content: Its JSON.
+        """
+        body = json.dumps(content).encode()
+        headers = {"Content-Type": "application/json"}
+        with urlopen(Request(f"{self._server.listening_address}/{name}", body, headers)) as answer:
+            found: dict[str, Any] = json.load(answer)
+        return found

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from tiny import perturbed_adapter, save_tiny
+from transformers import AutoTokenizer
 
 from surgery import export_adapter, load_adapter, run_export
 from surgery.diagnostics.diagnostic import SurgeryError
@@ -170,6 +171,24 @@ def test_llama_3_rotary_scaling_is_written(tmp_path):
     llama = LlamaCpp(path / "llm/model.gguf", [path / "adapter/adapter.gguf"], 300)
     for ids in prompts()[3:]:
         assert said(llama, ids, 1.0) == reference(model, ids)
+
+
+TEXTS = (
+    "A list is a sequence of elements.",
+    "def f(x, *args):\n    return x + 1\n\n\n# don't  split 12345 here\t!",
+    "We'll see: naïve café, 東京 and 🙂 too — x=[1,2,3];  end ",
+)
+
+
+def test_llama_cpp_reads_text_as_the_tokenizer_does(tmp_path):
+    source = find_model("builtin/tiny-qwen2").folder
+    adapter = perturbed_adapter(tmp_path / "adapter", source, "lora")
+    export_adapter(adapter, tmp_path / "export", to="gguf")
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    llama = LlamaCpp(tmp_path / "export/llm/model.gguf", [], 64)
+    for text in TEXTS:
+        found = llama.post("tokenize", {"content": text, "add_special": False})["tokens"]
+        assert found == tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
 def test_an_unknown_split_of_text_is_refused(tmp_path):

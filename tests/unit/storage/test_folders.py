@@ -99,12 +99,13 @@ def test_near_paths_compare_the_part_that_is_missing(here: Path) -> None:
 
 
 FORMS = {
-    "gguf": "begin with `--to hf`",
-    "GGUF": "begin with `--to hf`",
+    "mlx": "begin with `--to hf`",
+    "GGUF": "did you mean `--to gguf`?",
+    "ollama": "begin with `--to gguf`",
     "snapdragon": "begin with `--to qnn`",
     "pte": "begin with `--to executorch`",
     "onyx": "did you mean `--to onnx`?",
-    "nonesuch": "choose one of executorch, hf, onnx, qnn",
+    "nonesuch": "choose one of executorch, gguf, hf, onnx, qnn",
 }
 
 
