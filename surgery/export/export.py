@@ -284,5 +284,5 @@ def _unknown_form(to: str, known: Mapping[str, Exporter]) -> Diagnostic:
         fix = f"begin with `--to {serving[0]}`: {known[serving[0]].gives}"
     forms = (f"`{name}` ({exporter.gives})" for name, exporter in known.items())
     return diagnostic(
-        "R131", to=to, forms=list(forms), detail=fix or f"choose one of {', '.join(known)}"
+        "R131", to=to, forms=list(forms), fix=fix or f"choose one of {', '.join(known)}"
     )

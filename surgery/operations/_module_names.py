@@ -94,7 +94,7 @@ def _left_out(reasons: dict[str, str], anatomy: Anatomy) -> Diagnostic:
         "P221",
         names=some_of(names),
         source=anatomy.source,
-        names2="; ".join(
+        reasons="; ".join(
             (f"`{name}` {reason}" for reason, name in _first_of_each(reasons).items())
         ),
         key="modules",

@@ -32,7 +32,7 @@ class Duplicate(Operation):
         sharing = anatomy.sharing()
         shared = [block for block in blocks if block in {*sharing, *sharing.values()}]
         return (
-            [diagnostic("P222", map=list(map(str, shared)), source=anatomy.source, key="blocks")]
+            [diagnostic("P222", blocks=list(map(str, shared)), source=anatomy.source, key="blocks")]
             if shared
             else []
         )

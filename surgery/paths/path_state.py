@@ -93,4 +93,4 @@ def path_of(layer: SwitchedLayer) -> PathName:
 
 def no_paths(model: "nn.Module") -> Diagnostic:
     """The error of a model that doesn't have the requested path."""
-    return diagnostic("A405", type_name=type(model).__name__)
+    return diagnostic("A405", class_name=type(model).__name__)

@@ -171,6 +171,6 @@ def _depth_with_additions(depth: Edit, other: Edit) -> Diagnostic:
     return diagnostic(
         "P217",
         operation=other.operation,
-        operation2=depth.operation,
+        depth_operation=depth.operation,
         key=f"operations.{depth.operation}.op",
     )

@@ -61,7 +61,7 @@ def _refuse_damaged(folder: Path, manifest: Manifest, path: PathName) -> None:
 
 def _damaged(file_path: Path, expected: int, found: int | None) -> Diagnostic:
     there = "it is not there" if found is None else f"it has {found:,} bytes"
-    return diagnostic("A605", file_path=file_path, there=there, expected=expected)
+    return diagnostic("A605", file_path=file_path, found=there, expected=expected)
 
 
 def _no_runner(folder: Path, form: str) -> Diagnostic:
