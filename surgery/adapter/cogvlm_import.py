@@ -166,7 +166,7 @@ def _split(
     rows = [target.shape[0] for _, target in targets]
     wanted = (sum(rows), *targets[0][1].shape[1:])
     if tuple(tensor.shape) != wanted:
-        found, expected = str(list(tensor.shape)), str(list(wanted))
+        found, expected = tuple(tensor.shape), wanted
         raise SurgeryError(diagnostic("A419.shape", name=name, found=found, expected=expected))
     parts = torch.split(tensor, rows)
     return [(name, t, part, into) for (t, into), part in zip(targets, parts, strict=True)]

@@ -28,7 +28,8 @@ def diagnostic(
         name: Code, such as `P206`; with the form's name, `P206.copy`, where the page has several.
         key: Dotted name of the recipe key that it is about; none by default.
         span: Position in a file or override; none by default.
-        values: Value of each field of the templates. Lists and tuples are joined by commas.
+        values: Value of each field of the templates. Names in a list or tuple are joined by commas;
+            one of numbers is written as a list.
 
     Raises:
         KeyError: If there is no such form, or a value of it is not given: a mistake in the code
@@ -70,8 +71,10 @@ def split_page(code: str) -> tuple[str, str]:
 
 class _Formatter(string.Formatter):
     def format_field(self, value: Any, format_spec: str) -> str:
-        if isinstance(value, (list, tuple)) and not format_spec:
-            return ", ".join(map(str, value))
+        if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+            return ", ".join(value)
+        if isinstance(value, list | tuple):
+            return str(list(value))
         return str(super().format_field(value, format_spec))
 
 

@@ -39,7 +39,7 @@ def _check_cache(layer: SwitchedLayer, decoder: Any, args: Any, kwargs: dict[str
     if cache is None:
         return
     if hasattr(cache, "paths"):
-        raise SurgeryError(diagnostic("A408.rows", paths=list(cache.paths)))
+        raise SurgeryError(diagnostic("A408.rows", paths=str(list(cache.paths))))
     path, used = path_of(layer), getattr(cache, "_surgery_path", None)
     if used not in (None, path) and _is_filled(cache):
         raise SurgeryError(diagnostic("A408.other_path", used=str(used), path=path))

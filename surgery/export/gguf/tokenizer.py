@@ -5,6 +5,7 @@ with these, and one of another rule is refused: it would split text otherwise wi
 """
 
 import json
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -38,6 +39,8 @@ def add_tokenizer(writer: "GGUFWriter", folder: Path, rows: int) -> None:
     """
     from gguf import SpecialVocab, TokenType
 
+    # it warns of templates for pairs of texts, which a decoder is never given
+    logging.getLogger("gguf.vocab").setLevel(logging.ERROR)
     content = _content(folder)
     vocabulary: dict[str, int] = content["model"]["vocab"]
     added = {token["id"]: token for token in content.get("added_tokens", ())}

@@ -93,10 +93,11 @@ def test_messages_are_made_in_the_catalog_alone():
 def test_lists_are_joined_and_numbers_formatted(tmp_path, monkeypatch):
     monkeypatch.setattr("surgery.diagnostics.catalog.PAGES", tmp_path)
     (tmp_path / "Z901.md").write_text(
-        "---\nwhat: '{names} of {count:,} {{braces}}'\nfix: '{near} look'\n---\n\n# Z901: title\n"
+        "---\nwhat: '{names} of {count:,} {{braces}} in {shape}'\nfix: '{near} look'\n---\n\n"
+        "# Z901: title\n"
     )
-    made = diagnostic("Z901", names=["a", "{b}"], count=1234, near="", key="model")
-    assert (made.what, made.why, made.fix) == ("a, {b} of 1,234 {braces}", "", "look")
+    made = diagnostic("Z901", names=["a", "{b}"], count=1234, shape=(3, 4), near="", key="model")
+    assert (made.what, made.why, made.fix) == ("a, {b} of 1,234 {braces} in [3, 4]", "", "look")
     assert (made.code, made.key, made.severity) == ("Z901", "model", "error")
     assert split_page("Z901")[1] == "# Z901: title\n"
 
