@@ -6,7 +6,7 @@ Shapes: T tokens of the step, D width of the hidden state.
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 
-class ModelShell:
-    """A model without weights, with blocks that only note what they are given.
+class ModelWithoutWeights:
+    """A model whose parameters are zeros that take no memory, and where the real ones are.
 
     Args:
         plan: of a model on disk.
@@ -38,80 +38,45 @@ class ModelShell:
 
     Attributes:
         plan: the same.
-        model: of transformers; parameters are zeros.
-        decoder: the model in it that calls the blocks.
+        model: of transformers.
 
     Raises:
-        SurgeryError: M104 and M105 where the model can't be built, A612 where its decoder does more
-            between blocks than to pass the hidden state on.
+        SurgeryError: M104 and M105 where the model can't be built.
     """
 
     def __init__(self, plan: Plan, *, trust_remote_code: bool = False) -> None:
         assert plan.files is not None
         self.plan = plan
         self._stored = cache(partial(read_disk_names, plan.files, plan.anatomy))
-        path = plan.anatomy.blocks_path
         self.model: Any = meta_model(plan.files, trust_remote_code).float().eval()
         self.model.requires_grad_(False)
-        self._blocks = _idle(self.model.get_submodule(path))
-        self.model.set_submodule(path, self._blocks)
-        self.decoder = model_around(self.model, path)
+        self._prepare()
         _settle(self.model)
         self._originals = dict(self.model.named_modules())
         rewrite_norms(self.model)
-        self._answer = self._find_answer()
 
-    def calls(self, positions: torch.Tensor, **given: torch.Tensor) -> list[Call]:
-        """Let the decoder begin a step, and return how it calls each of its blocks.
+    def _prepare(self) -> None:
+        """Change the model while it is on the meta device."""
 
-        A mask of four dimensions is taken by transformers as it is, so that none is made.
-
-        Args:
-            positions: (1, T).
-            given: `input_ids` (1, T), or `inputs_embeds` (1, T, D).
-        """
-        tokens = positions.shape[1]
-        mask = torch.zeros(1, 1, tokens, tokens)
-        given |= {"position_ids": positions, "attention_mask": mask}
-        return self.noted(lambda: self.decoder(**given, use_cache=False))
-
-    def noted(self, run: Callable[[], Any]) -> list[Call]:
-        """Return how blocks are called while something runs.
-
-        Args:
-            run: with this model.
-        """
-        seen: list[Call] = []
-        for block in self._blocks:
-            block.forward = partial(_note, seen, block, self._answer)
-        run()
-        return seen
-
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Return what the model makes of what its last block gives.
-
-        Args:
-            hidden: (1, 1, D).
-        """
-        for block in self._blocks:
-            block.forward = partial(_always, self._answer(hidden))
-        mask = torch.zeros(1, 1, 1, 1)
-        given = {"inputs_embeds": torch.zeros_like(hidden), "attention_mask": mask}
-        found: torch.Tensor = self.model(**given, use_cache=False).logits
-        return found
-
-    def to_onnx(self, compute: Callable[[Feeds], Feeds], feeds: Feeds) -> "ir.Model":
+    def to_onnx(
+        self,
+        compute: Callable[[Feeds], Feeds],
+        feeds: Feeds,
+        dynamic: Mapping[str, Any] | None = None,
+    ) -> "ir.Model":
         """Return a graph without weights; its parameters have their full names in the base.
 
         Args:
             compute: with this model.
             feeds: one of each input.
+            dynamic: for each input its axes that are dynamic; None for a graph of static shape.
 
         Raises:
             SurgeryError: A612 where torch can't export it.
         """
         try:
-            return to_onnx(_Computed(self.model, compute), feeds, "", with_values=False)
+            step = _Computed(self.model, compute)
+            return to_onnx(step, feeds, "", with_values=False, dynamic=dynamic)
         except Exception as error:  # torch.export has many ways to say no
             raise no_parts(self.plan, reason_of(error)) from error
 
@@ -158,6 +123,71 @@ class ModelShell:
             name: changed[path] if path in changed else read_base(path, self._stored())
             for name, path in full.items()
         }
+
+
+class ModelShell(ModelWithoutWeights):
+    """A model without weights, with blocks that only note what they are given.
+
+    Args:
+        plan: of a model on disk.
+        trust_remote_code: whether the model may run code of its own.
+
+    Attributes:
+        decoder: the model in it that calls the blocks.
+
+    Raises:
+        SurgeryError: M104 and M105 where the model can't be built, A612 where its decoder does more
+            between blocks than to pass the hidden state on.
+    """
+
+    def __init__(self, plan: Plan, *, trust_remote_code: bool = False) -> None:
+        super().__init__(plan, trust_remote_code=trust_remote_code)
+        self._answer = self._find_answer()
+
+    def _prepare(self) -> None:
+        path = self.plan.anatomy.blocks_path
+        self._blocks = _idle(self.model.get_submodule(path))
+        self.model.set_submodule(path, self._blocks)
+        self.decoder = model_around(self.model, path)
+
+    def calls(self, positions: torch.Tensor, **given: torch.Tensor) -> list[Call]:
+        """Let the decoder begin a step, and return how it calls each of its blocks.
+
+        A mask of four dimensions is taken by transformers as it is, so that none is made.
+
+        Args:
+            positions: (1, T).
+            given: `input_ids` (1, T), or `inputs_embeds` (1, T, D).
+        """
+        tokens = positions.shape[1]
+        mask = torch.zeros(1, 1, tokens, tokens)
+        given |= {"position_ids": positions, "attention_mask": mask}
+        return self.noted(lambda: self.decoder(**given, use_cache=False))
+
+    def noted(self, run: Callable[[], Any]) -> list[Call]:
+        """Return how blocks are called while something runs.
+
+        Args:
+            run: with this model.
+        """
+        seen: list[Call] = []
+        for block in self._blocks:
+            block.forward = partial(_note, seen, block, self._answer)
+        run()
+        return seen
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return what the model makes of what its last block gives.
+
+        Args:
+            hidden: (1, 1, D).
+        """
+        for block in self._blocks:
+            block.forward = partial(_always, self._answer(hidden))
+        mask = torch.zeros(1, 1, 1, 1)
+        given = {"inputs_embeds": torch.zeros_like(hidden), "attention_mask": mask}
+        found: torch.Tensor = self.model(**given, use_cache=False).logits
+        return found
 
     def _find_answer(self) -> Callable[[torch.Tensor], Any]:
         ids = torch.zeros(1, 2, dtype=torch.long)

@@ -34,7 +34,12 @@ _WRAPPERS: Final = {".original_module": "", ".expert.default": ".expert", ".base
 
 
 def to_onnx(
-    step: nn.Module, feeds: dict[str, torch.Tensor], module_path: str, *, with_values: bool
+    step: nn.Module,
+    feeds: dict[str, torch.Tensor],
+    module_path: str,
+    *,
+    with_values: bool,
+    dynamic: Mapping[str, Any] | None = None,
 ) -> ir.Model:
     """Export a step.
 
@@ -43,6 +48,8 @@ def to_onnx(
         feeds: one of each input, whose shapes are the graph's.
         module_path: full module name of the block, which its parameters and nodes are named after.
         with_values: whether the parameters have values; without, initializers are shapes and types.
+        dynamic: for each input its axes that are dynamic, as torch.export takes them; None for a
+            graph of static shape.
 
     Returns:
         The graph, without inputs that it doesn't use. Weights of linear maps are as MatMul takes
@@ -52,7 +59,9 @@ def to_onnx(
         Exception: whatever torch.export and torch.onnx raise.
     """
     with _quietly(), torch.no_grad():
-        exported = torch.export.export(step, (feeds,), strict=False)
+        exported = torch.export.export(
+            step, (feeds,), dynamic_shapes=(dynamic,) if dynamic else None, strict=False
+        )
         program = torch.onnx.export(
             exported, (), dynamo=True, opset_version=OPSET, optimize=False, verbose=False
         )

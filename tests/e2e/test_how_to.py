@@ -22,7 +22,10 @@ HOW_TOS = sorted(f"how-to/{file.name}" for file in (ROOT / "docs/how-to").glob("
 PAGES = ("index.md", "tutorial.md", *HOW_TOS)
 LONG = (
     "index.md",
-    *(f"how-to/{name}.md" for name in ("assemble", "experts", "export", "llama-cpp")),
+    *(
+        f"how-to/{name}.md"
+        for name in ("assemble", "experts", "export", "llama-cpp", "onnxruntime-genai")
+    ),
 )
 """Pages that verify or export much; `make test-all` runs them."""
 BLOCK = re.compile(r"```(console|python|yaml)\n(.*?)```", re.DOTALL)

@@ -11,7 +11,7 @@ EPILOG = "Example: surgery export my-adapter --to hf --out my-export --lora keep
 
 
 Form: TypeAlias = Annotated[
-    str, typer.Option(help="hf, gguf, onnx, qnn or executorch.", metavar="FORM")
+    str, typer.Option(help="hf, gguf, onnx, ort-genai, qnn or executorch.", metavar="FORM")
 ]
 Out: TypeAlias = Annotated[
     Path | None, typer.Option(help="The folder to make; exports/RECIPE unless given.")

@@ -34,12 +34,12 @@ class StepGraph:
     Args:
         name: of its file.
         model: its initializers have names, shapes and no values.
-        record: for the manifest.
+        record: for the manifest; None for a graph of dynamic shapes, which has none.
     """
 
     name: str
     model: ir.Model
-    record: GraphRecord
+    record: GraphRecord | None = None
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ class _GraphFile:
             bytes=len(content),
             sha256=hashlib.sha256(content).hexdigest(),
             how="written",
-            graph=_renamed(self.graph.record, self.part),
+            graph=_renamed(self.graph.record, self.part) if self.graph.record else None,
         )
 
 

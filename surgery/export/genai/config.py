@@ -1,0 +1,56 @@
+"""genai_config.json: what ONNX Runtime GenAI has to know of a graph and its search."""
+
+from typing import Any, Final
+
+from surgery.model.source import ModelFiles
+
+_TYPE: Final = "decoder"
+"""The runtime's name for a decoder whose inputs and outputs the config names."""
+
+
+def genai_config(files: ModelFiles, graph: str) -> dict[str, Any]:
+    """Return the config of a decoder.
+
+    Args:
+        files: of the base.
+        graph: file of the graph.
+    """
+    config = files.config()
+    config = {**config, **config.get("text_config", {})}
+    heads = config["num_attention_heads"]
+    ends = config.get("eos_token_id")
+    length = config["max_position_embeddings"]
+    first = ends[0] if isinstance(ends, list) else ends
+    pad = config.get("pad_token_id")
+    return {
+        "model": {
+            "type": _TYPE,
+            "bos_token_id": config.get("bos_token_id"),
+            "eos_token_id": ends,
+            "pad_token_id": first if pad is None else pad,
+            "vocab_size": config["vocab_size"],
+            "context_length": length,
+            "decoder": {
+                "session_options": {"provider_options": []},
+                "filename": graph,
+                "head_size": config.get("head_dim") or config["hidden_size"] // heads,
+                "hidden_size": config["hidden_size"],
+                "num_attention_heads": heads,
+                "num_hidden_layers": config["num_hidden_layers"],
+                "num_key_value_heads": config.get("num_key_value_heads") or heads,
+                "inputs": {
+                    "input_ids": "input_ids",
+                    "attention_mask": "attention_mask",
+                    "position_ids": "position_ids",
+                    "past_key_names": "past_key_values.%d.key",
+                    "past_value_names": "past_key_values.%d.value",
+                },
+                "outputs": {
+                    "logits": "logits",
+                    "present_key_names": "present.%d.key",
+                    "present_value_names": "present.%d.value",
+                },
+            },
+        },
+        "search": {"do_sample": False, "max_length": length, "past_present_share_buffer": False},
+    }

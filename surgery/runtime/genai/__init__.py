@@ -1,0 +1,1 @@
+"""What exporter and runner of `ort-genai` have in common."""
