@@ -1,7 +1,9 @@
 """Copy complete blocks; the copies are trained and replace their block on the multimodal path."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import Diagnostic
@@ -20,12 +22,22 @@ class Duplicate(Operation):
     op: Literal["duplicate"] = "duplicate"
     """Copy complete blocks and swap the copies in on the multimodal path."""
 
+    norms: Literal["trained", "frozen"] = "trained"
+    """frozen: of a copy only its matrices train, norms and biases stay the base's, so that a LoRA
+    (`--to peft-lora`) or an adapter of llama.cpp (`--to gguf`) can hold the difference."""
+
+    @model_serializer(mode="wrap")
+    def _dumped(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `norms` where they train, so that plans of versions without it stay the same."""
+        content: dict[str, Any] = dump(self)
+        return {k: x for k, x in content.items() if k != "norms" or self.norms == "frozen"}
+
     def plan(self, name: str, anatomy: Anatomy, blocks: Sequence[int]) -> list[Edit]:
         """Return one edit for each block; see `Operation.plan`."""
         refuse_quantized(
             anatomy, "`duplicate` can't copy blocks", fix=", or use `lora` on the quantized one"
         )
-        return [_swap(name, anatomy, block) for block in blocks]
+        return [self._swap(name, anatomy, block) for block in blocks]
 
     def notes(self, anatomy: Anatomy, blocks: Sequence[int]) -> list[Diagnostic]:
         """Note the copies whose parameters are shared in the base; see `Operation.notes`."""
@@ -37,12 +49,15 @@ class Duplicate(Operation):
             else []
         )
 
-
-def _swap(name: str, anatomy: Anatomy, block: int) -> SwapBlock:
-    path = anatomy.block_path(block)
-    tensors = tuple(
-        AddedTensor(name, t.shape, t.dtype, "copy", t.is_parameter, anatomy.tied.get(name, ""))
-        for t in anatomy.block(block).tensors
-        for name in (f"{path}.{t.name}",)
-    )
-    return SwapBlock(name, "duplicate", block, path, tensors)
+    def _swap(self, name: str, anatomy: Anatomy, block: int) -> SwapBlock:
+        path, kind = anatomy.block_path(block), anatomy.block(block)
+        matrices = {f"{matrix.name}.weight" for matrix in kind.matrices if not matrix.apart}
+        tensors = (
+            AddedTensor(
+                *(f"{path}.{t.name}", t.shape, t.dtype, "copy", t.is_parameter),
+                source=anatomy.tied.get(f"{path}.{t.name}", ""),
+                is_frozen=self.norms == "frozen" and t.name not in matrices,
+            )
+            for t in kind.tensors
+        )
+        return SwapBlock(name, "duplicate", block, path, tuple(tensors))

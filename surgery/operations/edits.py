@@ -23,6 +23,7 @@ class AddedTensor:
             where it is computed from the base's weights (DoRA, PiSSA).
         is_parameter: False for a buffer, which is copied and never counted; True by default.
         source: Name of the copied base tensor, where it differs from `name`.
+        is_frozen: Whether no recipe can train it; False by default.
     """
 
     name: str
@@ -31,6 +32,7 @@ class AddedTensor:
     start: str
     is_parameter: bool = True
     source: str = ""
+    is_frozen: bool = False
 
     @property
     def copied(self) -> str:

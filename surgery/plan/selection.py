@@ -67,8 +67,11 @@ class Matcher:
         )
         """Tensors of dropped blocks, which can't train."""
         for edit in edits:
-            names = [tensor.name for tensor in edit.tensors if tensor.is_parameter]
-            self._added[edit.operation] += names
+            self._added[edit.operation] += [
+                tensor.name
+                for tensor in edit.tensors
+                if tensor.is_parameter and not tensor.is_frozen
+            ]
 
     def select(self, patterns: Sequence[str], key: str) -> tuple[Selection, list[Diagnostic]]:
         """Return the union of the patterns, and diagnostics for those that match nothing.
