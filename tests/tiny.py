@@ -156,7 +156,7 @@ def greedy(model: Any, ids: list[int], steps: int) -> list[int]:
     return known[len(ids) :]
 
 
-def trained_adapter(recipe: str, folder: Path) -> Path:
+def trained_adapter(recipe: str, folder: Path, *overrides: str) -> Path:
     """An adapter of the built-in model, trained for a few steps on one sentence; its folder."""
     from surgery.recipe.loading import load_recipe
     from surgery.training.train import train_recipe
@@ -165,7 +165,7 @@ def trained_adapter(recipe: str, folder: Path) -> Path:
     row = json.dumps({"text": "Bananas are yellow and they are round. " * 3})
     data.write_text(f"{row}\n" * 8)
     few = ("batch=4", "length=64", "steps=8", "rate=1e-2", "log_every=4", "save_every=4")
-    train_recipe(load_recipe(recipe, [f"data={data}", *few]), folder / "adapter")
+    train_recipe(load_recipe(recipe, [f"data={data}", *few, *overrides]), folder / "adapter")
     return folder / "adapter"
 
 

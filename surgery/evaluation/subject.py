@@ -24,7 +24,7 @@ from surgery.storage.inputs import Input
 BASE: Final = "base"
 SHARED: Final = "shared"
 NON_SHARED: Final = "text"
-_HF: Final = "hf"
+_OPENED: Final = ("hf", "peft-lora")
 
 _T = TypeVar("_T")
 Measure = Callable[[Any, str], _T]
@@ -61,7 +61,7 @@ def open_evaluated(
     """Read an adapter or an export; no weights are loaded.
 
     Args:
-        folder: Path of what `surgery train`, `apply`, `save_adapter` or `export --to hf` wrote.
+        folder: Path of an adapter, or of an export in the form `hf` or `peft-lora`.
         base: Path or hub id of the base; the one that the plan or the manifest names by default.
         trust_remote_code: Whether the model may run its own Python code; False by default.
 
@@ -94,7 +94,7 @@ def _adapter(folder: Path, base: str | os.PathLike[str] | None, trust: bool) -> 
 
 def _export(folder: Path, base: str | os.PathLike[str] | None, trust: bool) -> Evaluated:
     manifest = read_manifest(folder)
-    if manifest.format != _HF:
+    if manifest.format not in _OPENED:
         raise SurgeryError(diagnostic("A606", folder=folder, format=manifest.format))
     is_assembled = bool(manifest.recipe.get("vision"))  # from a decoder, which is the base for text
     model = manifest.recipe["model"] if is_assembled else manifest.model
@@ -103,7 +103,9 @@ def _export(folder: Path, base: str | os.PathLike[str] | None, trust: bool) -> E
     if not is_assembled:  # its fingerprint covers decoder and tower together
         found = identify(files, read_anatomy(files, trust_remote_code=trust))
         refuse_other_base(manifest.fingerprint, found, files.source)
-    processor_folder = folder / "multimodal" if is_assembled else source  # where the processor is
+    processor_folder = (
+        folder / manifest.paths["multimodal"][0] if is_assembled else source
+    )  # where the processor is
 
     def each(measure: Measure[_T]) -> Iterator[_T]:
         yield measure(load_base(str(source), trust_remote_code=trust), BASE)

@@ -46,6 +46,7 @@ class ExportJob:
         calibration: records whose ranges a quantized form takes; None for built-in sentences.
         quantizer: who finds the scales of weights; None for AIMET where it is installed.
         dtype: type of most matrices, for forms that have a choice; None for the form's own.
+        rank: largest rank of an adapter's matrices; None where nothing is cut.
         trust_remote_code: whether the model may run code of its own.
     """
 
@@ -62,6 +63,7 @@ class ExportJob:
     calibration: Path | None = None
     quantizer: Quantizer | None = None
     dtype: WeightType | None = None
+    rank: int | None = None
     trust_remote_code: bool = False
 
     @property

@@ -5,9 +5,10 @@ is complete or not there, and every file is accounted for.
 """
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any, TypedDict, Unpack, get_args
 
 from surgery.adapter.folder import read_plan
 from surgery.diagnostics.catalog import diagnostic
@@ -125,7 +126,7 @@ def prepare_export(
     adapter: str | os.PathLike[str],
     *,
     to: str = "hf",
-    lora: LoraForm | None = None,
+    lora: str | None = None,
     base: BaseForm = "unshared",
     target: Target | str | os.PathLike[str] | None = None,
     at: str | os.PathLike[str] | None = None,
@@ -144,8 +145,8 @@ def prepare_export(
     Args:
         adapter: the adapter folder.
         to: the name of an exporter, such as `hf`.
-        lora: whether LoRA is merged into its matrices, or kept as a part of its own; None for what
-            the form does best.
+        lora: `merge` into its matrices, `keep` as a part of its own, or `svd:RANK` for an adapter
+            whose matrices are cut to a rank; None for what the form does best.
         base: whether text has the untouched base, runs on the multimodal path, or has parts that
             are all its own.
         target: a device or its name, for the forms that are made for one, and for the manifest.
@@ -163,8 +164,8 @@ def prepare_export(
 
     Raises:
         SurgeryError: A401 and A402 for the adapter, R121 for the target, R131 for an unknown form,
-            A610 for an option that the form has no use for, A602 to A604 for what the form can't
-            hold, M for the base.
+            A610 for an option that the form has no use for, A634 for an unknown `lora`, A602 to
+            A604 for what the form can't hold, M for the base.
     """
     options: dict[str, Any] = {
         "copy": copy or None,
@@ -178,12 +179,13 @@ def prepare_export(
     }
     given = {name: value for name, value in options.items() if value is not None}
     exporter, adapter = _exporter(to), Path(adapter)
-    _refuse_unused(given, exporter)
+    form, rank = (exporter.lora, None) if lora is None else _lora_form(lora)
+    _refuse_unused({**given, **({"lora svd:RANK": rank} if rank else {})}, exporter)
     device = load_target(target) if target else None
     plan, document = read_plan(adapter, at, trust_remote_code=trust_remote_code)
-    form = lora or exporter.lora
     job = ExportJob(
-        plan, adapter, form, base, target=device, trust_remote_code=trust_remote_code, **given
+        *(plan, adapter, form, base),
+        **{"target": device, "rank": rank, "trust_remote_code": trust_remote_code, **given},
     )
     return Export(to, job, document)
 
@@ -192,7 +194,7 @@ class ExportOptions(TypedDict, total=False):
     """The options of `export_adapter`, as `prepare_export` explains them."""
 
     to: str
-    lora: LoraForm | None
+    lora: str | None
     base: BaseForm
     target: Target | str | os.PathLike[str] | None
     at: str | os.PathLike[str] | None
@@ -231,6 +233,17 @@ def export_adapter(
     if unknown:
         raise TypeError(f"export_adapter() has no option `{unknown}`; {_nearest_option(unknown)}")
     return prepare_export(adapter, **options).write(Path(out), overwrite=overwrite)
+
+
+def _lora_form(given: str) -> tuple[LoraForm, int | None]:
+    """What becomes of LoRA, and the largest rank of an adapter."""
+    for form in get_args(LoraForm):
+        if given == form:
+            return form, None
+    found = re.fullmatch(r"svd:0*([1-9]\d*)", given)
+    if found is None:
+        raise SurgeryError(diagnostic("A634.form", lora=given))
+    return "keep", int(found[1])
 
 
 def _nearest_option(name: str) -> str:

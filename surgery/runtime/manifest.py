@@ -100,6 +100,10 @@ class ExportedFile(_Data):
     graph: GraphRecord | None = None
     """What is in it, if it is a graph."""
 
+    lost: dict[str, float] = {}
+    """Of an adapter cut to a rank: by matrix, the Frobenius norm of what was cut off, relative to
+    that of the complete change."""
+
 
 class PartRecord(_Data):
     """One part: a folder that is opened as one."""

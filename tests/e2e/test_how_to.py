@@ -24,7 +24,7 @@ LONG = (
     "index.md",
     *(
         f"how-to/{name}.md"
-        for name in ("assemble", "experts", "export", "llama-cpp", "onnxruntime-genai")
+        for name in ("assemble", "experts", "export", "llama-cpp", "onnxruntime-genai", "vllm")
     ),
 )
 """Pages that verify or export much; `make test-all` runs them."""

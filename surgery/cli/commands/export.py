@@ -11,7 +11,8 @@ EPILOG = "Example: surgery export my-adapter --to hf --out my-export --lora keep
 
 
 Form: TypeAlias = Annotated[
-    str, typer.Option(help="hf, gguf, onnx, ort-genai, qnn or executorch.", metavar="FORM")
+    str,
+    typer.Option(help="hf, gguf, peft-lora, onnx, ort-genai, qnn or executorch.", metavar="FORM"),
 ]
 Out: TypeAlias = Annotated[
     Path | None, typer.Option(help="The folder to make; exports/RECIPE unless given.")
@@ -20,8 +21,11 @@ Target: TypeAlias = Annotated[
     str | None, typer.Option(help="The device; `surgery targets list` names them.")
 ]
 Lora: TypeAlias = Annotated[
-    Literal["merge", "keep"] | None,
-    typer.Option(help="Merge LoRA into its matrices, or keep it separate; by the form."),
+    str | None,
+    typer.Option(
+        help="merge into its matrices, keep separate, or svd:RANK to cut an adapter; by the form.",
+        metavar="FORM",
+    ),
 ]
 TextBase: TypeAlias = Annotated[
     Literal["unshared", "shared", "apart"],

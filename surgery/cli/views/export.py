@@ -65,6 +65,12 @@ def _least_cosine(manifest: "Manifest", part: str) -> str:
     return f"{min(cosines):.4f}" if cosines else ""
 
 
+def _most_lost(manifest: "Manifest", part: str) -> str:
+    """Of the matrices of an adapter that was cut to a rank."""
+    lost = [x for file in manifest.parts[part].files for x in file.lost.values()]
+    return f"{max(lost):.4f}" if lost else ""
+
+
 _COLUMNS: Final[dict[str, Callable[["Manifest", str], str]]] = {
     "part": lambda _, part: f"{part}/",
     "is": lambda manifest, part: manifest.parts[part].kind,
@@ -72,5 +78,6 @@ _COLUMNS: Final[dict[str, Callable[["Manifest", str], str]]] = {
     "size": lambda manifest, part: human_bytes(manifest.parts[part].bytes),
     "of it linked": _linked,
     "cosine with fp32": _least_cosine,
+    "most lost to rank": _most_lost,
 }
 _WORDS: Final = ("part", "is", "paths")

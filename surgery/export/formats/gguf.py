@@ -1,7 +1,6 @@
 """`--to gguf`: a base and an adapter for llama.cpp, or two complete models."""
 
 from collections.abc import Mapping
-from functools import partial
 from importlib.util import find_spec
 from typing import ClassVar, Final
 
@@ -12,15 +11,15 @@ from surgery.export.base import Contents, Exporter, ExportJob, LoraForm, Part, W
 from surgery.export.formats._checkpoints import refuse_no_checkpoint
 from surgery.export.gguf.adapter import adapter_tensors, describe_adapter
 from surgery.export.gguf.architecture import Decoder
-from surgery.export.gguf.file import GgufFile, GgufTensor
+from surgery.export.gguf.file import GgufFile
 from surgery.export.gguf.model import (
     base_tensors,
     load_config,
     model_items,
     multimodal_tensors,
-    read_values,
 )
 from surgery.export.gguf.tokenizer import refuse_tokenizer
+from surgery.export.matrix_changes import Change, matrix_changes
 
 _LLM: Final = "llm"
 _MULTIMODAL: Final = "multimodal"
@@ -39,7 +38,7 @@ class GgufExporter(Exporter):
     """`llm/` is the base, and `adapter/` switches copies and LoRA on; or `multimodal/` is whole."""
 
     name: ClassVar[str] = "gguf"
-    takes: ClassVar[frozenset[str]] = frozenset({"dtype"})
+    takes: ClassVar[frozenset[str]] = frozenset({"dtype", "lora svd:RANK"})
     gives: ClassVar[str] = "a base and an adapter for llama.cpp"
     serves: ClassVar[tuple[str, ...]] = ("llama.cpp", "llamacpp", "ollama", "lmstudio")
     lora: ClassVar[LoraForm] = "keep"
@@ -57,10 +56,11 @@ class GgufExporter(Exporter):
         decoder = Decoder(load_config(job.plan.files.folder))
         refuse_tokenizer(job.plan.files.folder)
         parts = _models(job, decoder)
-        if tensors := _adapter(job, decoder):
+        if changes := _changes(job):
             dtype: WeightType = "f32" if job.dtype == "f32" else "f16"
-            name = decoder.architecture.name
-            file = GgufFile(_ADAPTER_FILE, name, dtype, tensors, describe_adapter)
+            name, lost = decoder.architecture.name, dict[str, float]()
+            tensors = list(adapter_tensors(changes, decoder, lost))
+            file = GgufFile(_ADAPTER_FILE, name, dtype, tensors, describe_adapter, lost)
             parts[_ADAPTER] = Part("gguf", _RECORDS[dtype][0], [file])
         multimodal = tuple(name for name in parts if name != _LLM or not _is_complete(job))
         text = multimodal if job.base == "shared" else (_LLM,)
@@ -85,11 +85,11 @@ def _models(job: ExportJob, decoder: Decoder) -> dict[str, Part]:
     }
 
 
-def _adapter(job: ExportJob, decoder: Decoder) -> list[GgufTensor]:
+def _changes(job: ExportJob) -> list[Change]:
     if job.plan.in_place or job.lora == "merge":
         return []
-    base = partial(read_values, base_tensors(job))
-    return adapter_tensors(job.plan, job.folder, decoder, base, copies=not _is_complete(job))
+    copies, instead = not _is_complete(job), "--base apart"
+    return matrix_changes(job.plan, job.folder, job.rank, copies=copies, instead=instead)
 
 
 def _refuse(job: ExportJob) -> None:

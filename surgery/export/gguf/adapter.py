@@ -1,34 +1,19 @@
-"""An adapter of a GGUF base: LoRA as it is, and copies as exact differences of full rank.
+"""An adapter of a GGUF base: LoRA as it is, and copies as their differences.
 
-llama.cpp adds B @ A to a matrix. A copy is thus its difference from the original times an identity,
-on whichever side is narrower. Norms and biases can't be adapted so: llama.cpp leaves them out of an
-adapter without a word (`src/llama-adapter.cpp`), and a copy that trains them is refused.
+llama.cpp adds B @ A to a matrix. Norms and biases can't be adapted so: llama.cpp leaves them out of
+an adapter without a word (`src/llama-adapter.cpp`), and a copy that trains them is refused.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
-from surgery.adapter.side_files import adapter_name
-from surgery.diagnostics.catalog import diagnostic
-from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.export.gguf.architecture import Decoder, Values
 from surgery.export.gguf.file import GgufTensor
-from surgery.operations.edits import AddLora, SwapBlock
-from surgery.plan.planner import Plan
-from surgery.storage.file_names import ADAPTER_WEIGHTS
-from surgery.storage.safetensors.header import StoredTensor, read_header
-from surgery.storage.safetensors.lora_merge import fp32_values
+from surgery.export.matrix_changes import Change, Factors, latest_factors
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
-
-Read = Callable[[str], Values]
-"""From the name in memory of a tensor of the base to its values."""
 
 
 def describe_adapter(writer: "GGUFWriter") -> None:
@@ -41,77 +26,27 @@ def describe_adapter(writer: "GGUFWriter") -> None:
 
 
 def adapter_tensors(
-    plan: Plan, folder: Path, decoder: Decoder, base: Read, *, copies: bool
-) -> list[GgufTensor]:
-    """Return the tensors of an adapter; copies' norms and biases are compared, no more is read.
+    changes: Sequence[Change], decoder: Decoder, lost: dict[str, float]
+) -> Iterator[GgufTensor]:
+    """A and B of each changed matrix.
 
     Args:
-        plan: Plan of the adapter.
-        folder: Path of the adapter folder.
+        changes: As `matrix_changes`.
         decoder: The base as llama.cpp stores it.
-        base: Reads the base's tensors.
-        copies: Whether copies are in it, too.
-
-    Raises:
-        SurgeryError: A632 for a copy whose norms or biases differ from the base's.
+        lost: Filled with what each product loses, as it is written.
     """
-    stored = read_header(folder / ADAPTER_WEIGHTS)
-    found = [tensor for lora in plan.loras() for tensor in _pair(lora, stored, decoder)]
-    return [*found, *(_differences(plan, stored, decoder, base) if copies else ())]
+    factors = latest_factors(changes, lost)
+    for index, change in enumerate(changes):
+        name = f"{change.path}.weight"
+        stored_as = decoder.name(name)
+        read_a, read_b = partial(_a, factors, index), partial(_b, factors, index, decoder, name)
+        yield GgufTensor(f"{stored_as}.lora_a", (change.rank, change.inputs), read_a)
+        yield GgufTensor(f"{stored_as}.lora_b", (change.outputs, change.rank), read_b)
 
 
-def _pair(
-    lora: AddLora, stored: Mapping[str, StoredTensor], decoder: Decoder
-) -> Iterator[GgufTensor]:
-    a, b = (stored[adapter_name(tensor)] for tensor in lora.tensors[:2])
-    name = f"{lora.path}.weight"
-    yield _named(name, decoder, "a", a.shape, partial(fp32_values, a))
-
-    def scaled() -> Values:
-        return decoder.output_rows(name, fp32_values(b) * np.float32(lora.scale))
-
-    yield _named(name, decoder, "b", b.shape, scaled)
+def _a(factors: Callable[[int], Factors], index: int) -> Values:
+    return factors(index).a
 
 
-def _differences(
-    plan: Plan, stored: Mapping[str, StoredTensor], decoder: Decoder, base: Read
-) -> Iterator[GgufTensor]:
-    copies = ((swap, tensor) for swap in plan.swaps() for tensor in swap.tensors)
-    for edit, tensor in copies:
-        own, name = stored[adapter_name(tensor)], tensor.name
-        if len(own.shape) == 2:
-            yield from _full_rank(name, own, decoder, base)
-        elif not np.array_equal(fp32_values(own), base(name)):
-            raise SurgeryError(diagnostic("A632.vectors", name=name, freeze=_vectors(edit)))
-
-
-def _vectors(swap: SwapBlock) -> list[str]:
-    """Patterns of a recipe's `freeze` for the norms and biases of copies."""
-    names = [tensor.name for tensor in swap.tensors if len(tensor.shape) < 2]
-    globs = {"*.bias" if name.endswith(".bias") else "*norm*" for name in names}
-    return [f"{swap.operation}:{glob}" for glob in sorted(globs, reverse=True)]
-
-
-def _full_rank(name: str, own: StoredTensor, decoder: Decoder, base: Read) -> Iterator[GgufTensor]:
-    outputs, inputs = own.shape
-
-    def difference() -> Values:
-        return decoder.transformed(name, fp32_values(own) - base(name))
-
-    def identity() -> Values:
-        return np.eye(min(own.shape), dtype=np.float32)
-
-    rank = min(own.shape)
-    read_a, read_b = (difference, identity) if outputs < inputs else (identity, difference)
-    yield _named(name, decoder, "a", (rank, inputs), read_a)
-    yield _named(name, decoder, "b", (outputs, rank), read_b)
-
-
-def _named(
-    name: str,
-    decoder: Decoder,
-    side: str,
-    shape: tuple[int, ...],
-    read: Callable[[], NDArray[np.float32]],
-) -> GgufTensor:
-    return GgufTensor(f"{decoder.name(name)}.lora_{side}", shape, read)
+def _b(factors: Callable[[int], Factors], index: int, decoder: Decoder, name: str) -> Values:
+    return decoder.output_rows(name, factors(index).b)

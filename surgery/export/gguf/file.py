@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -53,6 +53,7 @@ class GgufFile:
         dtype: Type of most matrices; vectors are float32.
         tensors: In the order of the file.
         describe: Adds the metadata.
+        lost: What tensors lose to a rank, filled as they are read; see `ExportedFile.lost`.
     """
 
     name: str
@@ -60,6 +61,7 @@ class GgufFile:
     dtype: WeightType
     tensors: Sequence[GgufTensor]
     describe: Callable[["GGUFWriter"], None]
+    lost: dict[str, float] = field(default_factory=dict)
 
     def required_space(self, folder: Path) -> int:
         """Its size in bytes."""
@@ -88,7 +90,10 @@ class GgufFile:
                     progress(self._bytes(tensor))
             writer.close()
         size = path.stat().st_size
-        return ExportedFile(name=self.name, bytes=size, sha256=hash_file(path), how="written")
+        digest = hash_file(path)
+        return ExportedFile(
+            name=self.name, bytes=size, sha256=digest, how="written", lost=self.lost
+        )
 
     def _begun(self, path: Path) -> "GGUFWriter":
         from gguf import GGUFWriter

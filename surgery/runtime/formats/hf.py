@@ -1,4 +1,4 @@
-"""Runs `hf` exports with transformers, and with PEFT where LoRA was kept.
+"""Runs `hf` and `peft-lora` exports with transformers, and with PEFT where a path has an adapter.
 
 Imports torch at the top: nothing reaches it before a model is run.
 """
@@ -39,6 +39,12 @@ class HfRunner(Runner):
         tokenizer = getattr(processor, "tokenizer", processor)
         text: str = tokenizer.decode(made, skip_special_tokens=True)
         return Answer(path, tuple(inputs["input_ids"][0].tolist()), tuple(made), text)
+
+
+class PeftLoraRunner(HfRunner):
+    """The same, with the adapter on the multimodal path."""
+
+    name: ClassVar[str] = "peft-lora"
 
 
 def open_path(

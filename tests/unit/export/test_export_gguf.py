@@ -13,8 +13,10 @@ from surgery import export_adapter, load_adapter, run_export
 from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.model.source import find_model
 from surgery.runtime.formats.gguf import LlamaCpp
+from surgery.runtime.formats.hf import open_path
 from surgery.runtime.manifest import read_manifest
 
+MATRICES = "operations.copies.norms=frozen"
 FAMILIES = ("qwen2", "qwen3", "llama", "mistral", "gemma3_text", "phi3")
 SIZES: dict[str, Any] = {
     "vocab_size": 2048,
@@ -71,10 +73,7 @@ def said(model: LlamaCpp, ids: list[int], scale: float, *, cache: bool = False) 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_llama_cpp_says_what_transformers_says(tmp_path, family):
     folder = base(tmp_path / "base", family)
-    frozen = ["copies:*norm*", *(["copies:*.bias"] if family == "qwen2" else [])]
-    adapter = perturbed_adapter(
-        tmp_path / "adapter", folder, "genieblue_skip", f"freeze=[{','.join(frozen)}]"
-    )
+    adapter = perturbed_adapter(tmp_path / "adapter", folder, "genieblue_skip", MATRICES)
     export_adapter(adapter, tmp_path / "export", to="gguf", dtype="f32")
     model = load_adapter(adapter)
     path = tmp_path / "export"
@@ -198,3 +197,19 @@ def test_an_unknown_split_of_text_is_refused(tmp_path):
     adapter = perturbed_adapter(tmp_path / "adapter", folder, "lora")
     with pytest.raises(SurgeryError, match="A631"):
         export_adapter(adapter, tmp_path / "export", to="gguf")
+
+
+def test_a_cut_adapter_says_what_the_same_cut_says_in_peft(tmp_path):
+    folder = base(tmp_path / "base", "llama")
+    adapter = perturbed_adapter(tmp_path / "adapter", folder, "genieblue_skip", MATRICES)
+    found, wanted = tmp_path / "gguf", tmp_path / "peft"
+    export_adapter(adapter, found, to="gguf", dtype="f32", lora="svd:6")
+    export_adapter(adapter, wanted, to="peft-lora", lora="svd:6")
+    manifests = read_manifest(found), read_manifest(wanted)
+    lost, same = (next(f.lost for f in m.parts["adapter"].files if f.lost) for m in manifests)
+    assert lost == same
+    assert len(lost) == 4 * 7
+    model = open_path(wanted, manifests[1], "multimodal")
+    llama = LlamaCpp(found / "llm/model.gguf", [found / "adapter/adapter.gguf"], 300)
+    for ids in prompts()[3:]:
+        assert said(llama, ids, 1.0) == reference(model, ids)

@@ -105,7 +105,7 @@ FORMS = {
     "snapdragon": "begin with `--to qnn`",
     "pte": "begin with `--to executorch`",
     "onyx": "did you mean `--to onnx`?",
-    "nonesuch": "choose one of executorch, gguf, hf, onnx, ort-genai, qnn",
+    "nonesuch": "choose one of executorch, gguf, hf, onnx, ort-genai, peft-lora, qnn",
 }
 
 
