@@ -65,9 +65,12 @@ class LlamaCpp:
         model: Path of the GGUF file.
         adapters: Paths of its adapters.
         context: Largest number of tokens of prompt and answer together.
+        threads: Number of threads; as many as there are cores by default.
     """
 
-    def __init__(self, model: Path, adapters: Sequence[Path], context: int) -> None:
+    def __init__(
+        self, model: Path, adapters: Sequence[Path], context: int, threads: int | None = None
+    ) -> None:
         import xllamacpp
 
         params = xllamacpp.CommonParams()
@@ -77,6 +80,8 @@ class LlamaCpp:
         params.n_parallel = 1
         params.warmup = False
         params.cpuparams.poll = params.cpuparams_batch.poll = 0
+        if threads:
+            params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
         params.verbosity = -1
         # float32 throughout, so that a float32 file gives the reference's words
         params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32

@@ -77,7 +77,7 @@ def test_llama_cpp_says_what_transformers_says(tmp_path, family):
     export_adapter(adapter, tmp_path / "export", to="gguf", dtype="f32")
     model = load_adapter(adapter)
     path = tmp_path / "export"
-    llama = LlamaCpp(path / "llm/model.gguf", [path / "adapter/adapter.gguf"], 300)
+    llama = LlamaCpp(path / "llm/model.gguf", [path / "adapter/adapter.gguf"], 300, threads=1)
     differing = 0
     for ids in prompts():
         with model.text_path():
@@ -103,7 +103,7 @@ def test_complete_models_hold_norms_and_merged_lora(tmp_path):
         export_adapter(adapter, out, to="gguf", dtype="f32", base="apart", lora=lora)
         adapters = [out / "adapter/adapter.gguf"] if lora == "keep" else []
         assert (out / "adapter").exists() == (lora == "keep")
-        llama = LlamaCpp(out / "multimodal/model.gguf", adapters, 300)
+        llama = LlamaCpp(out / "multimodal/model.gguf", adapters, 300, threads=1)
         for ids in prompts()[:4]:
             assert said(llama, ids, 1.0) == reference(model, ids)
 
@@ -167,7 +167,7 @@ def test_llama_3_rotary_scaling_is_written(tmp_path):
     export_adapter(adapter, tmp_path / "export", to="gguf", dtype="f32")
     model = load_adapter(adapter)
     path = tmp_path / "export"
-    llama = LlamaCpp(path / "llm/model.gguf", [path / "adapter/adapter.gguf"], 300)
+    llama = LlamaCpp(path / "llm/model.gguf", [path / "adapter/adapter.gguf"], 300, threads=1)
     for ids in prompts()[3:]:
         assert said(llama, ids, 1.0) == reference(model, ids)
 
@@ -210,6 +210,6 @@ def test_a_cut_adapter_says_what_the_same_cut_says_in_peft(tmp_path):
     assert lost == same
     assert len(lost) == 4 * 7
     model = open_path(wanted, manifests[1], "multimodal")
-    llama = LlamaCpp(found / "llm/model.gguf", [found / "adapter/adapter.gguf"], 300)
+    llama = LlamaCpp(found / "llm/model.gguf", [found / "adapter/adapter.gguf"], 300, threads=1)
     for ids in prompts()[3:]:
         assert said(llama, ids, 1.0) == reference(model, ids)
