@@ -65,6 +65,11 @@ def wanted(adapter: Path, ids: list[int], steps: int) -> tuple[list[int], list[i
     return text, greedy(model, ids, steps)
 
 
+def until_end(tokens: list[int], end: int = 2) -> list[int]:
+    """The tokens that the runtime makes: none behind the end of an answer."""
+    return tokens[: tokens.index(end) + 1] if end in tokens else tokens
+
+
 def logits(folder: Path, ids: list[int]) -> np.ndarray:
     session = ort.InferenceSession(folder / "model.onnx")
     feeds: dict[str, Any] = {
@@ -136,7 +141,7 @@ def test_families(family: str, tmp_path: Path) -> None:
     differ = 0
     for length in LENGTHS:
         ids = torch.randint(3, 128, (length,), generator=generator).tolist()
-        text, seen = wanted(adapter, ids, NEW)
+        text, seen = map(until_end, wanted(adapter, ids, NEW))
         differ += text != seen
         assert generate(model, ids, NEW, ()) == text
         assert generate(model, ids, NEW, (), folder / "mm.onnx_adapter") == seen
