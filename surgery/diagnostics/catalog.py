@@ -71,7 +71,7 @@ def split_page(code: str) -> tuple[str, str]:
 
 class _Formatter(string.Formatter):
     def format_field(self, value: Any, format_spec: str) -> str:
-        if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+        if isinstance(value, list | tuple) and value and all(isinstance(v, str) for v in value):
             return ", ".join(value)
         if isinstance(value, list | tuple):
             return str(list(value))

@@ -1,11 +1,12 @@
 """Load a base from disk by the right auto class of transformers."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from surgery.model.meta_device import auto_class
 from surgery.model.remote_code import register
 from surgery.model.source import ModelFiles
+from surgery.storage.json_file import read_object
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -24,3 +25,16 @@ def load_base(folder: str, *, trust_remote_code: bool = False) -> "PreTrainedMod
         folder, dtype="auto", use_safetensors=True, trust_remote_code=trust_remote_code
     )
     return model
+
+
+def load_config(folder: Path) -> Any:
+    """The config of a model's language model, with the defaults of transformers.
+
+    Args:
+        folder: Folder with a config.json.
+    """
+    from transformers import AutoConfig
+
+    content = read_object(folder / "config.json")
+    config = AutoConfig.for_model(content["model_type"]).from_dict(content)
+    return config.get_text_config()

@@ -203,7 +203,7 @@ def _outcome(recipe: Recipe, job: Job, folder: Path, trusted: bool) -> dict[str,
     except Exception as error:  # one job's bug must not end the others
         return {
             **described,
-            **crashed([diagnostic("A502.crashed", kind=type(error).__name__, error=error)]),
+            **crashed([diagnostic("A502.crashed", reason=named_line(error))]),
         }
 
 

@@ -14,12 +14,12 @@ from surgery.export.gguf.architecture import Decoder
 from surgery.export.gguf.file import GgufFile
 from surgery.export.gguf.model import (
     base_tensors,
-    load_config,
     model_items,
     multimodal_tensors,
 )
 from surgery.export.gguf.tokenizer import refuse_tokenizer
 from surgery.export.matrix_changes import Change, matrix_changes
+from surgery.model.loading import load_config
 
 _LLM: Final = "llm"
 _MULTIMODAL: Final = "multimodal"
@@ -86,7 +86,7 @@ def _models(job: ExportJob, decoder: Decoder) -> dict[str, Part]:
 
 
 def _changes(job: ExportJob) -> list[Change]:
-    if job.plan.in_place or job.lora == "merge":
+    if job.plan.in_place or (job.lora == "merge" and _is_complete(job)):
         return []
     copies, instead = not _is_complete(job), "--base apart"
     return matrix_changes(job.plan, job.folder, job.rank, copies=copies, instead=instead)
@@ -97,6 +97,8 @@ def _refuse(job: ExportJob) -> None:
     if find_spec("gguf") is None:
         raise SurgeryError(diagnostic("A633", install_line=install_line("gguf")))
     refuse_no_checkpoint(job)
+    if plan.changes_depth:
+        raise SurgeryError(diagnostic("A630.depth", name=plan.recipe.name))
     if plan.anatomy.names_in("vision"):
         raise SurgeryError(diagnostic("A630.vision", source=plan.anatomy.source))
     if plan.anatomy.quantization:

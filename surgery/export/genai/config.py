@@ -1,8 +1,11 @@
 """genai_config.json: what ONNX Runtime GenAI has to know of a graph and its search."""
 
+from pathlib import Path
 from typing import Any, Final
 
+from surgery.model.loading import load_config
 from surgery.model.source import ModelFiles
+from surgery.storage.json_file import read_object
 
 _TYPE: Final = "decoder"
 """The runtime's name for a decoder whose inputs and outputs the config names."""
@@ -15,8 +18,8 @@ def genai_config(files: ModelFiles, graph: str) -> dict[str, Any]:
         files: of the base.
         graph: file of the graph.
     """
-    config = files.config()
-    config = {**config, **config.get("text_config", {})}
+    config = load_config(files.folder).to_dict()
+    config |= _generation(files.folder)
     heads = config["num_attention_heads"]
     ends = config.get("eos_token_id")
     length = config["max_position_embeddings"]
@@ -54,3 +57,11 @@ def genai_config(files: ModelFiles, graph: str) -> dict[str, Any]:
         },
         "search": {"do_sample": False, "max_length": length, "past_present_share_buffer": False},
     }
+
+
+def _generation(folder: Path) -> dict[str, Any]:
+    """The ids of tokens in generation_config.json, which go before those of config.json."""
+    file = folder / "generation_config.json"
+    content = read_object(file) if file.is_file() else {}
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    return {name: content[name] for name in names if content.get(name) is not None}

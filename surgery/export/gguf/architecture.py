@@ -157,6 +157,10 @@ def _full_rope(config: Any) -> dict[str, Any]:
 
 def _unwritten(config: Any, rope: Mapping[str, Any], head_dim: int) -> str:
     """Why llama.cpp would compute otherwise with this config; empty where it doesn't."""
+    activation = "gelu_pytorch_tanh" if config.model_type == "gemma3_text" else "silu"
+    found = getattr(config, "hidden_activation", None) or getattr(config, "hidden_act", activation)
+    if found != activation:
+        return f"its activation is {found}, and llama.cpp computes {activation}"
     kind = rope.get("rope_type", "default")
     if kind not in ("default", "linear", "llama3"):
         return f"its rotary embeddings are scaled by `{kind}`"
@@ -178,5 +182,11 @@ def _gemma_unwritten(config: Any, head_dim: int) -> str:
         return f"llama.cpp takes each {_GEMMA_PERIOD}th block of Gemma 3 for full attention"
     if config.query_pre_attn_scalar != head_dim:
         return "its attention scores are scaled by another number than the head's width"
-    local = config.rope_parameters.get("sliding_attention", {}).get("rope_theta", 10_000.0)
-    return "" if local == 10_000.0 else "its sliding attention has another rope_theta than 10,000"
+    softcap = config.attn_logit_softcapping or config.final_logit_softcapping
+    if softcap or getattr(config, "use_bidirectional_attention", False):
+        return "its attention or its logits are not those of a released Gemma 3"
+    local = config.rope_parameters.get("sliding_attention", {})
+    is_plain = local.get("rope_type", "default") == "default"
+    if not is_plain or local.get("rope_theta", 10_000.0) != 10_000.0:
+        return "its sliding attention has other rotary embeddings than a rope_theta of 10,000"
+    return ""

@@ -1,15 +1,16 @@
 """A complete model as a GGUF file, and the small files that a prompt is encoded with."""
 
-import json
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from surgery.adapter.merged_checkpoint import multimodal_files
 from surgery.adapter.side_files import base_files, base_folder
+from surgery.diagnostics.catalog import diagnostic
+from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.export.base import ExportJob, Item, WeightType
 from surgery.export.file_items import copies
 from surgery.export.gguf.architecture import Decoder, Values
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from gguf import GGUFWriter
 
 MODEL_FILE: Final = "model.gguf"
+_COMPUTED: Final = "rotary_emb.inv_freq"
+"""Ends the names of buffers that old checkpoints store and every engine computes."""
 
 
 def base_tensors(job: ExportJob) -> dict[str, Streamed]:
@@ -88,7 +91,10 @@ def _gguf_tensors(decoder: Decoder, tensors: Mapping[str, Streamed]) -> Iterator
     for name, tensor in tensors.items():
         stored_as = decoder.name(name)
         if stored_as is None:
-            continue
+            if name.endswith(_COMPUTED):
+                continue
+            kind = decoder.config.model_type
+            raise SurgeryError(diagnostic("A630.tensor", name=name, model_type=kind))
 
         def read(name: str = name) -> Values:
             return decoder.transformed(name, read_values(tensors, name))
@@ -96,12 +102,3 @@ def _gguf_tensors(decoder: Decoder, tensors: Mapping[str, Streamed]) -> Iterator
         yield GgufTensor(stored_as, tuple(tensor.spec[2]), read)
     for name, values in decoder.extra_tensors().items():
         yield GgufTensor(name, values.shape, partial(np.asarray, values))
-
-
-def load_config(folder: Path) -> Any:
-    """The config of a model's language model, with the defaults of transformers."""
-    from transformers import AutoConfig
-
-    content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    config = AutoConfig.for_model(content["model_type"]).from_dict(content)
-    return config.get_text_config()

@@ -81,14 +81,27 @@ def _content(folder: Path) -> dict[str, Any]:
 
 
 def _rule(content: dict[str, Any], folder: Path) -> str:
-    kind, before = content["model"]["type"], content.get("pre_tokenizer") or {}
+    """llama.cpp's name of a tokenizer's rule."""
+    file, model = folder / FILE, content["model"]
+    before = content.get("pre_tokenizer") or {}
     steps = before.get("pretokenizers", [before])
-    is_bytes = kind == "BPE" and any(step.get("type") == "ByteLevel" for step in steps)
-    if not is_bytes:
-        raise SurgeryError(diagnostic("A631.kind", file=folder / FILE, kind=kind))
-    splits = [step["pattern"].get("Regex", "") for step in steps if step.get("type") == "Split"]
-    if not splits:
-        return "gpt-2"
-    if len(splits) == 1 and splits[0] in _RULES:
-        return _RULES[splits[0]]
-    raise SurgeryError(diagnostic("A631.rule", file=folder / FILE))
+    if model["type"] != "BPE" or model.get("byte_fallback"):
+        raise SurgeryError(diagnostic("A631.kind", file=file, kind=model["type"]))
+    *splits, last = steps
+    normalizer = (content.get("normalizer") or {}).get("type", "NFC")
+    is_bytes = last.get("type") == "ByteLevel" and not last.get("add_prefix_space")
+    rule = None
+    if is_bytes and normalizer == "NFC" and not splits and last.get("use_regex", True):
+        rule = "gpt-2"
+    elif is_bytes and normalizer == "NFC" and len(splits) == 1 and not last.get("use_regex", True):
+        rule = _split(splits[0])
+    if rule is None or bool(model.get("ignore_merges")) > (rule == "llama-bpe"):
+        raise SurgeryError(diagnostic("A631.rule", file=file))
+    return rule
+
+
+def _split(step: dict[str, Any]) -> str | None:
+    is_plain = step.get("behavior") == "Isolated" and not step.get("invert")
+    if step.get("type") != "Split" or not is_plain:
+        return None
+    return _RULES.get(step["pattern"].get("Regex", ""))

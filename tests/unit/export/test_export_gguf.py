@@ -1,5 +1,6 @@
 """A GGUF export counts when llama.cpp opens it and says what transformers says, on both paths."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,8 @@ def test_manifest_and_space_are_exact(tmp_path):
     ("family", "changed", "says"),
     [
         ("gpt2", {}, "type `gpt2`"),
+        ("llama", {"hidden_act": "gelu"}, "activation is gelu"),
+        ("gemma3_text", {"attn_logit_softcapping": 50.0}, "not those of a released Gemma 3"),
         ("gemma3_text", {"query_pre_attn_scalar": 8}, "scaled by another number"),
         ("gemma3_text", {"layer_types": ["full_attention"] * 6}, "6th block"),
         ("mistral", {"sliding_window": 16}, "sliding"),
@@ -213,3 +216,45 @@ def test_a_cut_adapter_says_what_the_same_cut_says_in_peft(tmp_path):
     llama = LlamaCpp(found / "llm/model.gguf", [found / "adapter/adapter.gguf"], 300, threads=1)
     for ids in prompts()[3:]:
         assert said(llama, ids, 1.0) == reference(model, ids)
+
+
+def test_a_changed_depth_is_refused(tmp_path):
+    from surgery.adapter.folder import write_adapter
+    from surgery.plan.planner import plan_recipe
+
+    plan = plan_recipe("drop_blocks", weights=True)
+    write_adapter(plan, tmp_path / "shallow")
+    with pytest.raises(SurgeryError, match=r"A630.*number of blocks"):
+        export_adapter(tmp_path / "shallow", tmp_path / "export", to="gguf")
+
+
+def test_merging_without_lora_still_holds_the_copies(tmp_path):
+    folder = base(tmp_path / "base", "llama")
+    adapter = perturbed_adapter(
+        tmp_path / "adapter",
+        folder,
+        "genieblue_skip",
+        "~operations.adapters",
+        "train=[copies]",
+        "operations.copies.norms=frozen",
+    )
+    manifest = export_adapter(adapter, tmp_path / "export", to="gguf", lora="merge")
+    assert manifest.paths["multimodal"] == ("llm", "adapter")
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        {"type": "Sequence", "pretokenizers": [{"type": "Digits"}, {"type": "ByteLevel"}]},
+        {"type": "ByteLevel", "add_prefix_space": True, "use_regex": True},
+        {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False},
+    ],
+)
+def test_other_steps_before_the_bytes_are_refused(tmp_path, before):
+    folder = base(tmp_path / "base", "qwen2")
+    file = folder / "tokenizer.json"
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps({**content, "pre_tokenizer": before}))
+    adapter = perturbed_adapter(tmp_path / "adapter", folder, "lora")
+    with pytest.raises(SurgeryError, match="A631"):
+        export_adapter(adapter, tmp_path / "export", to="gguf")

@@ -394,7 +394,7 @@ REMEDIES = [
     ("stages: {a: {data: {file: x.jsonl, images: p}}}\n", "name it: `data: {captions: {file:"),
     ("stages: {a: {data: ''}}\n", "should be text that is not empty"),
     ("stages: {a: {data: {b: {file: ''}}}}\n", "should be text that is not empty"),
-    ("knobs: {a: [1]}\n", "true or false, a whole number, a number or text, and is [1]"),
+    ("knobs: {a: [1]}\n", "true or false, an integer, a number or text, and is [1]"),
 ]
 
 
