@@ -1,6 +1,7 @@
 """The pages of the codes: Markdown in `diagnostics/pages`, and the docstrings of rules."""
 
 import inspect
+import os
 from typing import TYPE_CHECKING, Final
 
 from surgery.diagnostics.catalog import PAGES, diagnostic, split_page
@@ -30,7 +31,7 @@ def page_of(code: str) -> str:
     Raises:
         SurgeryError: R117, if there is no such code.
     """
-    if code.upper() in all_pages():
+    if code.isalnum() and os.path.isfile(PAGES / f"{code.upper()}.md"):
         return split_page(code.upper())[1]
     if code.upper().startswith(_RULE) or "-" in code or code.islower():
         for known, rule in _rules().items():

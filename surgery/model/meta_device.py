@@ -39,15 +39,7 @@ def meta_model(files: ModelFiles, trust_remote_code: bool = False) -> "PreTraine
                 config, dtype=dtype, trust_remote_code=trust_remote_code
             )
     except Exception as error:  # a config may be wrong in as many ways as there are classes
-        raise SurgeryError(
-            diagnostic(
-                "M104.unbuildable",
-                version=version("transformers"),
-                source=files.source,
-                reason=named_line(error),
-                key="model",
-            )
-        ) from error
+        raise SurgeryError(_unbuildable(files, error)) from error
     model.config.quantization_config = quantization
     built: PreTrainedModel = model
     return built
@@ -103,15 +95,17 @@ def _config(files: ModelFiles, trust_remote_code: bool) -> Any:
         _refuse_huge_counts(content)
         return AutoConfig.from_pretrained(files.folder, trust_remote_code=trust_remote_code)
     except Exception as error:
-        raise SurgeryError(
-            diagnostic(
-                "M104.unbuildable",
-                version=version("transformers"),
-                source=files.source,
-                reason=named_line(error),
-                key="model",
-            )
-        ) from error
+        raise SurgeryError(_unbuildable(files, error)) from error
+
+
+def _unbuildable(files: ModelFiles, error: Exception) -> Diagnostic:
+    return diagnostic(
+        "M104.unbuildable",
+        version=version("transformers"),
+        source=files.source,
+        reason=named_line(error),
+        key="model",
+    )
 
 
 def auto_class(config: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from surgery.diagnostics.catalog import diagnostic
-from surgery.diagnostics.diagnostic import SurgeryError
+from surgery.diagnostics.diagnostic import Diagnostic, SurgeryError
 from surgery.diagnostics.distribution import own_version
 from surgery.diagnostics.wording import first_line
 from surgery.storage.escape import escapes
@@ -219,27 +219,18 @@ def read_manifest(folder: Path) -> Manifest:
     except ValidationError as error:
         first = error.errors()[0]
         reason = f"`{'.'.join(map(str, first['loc']))}`: {first['msg'].lower()}"
-        raise SurgeryError(
-            diagnostic(
-                "A601.not_an_export",
-                folder=folder,
-                why=why_none(folder, MANIFEST_FILE, reason),
-                fix=did_you_mean(
-                    folder, "`surgery export ADAPTER --to hf --out DIR` makes an export"
-                ),
-            )
-        ) from error
+        raise SurgeryError(_not_an_export(folder, reason)) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SurgeryError(
-            diagnostic(
-                "A601.not_an_export",
-                folder=folder,
-                why=why_none(folder, MANIFEST_FILE, first_line(error)),
-                fix=did_you_mean(
-                    folder, "`surgery export ADAPTER --to hf --out DIR` makes an export"
-                ),
-            )
-        ) from error
+        raise SurgeryError(_not_an_export(folder, first_line(error))) from error
+
+
+def _not_an_export(folder: Path, reason: str) -> Diagnostic:
+    return diagnostic(
+        "A601.not_an_export",
+        folder=folder,
+        why=why_none(folder, MANIFEST_FILE, reason),
+        fix=did_you_mean(folder, "`surgery export ADAPTER --to hf --out DIR` makes an export"),
+    )
 
 
 def _refuse_changed(manifest: Manifest, content: dict[str, Any], folder: Path) -> None:
@@ -253,21 +244,11 @@ def _refuse_changed(manifest: Manifest, content: dict[str, Any], folder: Path) -
             )
     for path in get_args(PathName):
         names = manifest.paths.get(path, ())
-        if not names:
+        unknown = next((name for name in names if name not in manifest.parts), None)
+        if unknown or not names:
+            what = f"the unknown part `{unknown}`" if unknown else "no part"
             raise SurgeryError(
-                diagnostic(
-                    "A608", manifest_file=MANIFEST_FILE, folder=folder, path=path, what="no part"
-                )
-            )
-        if unknown := next((name for name in names if name not in manifest.parts), None):
-            raise SurgeryError(
-                diagnostic(
-                    "A608",
-                    manifest_file=MANIFEST_FILE,
-                    folder=folder,
-                    path=path,
-                    what=f"the unknown part `{unknown}`",
-                )
+                diagnostic("A608", manifest_file=MANIFEST_FILE, folder=folder, path=path, what=what)
             )
     if manifest.sha256 is not None and manifest.sha256 != _digest(content):
         raise SurgeryError(diagnostic("A609", manifest_file=MANIFEST_FILE, folder=folder))

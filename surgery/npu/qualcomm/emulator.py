@@ -59,19 +59,17 @@ class Emulator:
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
         assert stdout is not None
+        cause: Exception | None = None
         try:
             pickle.dump((str(graph), dict(feeds)), stdin)
             stdin.flush()
             error, found = pickle.load(stdout)
         except (OSError, EOFError, pickle.UnpicklingError) as caught:
-            error = f"the emulator {ending(self._process.wait(), self._log)}"
-            raise SurgeryError(
-                diagnostic("X104.emulator", part=graph.parent.name, graph=graph.name, reason=error)
-            ) from caught
+            error, cause = f"the emulator {ending(self._process.wait(), self._log)}", caught
         if error:
             raise SurgeryError(
                 diagnostic("X104.emulator", part=graph.parent.name, graph=graph.name, reason=error)
-            )
+            ) from cause
         outputs: dict[str, Any] = found
         return outputs
 
