@@ -19,9 +19,10 @@ from surgery.model.anatomy import Matrix
 from surgery.model.names.disk_names import DiskNames, read_disk_names
 from surgery.plan.planner import Plan
 from surgery.storage.file_names import ADAPTER_WEIGHTS
-from surgery.storage.safetensors.dtypes import numpy_type
 from surgery.storage.safetensors.header import StoredTensor, read_header
-from surgery.storage.safetensors.lora_merge import fp32_values
+from surgery.storage.safetensors.lora_merge import fp32_values, streamed_values
+from surgery.storage.safetensors.stream import streamed
+from surgery.storage.safetensors.writer import NewTensor
 
 Values = NDArray[np.float32]
 
@@ -73,8 +74,11 @@ def matrix_changes(
         copies: Whether copies are among them; True by default.
 
     Raises:
-        SurgeryError: A632 where a copy changes anything but matrices, M201 to M208 for the files.
+        SurgeryError: A632 for DoRA, and where a copy changes anything but matrices; M201 to M208
+            for the files.
     """
+    if any(lora.is_dora for lora in plan.loras()):
+        raise SurgeryError(diagnostic("A632.dora"))
     stored = read_header(folder / ADAPTER_WEIGHTS)
     changes = list(_differences(plan, stored, instead)) if copies else []
     changes += _pairs(plan, stored)
@@ -177,8 +181,5 @@ def _difference(
 def _base_values(base: DiskNames, name: str) -> Values:
     origin = base.origin(name)
     assert origin is not None
-    source = base.source(origin)
-    if isinstance(source, StoredTensor):
-        return fp32_values(source)
-    values = np.frombuffer(source(), numpy_type(origin.dtype))
-    return values.reshape(origin.shape).astype(np.float32)
+    spec = (name, origin.dtype, origin.shape)
+    return streamed_values(streamed(NewTensor(*spec, base.source(origin))))

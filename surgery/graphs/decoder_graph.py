@@ -15,6 +15,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from surgery.graphs.block.step import Feeds
 from surgery.graphs.model_shell import ModelWithoutWeights
+from surgery.model.loading import head_sizes
 from surgery.model.structure.block_finder import text_config
 from surgery.operations.edits import AddLora
 
@@ -139,11 +140,8 @@ def _store_once(graph: ir.Graph, whole: ModelWithoutWeights) -> None:
 
 
 def _feeds(config: Any, blocks: int) -> Feeds:
-    heads = config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // heads
-    keys = torch.zeros(
-        _PROMPTS, getattr(config, "num_key_value_heads", None) or heads, _PAST, width
-    )
+    heads = head_sizes(config)
+    keys = torch.zeros(_PROMPTS, heads.keys, _PAST, heads.width)
     positions = torch.arange(_PAST, _PAST + _TOKENS).repeat(_PROMPTS, 1)
     return {
         "input_ids": torch.zeros_like(positions),

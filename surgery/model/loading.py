@@ -1,7 +1,7 @@
 """Load a base from disk by the right auto class of transformers."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from surgery.model.meta_device import auto_class
 from surgery.model.remote_code import register
@@ -10,6 +10,32 @@ from surgery.storage.json_file import read_object
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+class HeadSizes(NamedTuple):
+    """The attention heads of a decoder.
+
+    Args:
+        queries: Number of query heads.
+        keys: Number of key and value heads.
+        width: Size of one head.
+    """
+
+    queries: int
+    keys: int
+    width: int
+
+
+def head_sizes(config: Any) -> HeadSizes:
+    """Return the heads of a config, with what families leave out.
+
+    Args:
+        config: Config of a language model.
+    """
+    queries = int(config.num_attention_heads)
+    keys = int(getattr(config, "num_key_value_heads", None) or queries)
+    width = getattr(config, "head_dim", None) or config.hidden_size // queries
+    return HeadSizes(queries, keys, int(width))
 
 
 def load_base(folder: str, *, trust_remote_code: bool = False) -> "PreTrainedModel":

@@ -122,6 +122,11 @@ class AddLora(Edit):
     options: tuple[tuple[str, object], ...] = ()
 
     @property
+    def is_dora(self) -> bool:
+        """Whether it has magnitudes too, and is no plain pair (DoRA, arXiv 2402.09353)."""
+        return bool(dict(self.options).get("use_dora", False))
+
+    @property
     def scale(self) -> float:
         """Factor of B @ A: alpha / rank, or alpha / sqrt(rank) with rsLoRA (arXiv 2312.03732)."""
         is_stabilized = dict(self.options).get("use_rslora", False)

@@ -114,7 +114,7 @@ def refuse_no_checkpoint(job: ExportJob) -> None:
     options = dict(plan.loras()[0].options) if plan.loras() else {}
     if options.get("init_lora_weights") in _MOVES_THE_BASE:
         raise SurgeryError(diagnostic("A603.start", start=str(options["init_lora_weights"])))
-    if merges and options.get("use_dora"):
+    if merges and any(lora.is_dora for lora in plan.loras()):
         raise SurgeryError(diagnostic("A603.dora"))
     if plan.in_place:
         return

@@ -91,7 +91,7 @@ def _reasons(plan: Plan) -> Iterator[str]:
     if plan.anatomy.quantization:
         yield f"the base is quantized ({plan.anatomy.quantization})"
     options = dict(plan.loras()[0].options) if plan.loras() else {}
-    if options.get("use_dora"):
+    if any(lora.is_dora for lora in plan.loras()):
         yield "DoRA scales each row by its length, and is no pair of inputs"
     if options.get("init_lora_weights") in ("pissa", "olora"):
         yield f"{options['init_lora_weights']} moves the base's matrices"

@@ -20,11 +20,11 @@ from surgery.export.gguf.model import (
 from surgery.export.gguf.tokenizer import refuse_tokenizer
 from surgery.export.matrix_changes import Change, matrix_changes
 from surgery.model.loading import load_config
+from surgery.storage.file_names import GGUF_ADAPTER
 
 _LLM: Final = "llm"
 _MULTIMODAL: Final = "multimodal"
 _ADAPTER: Final = "adapter"
-_ADAPTER_FILE: Final = "adapter.gguf"
 _RECORDS: Final[Mapping[WeightType, tuple[str, str]]] = {
     "f32": ("F32", "none"),
     "f16": ("F16", "none"),
@@ -60,7 +60,7 @@ class GgufExporter(Exporter):
             dtype: WeightType = "f32" if job.dtype == "f32" else "f16"
             name, lost = decoder.architecture.name, dict[str, float]()
             tensors = list(adapter_tensors(changes, decoder, lost))
-            file = GgufFile(_ADAPTER_FILE, name, dtype, tensors, describe_adapter, lost)
+            file = GgufFile(GGUF_ADAPTER, name, dtype, tensors, describe_adapter, lost)
             parts[_ADAPTER] = Part("gguf", _RECORDS[dtype][0], [file])
         multimodal = tuple(name for name in parts if name != _LLM or not _is_complete(job))
         text = multimodal if job.base == "shared" else (_LLM,)
@@ -95,7 +95,7 @@ def _changes(job: ExportJob) -> list[Change]:
 def _refuse(job: ExportJob) -> None:
     plan = job.plan
     if find_spec("gguf") is None:
-        raise SurgeryError(diagnostic("A633", install_line=install_line("gguf")))
+        raise SurgeryError(diagnostic("A633", install_line=install_line(GgufExporter.name)))
     refuse_no_checkpoint(job)
     if plan.changes_depth:
         raise SurgeryError(diagnostic("A630.depth", name=plan.recipe.name))
@@ -109,8 +109,5 @@ def _refuse(job: ExportJob) -> None:
                 quantization=plan.anatomy.quantization,
             )
         )
-    options = dict(plan.loras()[0].options) if plan.loras() else {}
-    if options.get("use_dora"):
-        raise SurgeryError(diagnostic("A632.dora"))
     if job.lora == "merge" and not _is_complete(job) and plan.loras():
         raise SurgeryError(diagnostic("A632.merged"))

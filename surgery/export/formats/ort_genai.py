@@ -10,7 +10,7 @@ from surgery.export.base import Contents, Exporter, ExportJob, LoraForm, Part
 from surgery.export.file_items import copies, json_content
 from surgery.export.formats._graphs import refuse
 from surgery.export.genai.config import genai_config
-from surgery.runtime.genai.override_file import ADAPTER_FILE
+from surgery.runtime.genai.override_file import ADAPTER_FILE, CONFIG_FILE
 from surgery.storage.safetensors.checkpoint import INDEX_NAME
 
 _MODEL: Final = "model"
@@ -43,7 +43,7 @@ class OrtGenaiExporter(Exporter):
         if model.adapter_bytes > _LARGEST_ADAPTER:
             raise SurgeryError(diagnostic("A636", file=ADAPTER_FILE, size=model.adapter_bytes))
         side = (file for file in base_files(job.plan) if file.name != INDEX_NAME)
-        config = json_content("genai_config.json", genai_config(job.plan.files, GRAPH_FILE))
+        config = json_content(CONFIG_FILE, genai_config(job.plan.files, GRAPH_FILE))
         items = [*model.items, config, *copies(side)]
         part = Part("ort-genai", "F32", items)
         return Contents({_MODEL: part}, {"text": (_MODEL,), "multimodal": (_MODEL,)}, _PACKAGES)

@@ -69,8 +69,6 @@ def _refuse(job: ExportJob) -> None:
         raise SurgeryError(diagnostic("A634.merge"))
     if plan.in_place or not (plan.loras() or plan.swaps()):
         raise SurgeryError(diagnostic("A634.no_matrices", name=plan.recipe.name))
-    if any(dict(lora.options).get("use_dora") for lora in plan.loras()):
-        raise SurgeryError(diagnostic("A632.dora"))
 
 
 def _config(plan: Plan, changes: Sequence[Change]) -> dict[str, Any]:

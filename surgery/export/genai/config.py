@@ -3,12 +3,14 @@
 from pathlib import Path
 from typing import Any, Final
 
-from surgery.model.loading import load_config
+from surgery.model.loading import head_sizes, load_config
 from surgery.model.source import ModelFiles
 from surgery.storage.json_file import read_object
 
 _TYPE: Final = "decoder"
 """The runtime's name for a decoder whose inputs and outputs the config names."""
+
+_IDS: Final = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def genai_config(files: ModelFiles, graph: str) -> dict[str, Any]:
@@ -18,29 +20,27 @@ def genai_config(files: ModelFiles, graph: str) -> dict[str, Any]:
         files: of the base.
         graph: file of the graph.
     """
-    config = load_config(files.folder).to_dict()
-    config |= _generation(files.folder)
-    heads = config["num_attention_heads"]
-    ends = config.get("eos_token_id")
-    length = config["max_position_embeddings"]
+    config = load_config(files.folder)
+    heads, length = head_sizes(config), config.max_position_embeddings
+    ids = {name: getattr(config, name, None) for name in _IDS} | _generation(files.folder)
+    ends, pad = ids["eos_token_id"], ids["pad_token_id"]
     first = ends[0] if isinstance(ends, list) else ends
-    pad = config.get("pad_token_id")
     return {
         "model": {
             "type": _TYPE,
-            "bos_token_id": config.get("bos_token_id"),
+            "bos_token_id": ids["bos_token_id"],
             "eos_token_id": ends,
             "pad_token_id": first if pad is None else pad,
-            "vocab_size": config["vocab_size"],
+            "vocab_size": config.vocab_size,
             "context_length": length,
             "decoder": {
                 "session_options": {"provider_options": []},
                 "filename": graph,
-                "head_size": config.get("head_dim") or config["hidden_size"] // heads,
-                "hidden_size": config["hidden_size"],
-                "num_attention_heads": heads,
-                "num_hidden_layers": config["num_hidden_layers"],
-                "num_key_value_heads": config.get("num_key_value_heads") or heads,
+                "head_size": heads.width,
+                "hidden_size": config.hidden_size,
+                "num_attention_heads": heads.queries,
+                "num_hidden_layers": config.num_hidden_layers,
+                "num_key_value_heads": heads.keys,
                 "inputs": {
                     "input_ids": "input_ids",
                     "attention_mask": "attention_mask",
@@ -63,5 +63,4 @@ def _generation(folder: Path) -> dict[str, Any]:
     """The ids of tokens in generation_config.json, which go before those of config.json."""
     file = folder / "generation_config.json"
     content = read_object(file) if file.is_file() else {}
-    names = ("bos_token_id", "eos_token_id", "pad_token_id")
-    return {name: content[name] for name in names if content.get(name) is not None}
+    return {name: content[name] for name in _IDS if content.get(name) is not None}

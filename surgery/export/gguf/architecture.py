@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import SurgeryError
+from surgery.model.loading import head_sizes
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -69,11 +70,9 @@ class Decoder:
                 diagnostic("A630.model_type", model_type=config.model_type, known=known)
             )
         self.architecture = found
-        self.head_dim: int = getattr(config, "head_dim", None) or (
-            config.hidden_size // config.num_attention_heads
-        )
+        self._heads = head_sizes(config)
         self._rope: dict[str, Any] = _full_rope(config)
-        reason = _unwritten(config, self._rope, self.head_dim)
+        reason = _unwritten(config, self._rope, self._heads.width)
         if reason:
             raise SurgeryError(
                 diagnostic("A630.setting", model_type=config.model_type, reason=reason)
@@ -102,32 +101,27 @@ class Decoder:
 
     def output_rows(self, name: str, values: Values) -> Values:
         """The rows of a matrix, or of LoRA's B on it, in the order of its outputs in llama.cpp."""
-        heads = {"q_proj": self.config.num_attention_heads, "k_proj": self._kv_heads}
+        heads = {"q_proj": self._heads.queries, "k_proj": self._heads.keys}
         count = heads.get(name.rsplit(".", 2)[-2]) if "." in name else None
         if not self.architecture.interleaves or count is None:
             return values
         halves = values.reshape(count, 2, -1, *values.shape[1:])
         return halves.swapaxes(1, 2).reshape(values.shape)
 
-    @property
-    def _kv_heads(self) -> int:
-        config = self.config
-        return int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
-
     def describe(self, writer: "GGUFWriter") -> None:
         """Add the model's sizes and settings to a GGUF file's metadata."""
-        config = self.config
+        config, heads = self.config, self._heads
         writer.add_context_length(config.max_position_embeddings)
         writer.add_embedding_length(config.hidden_size)
         writer.add_block_count(config.num_hidden_layers)
         writer.add_feed_forward_length(config.intermediate_size)
-        writer.add_head_count(config.num_attention_heads)
-        writer.add_head_count_kv(self._kv_heads)
+        writer.add_head_count(heads.queries)
+        writer.add_head_count_kv(heads.keys)
         writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-        writer.add_key_length(self.head_dim)
-        writer.add_value_length(self.head_dim)
+        writer.add_key_length(heads.width)
+        writer.add_value_length(heads.width)
         writer.add_vocab_size(config.vocab_size)
-        writer.add_rope_dimension_count(self.head_dim)
+        writer.add_rope_dimension_count(heads.width)
         writer.add_rope_freq_base(float(self._rope["rope_theta"]))
         if self._rope["rope_type"] == "linear":
             from gguf import RopeScalingType
@@ -144,7 +138,7 @@ class Decoder:
         from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
         scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](self.config, None)
-        exponents = np.arange(0, self.head_dim, 2, dtype=np.float32) / self.head_dim
+        exponents = np.arange(0, self._heads.width, 2, dtype=np.float32) / self._heads.width
         plain = 1.0 / np.float32(self._rope["rope_theta"]) ** exponents
         return {"rope_freqs.weight": (plain / scaled.numpy()).astype(np.float32)}
 

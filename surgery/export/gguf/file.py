@@ -101,10 +101,9 @@ class GgufFile:
         writer = GGUFWriter(path, self.architecture)
         self.describe(writer)
         for tensor in self.tensors:
-            shape = tensor.shape
-            nothing: Any = np.dtype(np.float32)
+            float32: Any = np.dtype(np.float32)  # of the values; the file's type comes last
             writer.add_tensor_info(
-                tensor.name, shape, nothing, self._bytes(tensor), self._type(tensor)
+                tensor.name, tensor.shape, float32, self._bytes(tensor), self._type(tensor)
             )
         writer.write_header_to_file()
         writer.write_kv_data_to_file()

@@ -16,14 +16,14 @@ from surgery.export.file_items import copies
 from surgery.export.gguf.architecture import Decoder, Values
 from surgery.export.gguf.file import GgufFile, GgufTensor
 from surgery.export.gguf.tokenizer import add_tokenizer
+from surgery.storage.file_names import GGUF_MODEL
 from surgery.storage.safetensors.checkpoint import INDEX_NAME, read_checkpoint
-from surgery.storage.safetensors.dtypes import numpy_type
+from surgery.storage.safetensors.lora_merge import streamed_values
 from surgery.storage.safetensors.stream import Streamed, stored_chunks
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
 
-MODEL_FILE: Final = "model.gguf"
 _COMPUTED: Final = "rotary_emb.inv_freq"
 """Ends the names of buffers that old checkpoints store and every engine computes."""
 
@@ -50,18 +50,6 @@ def _of_checkpoint(folder: Path) -> dict[str, Streamed]:
     }
 
 
-def read_values(tensors: Mapping[str, Streamed], name: str) -> Values:
-    """The values of a tensor, in float32.
-
-    Args:
-        tensors: As `base_tensors`.
-        name: One of them.
-    """
-    _, dtype, shape = tensors[name].spec
-    content = b"".join(tensors[name].chunks())
-    return np.frombuffer(content, numpy_type(dtype)).reshape(shape).astype(np.float32)
-
-
 def model_items(
     job: ExportJob, decoder: Decoder, tensors: Mapping[str, Streamed], dtype: WeightType
 ) -> list[Item]:
@@ -83,7 +71,7 @@ def model_items(
 
     found = list(_gguf_tensors(decoder, tensors))
     sides = [file for file in base_files(job.plan) if file.name != INDEX_NAME]
-    file = GgufFile(MODEL_FILE, decoder.architecture.name, dtype, found, describe)
+    file = GgufFile(GGUF_MODEL, decoder.architecture.name, dtype, found, describe)
     return [file, *copies({*sides, folder / "config.json"})]
 
 
@@ -96,8 +84,8 @@ def _gguf_tensors(decoder: Decoder, tensors: Mapping[str, Streamed]) -> Iterator
             kind = decoder.config.model_type
             raise SurgeryError(diagnostic("A630.tensor", name=name, model_type=kind))
 
-        def read(name: str = name) -> Values:
-            return decoder.transformed(name, read_values(tensors, name))
+        def read(name: str = name, tensor: Streamed = tensor) -> Values:
+            return decoder.transformed(name, streamed_values(tensor))
 
         yield GgufTensor(stored_as, tuple(tensor.spec[2]), read)
     for name, values in decoder.extra_tensors().items():

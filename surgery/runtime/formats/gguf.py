@@ -16,10 +16,9 @@ from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.diagnostics.distribution import install_line
 from surgery.runtime.base import Answer, Prompt, Runner
 from surgery.runtime.manifest import Manifest, PathName
+from surgery.storage.file_names import GGUF_ADAPTER, GGUF_MODEL
 
 EXTRA: Final = "gguf"
-_MODEL: Final = "model.gguf"
-_ADAPTER: Final = "adapter.gguf"
 _STEP: Final = 512
 """Tokens that llama.cpp reads at once."""
 
@@ -51,8 +50,8 @@ class GgufRunner(Runner):
         first, *adapters = manifest.paths[path]
         tokenizer = load_processor(folder / first, trust_remote_code=trust_remote_code)
         ids: list[int] = encoded(tokenizer, prompt, path)["input_ids"][0].tolist()
-        files = [folder / part / _ADAPTER for part in adapters]
-        model = LlamaCpp(folder / first / _MODEL, files, len(ids) + prompt.new_tokens)
+        files = [folder / part / GGUF_ADAPTER for part in adapters]
+        model = LlamaCpp(folder / first / GGUF_MODEL, files, len(ids) + prompt.new_tokens)
         made = model.generate(ids, prompt.new_tokens, scale=1.0)
         text: str = tokenizer.decode(made, skip_special_tokens=True)
         return Answer(path, tuple(ids), tuple(made), text)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import SurgeryError
 from surgery.runtime.base import Answer, Prompt, Runner, end_tokens, refuse_too_long
-from surgery.runtime.genai.override_file import ADAPTER_FILE
+from surgery.runtime.genai.override_file import ADAPTER_FILE, CONFIG_FILE
 from surgery.runtime.manifest import Manifest, PathName
 
 
@@ -40,7 +40,7 @@ class OrtGenaiRunner(Runner):
         processor = load_processor(model_folder, trust_remote_code=trust_remote_code)
         tokenizer = getattr(processor, "tokenizer", processor)
         ids = encoded(tokenizer, prompt, path)["input_ids"][0].tolist()
-        config = json.loads((model_folder / "genai_config.json").read_bytes())
+        config = json.loads((model_folder / CONFIG_FILE).read_bytes())
         context = config["model"]["context_length"]
         refuse_too_long(len(ids), prompt.new_tokens, context, "model")
         adapter = model_folder / ADAPTER_FILE if path == "multimodal" else None

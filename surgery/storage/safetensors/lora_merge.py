@@ -5,7 +5,7 @@ PEFT 0.21 does it with LoRA in fp32. Only a few rows are in memory.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from surgery.storage.safetensors.dtypes import numpy_type
 from surgery.storage.safetensors.header import StoredTensor, read_errors, truncated
-from surgery.storage.safetensors.stream import STREAM_CHUNK_BYTES
+from surgery.storage.safetensors.stream import STREAM_CHUNK_BYTES, Streamed
 
 _ELEMENTS: Final = 1 << 15
 """Values of a tile, which fits the L2 cache. Up to twice as many cost the same (measured)."""
@@ -109,9 +109,21 @@ def fp32_values(tensor: StoredTensor) -> NDArray[np.float32]:
     Raises:
         SurgeryError: As `reader`.
     """
-    content = reader(tensor)(0, tensor.nbytes)
-    values = np.frombuffer(content, numpy_type(tensor.dtype)).reshape(tensor.shape)
-    return values.astype(np.float32)
+    return _in_fp32(reader(tensor)(0, tensor.nbytes), tensor.dtype, tensor.shape)
+
+
+def streamed_values(tensor: Streamed) -> NDArray[np.float32]:
+    """The values of a tensor to write, in fp32; all of it is in memory.
+
+    Raises:
+        SurgeryError: As `stored_chunks`.
+    """
+    _, dtype, shape = tensor.spec
+    return _in_fp32(b"".join(tensor.chunks()), dtype, shape)
+
+
+def _in_fp32(content: bytes, dtype: str, shape: Sequence[int]) -> NDArray[np.float32]:
+    return np.frombuffer(content, numpy_type(dtype)).reshape(shape).astype(np.float32)
 
 
 def cast(chunks: Iterator[bytes], dtype: str, wanted: str) -> Iterator[bytes]:

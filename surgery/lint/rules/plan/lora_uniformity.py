@@ -68,5 +68,5 @@ def _differences(loras: list[AddLora]) -> Iterator[tuple[str, str]]:
             "LoRA is on other matrices from block to block",
             "name the same `modules` for all of these blocks",
         )
-    if any(dict(edit.options).get("use_dora") for edit in loras):
+    if any(edit.is_dora for edit in loras):
         yield "DoRA's magnitudes are no part of a LoRA adapter", "take `use_dora` out"
