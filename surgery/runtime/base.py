@@ -119,4 +119,6 @@ def refuse_too_long(prompt: int, new: int, context: int, whose: str) -> None:
         SurgeryError: A614.
     """
     if prompt + new > context:
-        raise SurgeryError(diagnostic("A614", prompt=prompt, new=new, whose=whose, context=context))
+        raise SurgeryError(
+            diagnostic("A614.cache", prompt=prompt, new=new, whose=whose, context=context)
+        )

@@ -95,7 +95,7 @@ def _changes(job: ExportJob) -> list[Change]:
 def _refuse(job: ExportJob) -> None:
     plan = job.plan
     if find_spec("gguf") is None:
-        raise SurgeryError(diagnostic("A633", install_line=install_line(GgufExporter.name)))
+        raise SurgeryError(diagnostic("A633.writer", install_line=install_line(GgufExporter.name)))
     refuse_no_checkpoint(job)
     if plan.changes_depth:
         raise SurgeryError(diagnostic("A630.depth", name=plan.recipe.name))

@@ -6,11 +6,12 @@ from typing import ClassVar, Final
 from surgery.adapter.side_files import base_files
 from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import SurgeryError
+from surgery.diagnostics.distribution import install_line
 from surgery.export.base import Contents, Exporter, ExportJob, LoraForm, Part
 from surgery.export.file_items import copies, json_content
 from surgery.export.formats._graphs import refuse
 from surgery.export.genai.config import genai_config
-from surgery.runtime.genai.override_file import ADAPTER_FILE, CONFIG_FILE
+from surgery.runtime.genai.override_file import ADAPTER_FILE, CONFIG_FILE, EXTRA
 from surgery.storage.safetensors.checkpoint import INDEX_NAME
 
 _MODEL: Final = "model"
@@ -55,4 +56,4 @@ def _refuse(job: ExportJob) -> None:
     if job.plan.anatomy.names_in("vision"):
         raise SurgeryError(diagnostic("A637", source=job.plan.anatomy.source))
     if not find_spec("onnxruntime"):
-        raise SurgeryError(diagnostic("A638"))
+        raise SurgeryError(diagnostic("A638", install_line=install_line(EXTRA)))

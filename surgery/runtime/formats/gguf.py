@@ -43,7 +43,7 @@ class GgufRunner(Runner):
             SurgeryError: A633 without llama.cpp, R132 for an image.
         """
         if find_spec("xllamacpp") is None:
-            raise SurgeryError(diagnostic("A633", install_line=install_line(EXTRA)))
+            raise SurgeryError(diagnostic("A633.llama_cpp", install_line=install_line(EXTRA)))
         from surgery.data.vocabulary import load_processor
         from surgery.runtime.prompt_encoding import encoded
 

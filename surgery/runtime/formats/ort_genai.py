@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 
 from surgery.diagnostics.catalog import diagnostic
 from surgery.diagnostics.diagnostic import SurgeryError
-from surgery.runtime.base import Answer, Prompt, Runner, end_tokens, refuse_too_long
-from surgery.runtime.genai.override_file import ADAPTER_FILE, CONFIG_FILE
+from surgery.diagnostics.distribution import install_line
+from surgery.runtime.base import Answer, Prompt, Runner, end_tokens
+from surgery.runtime.genai.override_file import ADAPTER_FILE, CONFIG_FILE, EXTRA
 from surgery.runtime.manifest import Manifest, PathName
 
 
@@ -42,7 +43,9 @@ class OrtGenaiRunner(Runner):
         ids = encoded(tokenizer, prompt, path)["input_ids"][0].tolist()
         config = json.loads((model_folder / CONFIG_FILE).read_bytes())
         context = config["model"]["context_length"]
-        refuse_too_long(len(ids), prompt.new_tokens, context, "model")
+        if len(ids) + prompt.new_tokens > context:
+            new = prompt.new_tokens
+            raise SurgeryError(diagnostic("A614.model", prompt=len(ids), new=new, context=context))
         adapter = model_folder / ADAPTER_FILE if path == "multimodal" else None
         made = generate(model, ids, prompt.new_tokens, end_tokens(model_folder), adapter)
         text: str = tokenizer.decode(made, skip_special_tokens=True)
@@ -58,7 +61,7 @@ def open_model(folder: Path) -> Any:
     try:
         import onnxruntime_genai as genai
     except ImportError as error:
-        raise SurgeryError(diagnostic("A639")) from error
+        raise SurgeryError(diagnostic("A639", install_line=install_line(EXTRA))) from error
     return genai.Model(str(folder))
 
 

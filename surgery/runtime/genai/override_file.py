@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Final
 
 ADAPTER_FILE: Final = "mm.onnx_adapter"
+EXTRA: Final = "genai"
 CONFIG_FILE: Final = "genai_config.json"
 _VERSION: Final = 1
 
